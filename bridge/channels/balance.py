@@ -1,0 +1,68 @@
+"""balance: an account's holding of a currency as it changes (API document, "Balance push")."""
+
+import msgspec
+from msgspec import Raw, Struct
+
+from bridge.channels.channel import BadItem, Channel, Normalise, Outcome, Source
+from bridge.channels.figures import Figure, Name, exact
+from bridge.channels.items import decode_items
+from bridge.records import Record
+
+
+class Balance(Struct, gc=False):
+    """One item of a push."""
+
+    currency: Name
+    free: Figure
+    total: Figure
+    used: Figure
+
+
+class BalanceRecord(Struct, frozen=True, gc=False):
+    """digifinex.balance.v1."""
+
+    schema: str
+    session: str
+    seq: int
+    received_us: int
+    account: str | None
+    currency: str
+    free: Raw
+    total: Raw
+    used: Raw
+
+
+_decode = msgspec.json.Decoder(list[Balance])
+_encode = msgspec.json.Encoder().encode
+
+
+def normalise(params: Raw, source: Source, received_us: int) -> Outcome:
+    """Return a record for each currency."""
+    outcome = Outcome([])
+    for balance in decode_items(_decode, Balance, params, outcome):
+        currency = balance.currency.upper()
+        try:
+            free, total, used = exact((balance.free, balance.total, balance.used))
+        except BadItem as bad:
+            outcome.bad.append(f"{currency}: {bad}")
+            continue
+        record = BalanceRecord(
+            schema="digifinex.balance.v1",
+            session=source.session,
+            seq=source.seq("balance", currency),
+            received_us=received_us,
+            account=source.account,
+            currency=currency,
+            free=free,
+            total=total,
+            used=used,
+        )
+        outcome.records.append(Record("balance", currency.encode(), _encode(record), received_us))
+    return outcome
+
+
+def _normaliser() -> Normalise:
+    return normalise
+
+
+CHANNEL = Channel("balance", _normaliser, private=True)

@@ -1,0 +1,87 @@
+"""Decimals and times as the exchange writes them, to the one way records have them; never through a float."""
+
+import math
+import re
+from collections.abc import Sequence
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta, Raw
+
+from bridge.channels.channel import BadItem
+
+Figure = Raw
+"""A decimal in JSON as it came: a string, or a number whose text is kept."""
+
+Name = Annotated[str, Meta(min_length=1, max_length=64)]
+"""A symbol or currency."""
+
+Time = float | str
+"""A time as it came: an integer, a fraction, in exponent form, or a string of one of these."""
+
+NULL = Raw(b"null")
+
+# Raw values are whole JSON values, so that a comma in between can't hide inside one of them.
+_plain = re.compile(rb'(?:"[0-9]++(?:\.[0-9]++)?",?)++').fullmatch
+_decimal = re.compile(r"-?[0-9]+(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?").fullmatch
+_encode = msgspec.json.encode
+
+_YEAR_5138 = 1e11
+_EMPTY = ("", "-")
+
+
+def exact(figures: Sequence[Figure]) -> Sequence[Raw]:
+    """Return each figure as a JSON string with the exchange's own digits.
+
+    Raises:
+        BadItem: one of them is missing, empty, or not a decimal.
+    """
+    if _plain(b",".join(figures)):
+        return figures
+    texts = exact_or_null(figures)
+    if NULL in texts:
+        raise BadItem("a figure is missing")
+    return texts
+
+
+def exact_or_null(figures: Sequence[Figure]) -> Sequence[Raw]:
+    """Return each figure as a JSON string, or as null where the exchange has "", "-" or null.
+
+    Raises:
+        BadItem: one of them is not a decimal.
+    """
+    if _plain(b",".join(figures)):
+        return figures
+    return [_exact_or_null(figure) for figure in figures]
+
+
+def _exact_or_null(figure: Figure) -> Raw:
+    text = bytes(figure)
+    if text == b"null":
+        return NULL
+    try:
+        digits = msgspec.json.decode(text, type=str) if text[:1] == b'"' else text.decode()
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        raise BadItem(f"{text[:80]!r} is not a decimal") from None
+    if digits in _EMPTY:
+        return NULL
+    if not _decimal(digits):
+        raise BadItem(f"{digits[:80]!r} is not a decimal")
+    return Raw(_encode(digits))
+
+
+def microseconds(time: Time, unit: int) -> int:
+    """Return a time as integer microseconds since the epoch; `unit` is the length of its own unit in µs.
+
+    A double carries seconds of this century to a quarter of a microsecond, so rounding gives the digits back.
+
+    Raises:
+        BadItem: not a time between 1970 and 5138.
+    """
+    try:
+        number = float(time)
+    except ValueError:
+        raise BadItem(f"{time[:80]!r} is not a time" if isinstance(time, str) else "not a time") from None
+    if not (math.isfinite(number) and 0 < number < _YEAR_5138 * 1_000_000 / unit):
+        raise BadItem(f"{number!r} is not a time")
+    return round(number * unit)

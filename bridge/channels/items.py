@@ -1,0 +1,37 @@
+"""Lists of items in params, where one bad item must not cost the others."""
+
+from typing import TypeVar
+
+import msgspec
+from msgspec import Raw
+
+from bridge.channels.channel import Outcome
+
+Item = TypeVar("Item", bound=msgspec.Struct)
+
+_decode_list = msgspec.json.Decoder(list[Raw]).decode
+
+
+def decode_items(
+    decoder: msgspec.json.Decoder[list[Item]], item_type: type[Item], params: Raw, outcome: Outcome
+) -> list[Item]:
+    """Return the good items of `params`; says of the others in `outcome.bad` why they are not.
+
+    The list may be nested once more, as other clients have met it.
+
+    Raises:
+        msgspec.DecodeError: `params` is not a list at all.
+    """
+    try:
+        return decoder.decode(params)
+    except msgspec.ValidationError:
+        raw_items: list[Raw] = []
+        for raw in _decode_list(params):
+            raw_items.extend(_decode_list(raw) if bytes(raw[:1]) == b"[" else [raw])
+    items: list[Item] = []
+    for raw in raw_items:
+        try:
+            items.append(msgspec.json.decode(raw, type=item_type))
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            outcome.bad.append(f"item {bytes(raw[:80])!r}: {error}")
+    return items

@@ -1,0 +1,50 @@
+"""The configuration: TOML and environment, validated whole before anything starts.
+
+`BRIDGE_SECTION__KEY` in the environment wins over the file; `BRIDGE_ACCOUNTS__0__SECRET` sets one value of
+the first account, `BRIDGE_ACCOUNTS` all of them as JSON.
+"""
+
+from bridge.config.errors import ConfigError
+from bridge.config.loading import env_name, load
+from bridge.config.sections import (
+    SECTIONS,
+    AccountConfig,
+    ChannelsConfig,
+    Config,
+    ExchangeConfig,
+    HttpConfig,
+    KafkaConfig,
+    LogConfig,
+    SpoolConfig,
+)
+from bridge.config.values import (
+    EVERY_MARKET,
+    Compression,
+    Delivery,
+    LogFormat,
+    LogLevel,
+    SaslMechanism,
+    SecurityProtocol,
+)
+
+__all__ = [
+    "EVERY_MARKET",
+    "SECTIONS",
+    "AccountConfig",
+    "ChannelsConfig",
+    "Compression",
+    "Config",
+    "ConfigError",
+    "Delivery",
+    "ExchangeConfig",
+    "HttpConfig",
+    "KafkaConfig",
+    "LogConfig",
+    "LogFormat",
+    "LogLevel",
+    "SaslMechanism",
+    "SecurityProtocol",
+    "SpoolConfig",
+    "env_name",
+    "load",
+]

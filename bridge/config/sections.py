@@ -1,0 +1,362 @@
+"""The sections of the configuration: every key with its type, default, bounds and meaning.
+
+`docs/configuration.md` is written from these declarations.
+"""
+
+import ipaddress
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Self
+from urllib.parse import urlsplit
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
+
+from bridge.config.errors import ConfigError
+from bridge.config.values import (
+    Brokers,
+    Compression,
+    Delivery,
+    ExplicitNames,
+    File,
+    LogFormat,
+    LogLevel,
+    Markets,
+    Replicas,
+    RequiredSecret,
+    SaslMechanism,
+    Seconds,
+    Secret,
+    SecurityProtocol,
+    WebSocketUrl,
+)
+
+# The exchange hangs up after so many seconds without a message from the client.
+_CLIENT_SILENCE = 60.0
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, hide_input_in_errors=True)
+
+
+class ExchangeConfig(_Section):
+    """The WebSocket side: where it is and how patient to be with it."""
+
+    url: WebSocketUrl = Field(
+        default="wss://openapi.digifinex.com/ws/v1/",
+        description="Address of the API. `ws://` to another machine is refused when accounts are configured: "
+        "their requests would travel in clear.",
+    )
+    ping_interval: Seconds = Field(
+        default=15.0,
+        description="Seconds between two `server.ping`. The exchange hangs up after 60 s without a "
+        "message from us, so this and `reply_timeout` together must stay below 60.",
+    )
+    reply_timeout: Seconds = Field(
+        default=10.0,
+        description="Seconds to wait for the answer to a request or ping; then the session is replaced.",
+    )
+    stale_after: Seconds = Field(
+        default=120.0,
+        description="Seconds with nothing but pongs after which a session counts as dead and is replaced."
+        " Too short, and quiet markets cause reconnects.",
+    )
+    reconnect_min: Seconds = Field(
+        default=0.5,
+        description="Seconds, at most, before the first reconnect; doubled by each failure, with full "
+        "jitter.",
+    )
+    reconnect_max: Seconds = Field(
+        default=30.0, description="Seconds, at most, between two attempts to connect."
+    )
+    max_frame_bytes: int = Field(
+        default=8_388_608,
+        ge=1024,
+        description="Bytes, the most that one frame may inflate to; a larger one goes to the dead letters.",
+    )
+    max_session_age: Seconds = Field(
+        default=6600.0,
+        description="Seconds, less up to 10 % jitter, after which a fresh session takes over without a "
+        "hole. The exchange cuts every connection at about two hours (7200).",
+    )
+    subscriptions_per_session: int = Field(
+        default=30,
+        ge=1,
+        description="The most subscriptions on one connection; more are spread over several. The exchange"
+        " may hang up on a connection with many.",
+    )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.reconnect_min > self.reconnect_max:
+            raise ConfigError(
+                "exchange.reconnect_min", f"must not be above reconnect_max ({self.reconnect_max:g})"
+            )
+        if self.ping_interval + self.reply_timeout >= _CLIENT_SILENCE:
+            raise ConfigError(
+                "exchange.ping_interval",
+                f"and reply_timeout together must stay below {_CLIENT_SILENCE:g} s, when the exchange hangs "
+                f"up on a silent client; they are {self.ping_interval + self.reply_timeout:g}",
+            )
+        return self
+
+    @property
+    def travels_in_clear(self) -> bool:
+        """True when requests leave this machine without TLS."""
+        parts = urlsplit(self.url)
+        return parts.scheme == "ws" and not _is_loopback(parts.hostname or "")
+
+
+class ChannelsConfig(_Section):
+    """What to subscribe to without an account. Symbols are like `BTC_USDT`; case does not matter.
+
+    `["*"]` is every market, new listings included. From the environment: `BTC_USDT,ETH_USDT`, or a JSON list.
+    """
+
+    trades: Markets = Field(default=(), description="Markets whose trades to record.")
+    depth: Markets = Field(default=(), description="Markets whose order book to record.")
+    ticker: Markets = Field(default=(), description="Markets whose ticker to record, each change of it.")
+    all_ticker: bool = Field(
+        default=False,
+        description="Record the tickers of all markets, pushed about once a second.",
+    )
+
+
+class AccountConfig(_Section):
+    """One account of the exchange, a table `[[accounts]]` each, on a connection of its own.
+
+    `BRIDGE_ACCOUNTS__0__SECRET` in the environment is the secret of the first account in the file, or of a
+    new one when it has none; `BRIDGE_ACCOUNTS` is all of them as a JSON list. Files are relative to the
+    folder of the configuration file; a line break at their end does not count.
+    """
+
+    name: str = Field(
+        pattern=r"^[A-Za-z0-9._-]+$",
+        description="What records, metrics and logs call it: letters, digits, `.`, `_`, `-`. Each name once.",
+    )
+    api_key_file: File | None = Field(default=None, description="File that holds the API key.")
+    api_key: RequiredSecret = Field(
+        default=SecretStr(""), description="The API key, unless `api_key_file` is given."
+    )
+    secret_file: File | None = Field(default=None, description="File that holds the secret.")
+    secret: RequiredSecret = Field(
+        default=SecretStr(""),
+        description="The API key's secret, unless `secret_file` is given.",
+    )
+    order: ExplicitNames = Field(default=(), description="Markets whose orders to record.")
+    order_algo: ExplicitNames = Field(default=(), description="Markets whose algo orders to record.")
+    balance: ExplicitNames = Field(default=(), description="Currencies whose balance to record, like `USDT`.")
+
+
+class KafkaConfig(_Section):
+    """Where the records go and how. `sasl_*` and `ssl_*` are named as in aiokafka.
+
+    Files are relative to the folder of the configuration file.
+    """
+
+    bootstrap_servers: Brokers = Field(
+        default="localhost:9092",
+        description="`host:port` of one or more brokers, with commas between them.",
+    )
+    topic_prefix: str = Field(
+        default="digifinex",
+        pattern=r"^[A-Za-z0-9._-]{1,200}$",
+        description="Beginning of every topic's name: `<prefix>.<channel>.v1`. Letters, digits, `.`, `_`,"
+        " `-`.",
+    )
+    delivery: Delivery = Field(
+        default=Delivery.EXACTLY_ONCE,
+        description="`exactly-once` writes in transactions, to be read with "
+        "`isolation.level=read_committed`; `at-least-once` without, which is quicker by up to "
+        "`commit_interval`.",
+    )
+    flush_interval: Seconds = Field(
+        default=0.01,
+        description="Seconds between two sends. Longer: fewer, larger batches.",
+    )
+    commit_interval: Seconds = Field(
+        default=0.1,
+        description="Seconds of records in one transaction, with exactly-once; adds to their delay. Not "
+        "below `flush_interval`, and below `transaction_timeout`.",
+    )
+    transaction_timeout: Seconds = Field(
+        default=10.0,
+        description="Seconds after which the broker gives up a transaction of a bridge that died; so long"
+        " its last records hold up consumers. Too short, and a slow commit looks like a lost shard.",
+    )
+    compression: Compression = Field(default=Compression.ZSTD, description="How batches are compressed.")
+    create_topics: bool = Field(
+        default=True,
+        description="Create missing topics. If false, a missing topic is an error when the bridge starts.",
+    )
+    partitions: int = Field(
+        default=12,
+        ge=1,
+        description="Partitions of a data topic that is created; one that exists must have as many.",
+    )
+    replication_factor: Replicas = Field(
+        default=-1,
+        description="Copies of each topic that is created; -1 leaves it to the broker's default.",
+    )
+    max_pending_bytes: int = Field(
+        default=33_554_432,
+        ge=65_536,
+        description="Bytes of records waiting for Kafka at which reading from the exchange pauses. Bounds"
+        " the memory.",
+    )
+    group_id: str = Field(
+        default="digifinex-bridge",
+        min_length=1,
+        description="Consumer group by which replicas share the shards out; its replicas have the same one.",
+    )
+    shards: int = Field(
+        default=1,
+        ge=1,
+        description="Shares into which the subscriptions are divided, served by one replica each at a time.",
+    )
+    security_protocol: SecurityProtocol = Field(
+        default=SecurityProtocol.PLAINTEXT,
+        description="Encryption and authentication towards the brokers.",
+    )
+    sasl_mechanism: SaslMechanism | None = Field(
+        default=None, description="How to log in, with `SASL_*` protocols."
+    )
+    sasl_plain_username: str = Field(default="", description="User name, with `SASL_*` protocols.")
+    sasl_plain_password_file: File | None = Field(
+        default=None, description="File that holds the user's password."
+    )
+    sasl_plain_password: Secret = Field(
+        default=SecretStr(""),
+        description="The user's password, unless `sasl_plain_password_file` is given.",
+    )
+    ssl_cafile: File | None = Field(
+        default=None,
+        description="PEM file with the authorities to trust; without it, the system's.",
+    )
+    ssl_certfile: File | None = Field(
+        default=None,
+        description="PEM file with the client certificate, for mutual TLS.",
+    )
+    ssl_keyfile: File | None = Field(
+        default=None,
+        description="PEM file with the key of the client certificate, unless it is in the same file.",
+    )
+    ssl_password_file: File | None = Field(
+        default=None, description="File that holds the password of the key."
+    )
+    ssl_password: Secret = Field(
+        default=SecretStr(""),
+        description="Password of the client certificate's key, unless `ssl_password_file` is given.",
+    )
+    ssl_check_hostname: bool = Field(
+        default=True,
+        description="Whether the broker's certificate must be for its host name. False only for tests.",
+    )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.commit_interval < self.flush_interval:
+            raise ConfigError(
+                "kafka.commit_interval", f"must not be below flush_interval ({self.flush_interval:g})"
+            )
+        if self.commit_interval >= self.transaction_timeout:
+            raise ConfigError(
+                "kafka.commit_interval", f"must be below transaction_timeout ({self.transaction_timeout:g})"
+            )
+        for family in ("sasl", "ssl"):
+            used = family.upper() in self.security_protocol
+            given = [key for key in sorted(self.model_fields_set) if key.startswith(f"{family}_")]
+            if given and not used:
+                raise ConfigError(
+                    f"kafka.{given[0]}", f"has no effect with security_protocol {self.security_protocol}"
+                )
+        if "SASL" in self.security_protocol:
+            for key in ("sasl_mechanism", "sasl_plain_username", "sasl_plain_password"):
+                if not getattr(self, key):
+                    raise ConfigError(f"kafka.{key}", f"is missing: {self.security_protocol} needs it")
+        if self.ssl_keyfile and not self.ssl_certfile:
+            raise ConfigError("kafka.ssl_certfile", "is missing: ssl_keyfile is the key of a certificate")
+        return self
+
+
+class SpoolConfig(_Section):
+    """Frames kept on disk while Kafka is away."""
+
+    dir: Path = Field(
+        default=Path("spool"), description="Folder for them, relative to the working directory."
+    )
+    max_bytes: int = Field(
+        default=1_073_741_824,
+        gt=0,
+        description="Bytes to keep at most. Past that, frames are lost, counted and told.",
+    )
+
+
+class HttpConfig(_Section):
+    """Where `/metrics`, `/healthz` and `/readyz` are served."""
+
+    host: str = Field(default="0.0.0.0", min_length=1, description="Address to listen on.")  # noqa: S104
+    port: int = Field(default=9464, ge=0, le=65_535, description="Port to listen on; 0 takes a free one.")
+
+
+class LogConfig(_Section):
+    """What is written to the standard error."""
+
+    level: LogLevel = Field(default=LogLevel.INFO, description="The least severe lines to write.")
+    format: LogFormat = Field(
+        default=LogFormat.CONSOLE, description="Lines for people, or one JSON object a line."
+    )
+
+
+class Config(_Section):
+    """The whole configuration, each section with its defaults."""
+
+    exchange: ExchangeConfig = ExchangeConfig()
+    channels: ChannelsConfig = ChannelsConfig()
+    accounts: tuple[AccountConfig, ...] = ()
+    kafka: KafkaConfig = KafkaConfig()
+    spool: SpoolConfig = SpoolConfig()
+    http: HttpConfig = HttpConfig()
+    log: LogConfig = LogConfig()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        names = [account.name for account in self.accounts]
+        for number, account in enumerate(self.accounts):
+            if account.name in names[:number]:
+                raise ConfigError(
+                    f"accounts.{number}.name", f"{account.name!r} is taken: each account has its own"
+                )
+            if not (account.order or account.order_algo or account.balance):
+                raise ConfigError(
+                    f"accounts.{number}",
+                    f"{account.name!r} asks for nothing: set order, order_algo or balance",
+                )
+        if self.accounts and self.exchange.travels_in_clear:
+            raise ConfigError(
+                "exchange.url", "must be wss:// when accounts are configured: keys would travel in clear"
+            )
+        channels = self.channels
+        if not (channels.trades or channels.depth or channels.ticker or channels.all_ticker or self.accounts):
+            raise ConfigError(
+                "channels", "nothing to subscribe to: set trades, depth, ticker or all_ticker, or an account"
+            )
+        return self
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+SECTIONS: Mapping[str, type[BaseModel]] = {
+    "exchange": ExchangeConfig,
+    "channels": ChannelsConfig,
+    "accounts": AccountConfig,
+    "kafka": KafkaConfig,
+    "spool": SpoolConfig,
+    "http": HttpConfig,
+    "log": LogConfig,
+}
+"""The sections by name; `accounts` is a list of such."""

@@ -1,0 +1,170 @@
+"""The types of configuration values: what each has to be, and what it says when it is not."""
+
+import enum
+import json
+import re
+from pathlib import Path
+from typing import Annotated
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationInfo
+
+EVERY_MARKET = "*"
+
+
+class Delivery(enum.StrEnum):
+    """What Kafka's consumers can rely on."""
+
+    EXACTLY_ONCE = "exactly-once"
+    AT_LEAST_ONCE = "at-least-once"
+
+
+class Compression(enum.StrEnum):
+    """Kafka's compression codecs."""
+
+    NONE = "none"
+    GZIP = "gzip"
+    SNAPPY = "snappy"
+    LZ4 = "lz4"
+    ZSTD = "zstd"
+
+
+class SecurityProtocol(enum.StrEnum):
+    """How to talk to the brokers."""
+
+    PLAINTEXT = "PLAINTEXT"
+    SSL = "SSL"
+    SASL_PLAINTEXT = "SASL_PLAINTEXT"
+    SASL_SSL = "SASL_SSL"
+
+
+class SaslMechanism(enum.StrEnum):
+    """The SASL mechanisms that need a user name and a password."""
+
+    PLAIN = "PLAIN"
+    SCRAM_SHA_256 = "SCRAM-SHA-256"
+    SCRAM_SHA_512 = "SCRAM-SHA-512"
+
+
+class LogLevel(enum.StrEnum):
+    """The least severe lines to write."""
+
+    DEBUG = "debug"
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+class LogFormat(enum.StrEnum):
+    """For people or for machines."""
+
+    CONSOLE = "console"
+    JSON = "json"
+
+
+def _split(value: object) -> object:
+    """Take a list also as the environment gives it: JSON, or names with commas between them."""
+    if not isinstance(value, str):
+        return value
+    if value.lstrip().startswith("["):
+        try:
+            return json.loads(value)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"is not a JSON list: {error}") from None
+    return [name for name in value.split(",") if name.strip()]
+
+
+def _names(names: tuple[str, ...]) -> tuple[str, ...]:
+    names = tuple(name.strip().upper() for name in names)
+    if not all(re.fullmatch(r"\S+", name) for name in names):
+        raise ValueError("has a name that is empty or has a blank in it")
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ValueError(f"names {', '.join(twice)} twice: remove one")
+    return names
+
+
+def _markets(names: tuple[str, ...]) -> tuple[str, ...]:
+    if EVERY_MARKET in names and len(names) > 1:
+        raise ValueError('mixes "*", which means every market, with names: keep one or the other')
+    return names
+
+
+def _explicit(names: tuple[str, ...]) -> tuple[str, ...]:
+    if EVERY_MARKET in names:
+        raise ValueError('knows no "*": name each one')
+    return names
+
+
+def _in_folder(path: Path, info: ValidationInfo) -> Path:
+    folder: Path = (info.context or {}).get("folder", Path())
+    path = folder / path
+    try:
+        if path.is_file():
+            return path
+    except OSError as error:
+        raise ValueError(f"cannot read {path}: {error.strerror}") from None
+    raise ValueError(f"no such file: {path}")
+
+
+def _from_file(secret: SecretStr, info: ValidationInfo) -> SecretStr:
+    """Return the secret itself, or what the file named by the key `<secret>_file` holds."""
+    file: Path | None = info.data.get(f"{info.field_name}_file")
+    if file is None:
+        return secret
+    if secret:
+        raise ValueError(f"is given twice: remove {info.field_name} or {info.field_name}_file")
+    try:
+        text = file.read_text().rstrip("\r\n")
+    except OSError as error:
+        raise ValueError(f"cannot read {file}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise ValueError(f"{file} is not text") from None
+    if not text:
+        raise ValueError(f"{file} is empty")
+    return SecretStr(text)
+
+
+def _given(secret: SecretStr, info: ValidationInfo) -> SecretStr:
+    if not secret:
+        raise ValueError(
+            f"is missing: set it here or in the environment, or name a file in {info.field_name}_file"
+        )
+    return secret
+
+
+def _websocket(url: str) -> str:
+    parts = urlsplit(url)
+    if parts.scheme not in ("ws", "wss") or not parts.hostname:
+        raise ValueError("must be a WebSocket address, wss://host/path (or ws://)")
+    if parts.username or parts.password:
+        raise ValueError("must not carry a user or password")
+    if parts.port == 0:
+        raise ValueError("must have a port from 1 to 65535")
+    return url
+
+
+def _brokers(servers: str) -> str:
+    for server in servers.split(","):
+        host, colon, port = server.strip().rpartition(":")
+        if not (host and port.isdecimal() and int(port) < 1 << 16 if colon else port):
+            raise ValueError(f"must be host:port, with commas between several, not {servers!r}")
+    return servers
+
+
+def _replicas(factor: int) -> int:
+    if factor == 0:
+        raise ValueError("must be at least 1, or -1 for the broker's own default")
+    return factor
+
+
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Names = Annotated[tuple[str, ...], BeforeValidator(_split), AfterValidator(_names)]
+Markets = Annotated[Names, AfterValidator(_markets)]
+ExplicitNames = Annotated[Names, AfterValidator(_explicit)]
+File = Annotated[Path, AfterValidator(_in_folder)]
+Secret = Annotated[SecretStr, AfterValidator(_from_file)]
+RequiredSecret = Annotated[Secret, AfterValidator(_given)]
+WebSocketUrl = Annotated[str, AfterValidator(_websocket)]
+Brokers = Annotated[str, AfterValidator(_brokers)]
+Replicas = Annotated[int, Field(ge=-1), AfterValidator(_replicas)]

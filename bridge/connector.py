@@ -1,0 +1,237 @@
+"""The WebSocket edge: keeps a set of subscriptions alive over one session after another.
+
+It reconnects with exponential back-off, and replaces an ageing session by one that is live before the old
+one goes, so that a rotation loses and repeats nothing.
+"""
+
+import asyncio
+import random
+import time
+import uuid
+from collections.abc import Coroutine, Mapping, Sequence
+from typing import cast
+
+import structlog
+from websockets.asyncio.client import connect
+from websockets.exceptions import WebSocketException
+
+from bridge import __version__
+from bridge.backoff import Backoff
+from bridge.channels.channel import Source
+from bridge.config import ExchangeConfig
+from bridge.exchange.frames import Push
+from bridge.exchange.handover import Handover
+from bridge.exchange.session import Credentials, Session, Timing
+from bridge.feed import Deliver, Ended, Feed, Receiver, Socket
+from bridge.metrics import Metrics
+
+log = structlog.get_logger(__name__)
+
+_CLOSING_HANDSHAKE = 2.0  # seconds
+_AGE_JITTER = 0.1  # of max_session_age
+
+_Held = tuple[Source, int, bytes]
+
+
+class Connector:
+    """Keeps the subscriptions of `wanted` (channel to symbols) alive, one session at a time.
+
+    `account` and `credentials` go together, for private channels.
+    """
+
+    def __init__(
+        self,
+        wanted: Mapping[str, Sequence[str]],
+        *,
+        config: ExchangeConfig,
+        receiver: Receiver,
+        metrics: Metrics,
+        shard: str,
+        account: str | None = None,
+        credentials: Credentials | None = None,
+    ) -> None:
+        self.wanted = {channel: list(symbols) for channel, symbols in wanted.items()}
+        self.account = account
+        self._config = config
+        self._receiver = receiver
+        self._metrics = metrics
+        self._shard = shard
+        self._credentials = credentials
+        self._feeds: list[Feed] = []
+        self._reading = asyncio.Event()
+        self._reading.set()
+        self._trouble: str | None = "not connected yet"
+        self._log = log.bind(shard=shard, account=account)
+
+    async def run(self) -> None:
+        """Keep a session alive until cancelled."""
+        backoff = Backoff(self._config.reconnect_min, self._config.reconnect_max)
+        while True:
+            await self._reading.wait()
+            ended = await self._session()
+            self._trouble = f"{ended.reason}: {ended.detail}"
+            self._metrics.counter("reconnects_total", reason=ended.reason).value += 1
+            if ended.fruitful:
+                backoff.reset()
+            # A refused account would be refused again: it waits the longest there is.
+            delay = self._config.reconnect_max if ended.reason == "rejected" else backoff.next()
+            self._log.warning(
+                "session ended", reason=ended.reason, detail=ended.detail, next_try_in=round(delay, 3)
+            )
+            await asyncio.sleep(delay)
+
+    def subscribe(self, channel: str, symbols: Sequence[str]) -> None:
+        """Add symbols of a channel, in this session and all that follow."""
+        self.wanted.setdefault(channel, []).extend(symbols)
+        for feed in self._feeds:
+            feed.subscribe(channel, list(symbols))
+
+    def pause(self) -> None:
+        """Stop reading, since there is no room; connections stay."""
+        self._reading.clear()
+        for feed in self._feeds:
+            feed.pause()
+
+    def resume(self) -> None:
+        """Read on."""
+        self._reading.set()
+        for feed in self._feeds:
+            feed.resume()
+
+    def missing(self) -> list[str]:
+        """Say what of the subscriptions is not confirmed; nothing if all of it is."""
+        if not self._feeds:
+            return [f"{self._name()}: {self._trouble}"]
+        feed = self._feeds[0]
+        if not feed.session.live:
+            return [f"{self._name()}: {feed.session.state.value}"]
+        return [
+            f"{refused.channel} {' '.join(refused.symbols)}: refused: {refused.error}".replace("  ", " ")
+            for refused in feed.refused
+        ]
+
+    def _name(self) -> str:
+        subscriptions = ", ".join(
+            f"{channel} {' '.join(symbols)}".rstrip() for channel, symbols in self.wanted.items()
+        )
+        return f"account {self.account} ({subscriptions})" if self.account else subscriptions
+
+    async def _session(self) -> Ended:
+        """Open a session and serve it, and those that take over from it, to the last one's end."""
+        try:
+            feed = await self._open(self._receiver.push)
+        except TimeoutError:
+            return Ended("timeout", f"no connection to {self._config.url}")
+        except (OSError, EOFError, WebSocketException) as error:
+            return Ended("refused", f"{self._config.url}: {error}")
+        self._begin(feed)
+        try:
+            patience = self._lifetime()
+            while True:
+                await asyncio.wait({feed.ended}, timeout=patience)
+                await _first(self._reading.wait(), feed.ended)
+                if feed.ended.done():
+                    return feed.ended.result()
+                served, feed = feed, await self._rotate(feed)
+                patience = self._lifetime() if feed is not served else self._config.reconnect_max
+        finally:
+            await self._end(feed)
+
+    async def _open(self, deliver: Deliver) -> Feed:
+        config = self._config
+        opened = await connect(
+            config.url,
+            create_connection=Socket,
+            compression=None,
+            max_size=config.max_frame_bytes,
+            open_timeout=config.reply_timeout,
+            close_timeout=_CLOSING_HANDSHAKE,
+            ping_interval=None,
+            user_agent_header=f"digifinex-bridge/{__version__}",
+        )
+        session = Session(
+            self.wanted,
+            timing=Timing(config.ping_interval, config.reply_timeout, config.stale_after),
+            wall_offset=time.time() - time.monotonic(),
+            credentials=self._credentials,
+        )
+        return Feed(
+            cast("Socket", opened),
+            session,
+            Source(uuid.uuid4().hex[:16], self.account),
+            max_frame_bytes=config.max_frame_bytes,
+            receiver=self._receiver,
+            deliver=deliver,
+            metrics=self._metrics,
+            shard=self._shard,
+        )
+
+    def _begin(self, feed: Feed) -> None:
+        feed.begin()
+        self._feeds.append(feed)
+        self._log.info("session opened", session=feed.source.session, **self.wanted)
+        if not self._reading.is_set():
+            feed.pause()
+
+    async def _end(self, feed: Feed) -> None:
+        if feed in self._feeds:
+            self._feeds.remove(feed)
+        await feed.close()
+
+    def _lifetime(self) -> float:
+        return self._config.max_session_age * random.uniform(1 - _AGE_JITTER, 1)  # noqa: S311
+
+    async def _rotate(self, old: Feed) -> Feed:
+        """Let a fresh session take over from `old`; return the one that serves on."""
+        handover: Handover[_Held] = Handover()
+
+        def remember(push: Push, source: Source, received_us: int, frame: bytes) -> None:
+            handover.remember(push)
+            self._receiver.push(push, source, received_us, frame)
+
+        def hold(push: Push, source: Source, received_us: int, frame: bytes) -> None:
+            handover.hold(push, (source, received_us, frame))
+
+        try:
+            new = await self._open(hold)
+        except (OSError, EOFError, WebSocketException) as error:
+            self._log.warning("no session to take over yet", detail=str(error))
+            return old
+        old.deliver = remember
+        self._begin(new)
+        try:
+            await _first(new.live.wait(), new.ended, old.ended)
+            if new.live.is_set() and not old.ended.done():
+                await _first(old.fence(), new.ended, old.ended)
+        except asyncio.CancelledError:
+            await self._end(new)
+            raise
+        if new.ended.done() and not old.ended.done():
+            old.deliver = self._receiver.push
+            await self._end(new)
+            return old
+        for push, (source, received_us, frame) in handover.release():
+            self._receiver.push(push, source, received_us, frame)
+        new.deliver = self._receiver.push
+        old.deliver = _drop
+        self._metrics.counter("reconnects_total", reason="rotated").value += 1
+        self._log.info("session rotated", old=old.source.session, new=new.source.session)
+        try:
+            await self._end(old)
+        except asyncio.CancelledError:
+            await self._end(new)
+            raise
+        return new
+
+
+async def _first(condition: Coroutine[object, object, object], *ends: asyncio.Task[Ended]) -> None:
+    """Wait until the condition holds or one of the sessions has ended."""
+    waiting = asyncio.ensure_future(condition)
+    try:
+        await asyncio.wait({waiting, *ends}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        waiting.cancel()
+
+
+def _drop(push: Push, source: Source, received_us: int, frame: bytes) -> None:
+    """Leave out what an old session still brings: the new one brings it too."""

@@ -1,0 +1,114 @@
+"""The HTTP side: `/metrics` for Prometheus, `/healthz` and `/readyz` for Kubernetes.
+
+websockets answers plain HTTP requests before a handshake; its server is used for nothing else here.
+"""
+
+import errno
+import http
+import json
+import logging
+import os
+import socket
+from collections.abc import Callable, Mapping
+from types import TracebackType
+from typing import Self
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.exposition import choose_encoder
+from websockets.asyncio.server import Server, ServerConnection, serve
+from websockets.http11 import Request, Response
+
+from bridge.config import ConfigError
+
+Readiness = Callable[[], Mapping[str, object]]
+"""What is missing, by name, in values that JSON can hold; nothing when ready."""
+
+_PATHS = ("/metrics", "/healthz", "/readyz")
+_REQUEST_TIMEOUT = 2.0
+
+# Coming and going is not worth a line; an error of `readiness` or the registry is.
+_log = logging.getLogger("bridge.endpoints.http")
+_log.setLevel(logging.ERROR)
+
+
+class Endpoints:
+    """A server that runs as long as its context: `async with Endpoints(...) as endpoints: endpoints.port`.
+
+    Each connection is closed after its answer.
+    """
+
+    def __init__(self, host: str, port: int, registry: CollectorRegistry, readiness: Readiness) -> None:
+        self.port = port
+        self._host = host
+        self._registry = registry
+        self._readiness = readiness
+        self._server: Server
+
+    async def __aenter__(self) -> Self:
+        """Listen; `port` is the real one from here on.
+
+        Raises:
+            ConfigError: the address or port can't be had.
+        """
+        try:
+            self._server = await serve(
+                _no_websocket,
+                self._host,
+                self.port,
+                process_request=self._answer,
+                open_timeout=_REQUEST_TIMEOUT,
+                server_header=None,
+                logger=_log,
+            )
+        except socket.gaierror as error:
+            raise ConfigError("http.host", f"cannot find {self._host}: {error.strerror}") from None
+        except OSError as error:
+            key = "http.host" if error.errno == errno.EADDRNOTAVAIL else "http.port"
+            reason = os.strerror(error.errno or 0)
+            raise ConfigError(key, f"cannot listen on {self._host}:{self.port}: {reason}") from None
+        self.port = next(iter(self._server.sockets)).getsockname()[1]
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._server.close()
+        await self._server.wait_closed()
+
+    def _answer(self, connection: ServerConnection, request: Request) -> Response:
+        path = request.path.partition("?")[0]
+        if request.method not in ("GET", "HEAD"):
+            response = connection.respond(http.HTTPStatus.METHOD_NOT_ALLOWED, "GET or HEAD only\n")
+            response.headers["Allow"] = "GET, HEAD"
+        elif path == "/metrics":
+            response = self._metrics(connection, request)
+        elif path == "/healthz":
+            response = connection.respond(http.HTTPStatus.OK, "ok\n")
+        elif path == "/readyz":
+            response = self._ready(connection)
+        else:
+            response = connection.respond(http.HTTPStatus.NOT_FOUND, f"try {', '.join(_PATHS)}\n")
+        if request.method == "HEAD":
+            response.body = b""
+        return response
+
+    def _metrics(self, connection: ServerConnection, request: Request) -> Response:
+        encode, content_type = choose_encoder(request.headers.get("Accept", ""))
+        response = connection.respond(http.HTTPStatus.OK, encode(self._registry).decode())
+        return _typed(response, content_type)
+
+    def _ready(self, connection: ServerConnection) -> Response:
+        missing = self._readiness()
+        status = http.HTTPStatus.SERVICE_UNAVAILABLE if missing else http.HTTPStatus.OK
+        body = {"ready": False, "missing": dict(missing)} if missing else {"ready": True}
+        return _typed(connection.respond(status, json.dumps(body) + "\n"), "application/json")
+
+
+def _typed(response: Response, content_type: str) -> Response:
+    del response.headers["Content-Type"]
+    response.headers["Content-Type"] = content_type
+    return response
+
+
+async def _no_websocket(connection: ServerConnection) -> None:
+    """Never called: every request is answered before a handshake."""

@@ -1,0 +1,138 @@
+"""Frames to typed messages: bounded inflate, JSON, and a reason where a frame is neither push nor answer."""
+
+import zlib
+
+import msgspec
+from msgspec import Raw
+
+from bridge.records import Reason
+
+_UPDATE = ".update"
+_ZLIB = 15
+_RAW_DEFLATE = -15
+
+
+class BadFrame(Exception):
+    """A frame that is not a message of the protocol; `reason` is that of its dead letter."""
+
+    def __init__(self, reason: Reason, detail: str) -> None:
+        super().__init__(f"{reason}: {detail}")
+        self.reason: Reason = reason
+        self.detail = detail
+
+
+class Push(msgspec.Struct, frozen=True, gc=False):
+    """A frame whose method is `<channel>.update`; `params` is JSON text that nobody has looked into yet."""
+
+    channel: str
+    params: Raw
+
+
+class Answer(msgspec.Struct, frozen=True, gc=False):
+    """The reply to the request with the same `id`; `error` says why it was refused, None if it was not."""
+
+    id: int
+    result: Raw
+    error: str | None
+
+
+class _Envelope(msgspec.Struct, gc=False):
+    method: str | None = None
+    params: Raw = Raw(b"")
+    id: int | None = None
+    result: Raw = Raw(b"null")
+    error: Raw = Raw(b"null")
+
+
+class _ErrorBody(msgspec.Struct):
+    code: int | str | None = None
+    message: str | None = None
+
+
+_decode_envelope = msgspec.json.Decoder(_Envelope).decode
+_decode_error = msgspec.json.Decoder(_ErrorBody | str | int | float | bool | None).decode
+
+
+def inflate(frame: bytes, limit: int) -> bytes:
+    """Return the JSON text of one binary frame.
+
+    The exchange sends zlib streams (API document, "Compression algorithm"); raw deflate and plain
+    JSON are accepted too, as other clients have met them. Never returns more than `limit` bytes, nor
+    needs more memory than that to find out.
+
+    Raises:
+        BadFrame: reason "decompression": not one stream, cut short, or larger than `limit`.
+    """
+    # A zlib stream can't start with "{", and neither can a raw deflate stream of a JSON object: its
+    # first three bits would say "fixed codes" and the next eight spell another byte.
+    if frame[:1] == b"{":
+        return within(frame, limit)
+    try:
+        return _inflated(frame, _ZLIB, limit)
+    except zlib.error as error:
+        try:
+            return _inflated(frame, _RAW_DEFLATE, limit)
+        except zlib.error:
+            raise BadFrame("decompression", str(error)) from None
+
+
+def within(text: bytes, limit: int) -> bytes:
+    """Return `text` if it is no longer than `limit` bytes.
+
+    Raises:
+        BadFrame: reason "decompression": it is longer.
+    """
+    if len(text) > limit:
+        raise BadFrame("decompression", f"larger than max_frame_bytes = {limit}")
+    return text
+
+
+def _inflated(frame: bytes, wbits: int, limit: int) -> bytes:
+    stream = zlib.decompressobj(wbits)
+    text = stream.decompress(frame, limit + 1)
+    if stream.eof and not stream.unused_data and len(text) <= limit:
+        return text
+    within(text, limit)
+    if stream.eof:
+        raise BadFrame("decompression", f"{len(stream.unused_data)} bytes after the end of the stream")
+    raise zlib.error(f"incomplete stream of {len(frame)} bytes")
+
+
+def decode(text: bytes) -> Push | Answer:
+    """Return the message of one JSON text, routed by its `method` and `id`, never by its position.
+
+    Raises:
+        BadFrame: reason "json", "payload" (not an object, or fields of other types) or
+            "unknown_method" (neither a push nor the answer to a request).
+    """
+    try:
+        envelope = _decode_envelope(text)
+    except msgspec.ValidationError as error:
+        raise BadFrame("payload", str(error)) from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise BadFrame("json", str(error)) from None
+    method = envelope.method
+    if method is not None:
+        if method.endswith(_UPDATE):
+            return Push(method[: -len(_UPDATE)], envelope.params)
+        raise BadFrame("unknown_method", f"method {method[:100]!r}")
+    if envelope.id is None:
+        raise BadFrame("unknown_method", "neither a method nor the id of a request")
+    return Answer(envelope.id, envelope.result, _error_text(envelope.error))
+
+
+def _error_text(error: Raw) -> str | None:
+    """Return the words of an answer's error: an object as the API document has it, or a string or number."""
+    try:
+        body = _decode_error(error)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return bytes(error).decode(errors="replace")
+    match body:
+        case _ErrorBody(code, message):
+            return f"{message} (code {code})" if message else f"code {code}"
+        case str():
+            return body or None
+        case None | False | 0:
+            return None
+        case _:
+            return f"code {body}"

@@ -1,0 +1,351 @@
+"""The life of one session as a state machine: authenticate, subscribe, keep alive, give up.
+
+Sans-I/O: frames and the time go in; what to send, what was pushed, when to be called next and why to
+give up come out. The caller owns the socket and the clock:
+
+    session.start(now)                      # once the socket is open
+    push = session.receive(text, now)       # each message, inflated; None: it was an answer
+    session.tick(now)                       # no later than session.next_call()
+    for request in session.to_send(): ...   # after each of these
+    for event in session.events(): ...
+    if session.over: ...                    # close the socket
+
+Times are seconds of a monotonic clock.
+"""
+
+import enum
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import msgspec
+
+from bridge.exchange import requests
+from bridge.exchange.frames import Answer, Push, decode
+
+Symbols = tuple[str, ...]
+
+# The most symbols that other clients have been seen to put into one subscribe.
+_CHUNK = 20
+
+_YEAR_5138 = 1e11
+
+_decode_time = msgspec.json.Decoder(int | float | str).decode
+
+
+class State(enum.Enum):
+    """Where a session stands; see TRANSITIONS."""
+
+    NEW = "new"
+    CLOCK = "asking for the server's clock"
+    AUTH = "authenticating"
+    SUBSCRIBING = "subscribing"
+    LIVE = "live"
+    OVER = "over"
+
+
+TRANSITIONS: Mapping[State, frozenset[State]] = {
+    State.NEW: frozenset({State.CLOCK, State.SUBSCRIBING}),
+    State.CLOCK: frozenset({State.AUTH, State.OVER}),
+    State.AUTH: frozenset({State.SUBSCRIBING, State.OVER}),
+    State.SUBSCRIBING: frozenset({State.LIVE, State.OVER}),
+    State.LIVE: frozenset({State.SUBSCRIBING, State.OVER}),
+    State.OVER: frozenset(),
+}
+"""Sessions with credentials begin at CLOCK, others at SUBSCRIBING; a later subscribe leads back from LIVE."""
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """An account's key and secret; neither shows in a repr."""
+
+    api_key: str = field(repr=False)
+    secret: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """The patience of a session, in seconds."""
+
+    ping_interval: float = 15.0
+    reply_timeout: float = 10.0
+    stale_after: float = 120.0
+
+
+@dataclass(frozen=True, slots=True)
+class GivenUp:
+    """Why a session is over by its own decision."""
+
+    reason: Literal["timeout", "stale", "rejected"]
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class ClockRead:
+    """The server's clock is `offset` seconds ahead of the local one."""
+
+    offset: float
+
+
+@dataclass(frozen=True, slots=True)
+class Ponged:
+    """The ping with this id was answered after `seconds`."""
+
+    request_id: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Confirmed:
+    """The exchange accepted these subscriptions."""
+
+    channel: str
+    symbols: Symbols
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """The exchange refused this subscription, in its own words."""
+
+    channel: str
+    symbols: Symbols
+    error: str
+
+
+Event = ClockRead | Ponged | Confirmed | Refused
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """A request without an answer yet."""
+
+    what: Literal["ping", "time", "auth", "subscribe"]
+    sent: float
+    deadline: float
+    channel: str = ""
+    symbols: Symbols = ()
+
+
+class Session:
+    """One session of the exchange's protocol.
+
+    `wanted` maps each channel to its symbols (none for `all_ticker`). `wall_offset` is local wall-clock
+    time minus the monotonic time, in seconds; the signature uses the server's clock as soon as it is known.
+    """
+
+    def __init__(
+        self,
+        wanted: Mapping[str, Sequence[str]],
+        *,
+        timing: Timing,
+        wall_offset: float,
+        credentials: Credentials | None = None,
+    ) -> None:
+        self.state = State.NEW
+        self.over: GivenUp | None = None
+        self._wanted = {channel: tuple(symbols) for channel, symbols in wanted.items()}
+        self._timing = timing
+        self._credentials = credentials
+        self._wall_offset = wall_offset
+        self._server_offset = wall_offset
+        self._asked: dict[int, _Asked] = {}
+        self._next_id = 1
+        self._next_ping = 0.0
+        self._last_push = 0.0
+        self._paused = False
+        self._to_send: list[requests.Request] = []
+        self._events: list[Event] = []
+
+    # What the caller does
+
+    def start(self, now: float) -> None:
+        """Begin; the socket is open."""
+        self._next_ping = now + self._timing.ping_interval
+        self._last_push = now
+        self._ask_time(now)
+        if self._credentials is None:
+            self._subscribe_wanted(now)
+        else:
+            self._enter(State.CLOCK)
+
+    def receive(self, text: bytes, now: float) -> Push | None:
+        """Take one message; return it if it is a push. An answer is matched by its id and used up.
+
+        Raises:
+            BadFrame: neither of the two; the session goes on.
+        """
+        message = decode(text)
+        if type(message) is Push:
+            self._last_push = now
+            return message
+        assert isinstance(message, Answer)  # noqa: S101
+        asked = self._asked.pop(message.id, None)
+        if asked is not None and not self.over:
+            self._answered(message, asked, now)
+        return None
+
+    def tick(self, now: float) -> None:
+        """Send the ping that is due, and give up on a server that answers or pushes nothing.
+
+        The server hangs up after 60 s without a message from the client, whatever it pushes itself: the
+        ping has a fixed timer.
+        """
+        if self.over:
+            return
+        if now >= self._next_ping:
+            self.ping(now)
+        if self._paused:
+            return
+        late = next((asked for asked in self._asked.values() if now >= asked.deadline), None)
+        if late is not None:
+            self._give_up("timeout", f"no answer to {late.what} within {self._timing.reply_timeout:g} s")
+        elif now >= self._stale_at():
+            self._give_up("stale", f"nothing but answers for {self._timing.stale_after:g} s")
+
+    def next_call(self) -> float:
+        """Return the time by which `tick` has to be called."""
+        if self._paused:
+            return self._next_ping
+        deadlines = [asked.deadline for asked in self._asked.values()]
+        return min(self._next_ping, self._stale_at(), *deadlines)
+
+    def to_send(self) -> list[requests.Request]:
+        """Return the requests to send, in order, once."""
+        sending, self._to_send = self._to_send, []
+        return sending
+
+    def events(self) -> list[Event]:
+        """Return what happened since the last call."""
+        happened, self._events = self._events, []
+        return happened
+
+    def subscribe(self, channel: str, symbols: Sequence[str], now: float) -> None:
+        """Add symbols of a channel to the session, at any time of its life."""
+        self._wanted[channel] = self._wanted.get(channel, ()) + tuple(symbols)
+        if self.state in (State.SUBSCRIBING, State.LIVE):
+            self._subscribe(channel, symbols, now)
+
+    def ping(self, now: float) -> int:
+        """Send a ping now and return its id: when it is answered, all pushes of before have arrived."""
+        self._next_ping = now + self._timing.ping_interval
+        request_id = self._ask(_Asked("ping", now, now + self._timing.reply_timeout))
+        self._to_send.append(requests.ping(request_id))
+        return request_id
+
+    def pause(self) -> None:
+        """Stop waiting for answers, since the caller stops reading; pings go on."""
+        self._paused = True
+
+    def resume(self, now: float) -> None:
+        """Wait for answers again, with all their time before them."""
+        self._paused = False
+        self._last_push = now
+        deadline = now + self._timing.reply_timeout
+        for request_id, asked in self._asked.items():
+            self._asked[request_id] = _Asked(asked.what, asked.sent, deadline, asked.channel, asked.symbols)
+
+    @property
+    def live(self) -> bool:
+        """True when every subscription is confirmed or refused."""
+        return self.state is State.LIVE
+
+    # The machine
+
+    def _answered(self, answer: Answer, asked: _Asked, now: float) -> None:
+        match asked.what:
+            case "ping":
+                if answer.error is None:
+                    self._events.append(Ponged(answer.id, now - asked.sent))
+                else:
+                    self._give_up("rejected", f"server.ping refused: {answer.error}")
+            case "time":
+                self._read_clock(answer, now)
+                if self.state is State.CLOCK:
+                    self._authenticate(now)
+            case "auth":
+                if answer.error is None:
+                    self._subscribe_wanted(now)
+                else:
+                    self._give_up("rejected", f"server.auth refused: {answer.error}")
+            case "subscribe":
+                self._subscribed(asked, answer.error, now)
+
+    def _read_clock(self, answer: Answer, now: float) -> None:
+        """Take over the server's clock; one that can't be read leaves the local one in place.
+
+        It counts whole seconds, so the signature is up to one behind and never ahead: the exchange
+        allows five behind and one ahead.
+        """
+        try:
+            seconds = float(_decode_time(answer.result))
+        except (ValueError, OverflowError, msgspec.DecodeError):
+            return
+        if answer.error is None and 0 < seconds < _YEAR_5138:
+            self._server_offset = seconds - now
+            self._events.append(ClockRead(self._server_offset - self._wall_offset))
+
+    def _authenticate(self, now: float) -> None:
+        assert self._credentials is not None  # noqa: S101
+        self._enter(State.AUTH)
+        request_id = self._ask(_Asked("auth", now, now + self._timing.reply_timeout))
+        timestamp_ms = int((now + self._server_offset) * 1000)
+        credentials = self._credentials
+        self._to_send.append(requests.auth(request_id, credentials.api_key, credentials.secret, timestamp_ms))
+
+    def _subscribe_wanted(self, now: float) -> None:
+        self._enter(State.SUBSCRIBING)
+        for channel, symbols in self._wanted.items():
+            self._subscribe(channel, symbols, now)
+        self._live_if_answered(now)
+
+    def _subscribe(self, channel: str, symbols: Sequence[str], now: float) -> None:
+        if self.state is State.LIVE:
+            self._enter(State.SUBSCRIBING)
+        for first in range(0, max(len(symbols), 1), _CHUNK):
+            chunk = tuple(symbols[first : first + _CHUNK])
+            request_id = self._ask(_Asked("subscribe", now, now + self._timing.reply_timeout, channel, chunk))
+            self._to_send.append(requests.subscribe(request_id, channel, chunk))
+
+    def _subscribed(self, asked: _Asked, error: str | None, now: float) -> None:
+        """Settle one request; what was refused together is asked for one by one, to find the bad one."""
+        if error is None:
+            self._events.append(Confirmed(asked.channel, asked.symbols))
+        elif len(asked.symbols) > 1:
+            for symbol in asked.symbols:
+                self._subscribe(asked.channel, (symbol,), now)
+        else:
+            self._events.append(Refused(asked.channel, asked.symbols, error))
+        self._live_if_answered(now)
+
+    def _live_if_answered(self, now: float) -> None:
+        waiting = any(asked.what == "subscribe" for asked in self._asked.values())
+        if self.state is State.SUBSCRIBING and not waiting:
+            self._last_push = now
+            self._enter(State.LIVE)
+
+    def _ask_time(self, now: float) -> None:
+        request_id = self._ask(_Asked("time", now, now + self._timing.reply_timeout))
+        self._to_send.append(requests.time(request_id))
+
+    def _ask(self, asked: _Asked) -> int:
+        request_id = self._next_id
+        self._next_id += 1
+        self._asked[request_id] = asked
+        return request_id
+
+    def _stale_at(self) -> float:
+        """Return when a feed without a push counts as dead.
+
+        Private channels are silent until something changes: there only pings tell the living from the dead.
+        """
+        if self._credentials is not None:
+            return float("inf")
+        return self._last_push + self._timing.stale_after
+
+    def _give_up(self, reason: Literal["timeout", "stale", "rejected"], detail: str) -> None:
+        self.over = GivenUp(reason, detail)
+        self._enter(State.OVER)
+
+    def _enter(self, state: State) -> None:
+        assert state in TRANSITIONS[self.state], f"{self.state} -> {state}"  # noqa: S101
+        self.state = state

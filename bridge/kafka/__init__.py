@@ -1,0 +1,1 @@
+"""The Kafka edge: topics, producers, and the sink that delivers records."""

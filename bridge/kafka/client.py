@@ -1,0 +1,31 @@
+"""How to reach Kafka, in aiokafka's words."""
+
+from typing import Any
+
+from aiokafka.helpers import create_ssl_context
+
+from bridge.config import KafkaConfig
+
+
+def connection(config: KafkaConfig) -> dict[str, Any]:
+    """Return the arguments that every aiokafka client takes to connect and authenticate."""
+    arguments: dict[str, Any] = {
+        "bootstrap_servers": config.bootstrap_servers,
+        "client_id": "digifinex-bridge",
+        "security_protocol": config.security_protocol,
+    }
+    if config.security_protocol in ("SSL", "SASL_SSL"):
+        context = create_ssl_context(
+            cafile=config.ssl_cafile,
+            certfile=config.ssl_certfile,
+            keyfile=config.ssl_keyfile,
+            password=config.ssl_password.get_secret_value() if config.ssl_password else None,
+        )
+        context.check_hostname = config.ssl_check_hostname
+        arguments["ssl_context"] = context
+    if config.security_protocol in ("SASL_PLAINTEXT", "SASL_SSL"):
+        arguments["sasl_mechanism"] = config.sasl_mechanism
+        arguments["sasl_plain_username"] = config.sasl_plain_username
+        if config.sasl_plain_password:
+            arguments["sasl_plain_password"] = config.sasl_plain_password.get_secret_value()
+    return arguments

@@ -1,0 +1,68 @@
+"""Producers of aiokafka, opened for the configured delivery and closed for real."""
+
+import asyncio
+from collections.abc import Mapping
+
+from aiokafka import AIOKafkaProducer
+from aiokafka.errors import KafkaTimeoutError
+
+from bridge.config import Compression, KafkaConfig
+from bridge.kafka.client import connection
+from bridge.kafka.topics import Topic
+
+# Twice aiokafka's default throughput; larger batches bring nothing more.
+MAX_BATCH_BYTES = 131072
+
+_REQUEST_TIMEOUT_MS = 10_000
+_RETRY_BACKOFF_MS = 50
+
+
+async def open_producer(
+    config: KafkaConfig, topics: Mapping[str, Topic], transactional_id: str | None
+) -> AIOKafkaProducer:
+    """Return a started idempotent producer; with a transactional id, which it takes over, transactional.
+
+    Raises:
+        KafkaError: Kafka does not answer or refuses.
+    """
+    transaction = {}
+    if transactional_id is not None:
+        transaction = {
+            "transactional_id": transactional_id,
+            "transaction_timeout_ms": int(config.transaction_timeout * 1000),
+        }
+    producer = AIOKafkaProducer(
+        **connection(config),
+        enable_idempotence=True,
+        compression_type=None if config.compression is Compression.NONE else config.compression,
+        max_batch_size=MAX_BATCH_BYTES,
+        max_request_size=max(topic.max_message_bytes for topic in topics.values()),
+        request_timeout_ms=_REQUEST_TIMEOUT_MS,
+        retry_backoff_ms=_RETRY_BACKOFF_MS,
+        **transaction,
+    )
+    try:
+        await producer.start()
+    except BaseException:
+        await close_producer(producer, patience=1.0)
+        raise
+    return producer
+
+
+async def close_producer(producer: AIOKafkaProducer, patience: float) -> None:
+    """Close a producer so that nothing of it is left, not even a task that delivers later.
+
+    With idempotence nothing in aiokafka expires: while the broker is away its `stop()` waits for ever, and
+    one that is cancelled leaves tasks behind that deliver when the broker is back. So after `patience`
+    seconds its parts are taken down one by one; the order matters.
+    """
+    try:
+        async with asyncio.timeout(patience):
+            await producer.stop()
+    except TimeoutError:
+        sender = producer._sender.sender_task  # noqa: SLF001
+        if sender is not None:
+            sender.cancel()
+            await asyncio.wait({sender}, timeout=patience)
+        producer._message_accumulator.fail_all(KafkaTimeoutError("given up"))  # noqa: SLF001
+        await producer.client.close()

@@ -1,0 +1,322 @@
+"""The sink: accumulate records per partition, flush them as batches, settle what Kafka has for good.
+
+A record stays with its partition until it is settled: by its batch's acknowledgement (at-least-once), or by
+the commit of its transaction (exactly-once). When anything fails, the producer is rebuilt and all that is
+not settled is sent again, in order. That doubles nothing: a batch is sent again only when Kafka has
+answered that it was refused, or when its transaction was aborted.
+"""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable, Iterable, Mapping
+
+import msgspec
+import structlog
+from aiokafka import AIOKafkaProducer
+from aiokafka.errors import (
+    InvalidTimestampError,
+    KafkaError,
+    MessageSizeTooLargeError,
+    PolicyViolationError,
+    RecordListTooLargeError,
+    UnknownError,
+)
+
+from bridge.backoff import Backoff
+from bridge.config import KafkaConfig
+from bridge.kafka.partition import Partition, footprint
+from bridge.kafka.producer import MAX_BATCH_BYTES, close_producer, open_producer
+from bridge.kafka.topics import Topic
+from bridge.metrics import Metrics
+from bridge.records import DEADLETTER, Record, deadletter
+
+log = structlog.get_logger(__name__)
+
+# Errors that a record brings about, and would again; Kafka says "unknown" of a key that is missing.
+_RECORDS_FAULT = (
+    InvalidTimestampError,
+    MessageSizeTooLargeError,
+    PolicyViolationError,
+    RecordListTooLargeError,
+    UnknownError,
+)
+
+_FULL_BATCH = 256  # records that are worth a flush before its time
+
+_SILENCE = 5.0  # seconds without an acknowledgement after which Kafka counts as away
+_CLOSE_PATIENCE = 1.0  # seconds
+
+
+class _Provenance(msgspec.Struct):
+    session: str
+
+
+_provenance = msgspec.json.Decoder(_Provenance).decode
+
+
+class Sink:
+    """Delivers the records of one shard.
+
+    `transactional_id` makes it exactly-once, None at-least-once. `on_room(False)` is called when more than
+    `max_pending_bytes` wait, `on_room(True)` when it is down to half of that.
+    """
+
+    def __init__(
+        self,
+        config: KafkaConfig,
+        topics: Mapping[str, Topic],
+        *,
+        transactional_id: str | None,
+        metrics: Metrics,
+        on_room: Callable[[bool], None],
+    ) -> None:
+        self.pending_records = 0
+        self.pending_bytes = 0
+        self._config = config
+        self._topics = topics
+        self._transactional_id = transactional_id
+        self._metrics = metrics
+        self._on_room = on_room
+        self._no_room = False
+        self._routes: dict[str, dict[bytes | None, Partition]] = {channel: {} for channel in topics}
+        self._partitions: dict[tuple[str, int], Partition] = {}
+        self._dirty: dict[Partition, None] = {}
+        self._failures: list[tuple[Partition, BaseException]] = []
+        self._trouble: str | None = f"no answer from {config.bootstrap_servers} yet"
+        self._backoff = Backoff(0.1, 10.0)
+        self._something = asyncio.Event()
+        self._batch_is_full = asyncio.Event()
+        self._quiet = asyncio.Event()
+        self._quiet.set()
+        self._in_flight = 0
+        self._stopping = False
+
+    def add(self, record: Record) -> bool:
+        """Queue a record for delivery; False if it is larger than its topic takes, and was not queued."""
+        partition = self._routes[record.channel].get(record.key)
+        if partition is None:
+            partition = self._route(record)
+        if len(record.value) > partition.topic.max_record_bytes - len(record.key or b""):
+            return False
+        if not partition.queued:
+            self._dirty[partition] = None
+            self._something.set()
+        partition.queued.append(record)
+        if len(partition.queued) >= _FULL_BATCH and partition.delivery is None:
+            self._batch_is_full.set()
+        self.pending_records += 1
+        self.pending_bytes += footprint(record)
+        if self.pending_bytes > self._config.max_pending_bytes and not self._no_room:
+            self._no_room = True
+            self._on_room(False)
+        return True
+
+    async def run(self) -> None:
+        """Deliver until `drain` is called and nothing is left, through every kind of trouble."""
+        while True:
+            try:
+                producer = await open_producer(self._config, self._topics, self._transactional_id)
+            except KafkaError as error:
+                self._count(error)
+                self._trouble = f"no producer on {self._config.bootstrap_servers}: {error}"
+                log.warning("Kafka is away", error=str(error), bootstrap=self._config.bootstrap_servers)
+                await asyncio.sleep(self._backoff.next())
+                continue
+            self._trouble = None
+            try:
+                if self._transactional_id is None:
+                    await self._at_least_once(producer)
+                else:
+                    await self._exactly_once(producer)
+                return
+            except KafkaError as error:
+                self._recover(error)
+            finally:
+                await close_producer(producer, _CLOSE_PATIENCE)
+            await asyncio.sleep(self._backoff.next())
+
+    def drain(self) -> None:
+        """Let `run` end as soon as all that is queued is settled."""
+        self._stopping = True
+        self._something.set()
+
+    def missing(self) -> str | None:
+        """Say what is wrong with Kafka; None if it answers."""
+        if self._trouble is not None:
+            return self._trouble
+        sent_at = [partition.sent_at for partition in self._partitions.values() if partition.delivery]
+        silence = time.monotonic() - min(sent_at) if sent_at else 0.0
+        if silence < _SILENCE:
+            return None
+        return f"no acknowledgement from {self._config.bootstrap_servers} for {silence:.0f} s"
+
+    # Accumulate
+
+    def _route(self, record: Record) -> Partition:
+        topic = self._topics[record.channel]
+        number = topic.partition(record.key)
+        partition = self._partitions.get((topic.name, number))
+        if partition is None:
+            partition = self._partitions[topic.name, number] = Partition(topic, number)
+        self._routes[record.channel][record.key] = partition
+        return partition
+
+    # Flush
+
+    async def _at_least_once(self, producer: AIOKafkaProducer) -> None:
+        while await self._anything():
+            await self._flush(producer)
+            await self._pause(self._config.flush_interval)
+
+    async def _exactly_once(self, producer: AIOKafkaProducer) -> None:
+        """Commit one transaction after another; the next one's records gather meanwhile."""
+        while await self._anything():
+            await producer.begin_transaction()
+            commit_at = time.monotonic() + self._config.commit_interval
+            await self._flush(producer)
+            while (left := commit_at - time.monotonic()) > 0 and not self._stopping:
+                await self._pause(min(left, self._config.flush_interval))
+                await self._flush(producer)
+            await self._all_answered()
+            await producer.commit_transaction()
+            self._settle(self._partitions.values())
+
+    async def _anything(self) -> bool:
+        """Wait for a record to send; False when stopping and all is settled."""
+        while not self._dirty:
+            if self._stopping or self._failures:
+                await self._all_answered()
+                if not self._dirty:
+                    return False
+            self._something.clear()
+            await self._something.wait()
+        return True
+
+    async def _pause(self, seconds: float) -> None:
+        """Wait for the next flush: so long, or until a batch is full."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._batch_is_full.wait()
+        self._batch_is_full.clear()
+
+    async def _flush(self, producer: AIOKafkaProducer) -> None:
+        """Send a batch to each partition that has records and none in flight.
+
+        Raises:
+            KafkaError: a batch has failed; all others have been answered.
+        """
+        if self._failures:
+            await self._all_answered()
+        ready = [partition for partition in self._dirty if partition.delivery is None]
+        for partition in ready:
+            batch = partition.take_batch(producer)
+            if not partition.queued:
+                del self._dirty[partition]
+            delivery = await producer.send_batch(batch, partition.topic.name, partition=partition.number)
+            partition.delivery = delivery
+            partition.sent_at = time.monotonic()
+            self._in_flight += 1
+            self._quiet.clear()
+            delivery.add_done_callback(lambda done, partition=partition: self._answered(partition, done))
+
+    # Settle
+
+    def _answered(self, partition: Partition, delivery: "asyncio.Future[object]") -> None:
+        partition.delivery = None
+        self._in_flight -= 1
+        if not self._in_flight:
+            self._quiet.set()
+        if delivery.cancelled():
+            return
+        error = delivery.exception()
+        if error is not None:
+            self._failures.append((partition, error))
+            self._something.set()
+            return
+        self._backoff.reset()
+        if len(partition.queued) >= _FULL_BATCH:
+            self._batch_is_full.set()
+        if partition.most is not None:
+            partition.most = 2 * partition.most if partition.most < MAX_BATCH_BYTES else None
+        if self._transactional_id is None:
+            self._settle([partition])
+
+    async def _all_answered(self) -> None:
+        """Wait until no batch is in flight.
+
+        aiokafka commits a transaction whose batches have failed, so each one's answer is looked at first.
+
+        Raises:
+            KafkaError: a batch has failed.
+        """
+        await self._quiet.wait()
+        if self._failures:
+            raise KafkaError(str(self._failures[0][1]))
+
+    def _settle(self, partitions: Iterable[Partition]) -> None:
+        now_us = time.time_ns() // 1000
+        for partition in partitions:
+            if not partition.sent:
+                continue
+            records, batches = partition.settle()
+            channel = records[0].channel
+            self._metrics.counter("records_total", channel=channel).value += len(records)
+            lag = self._metrics.histogram("delivery_lag_seconds", channel=channel)
+            for batch in batches:
+                lag.observe((now_us - batch.time_us) / 1e6, batch.records)
+            self._release(records)
+
+    def _release(self, records: list[Record]) -> None:
+        self.pending_records -= len(records)
+        self.pending_bytes -= sum(map(footprint, records))
+        if self._no_room and self.pending_bytes <= self._config.max_pending_bytes / 2:
+            self._no_room = False
+            self._on_room(True)
+
+    # Recover
+
+    def _recover(self, error: KafkaError) -> None:
+        """Queue again what is not settled; a record that Kafka won't ever take goes to the dead letters."""
+        failures, self._failures = self._failures, []
+        for partition, failure in failures:
+            self._count(failure)
+            log.error(
+                "Kafka refused a batch",
+                topic=partition.topic.name,
+                partition=partition.number,
+                error=str(failure),
+            )
+            if isinstance(failure, _RECORDS_FAULT):
+                refused = partition.blame()
+                if refused is not None:
+                    self._give_up(refused, partition, failure)
+        if not failures:
+            self._count(error)
+            log.error("producer failed", error=str(error))
+        for partition in self._partitions.values():
+            partition.requeue()
+            if partition.queued:
+                self._dirty[partition] = None
+
+    def _give_up(self, record: Record, partition: Partition, error: BaseException) -> None:
+        self._release([record])
+        detail = f"{partition.topic.name} refused the record, which stands here for its frame: {error}"
+        if record.channel == DEADLETTER:
+            self._metrics.counter("kafka_errors_total", error="DeadLetterRefused").value += 1
+            log.error("dead letter lost", detail=detail)
+            return
+        self._metrics.counter("deadletters_total", reason="payload").value += 1
+        self.add(
+            deadletter(
+                session=_provenance(record.value).session,
+                received_us=record.time_us,
+                reason="payload",
+                channel=record.channel,
+                detail=detail,
+                frame=record.value,
+            )
+        )
+
+    def _count(self, error: BaseException) -> None:
+        self._metrics.counter("kafka_errors_total", error=type(error).__name__).value += 1

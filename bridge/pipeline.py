@@ -1,0 +1,133 @@
+"""The path of every frame: a push becomes records, what can't be one a dead letter, and all is counted."""
+
+from collections.abc import Callable, Collection
+
+import msgspec
+import structlog
+
+from bridge.channels import CHANNELS
+from bridge.channels.channel import BadItem, Normalise, Outcome, Source
+from bridge.exchange.frames import BadFrame, Push
+from bridge.metrics import Counter, Gauge, Histogram, Metrics
+from bridge.records import Reason, Record, deadletter
+
+log = structlog.get_logger(__name__)
+
+_DETAIL = 500  # characters of a dead letter's detail
+
+# What a normaliser raises for params of the wrong shape.
+_WRONG_SHAPE = (BadItem, msgspec.DecodeError, UnicodeError, RecursionError)
+
+
+class _Lane:
+    """One channel's normaliser and what is counted of it."""
+
+    __slots__ = ("duplicates", "gaps", "lag", "last_push", "normalise", "recovered", "wanted")
+
+    normalise: Normalise
+    wanted: bool
+    lag: Histogram
+    last_push: Gauge
+    duplicates: Counter
+    recovered: Counter
+    gaps: Counter
+
+
+class Pipeline:
+    """Takes what the sessions of one shard bring, and gives records to `emit`.
+
+    `emit` returns False for a record that is too large for Kafka. Records of channels outside of `wanted`
+    are made and dropped. `on_tickers` is called with the keys of each push of all_ticker.
+    """
+
+    def __init__(
+        self,
+        *,
+        wanted: Collection[str],
+        emit: Callable[[Record], bool],
+        metrics: Metrics,
+        on_tickers: Callable[[Collection[bytes]], None],
+    ) -> None:
+        self._emit = emit
+        self._metrics = metrics
+        self._on_tickers = on_tickers
+        self._lanes: dict[str, _Lane] = {}
+        for name, channel in CHANNELS.items():
+            lane = self._lanes[name] = _Lane()
+            lane.normalise = channel.normaliser()
+            lane.wanted = name in wanted
+            lane.lag = metrics.histogram("exchange_lag_seconds", channel=name)
+            lane.last_push = metrics.gauge("last_push_timestamp_seconds", channel=name)
+            lane.duplicates = metrics.counter("duplicates_total", channel=name)
+            lane.recovered = metrics.counter("recovered_total", channel=name)
+            lane.gaps = metrics.counter("gaps_total", channel=name)
+
+    def push(self, push: Push, source: Source, received_us: int, frame: bytes) -> None:
+        """Make records of one push; `frame` is kept whole if anything of it can't be one."""
+        lane = self._lanes.get(push.channel)
+        if lane is None:
+            detail = f"method {push.channel[:100] + '.update'!r}"
+            self._deadletter("unknown_method", None, detail, source, received_us, frame)
+            return
+        try:
+            outcome = lane.normalise(push.params, source, received_us)
+        except _WRONG_SHAPE as error:
+            self._deadletter("payload", push.channel, str(error), source, received_us, frame)
+            return
+        lane.last_push.value = received_us / 1e6
+        if outcome.time_us is not None:
+            lane.lag.observe((received_us - outcome.time_us) / 1e6)
+        if lane.wanted:
+            bad = outcome.bad
+            for record in outcome.records:
+                if not self._emit(record):
+                    bad = [*bad, f"a record of {len(record.value)} bytes is larger than its topic takes"]
+            if bad:
+                self._deadletter("payload", push.channel, _told(bad), source, received_us, frame)
+            if outcome.duplicates or outcome.recovered or outcome.gaps:
+                self._count(lane, outcome)
+        if push.channel == "all_ticker":
+            self._on_tickers({record.key for record in outcome.records if record.key is not None})
+
+    def bad(self, bad: BadFrame, source: Source, received_us: int, frame: bytes) -> None:
+        """Make a dead letter of a frame that is no message of the protocol."""
+        if bad.reason == "decompression":
+            self._metrics.counter("decompression_errors_total").value += 1
+        self._deadletter(bad.reason, None, bad.detail, source, received_us, frame)
+
+    def _count(self, lane: _Lane, outcome: Outcome) -> None:
+        lane.duplicates.value += outcome.duplicates
+        lane.recovered.value += outcome.recovered
+        lane.gaps.value += outcome.gaps
+
+    def _deadletter(
+        self,
+        reason: Reason,
+        channel: str | None,
+        detail: str,
+        source: Source,
+        received_us: int,
+        frame: bytes,
+    ) -> None:
+        self._metrics.counter("deadletters_total", reason=reason).value += 1
+        detail = detail[:_DETAIL]
+        log.warning("dead letter", reason=reason, channel=channel, detail=detail, session=source.session)
+
+        def letter(detail: str, frame: bytes) -> Record:
+            return deadletter(
+                session=source.session,
+                received_us=received_us,
+                reason=reason,
+                channel=channel,
+                detail=detail,
+                frame=frame,
+            )
+
+        if not self._emit(letter(detail, frame)):
+            self._emit(
+                letter(f"frame of {len(frame)} bytes left out, too large for its topic; {detail}", b"")
+            )
+
+
+def _told(bad: list[str]) -> str:
+    return bad[0] if len(bad) == 1 else f"{len(bad)} bad items, the first: {bad[0]}"

@@ -1,0 +1,52 @@
+"""Record: one message on its way to Kafka."""
+
+import base64
+from typing import Literal
+
+import msgspec
+
+Reason = Literal["decompression", "json", "unknown_method", "payload"]
+
+REASONS: tuple[Reason, ...] = ("decompression", "json", "unknown_method", "payload")
+DEADLETTER = "deadletter"
+
+
+class Record(msgspec.Struct, frozen=True, gc=False):
+    """One message on its way to Kafka.
+
+    `channel` names the topic (`<prefix>.<channel>.v1`), `key` decides the partition (None: any),
+    `value` is the JSON object, `time_us` the time of reception in microseconds since the epoch.
+    """
+
+    channel: str
+    key: bytes | None
+    value: bytes
+    time_us: int
+
+
+class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
+    """A frame that could not become records, kept whole with the reason."""
+
+    schema: str = "digifinex.deadletter.v1"
+    session: str
+    received_us: int
+    reason: Reason
+    channel: str | None
+    detail: str
+    frame_base64: str
+
+
+def deadletter(
+    *, session: str, received_us: int, reason: Reason, channel: str | None, detail: str, frame: bytes
+) -> Record:
+    """Return the dead letter of `frame`, the bytes as they came."""
+    letter = DeadLetter(
+        session=session,
+        received_us=received_us,
+        reason=reason,
+        channel=channel,
+        detail=detail,
+        frame_base64=base64.b64encode(frame).decode(),
+    )
+    key = None if channel is None else channel.encode()
+    return Record(DEADLETTER, key, msgspec.json.encode(letter), received_us)
