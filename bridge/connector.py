@@ -22,8 +22,9 @@ from bridge.config import ExchangeConfig
 from bridge.exchange.frames import Push
 from bridge.exchange.handover import Handover
 from bridge.exchange.session import Credentials, Session, Timing
-from bridge.feed import Deliver, Ended, Feed, Receiver, Socket
+from bridge.feed import Deliver, Ended, Feed, Receiver
 from bridge.metrics import Metrics
+from bridge.socket import Socket
 
 log = structlog.get_logger(__name__)
 

@@ -4,18 +4,16 @@ import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
 import structlog
-from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed
-from websockets.frames import BINARY, CONT, TEXT, Frame
-from websockets.protocol import Event as SocketEvent
 
 from bridge.channels.channel import Source
 from bridge.exchange.frames import BadFrame, Push, inflate, within
 from bridge.exchange.session import ClockRead, Confirmed, Ponged, Refused, Session
 from bridge.metrics import Metrics
+from bridge.socket import Socket
 
 log = structlog.get_logger(__name__)
 
@@ -42,47 +40,6 @@ class Ended:
     reason: Reason
     detail: str
     fruitful: bool = False
-
-
-class Socket(ClientConnection):
-    """A client connection that hands each message over as soon as it is parsed.
-
-    The queue and the wake-up of a reading task behind `recv` cost a third of all work on a frame.
-    """
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401
-        super().__init__(*args, **kwargs)
-        self._early: list[tuple[bytes, bool]] = []
-        self._fragments: list[bytes] = []
-        self._receive: Callable[[bytes, bool], None] = self._keep
-
-    def attach(self, receive: Callable[[bytes, bool], None]) -> None:
-        """Hand every message to `receive(data, binary)`, first those that are already here."""
-        self._receive = receive
-        for data, binary in self._early:
-            receive(data, binary)
-        self._early.clear()
-
-    def process_event(self, event: SocketEvent) -> None:
-        """Take data frames; leave the others to the connection."""
-        if type(event) is not Frame or event.opcode not in (TEXT, BINARY, CONT):
-            super().process_event(event)
-        elif event.fin and event.opcode is not CONT:
-            self._receive(bytes(event.data), event.opcode is BINARY)
-        else:
-            self._assemble(event)
-
-    def _assemble(self, frame: Frame) -> None:
-        if frame.opcode is not CONT:
-            self._fragments_are_binary = frame.opcode is BINARY
-        self._fragments.append(bytes(frame.data))
-        if frame.fin:
-            message = b"".join(self._fragments)
-            self._fragments.clear()
-            self._receive(message, self._fragments_are_binary)
-
-    def _keep(self, data: bytes, binary: bool) -> None:
-        self._early.append((data, binary))
 
 
 class Feed:

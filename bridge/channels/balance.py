@@ -40,24 +40,24 @@ def normalise(params: Raw, source: Source, received_us: int) -> Outcome:
     """Return a record for each currency."""
     outcome = Outcome([])
     for balance in decode_items(_decode, Balance, params, outcome):
-        currency = balance.currency.upper()
         try:
             free, total, used = exact((balance.free, balance.total, balance.used))
         except BadItem as bad:
-            outcome.bad.append(f"{currency}: {bad}")
+            outcome.bad.append(f"{balance.currency}: {bad}")
             continue
+        series = source.series("balance", balance.currency)
         record = BalanceRecord(
             schema="digifinex.balance.v1",
             session=source.session,
-            seq=source.seq("balance", currency),
+            seq=series.next_seq(),
             received_us=received_us,
             account=source.account,
-            currency=currency,
+            currency=series.symbol,
             free=free,
             total=total,
             used=used,
         )
-        outcome.records.append(Record("balance", currency.encode(), _encode(record), received_us))
+        outcome.records.append(Record("balance", series.key, _encode(record), received_us))
     return outcome
 
 

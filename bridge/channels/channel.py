@@ -1,6 +1,5 @@
 """What a channel is made of: where its pushes come from, what they turn into, and how."""
 
-from collections import defaultdict
 from collections.abc import Callable
 
 import msgspec
@@ -9,22 +8,41 @@ from msgspec import Raw
 from bridge.records import Record
 
 
-class Source:
-    """One session as its records name it, with the next `seq` of each channel and symbol."""
+class Series:
+    """The records of one symbol that one session makes for a channel: their key, and the next `seq`."""
 
-    __slots__ = ("_seqs", "account", "session")
+    __slots__ = ("key", "seq", "symbol")
+
+    def __init__(self, symbol: str) -> None:
+        self.symbol = symbol
+        self.key = symbol.encode()
+        self.seq = 0
+
+    def next_seq(self) -> int:
+        """Return the number of the next record: 0, 1, 2 and so on."""
+        seq = self.seq
+        self.seq = seq + 1
+        return seq
+
+
+class Source:
+    """One session as its records name it, with a series for each channel and symbol."""
+
+    __slots__ = ("_series", "account", "session")
 
     def __init__(self, session: str, account: str | None = None) -> None:
         self.session = session
         self.account = account
-        self._seqs: defaultdict[str, defaultdict[str, int]] = defaultdict(lambda: defaultdict(int))
+        self._series: dict[tuple[str, str], Series] = {}
 
-    def seq(self, channel: str, symbol: str) -> int:
-        """Return the number of the symbol's next record: 0, 1, 2 and so on."""
-        seqs = self._seqs[channel]
-        number = seqs[symbol]
-        seqs[symbol] = number + 1
-        return number
+    def series(self, channel: str, symbol: str) -> Series:
+        """Return the series of a symbol as the exchange writes it, in whatever case."""
+        series = self._series.get((channel, symbol))
+        if series is None:
+            upper = symbol.upper()
+            series = self._series.setdefault((channel, upper), Series(upper))
+            self._series[channel, symbol] = series
+        return series
 
 
 class Outcome(msgspec.Struct, gc=False):

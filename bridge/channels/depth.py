@@ -45,17 +45,23 @@ _plain = re.compile(rb'\[(?:,?\["[0-9]++(?:\.[0-9]++)?","[0-9]++(?:\.[0-9]++)?"\
 def normalise(params: Raw, source: Source, received_us: int) -> Outcome:
     """Return the one record of a push."""
     snapshot, book, symbol = _decode(params)
-    symbol = symbol.upper()
     asks = _levels(book.asks)
     bids = _levels(book.bids)
     if snapshot:
         asks = _sorted(asks, best_is_highest=False)
         bids = _sorted(bids, best_is_highest=True)
-    seq = source.seq("depth", symbol)
-    value = _encode(
-        DepthRecord("digifinex.depth.v1", source.session, seq, received_us, symbol, snapshot, asks, bids)
+    series = source.series("depth", symbol)
+    record = DepthRecord(
+        "digifinex.depth.v1",
+        source.session,
+        series.next_seq(),
+        received_us,
+        series.symbol,
+        snapshot,
+        asks,
+        bids,
     )
-    return Outcome([Record("depth", symbol.encode(), value, received_us)])
+    return Outcome([Record("depth", series.key, _encode(record), received_us)])
 
 
 def _levels(side: Raw) -> Raw:

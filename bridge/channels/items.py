@@ -24,14 +24,14 @@ def decode_items(
     """
     try:
         return decoder.decode(params)
-    except msgspec.ValidationError:
+    except (msgspec.ValidationError, UnicodeDecodeError):
         raw_items: list[Raw] = []
         for raw in _decode_list(params):
-            raw_items.extend(_decode_list(raw) if bytes(raw[:1]) == b"[" else [raw])
+            raw_items.extend(_decode_list(raw) if bytes(raw)[:1] == b"[" else [raw])
     items: list[Item] = []
     for raw in raw_items:
         try:
             items.append(msgspec.json.decode(raw, type=item_type))
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            outcome.bad.append(f"item {bytes(raw[:80])!r}: {error}")
+            outcome.bad.append(f"item {bytes(raw)[:80]!r}: {error}")
     return items

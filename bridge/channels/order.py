@@ -69,7 +69,6 @@ def normalise(params: Raw, source: Source, received_us: int) -> Outcome:
     """Return a record for each order."""
     outcome = Outcome([])
     for order in decode_items(_decode, Order, params, outcome):
-        symbol = order.symbol.upper()
         try:
             time_us = microseconds(order.timestamp, _MILLISECOND)
             price, amount, filled, notional = exact((order.price, order.amount, order.filled, order.notional))
@@ -77,13 +76,14 @@ def normalise(params: Raw, source: Source, received_us: int) -> Outcome:
         except BadItem as bad:
             outcome.bad.append(f"order {order.id}: {bad}")
             continue
+        series = source.series("order", order.symbol)
         record = OrderRecord(
             schema="digifinex.order.v1",
             session=source.session,
-            seq=source.seq("order", symbol),
+            seq=series.next_seq(),
             received_us=received_us,
             account=source.account,
-            symbol=symbol,
+            symbol=series.symbol,
             time_us=time_us,
             id=order.id,
             mode=MODES[order.mode],
@@ -96,7 +96,7 @@ def normalise(params: Raw, source: Source, received_us: int) -> Outcome:
             filled=filled,
             notional=notional,
         )
-        outcome.records.append(Record("order", symbol.encode(), _encode(record), received_us))
+        outcome.records.append(Record("order", series.key, _encode(record), received_us))
         outcome.time_us = max(outcome.time_us or 0, time_us)
     return outcome
 

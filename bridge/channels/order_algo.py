@@ -57,20 +57,20 @@ def normalise(params: Raw, source: Source, received_us: int) -> Outcome:
     """Return a record for each triggered order."""
     outcome = Outcome([])
     for order in decode_items(_decode, OrderAlgo, params, outcome):
-        symbol = order.symbol.upper()
         try:
             time_us = microseconds(order.timestamp, _MILLISECOND)
             algo_price, trigger_price, amount = exact((order.algo_price, order.trigger_price, order.amount))
         except BadItem as bad:
             outcome.bad.append(f"order_algo {order.id}: {bad}")
             continue
+        series = source.series("order_algo", order.symbol)
         record = OrderAlgoRecord(
             schema="digifinex.order_algo.v1",
             session=source.session,
-            seq=source.seq("order_algo", symbol),
+            seq=series.next_seq(),
             received_us=received_us,
             account=source.account,
-            symbol=symbol,
+            symbol=series.symbol,
             time_us=time_us,
             id=order.id,
             mode=MODES[order.mode],
@@ -80,7 +80,7 @@ def normalise(params: Raw, source: Source, received_us: int) -> Outcome:
             trigger_price=trigger_price,
             amount=amount,
         )
-        outcome.records.append(Record("order_algo", symbol.encode(), _encode(record), received_us))
+        outcome.records.append(Record("order_algo", series.key, _encode(record), received_us))
         outcome.time_us = max(outcome.time_us or 0, time_us)
     return outcome
 

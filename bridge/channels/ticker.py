@@ -62,9 +62,8 @@ def normaliser(channel: str) -> Normalise:
     def normalise(params: Raw, source: Source, received_us: int) -> Outcome:
         outcome = Outcome([])
         newest = 0
-        records = outcome.records
+        records, session = outcome.records, source.session
         for ticker in decode_items(_decode, Ticker, params, outcome):
-            symbol = ticker.symbol.upper()
             try:
                 time_us = microseconds(ticker.timestamp, _MILLISECOND)
                 figures = exact_or_null(
@@ -83,11 +82,13 @@ def normaliser(channel: str) -> Normalise:
                     )
                 )
             except BadItem as bad:
-                outcome.bad.append(f"{symbol}: {bad}")
+                outcome.bad.append(f"{ticker.symbol}: {bad}")
                 continue
-            seq = source.seq(channel, symbol)
-            record = TickerRecord(schema, source.session, seq, received_us, symbol, time_us, *figures)
-            records.append(Record(channel, symbol.encode(), _encode(record), received_us))
+            series = source.series(channel, ticker.symbol)
+            record = TickerRecord(
+                schema, session, series.next_seq(), received_us, series.symbol, time_us, *figures
+            )
+            records.append(Record(channel, series.key, _encode(record), received_us))
             newest = max(newest, time_us)
         outcome.time_us = newest or None
         return outcome

@@ -21,7 +21,7 @@ _WINDOW = 2048
 class Trade(Struct, gc=False):
     """One item of a push's list."""
 
-    id: Annotated[int, Meta(ge=0, lt=2**63)]
+    id: Annotated[int, Meta(ge=0, le=2**63 - 1)]
     time: Time
     price: Figure
     amount: Figure
@@ -55,17 +55,16 @@ class Trades:
     """The normaliser of trades; remembers per symbol the ids it has let through, from whichever session."""
 
     def __init__(self) -> None:
-        self._seen: dict[str, array[int]] = {}
+        self._seen: dict[bytes, array[int]] = {}
 
     def __call__(self, params: Raw, source: Source, received_us: int) -> Outcome:
         """Return the records of the trades that are new."""
         outcome = Outcome([])
         clean, trades, symbol = self._trades(params, outcome)
-        symbol = symbol.upper()
-        key = symbol.encode()
-        seen = self._seen.get(symbol)
+        series = source.series("trades", symbol)
+        seen = self._seen.get(series.key)
         if seen is None:
-            seen = self._seen[symbol] = array("q")
+            seen = self._seen[series.key] = array("q")
         elif clean and trades and seen and trades[0].id > seen[-1]:
             outcome.gaps = 1
         resumed = clean and bool(seen)
@@ -85,9 +84,9 @@ class Trades:
                 TradeRecord(
                     "digifinex.trades.v1",
                     source.session,
-                    source.seq("trades", symbol),
+                    series.next_seq(),
                     received_us,
-                    symbol,
+                    series.symbol,
                     trade.id,
                     time_us,
                     price,
@@ -96,7 +95,7 @@ class Trades:
                     clean,
                 )
             )
-            outcome.records.append(Record("trades", key, value, received_us))
+            outcome.records.append(Record("trades", series.key, value, received_us))
         if resumed:
             outcome.recovered = len(outcome.records)
         return outcome
@@ -105,32 +104,32 @@ class Trades:
         """Return the push with its good trades oldest first; they arrive newest first."""
         try:
             clean, trades, symbol = _decode(params)
-        except msgspec.ValidationError:
+        except (msgspec.ValidationError, UnicodeDecodeError):
             clean, items, symbol = _decode_items(params)
             trades = []
             for item in items:
                 try:
                     trades.append(_decode_item(item))
                 except (msgspec.DecodeError, UnicodeDecodeError) as error:
-                    outcome.bad.append(f"trade {bytes(item[:80])!r}: {error}")
+                    outcome.bad.append(f"trade {bytes(item)[:80]!r}: {error}")
         trades.sort(key=_by_id)
         return clean, trades, symbol
 
 
-def _is_new(trade_id: int, seen: array[int]) -> bool:
+def _is_new(trade_id: int, seen: "array[int]") -> bool:
     """Tell if an id was not met yet, and remember it.
 
     `seen` is ascending. What is older than all of it was there before the first session, or long ago.
     """
     if not seen or trade_id > seen[-1]:
         seen.append(trade_id)
-        if len(seen) > 2 * _WINDOW:
-            del seen[:_WINDOW]
-        return True
-    place = bisect_left(seen, trade_id)
-    if place == 0 or seen[place] == trade_id:
-        return False
-    seen.insert(place, trade_id)
+    else:
+        place = bisect_left(seen, trade_id)
+        if place == 0 or seen[place] == trade_id:
+            return False
+        seen.insert(place, trade_id)
+    if len(seen) > 2 * _WINDOW:
+        del seen[:_WINDOW]
     return True
 
 

@@ -37,7 +37,9 @@ def load(path: Path | None, environ: Mapping[str, str] = os.environ) -> Config:
     except ConfigError as error:
         key, message = error.key, error.message
     except ValidationError as invalid:
-        first, *more = invalid.errors(include_url=False)
+        # A misspelt key explains why another one is missing.
+        errors = sorted(invalid.errors(include_url=False), key=lambda e: e["type"] != "extra_forbidden")
+        first, *more = errors
         key, message = ".".join(map(str, first["loc"])), _explain(first)
         message += f" (and {len(more)} more)" if more else ""
     variable = next((named[part] for part in _and_parents(key) if part in named), None)

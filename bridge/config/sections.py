@@ -180,8 +180,9 @@ class KafkaConfig(_Section):
     )
     transaction_timeout: Seconds = Field(
         default=10.0,
-        description="Seconds after which the broker gives up a transaction of a bridge that died; so long"
-        " its last records hold up consumers. Too short, and a slow commit looks like a lost shard.",
+        description="Seconds after which the broker gives up the transaction of a bridge that died; until "
+        "then its unfinished records hold up consumers. Too short, and a slow commit looks like a lost "
+        "shard.",
     )
     compression: Compression = Field(default=Compression.ZSTD, description="How batches are compressed.")
     create_topics: bool = Field(

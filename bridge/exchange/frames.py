@@ -1,6 +1,7 @@
 """Frames to typed messages: bounded inflate, JSON, and a reason where a frame is neither push nor answer."""
 
 import zlib
+from zlib import decompressobj
 
 import msgspec
 from msgspec import Raw
@@ -8,7 +9,6 @@ from msgspec import Raw
 from bridge.records import Reason
 
 _UPDATE = ".update"
-_ZLIB = 15
 _RAW_DEFLATE = -15
 
 
@@ -63,17 +63,39 @@ def inflate(frame: bytes, limit: int) -> bytes:
     Raises:
         BadFrame: reason "decompression": not one stream, cut short, or larger than `limit`.
     """
-    # A zlib stream can't start with "{", and neither can a raw deflate stream of a JSON object: its
-    # first three bits would say "fixed codes" and the next eight spell another byte.
+    stream = decompressobj()
+    try:
+        text = stream.decompress(frame, limit)
+    except zlib.error as error:
+        return _inflate_otherwise(frame, limit, error)
+    if stream.eof and not stream.unused_data:
+        return text
+    raise _unfinished(stream, frame, limit)
+
+
+def _inflate_otherwise(frame: bytes, limit: int, error: zlib.error) -> bytes:
+    # A raw deflate stream of a JSON object can't start with "{": its first three bits would say "fixed
+    # codes", and with these the next eight spell another byte.
     if frame[:1] == b"{":
         return within(frame, limit)
+    stream = decompressobj(_RAW_DEFLATE)
     try:
-        return _inflated(frame, _ZLIB, limit)
-    except zlib.error as error:
-        try:
-            return _inflated(frame, _RAW_DEFLATE, limit)
-        except zlib.error:
-            raise BadFrame("decompression", str(error)) from None
+        text = stream.decompress(frame, limit)
+    except zlib.error:
+        raise BadFrame("decompression", str(error)) from None
+    if stream.eof and not stream.unused_data:
+        return text
+    raise _unfinished(stream, frame, limit)
+
+
+def _unfinished(stream: "zlib._Decompress", frame: bytes, limit: int) -> BadFrame:
+    if stream.eof:
+        detail = f"{len(stream.unused_data)} bytes after the end of the stream"
+    elif stream.unconsumed_tail:
+        detail = f"larger than max_frame_bytes = {limit}"
+    else:
+        detail = f"incomplete stream of {len(frame)} bytes"
+    return BadFrame("decompression", detail)
 
 
 def within(text: bytes, limit: int) -> bytes:
@@ -85,17 +107,6 @@ def within(text: bytes, limit: int) -> bytes:
     if len(text) > limit:
         raise BadFrame("decompression", f"larger than max_frame_bytes = {limit}")
     return text
-
-
-def _inflated(frame: bytes, wbits: int, limit: int) -> bytes:
-    stream = zlib.decompressobj(wbits)
-    text = stream.decompress(frame, limit + 1)
-    if stream.eof and not stream.unused_data and len(text) <= limit:
-        return text
-    within(text, limit)
-    if stream.eof:
-        raise BadFrame("decompression", f"{len(stream.unused_data)} bytes after the end of the stream")
-    raise zlib.error(f"incomplete stream of {len(frame)} bytes")
 
 
 def decode(text: bytes) -> Push | Answer:

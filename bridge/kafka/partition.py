@@ -10,7 +10,7 @@ from bridge.kafka.topics import Topic
 from bridge.records import Record
 
 _RECORD_OVERHEAD = 32  # bytes that Kafka's format adds to a key and value, rounded up
-_OBJECT_OVERHEAD = 160  # bytes of Python objects around a key and value, about
+OBJECT_OVERHEAD = 160  # bytes of memory that a waiting record takes besides its value, about
 
 
 class Batch(NamedTuple):
@@ -18,11 +18,6 @@ class Batch(NamedTuple):
 
     records: int
     time_us: int
-
-
-def footprint(record: Record) -> int:
-    """Return about how many bytes of memory a waiting record takes."""
-    return len(record.value) + _OBJECT_OVERHEAD
 
 
 class Partition:

@@ -25,7 +25,7 @@ from aiokafka.errors import (
 
 from bridge.backoff import Backoff
 from bridge.config import KafkaConfig
-from bridge.kafka.partition import Partition, footprint
+from bridge.kafka.partition import OBJECT_OVERHEAD, Partition
 from bridge.kafka.producer import MAX_BATCH_BYTES, close_producer, open_producer
 from bridge.kafka.topics import Topic
 from bridge.metrics import Metrics
@@ -106,7 +106,7 @@ class Sink:
         if len(partition.queued) >= _FULL_BATCH and partition.delivery is None:
             self._batch_is_full.set()
         self.pending_records += 1
-        self.pending_bytes += footprint(record)
+        self.pending_bytes += len(record.value) + OBJECT_OVERHEAD
         if self.pending_bytes > self._config.max_pending_bytes and not self._no_room:
             self._no_room = True
             self._on_room(False)
@@ -170,14 +170,19 @@ class Sink:
             await self._pause(self._config.flush_interval)
 
     async def _exactly_once(self, producer: AIOKafkaProducer) -> None:
-        """Commit one transaction after another; the next one's records gather meanwhile."""
+        """Commit one transaction after another; the next one's records gather meanwhile.
+
+        Nothing is visible before the commit, so a partition is flushed when a batch is full, and once,
+        `flush_interval` before the commit is due: a batch costs as much work as many records.
+        """
+        config = self._config
         while await self._anything():
             await producer.begin_transaction()
-            commit_at = time.monotonic() + self._config.commit_interval
+            flush_at = time.monotonic() + config.commit_interval - config.flush_interval
+            while (left := flush_at - time.monotonic()) > 0 and not self._stopping:
+                await self._pause(left)
+                await self._flush(producer, full_only=True)
             await self._flush(producer)
-            while (left := commit_at - time.monotonic()) > 0 and not self._stopping:
-                await self._pause(min(left, self._config.flush_interval))
-                await self._flush(producer)
             await self._all_answered()
             await producer.commit_transaction()
             self._settle(self._partitions.values())
@@ -200,15 +205,16 @@ class Sink:
                 await self._batch_is_full.wait()
         self._batch_is_full.clear()
 
-    async def _flush(self, producer: AIOKafkaProducer) -> None:
-        """Send a batch to each partition that has records and none in flight.
+    async def _flush(self, producer: AIOKafkaProducer, *, full_only: bool = False) -> None:
+        """Send a batch to each partition that has records, or a full batch of them, and none in flight.
 
         Raises:
             KafkaError: a batch has failed; all others have been answered.
         """
         if self._failures:
             await self._all_answered()
-        ready = [partition for partition in self._dirty if partition.delivery is None]
+        least = _FULL_BATCH if full_only else 1
+        ready = [p for p in self._dirty if p.delivery is None and len(p.queued) >= least]
         for partition in ready:
             batch = partition.take_batch(producer)
             if not partition.queued:
@@ -269,7 +275,7 @@ class Sink:
 
     def _release(self, records: list[Record]) -> None:
         self.pending_records -= len(records)
-        self.pending_bytes -= sum(map(footprint, records))
+        self.pending_bytes -= sum(len(record.value) for record in records) + len(records) * OBJECT_OVERHEAD
         if self._no_room and self.pending_bytes <= self._config.max_pending_bytes / 2:
             self._no_room = False
             self._on_room(True)

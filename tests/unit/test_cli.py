@@ -1,0 +1,119 @@
+"""The real command: exit statuses, and what it says when it is asked for nonsense."""
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bridge import __version__
+
+SECRET = "s3cr3t-that-nobody-may-see"
+
+
+def command(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
+    """Run `python -m bridge` with these arguments and nothing of ours in its environment but `environ`."""
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("BRIDGE_")}
+    return subprocess.run(
+        [sys.executable, "-m", "bridge", *arguments],
+        env=clean | environ,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+
+
+def test_version_and_help_are_a_success() -> None:
+    assert command("--version").stdout == f"digifinex-bridge {__version__}\n"
+    shown = command("--help")
+    assert shown.returncode == 0
+    assert all(f"\n  {name} " in shown.stdout for name in ("run", "check", "simulate", "demo"))
+
+
+def test_the_installed_script_is_the_same_command() -> None:
+    script = Path(sys.executable).parent / "digifinex-bridge"
+    shown = subprocess.run([script, "--version"], capture_output=True, text=True, check=True, timeout=60)
+    assert shown.stdout == command("--version").stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], "Missing command"),
+        (["rnu"], "No such command 'rnu'"),
+        (["run", "--confg", "x"], "No such option: --confg"),
+        (["run", "--config"], "'--config' requires an argument"),
+        (["run", "now"], "unexpected extra argument"),
+        (["simulate", "--port", "x"], "'--port'"),
+        (["simulate", "--port", "0", "--symbols", "0"], "'--symbols'"),
+        (["demo", "--seconds", "soon"], "'--seconds'"),
+    ],
+)
+def test_a_bad_command_line_is_one_line_and_exit_status_2(arguments: list[str], words: str) -> None:
+    done = command(*arguments)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("digifinex-bridge: ")
+    assert done.stderr.count("\n") == 1
+    assert words in done.stderr
+
+
+@pytest.mark.parametrize("name", ["run", "check"])
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("[kafka]\npartitons = 3\n", "kafka.partitons: unknown key, did you mean partitions?"),
+        ("[kafka]\npartitions = 0\n", "kafka.partitions: must be greater than or equal to 1"),
+        ("[kafka\n", "is not TOML: Expected ']' at the end of a table declaration (at line 1, column 7)"),
+        ("", "channels: nothing to subscribe to: set trades, depth, ticker or all_ticker, or an account"),
+        (
+            f"[kafka]\nsasl_plain_password = ['{SECRET}']\n",
+            "kafka.sasl_plain_password: must be a valid string",
+        ),
+    ],
+)
+def test_a_bad_configuration_is_one_line_with_the_key_and_exit_status_2(
+    tmp_path: Path, name: str, text: str, line: str
+) -> None:
+    path = tmp_path / "bridge.toml"
+    path.write_text(text)
+    done = command(name, "--config", str(path))
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == f"digifinex-bridge: {path}: {line}\n"
+
+
+def test_a_missing_file_is_one_line_and_exit_status_2() -> None:
+    done = command("run", "--config", "/nowhere/bridge.toml")
+    assert done.returncode == 2
+    assert done.stderr == (
+        "digifinex-bridge: /nowhere/bridge.toml: cannot read the configuration: No such file or directory\n"
+    )
+
+
+def test_the_environment_alone_can_be_wrong_too() -> None:
+    done = command("run", BRIDGE_HTTP__PORT="seven", BRIDGE_CHANNELS__ALL_TICKER="true")
+    assert done.returncode == 2
+    assert done.stderr.startswith("digifinex-bridge: environment BRIDGE_HTTP__PORT: http.port: ")
+
+
+def test_check_says_what_would_run_and_who_does_not_answer(tmp_path: Path) -> None:
+    """Ports that are bound and not listened on refuse every connection."""
+    with socket.socket() as kafka, socket.socket() as exchange:
+        kafka.bind(("127.0.0.1", 0))
+        exchange.bind(("127.0.0.1", 0))
+        path = tmp_path / "bridge.toml"
+        path.write_text(
+            f'[exchange]\nurl = "ws://127.0.0.1:{exchange.getsockname()[1]}/"\n'
+            f'[kafka]\nbootstrap_servers = "127.0.0.1:{kafka.getsockname()[1]}"\n'
+            f'[channels]\ntrades = ["BTC_USDT", "ETH_USDT"]\ndepth = ["*"]\n'
+            f'[[accounts]]\nname = "main"\napi_key = "key"\nsecret = "{SECRET}"\nbalance = ["USDT"]\n'
+        )
+        done = command("check", "--config", str(path))
+    assert done.returncode == 1
+    assert "session with 3 subscriptions: all_ticker, trades BTC_USDT ETH_USDT" in done.stdout
+    assert "sessions for depth of every market" in done.stdout
+    assert "session of account main with 1 subscription: balance USDT" in done.stdout
+    assert done.stdout.endswith("not ready: Kafka and the exchange, see above\n")
+    assert SECRET not in done.stdout + done.stderr

@@ -1,0 +1,249 @@
+"""The configuration: what is taken, what is refused, and in which words."""
+
+import runpy
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from bridge.config import Compression, Config, ConfigError, Delivery, load
+
+ROOT = Path(__file__).parents[2]
+SECRET = "s3cr3t-that-nobody-may-see"
+
+Write = Callable[..., Path]
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Write:
+    """Write a configuration file and return its path."""
+
+    def write(text: str, subscribed: bool = True) -> Path:
+        path = tmp_path / "bridge.toml"
+        path.write_text(text + ("\n[channels]\nall_ticker = true\n" if subscribed else ""))
+        return path
+
+    return write
+
+
+def refusal(path: Path | None, environ: dict[str, str] | None = None) -> ConfigError:
+    """Return the error that loading ends in; it is one line and tells no secret."""
+    with pytest.raises(ConfigError) as caught:
+        load(path, environ or {})
+    text = str(caught.value)
+    assert "\n" not in text
+    assert SECRET not in text
+    assert caught.value.key in text
+    return caught.value
+
+
+def test_defaults_are_those_of_the_contract(write: Write) -> None:
+    config = load(write(""), {})
+    assert config.exchange.url == "wss://openapi.digifinex.com/ws/v1/"
+    assert (config.exchange.ping_interval, config.exchange.reply_timeout) == (15.0, 10.0)
+    assert (config.exchange.reconnect_min, config.exchange.reconnect_max) == (0.5, 30.0)
+    assert (config.exchange.max_frame_bytes, config.exchange.max_session_age) == (8388608, 6600.0)
+    assert (config.exchange.stale_after, config.exchange.subscriptions_per_session) == (120.0, 30)
+    assert (config.kafka.bootstrap_servers, config.kafka.topic_prefix) == ("localhost:9092", "digifinex")
+    assert (config.kafka.delivery, config.kafka.compression) == (Delivery.EXACTLY_ONCE, Compression.ZSTD)
+    assert (config.kafka.flush_interval, config.kafka.commit_interval) == (0.01, 0.1)
+    assert (config.kafka.partitions, config.kafka.replication_factor, config.kafka.shards) == (12, -1, 1)
+    assert (config.kafka.security_protocol, config.kafka.group_id) == ("PLAINTEXT", "digifinex-bridge")
+    assert (config.kafka.max_pending_bytes, config.kafka.transaction_timeout) == (33554432, 10.0)
+    assert (str(config.spool.dir), config.spool.max_bytes) == ("spool", 1073741824)
+    assert (config.http.host, config.http.port) == ("0.0.0.0", 9464)
+    assert (config.log.level, config.log.format) == ("info", "console")
+
+
+def test_the_environment_wins_over_the_file(write: Write) -> None:
+    path = write("[kafka]\npartitions = 3\nshards = 2\n")
+    kafka = load(path, {"BRIDGE_KAFKA__PARTITIONS": "7", "BRIDGE_KAFKA__CREATE_TOPICS": "false"}).kafka
+    assert (kafka.partitions, kafka.shards, kafka.create_topics) == (7, 2, False)
+
+
+@pytest.mark.parametrize("text", ["btc_usdt, ETH_USDT", '["BTC_USDT", "eth_usdt"]'])
+def test_a_list_comes_from_the_environment_as_names_or_as_json(text: str) -> None:
+    assert load(None, {"BRIDGE_CHANNELS__TRADES": text}).channels.trades == ("BTC_USDT", "ETH_USDT")
+
+
+def test_accounts_come_from_the_environment_as_json() -> None:
+    accounts = '[{"name": "main", "api_key": "k", "secret": "s", "balance": ["usdt"]}]'
+    (account,) = load(None, {"BRIDGE_ACCOUNTS": accounts}).accounts
+    assert (account.name, account.api_key.get_secret_value(), account.balance) == ("main", "k", ("USDT",))
+
+
+def test_one_value_of_an_account_comes_from_the_environment(write: Write) -> None:
+    path = write('[[accounts]]\nname = "main"\napi_key = "k"\norder = ["BTC_USDT"]\n')
+    environ = {"BRIDGE_ACCOUNTS__0__SECRET": SECRET, "BRIDGE_ACCOUNTS__0__BALANCE": "BTC,USDT"}
+    (account,) = load(path, environ).accounts
+    assert account.secret.get_secret_value() == SECRET
+    assert (account.order, account.balance) == (("BTC_USDT",), ("BTC", "USDT"))
+
+
+def test_the_environment_adds_the_next_account_and_no_later_one(write: Write) -> None:
+    new = {"NAME": "other", "API_KEY": "k", "SECRET": "s", "BALANCE": "BTC"}
+    assert load(write(""), {f"BRIDGE_ACCOUNTS__0__{key}": text for key, text in new.items()}).accounts
+    error = refusal(write(""), {f"BRIDGE_ACCOUNTS__1__{key}": text for key, text in new.items()})
+    assert "without a gap" in str(error)
+
+
+def test_variables_that_kubernetes_sets_for_a_service_are_left_alone(write: Write) -> None:
+    load(write(""), {"BRIDGE_PORT": "tcp://10.0.0.1:9464", "BRIDGE_SERVICE_HOST": "10.0.0.1"})
+
+
+def test_secret_files_are_found_beside_the_configuration_and_lose_their_line_break(
+    write: Write, tmp_path: Path
+) -> None:
+    (tmp_path / "key").write_text("the-key\n")
+    (tmp_path / "secret").write_text(f"{SECRET}\r\n")
+    (tmp_path / "password").write_text("pass word")
+    path = write(
+        '[[accounts]]\nname = "a"\napi_key_file = "key"\nsecret_file = "secret"\nbalance = ["BTC"]\n'
+        '[kafka]\nsecurity_protocol = "SASL_SSL"\nsasl_mechanism = "SCRAM-SHA-512"\n'
+        'sasl_plain_username = "u"\nsasl_plain_password_file = "password"\n'
+    )
+    config = load(path, {})
+    assert config.accounts[0].api_key.get_secret_value() == "the-key"
+    assert config.accounts[0].secret.get_secret_value() == SECRET
+    assert config.kafka.sasl_plain_password.get_secret_value() == "pass word"
+    assert SECRET not in repr(config)
+    assert SECRET not in str(config.model_dump())
+    assert SECRET not in config.model_dump_json()
+
+
+def test_a_configuration_cannot_be_changed(write: Write) -> None:
+    config: Config = load(write(""), {})
+    with pytest.raises(ValueError, match="frozen"):
+        config.http.port = 1
+
+
+SASL = 'security_protocol = "SASL_SSL"\n'
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "words"),
+    [
+        ("[exchange]\nping_intervall = 1\n", "exchange.ping_intervall", "did you mean ping_interval?"),
+        ("[exchnge]\n", "exchnge", "did you mean exchange?"),
+        ("[http]\nzzz = 1\n", "http.zzz", "known are host, port"),
+        ('[exchange]\nping_interval = "often"\n', "exchange.ping_interval", "must be a valid number"),
+        ("[exchange]\nping_interval = 0\n", "exchange.ping_interval", "greater than 0"),
+        ("[exchange]\nping_interval = nan\n", "exchange.ping_interval", "finite"),
+        ("[exchange]\nping_interval = 55\n", "exchange.ping_interval", "below 60 s"),
+        ("[exchange]\nreconnect_min = 60\n", "exchange.reconnect_min", "reconnect_max (30)"),
+        ("[exchange]\nmax_frame_bytes = 1023\n", "exchange.max_frame_bytes", "1024"),
+        ("[exchange]\nsubscriptions_per_session = 0\n", "exchange.subscriptions_per_session", "1"),
+        ('[exchange]\nurl = "https://x"\n', "exchange.url", "wss://host/path"),
+        ('[exchange]\nurl = "ws://x:99999"\n', "exchange.url", "Port out of range"),
+        (f'[exchange]\nurl = "wss://me:{SECRET}@x"\n', "exchange.url", "password"),
+        ("exchange = 5\n", "exchange", "dictionary"),
+        ("[kafka]\ncommit_interval = 0.001\n", "kafka.commit_interval", "flush_interval (0.01)"),
+        ("[kafka]\ntransaction_timeout = 0.1\n", "kafka.commit_interval", "transaction_timeout (0.1)"),
+        ("[kafka]\npartitions = 0\n", "kafka.partitions", "1"),
+        ("[kafka]\nreplication_factor = 0\n", "kafka.replication_factor", "-1"),
+        ('[kafka]\ntopic_prefix = "a b"\n', "kafka.topic_prefix", "letters, digits"),
+        ('[kafka]\ncompression = "zip"\n', "kafka.compression", "'lz4' or 'zstd'"),
+        ('[kafka]\nbootstrap_servers = "a:1,b:x"\n', "kafka.bootstrap_servers", "host:port"),
+        (f"[kafka]\n{SASL}", "kafka.sasl_mechanism", "is missing"),
+        (f'[kafka]\n{SASL}sasl_mechanism = "PLAIN"\n', "kafka.sasl_plain_username", "is missing"),
+        (f'[kafka]\nsasl_plain_password = "{SECRET}"\n', "kafka.sasl_plain_password", "no effect"),
+        (f"[kafka]\nsasl_plain_password = ['{SECRET}']\n", "kafka.sasl_plain_password", "valid string"),
+        ('[kafka]\nsecurity_protocol = "SSL"\nssl_cafile = "ca"\n', "kafka.ssl_cafile", "no such file"),
+        ("[http]\nport = 65536\n", "http.port", "65535"),
+        ('[log]\nlevel = "loud"\n', "log.level", "'debug', 'info'"),
+        ('"a\\nb" = 1\n', "a b", "unknown key"),
+    ],
+)
+def test_a_bad_value_is_refused_by_its_key(write: Write, text: str, key: str, words: str) -> None:
+    path = write(text)
+    with pytest.raises(ConfigError) as caught:
+        load(path, {})
+    line = str(caught.value)
+    assert line.startswith(f"{path}: {key}: ")
+    assert words in line
+    assert "\n" not in line
+    assert SECRET not in line
+
+
+@pytest.mark.parametrize(
+    ("trades", "words"),
+    [
+        ('["BTC_USDT", "btc_usdt"]', "names BTC_USDT twice"),
+        ('["*", "BTC_USDT"]', 'mixes "*"'),
+        ('["BTC USDT"]', "blank"),
+        ("[5]", "valid string"),
+        ("5", "valid tuple"),
+    ],
+)
+def test_a_bad_list_of_symbols_is_refused(write: Write, trades: str, words: str) -> None:
+    error = refusal(write(f"[channels]\ntrades = {trades}\n", subscribed=False))
+    assert error.key.startswith("channels.trades")
+    assert words in str(error)
+
+
+ACCOUNT = f'[[accounts]]\nname = "a"\napi_key = "k"\nsecret = "{SECRET}"\nbalance = ["BTC"]\n'
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "words"),
+    [
+        (ACCOUNT.replace('api_key = "k"\n', ""), "accounts.0.api_key", "api_key_file"),
+        (ACCOUNT.replace('"k"', '""'), "accounts.0.api_key", "is missing"),
+        (ACCOUNT.replace("secret =", "sekret ="), "accounts.0.sekret", "did you mean secret?"),
+        (
+            ACCOUNT.replace('api_key = "k"', 'api_key_file = "none"'),
+            "accounts.0.api_key_file",
+            "no such file",
+        ),
+        (ACCOUNT.replace('api_key = "k"', 'api_key_file = "."'), "accounts.0.api_key_file", "no such file"),
+        (ACCOUNT.replace('api_key = "k"', 'api_key_file = "empty"'), "accounts.0.api_key", "is empty"),
+        (ACCOUNT.replace('api_key = "k"', 'api_key_file = "binary"'), "accounts.0.api_key", "is not text"),
+        (ACCOUNT + 'secret_file = "good"\n', "accounts.0.secret", "given twice"),
+        (ACCOUNT.replace('balance = ["BTC"]', ""), "accounts.0", "asks for nothing"),
+        (ACCOUNT.replace('"BTC"', '"*"'), "accounts.0.balance", "name each one"),
+        (ACCOUNT.replace('"a"', '"a b"'), "accounts.0.name", "letters, digits"),
+        (ACCOUNT + ACCOUNT, "accounts.1.name", "'a' is taken"),
+        (ACCOUNT + '[exchange]\nurl = "ws://10.0.0.1/"\n', "exchange.url", "must be wss://"),
+    ],
+)
+def test_a_bad_account_is_refused(write: Write, tmp_path: Path, text: str, key: str, words: str) -> None:
+    (tmp_path / "empty").write_text("\n")
+    (tmp_path / "binary").write_bytes(b"\xff\xfe")
+    (tmp_path / "good").write_text("x")
+    error = refusal(write(text))
+    assert error.key == key
+    assert words in str(error)
+
+
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "[::1]"])
+def test_keys_may_travel_in_clear_within_this_machine(write: Write, host: str) -> None:
+    assert load(write(f'{ACCOUNT}[exchange]\nurl = "ws://{host}:8080/"\n'), {}).accounts
+
+
+def test_an_error_in_the_environment_names_the_variable(write: Write) -> None:
+    error = refusal(write(""), {"BRIDGE_HTTP__PORT": "http"})
+    assert str(error).startswith("environment BRIDGE_HTTP__PORT: http.port: must be a valid integer")
+    error = refusal(write(""), {"BRIDGE_HTPP__PORT": "1"})
+    assert "BRIDGE_HTPP__PORT" in str(error)
+    assert "did you mean http?" in str(error)
+    error = refusal(write(""), {"BRIDGE_ACCOUNTS": f"[{SECRET}"})
+    assert str(error).startswith("environment BRIDGE_ACCOUNTS: accounts: is not JSON")
+
+
+def test_a_missing_file_and_bad_toml_are_told_by_file_and_line(write: Write, tmp_path: Path) -> None:
+    assert str(refusal(tmp_path / "none.toml")).endswith(
+        "none.toml: cannot read the configuration: No such file or directory"
+    )
+    path = write("[kafka]\npartitions = = 3\n")
+    assert str(refusal(path)).startswith(f"{path}: is not TOML: ")
+    assert "line 2" in str(refusal(path))
+
+
+def test_nothing_to_subscribe_to_is_an_error(write: Write) -> None:
+    assert refusal(None).key == "channels"
+    assert refusal(write("[channels]\nall_ticker = false\n", subscribed=False)).key == "channels"
+
+
+def test_the_document_is_up_to_date() -> None:
+    document = runpy.run_path(str(ROOT / "scripts" / "configuration_doc.py"))["document"]
+    assert (ROOT / "docs" / "configuration.md").read_text() == document(), "run scripts/configuration_doc.py"

@@ -1,0 +1,166 @@
+"""The endpoints, over a real socket."""
+
+import asyncio
+import http.client
+import json
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pytest
+import uvloop
+
+from bridge.config import ConfigError
+from bridge.endpoints import Endpoints
+from bridge.metrics import Metrics
+
+HOST = "127.0.0.1"
+
+
+def answers(
+    *requests: tuple[str, str],
+    headers: Mapping[str, str] | None = None,
+    missing: Mapping[str, object] | None = None,
+) -> list[tuple[int, http.client.HTTPMessage, str]]:
+    """Return status, headers and body of each request (method, path), made on a connection of its own."""
+
+    def ask(port: int, method: str, path: str) -> tuple[int, http.client.HTTPMessage, str]:
+        connection = http.client.HTTPConnection(HOST, port, timeout=10)
+        connection.request(method, path, headers=dict(headers or {}))
+        response = connection.getresponse()
+        body = response.read().decode()
+        connection.close()
+        return response.status, response.headers, body
+
+    async def serve() -> list[tuple[int, http.client.HTTPMessage, str]]:
+        async with Endpoints(HOST, 0, Metrics().registry, lambda: missing or {}) as endpoints:
+            return [await asyncio.to_thread(ask, endpoints.port, *request) for request in requests]
+
+    return uvloop.run(serve())
+
+
+def test_metrics_are_prometheus_text() -> None:
+    [(status, headers, body)] = answers(("GET", "/metrics"))
+    assert status == 200
+    assert headers["Content-Type"].startswith("text/plain; version=0.0.4")
+    assert headers.get_all("Content-Type") == [headers["Content-Type"]]
+    assert "# TYPE digifinex_bridge_frames_total counter" in body
+
+
+def test_metrics_are_openmetrics_when_asked_for() -> None:
+    accept = "application/openmetrics-text;version=1.0.0;q=0.75,text/plain;version=0.0.4;q=0.5"
+    [(status, headers, body)] = answers(("GET", "/metrics"), headers={"Accept": accept})
+    assert status == 200
+    assert headers["Content-Type"].startswith("application/openmetrics-text")
+    assert body.endswith("# EOF\n")
+
+
+def test_health_and_readiness_are_200_when_nothing_is_missing() -> None:
+    health, ready = answers(("GET", "/healthz"), ("GET", "/readyz"))
+    assert health[0] == 200
+    assert ready[0] == 200
+    assert json.loads(ready[2]) == {"ready": True}
+
+
+def test_what_is_missing_is_told_with_503() -> None:
+    missing = {"kafka": "no answer from localhost:9092", "subscriptions": {"trades": ["BTC_USDT"]}}
+    health, (status, headers, body) = answers(
+        ("GET", "/healthz"), ("GET", "/readyz?verbose"), missing=missing
+    )
+    assert health[0] == 200
+    assert status == 503
+    assert headers["Content-Type"] == "application/json"
+    assert json.loads(body) == {"ready": False, "missing": missing}
+
+
+def test_other_paths_are_404_with_those_that_exist() -> None:
+    [(status, _, body)] = answers(("GET", "/"))
+    assert status == 404
+    assert body == "try /metrics, /healthz, /readyz\n"
+
+
+def test_head_has_the_headers_and_no_body() -> None:
+    [(status, headers, body)] = answers(("HEAD", "/healthz"))
+    assert (status, headers["Content-Length"], body) == (200, "3", "")
+
+
+def test_other_methods_are_405_with_those_that_are_allowed() -> None:
+    [(status, headers, _)] = answers(("POST", "/metrics"))
+    assert (status, headers["Allow"]) == (405, "GET, HEAD")
+
+
+def test_each_answer_closes_its_connection() -> None:
+    [(_, headers, _)] = answers(("GET", "/healthz"), headers={"Connection": "keep-alive"})
+    assert headers["Connection"] == "close"
+
+
+def test_a_websocket_handshake_gets_a_plain_answer() -> None:
+    upgrade = {
+        "Connection": "Upgrade",
+        "Upgrade": "websocket",
+        "Sec-WebSocket-Version": "13",
+        "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==",
+    }
+    [(status, _, body)] = answers(("GET", "/healthz"), headers=upgrade)
+    assert (status, body) == (200, "ok\n")
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [b"", b"\x16\x03\x01\r\n\r\n", b"GET /metrics", b"POST / HTTP/1.1\r\nContent-Length: 3\r\n\r\nabc"],
+)
+def test_garbage_and_half_requests_neither_stop_it_nor_show_in_the_log(
+    sent: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def scenario() -> bytes:
+        async with Endpoints(HOST, 0, Metrics().registry, dict) as endpoints:
+            _, writer = await asyncio.open_connection(HOST, endpoints.port)
+            writer.write(sent)
+            await writer.drain()
+            writer.close()
+            reader, writer = await asyncio.open_connection(HOST, endpoints.port)
+            writer.write(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+            answer = await reader.read()
+            writer.close()
+            return answer
+
+    with caplog.at_level(logging.INFO):
+        assert uvloop.run(scenario()).endswith(b"ok\n")
+    assert [record for record in caplog.records if record.name.startswith("bridge")] == []
+
+
+def test_a_failing_readiness_is_500_and_shows_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    def broken() -> dict[str, object]:
+        raise ZeroDivisionError
+
+    async def scenario() -> bytes:
+        async with Endpoints(HOST, 0, Metrics().registry, broken) as endpoints:
+            reader, writer = await asyncio.open_connection(HOST, endpoints.port)
+            writer.write(b"GET /readyz HTTP/1.1\r\nHost: x\r\n\r\n")
+            answer = await reader.read()
+            writer.close()
+            return answer
+
+    assert uvloop.run(scenario()).startswith(b"HTTP/1.1 500 ")
+    assert "ZeroDivisionError" in caplog.text
+
+
+@pytest.mark.parametrize("run", [asyncio.run, uvloop.run])
+def test_a_port_in_use_is_told_by_its_key(run: Callable[[Any], None]) -> None:
+    async def scenario() -> None:
+        registry = Metrics().registry
+        async with Endpoints(HOST, 0, registry, dict) as first:
+            with pytest.raises(ConfigError, match="Address already in use") as caught:
+                await Endpoints(HOST, first.port, registry, dict).__aenter__()
+        assert caught.value.key == "http.port"
+
+    run(scenario())
+
+
+def test_an_address_of_another_machine_is_told_by_its_key() -> None:
+    async def scenario() -> None:
+        with pytest.raises(ConfigError) as caught:
+            await Endpoints("192.0.2.1", 0, Metrics().registry, dict).__aenter__()
+        assert caught.value.key == "http.host"
+
+    uvloop.run(scenario())

@@ -1,0 +1,159 @@
+"""The metrics: the contract's names, from the start, as Prometheus wants them."""
+
+import runpy
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from prometheus_client import CollectorRegistry
+from prometheus_client.exposition import choose_encoder, generate_latest
+from prometheus_client.openmetrics.parser import text_string_to_metric_families
+
+from bridge import __version__
+from bridge.metrics import DECLARATIONS, Histogram, Metrics
+
+ROOT = Path(__file__).parents[2]
+
+
+def value(registry: CollectorRegistry, name: str, **labels: str) -> float | None:
+    return registry.get_sample_value(f"digifinex_bridge_{name}", labels)
+
+
+def test_the_contract_is_declared() -> None:
+    """The names, types and labels that dashboards and alerts are written against."""
+    contract = {
+        ("connected", "gauge", "shard"),
+        ("frames_total", "counter", "shard"),
+        ("received_bytes_total", "counter", "shard"),
+        ("records_total", "counter", "channel"),
+        ("decompression_errors_total", "counter", None),
+        ("deadletters_total", "counter", "reason"),
+        ("reconnects_total", "counter", "reason"),
+        ("exchange_lag_seconds", "histogram", "channel"),
+        ("delivery_lag_seconds", "histogram", "channel"),
+        ("ping_seconds", "histogram", None),
+        ("clock_offset_seconds", "gauge", None),
+        ("last_push_timestamp_seconds", "gauge", "channel"),
+        ("pending_records", "gauge", None),
+        ("pending_bytes", "gauge", None),
+        ("duplicates_total", "counter", "channel"),
+        ("gaps_total", "counter", "channel"),
+        ("recovered_total", "counter", "channel"),
+        ("kafka_errors_total", "counter", "error"),
+    }
+    assert contract <= {(one.name, one.type.kind, one.label) for one in DECLARATIONS}
+
+
+def test_what_is_counted_is_what_prometheus_sees() -> None:
+    metrics = Metrics()
+    frames = metrics.counter("frames_total", shard="0")
+    frames.value += 2
+    metrics.counter("frames_total", shard="0").value += 1
+    metrics.gauge("connected", shard="3").value = 1
+    assert value(metrics.registry, "frames_total", shard="0") == 3
+    assert value(metrics.registry, "connected", shard="3") == 1
+
+
+def test_a_gauge_can_be_a_function_called_on_each_scrape() -> None:
+    metrics = Metrics()
+    pending = [1, 2]
+    metrics.gauge("pending_records").read = lambda: len(pending)
+    assert value(metrics.registry, "pending_records") == 2
+    pending.clear()
+    assert value(metrics.registry, "pending_records") == 0
+
+
+def test_a_histogram_counts_up_to_and_including_each_bound() -> None:
+    metrics = Metrics()
+    ping = metrics.histogram("ping_seconds")
+    ping.observe(0.01)
+    ping.observe(0.02, 3)
+    ping.observe(100)
+    buckets = {
+        bound: value(metrics.registry, "ping_seconds_bucket", le=bound)
+        for bound in ("0.005", "0.01", "0.025", "60.0", "+Inf")
+    }
+    assert buckets == {"0.005": 0, "0.01": 1, "0.025": 4, "60.0": 4, "+Inf": 5}
+    assert value(metrics.registry, "ping_seconds_count") == 5
+    assert value(metrics.registry, "ping_seconds_sum") == pytest.approx(100.07)
+
+
+def test_a_lag_below_zero_counts_as_zero() -> None:
+    """A histogram's sum that shrinks would look like a restart to Prometheus."""
+    metrics = Metrics()
+    metrics.histogram("exchange_lag_seconds", channel="trades").observe(-5.0)
+    assert value(metrics.registry, "exchange_lag_seconds_sum", channel="trades") == 0
+    assert value(metrics.registry, "exchange_lag_seconds_bucket", channel="trades", le="0.001") == 1
+
+
+def test_lags_are_told_apart_from_a_millisecond_to_a_minute() -> None:
+    assert (Histogram.bounds[0], Histogram.bounds[-1]) == (0.001, 60.0)
+    assert list(Histogram.bounds) == sorted(Histogram.bounds)
+
+
+@pytest.mark.parametrize(
+    ("name", "labels"),
+    [
+        ("records_total", {"channel": "order_algo"}),
+        ("deadletters_total", {"reason": "unknown_method"}),
+        ("reconnects_total", {"reason": "rotated"}),
+        ("delivery_lag_seconds_count", {"channel": "trades"}),
+        ("decompression_errors_total", {}),
+    ],
+)
+def test_known_series_are_there_from_the_start(name: str, labels: dict[str, str]) -> None:
+    assert value(Metrics().registry, name, **labels) == 0
+
+
+def test_two_bridges_in_one_process_count_apart() -> None:
+    one, other = Metrics(), Metrics()
+    one.counter("decompression_errors_total").value += 1
+    assert value(other.registry, "decompression_errors_total") == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "labels"),
+    [
+        ("frames", {"shard": "0"}),
+        ("frames_total", {}),
+        ("frames_total", {"channel": "x"}),
+        ("connected", {"shard": "0"}),
+    ],
+)
+def test_what_is_not_declared_is_refused(name: str, labels: dict[str, str]) -> None:
+    with pytest.raises(TypeError, match=f"no counter {name}"):
+        Metrics().counter(name, **labels)
+
+
+def test_the_version_the_process_and_the_collector_are_told() -> None:
+    registry = Metrics().registry
+    assert value(registry, "build_info", version=__version__) == 1
+    assert registry.get_sample_value("process_cpu_seconds_total") is not None
+    assert registry.get_sample_value("python_gc_collections_total", {"generation": "2"}) is not None
+
+
+def test_promtool_finds_nothing_to_say() -> None:
+    promtool = shutil.which("promtool")
+    assert promtool, "apt-get install prometheus"
+    metrics = Metrics()
+    metrics.counter("kafka_errors_total", error='odd "name"\n').value += 1
+    checked = subprocess.run(
+        [promtool, "check", "metrics"],
+        input=generate_latest(metrics.registry),
+        capture_output=True,
+        check=False,
+    )
+    assert (checked.returncode, checked.stdout + checked.stderr) == (0, b"")
+
+
+def test_openmetrics_is_well_formed() -> None:
+    encode, _ = choose_encoder("application/openmetrics-text; version=1.0.0")
+    text = encode(Metrics().registry).decode()
+    families = text_string_to_metric_families(text)  # type: ignore[no-untyped-call]
+    assert {"digifinex_bridge_frames", "digifinex_bridge_build"} <= {family.name for family in families}
+
+
+def test_the_document_is_up_to_date() -> None:
+    document = runpy.run_path(str(ROOT / "scripts" / "metrics_doc.py"))["document"]
+    assert (ROOT / "docs" / "metrics.md").read_text() == document(), "run scripts/metrics_doc.py"
