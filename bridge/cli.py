@@ -4,15 +4,20 @@ Each command calls one function of the module that does the work, imported only 
 packages than the rest.
 """
 
+import asyncio
+import signal
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 import uvloop
 
 from bridge import __version__, logs
 from bridge.config import ConfigError, load
+
+if TYPE_CHECKING:
+    from bridge.simulator import Simulator
 
 _NAME = "digifinex-bridge"
 
@@ -27,6 +32,7 @@ _ConfigFile = Annotated[
     Path | None,
     typer.Option(metavar="FILE", help="TOML file; the environment (BRIDGE_SECTION__KEY) wins over it."),
 ]
+_Rate = Annotated[float, typer.Option(min=0.1, help="Pushes a second, all markets together.")]
 
 
 def main() -> None:
@@ -63,6 +69,54 @@ def check_configuration(config: _ConfigFile = None) -> int:
     settings = load(config)
     logs.configure(settings.log)
     return uvloop.run(check.check(settings))
+
+
+@app.command()
+def simulate(
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")
+    ] = 8765,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    symbols: Annotated[int, typer.Option(min=1, help="How many markets there are.")] = 10,
+    rate: _Rate = 200.0,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same market.")] = 7,
+    faults: Annotated[str, typer.Option(help="What goes wrong, e.g. drop=1.5,refuse=3,corrupt=0.01")] = "",
+) -> None:
+    """Be a DigiFinex that runs anywhere, until SIGTERM or SIGINT; prints its address."""
+    from bridge.simulator import Simulator, parse  # noqa: PLC0415
+
+    try:
+        wrong = parse(faults)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--faults") from None
+    exchange = Simulator(host=host, port=port, symbols=symbols, rate=rate, seed=seed, faults=wrong)
+    try:
+        uvloop.run(_until_stopped(exchange))
+    except OSError as error:
+        raise typer.BadParameter(f"cannot listen on {host}:{port}: {error}", param_hint="--port") from None
+
+
+@app.command()
+def demo(
+    seconds: Annotated[float | None, typer.Option(min=1, help="Stop after so long; else at Ctrl-C.")] = None,
+    symbols: Annotated[int, typer.Option(min=1, help="How many markets to simulate.")] = 6,
+    rate: _Rate = 200.0,
+) -> int:
+    """Show the whole thing at work with nothing installed: simulator, embedded broker and bridge."""
+    try:
+        from bridge import demo  # noqa: PLC0415
+    except ModuleNotFoundError as error:
+        return _complain(f"the demo needs {error.name}: pip install '{_NAME}[demo]'", 1)
+    return uvloop.run(demo.run(seconds, symbols=symbols, rate=rate))
+
+
+async def _until_stopped(exchange: "Simulator") -> None:
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    async with exchange:
+        typer.echo(exchange.url)
+        await stop.wait()
 
 
 def _complain(message: str, status: int) -> int:

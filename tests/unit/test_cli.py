@@ -1,6 +1,7 @@
 """The real command: exit statuses, and what it says when it is asked for nonsense."""
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -49,6 +50,7 @@ def test_the_installed_script_is_the_same_command() -> None:
         (["run", "now"], "unexpected extra argument"),
         (["simulate", "--port", "x"], "'--port'"),
         (["simulate", "--port", "0", "--symbols", "0"], "'--symbols'"),
+        (["simulate", "--faults", "drp=1"], "did you mean drop?"),
         (["demo", "--seconds", "soon"], "'--seconds'"),
     ],
 )
@@ -117,3 +119,24 @@ def test_check_says_what_would_run_and_who_does_not_answer(tmp_path: Path) -> No
     assert "session of account main with 1 subscription: balance USDT" in done.stdout
     assert done.stdout.endswith("not ready: Kafka and the exchange, see above\n")
     assert SECRET not in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_the_simulator_prints_its_address_and_stops_cleanly(number: signal.Signals) -> None:
+    arguments = [sys.executable, "-m", "bridge", "simulate", "--port", "0", "--symbols", "2"]
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
+        assert running.stdout
+        assert running.stdout.readline().startswith("ws://127.0.0.1:")
+        running.send_signal(number)
+        _, complaints = running.communicate(timeout=30)
+    assert (running.returncode, complaints) == (0, "")
+
+
+def test_a_port_in_use_is_one_line_and_exit_status_2() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        done = command("simulate", "--port", str(taken.getsockname()[1]))
+    assert done.returncode == 2
+    assert "--port" in done.stderr
+    assert done.stderr.count("\n") == 1

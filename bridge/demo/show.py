@@ -1,0 +1,202 @@
+"""Runs the demo and shows it: a live table in a terminal, plain lines elsewhere, a comparison at the end."""
+
+import asyncio
+import signal
+import time
+from collections.abc import Callable, Mapping
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.panel import Panel
+from rich.table import Table
+
+from bridge import logs
+from bridge.config import Config, LogConfig
+from bridge.demo.broker import PARTITIONS, embedded_broker
+from bridge.demo.reader import Reader
+from bridge.kafka.topics import topic_name
+from bridge.service import Bridge
+from bridge.simulator import Simulator
+
+CHANNELS = ("trades", "depth", "ticker", "all_ticker", "order", "order_algo", "balance")
+
+_REFRESH = 0.25  # seconds between two pictures of the table
+_LINE = 2.0  # seconds between two lines where there is no terminal
+_SETTLE = 15.0  # seconds that what was sent has to arrive, at most
+_API_KEY, _SECRET = "demo-key", "demo-secret"
+_CURRENCIES = ("BTC", "ETH", "USDT")
+
+
+async def run(seconds: float | None = None, symbols: int = 6, rate: float = 200.0) -> int:
+    """Show the bridge at work for so many seconds, or until Ctrl-C; return the exit status.
+
+    It is 1 if at the end Kafka holds something other than the exchange sent. The bridge delivers
+    at-least-once here, since the embedded broker knows no transactions.
+    """
+    console = Console()
+    logs.configure(LogConfig.model_validate({"level": "error"}))
+    stop = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    async with Simulator(symbols=symbols, rate=rate, seed=7, accounts={_API_KEY: _SECRET}) as exchange:
+        with embedded_broker() as bootstrap:
+            config = _config(exchange.url, exchange.symbols, bootstrap)
+            topics = {channel: topic_name(config.kafka, channel) for channel in CHANNELS}
+            bridge = Bridge(config)
+            with Reader(bootstrap, topics, PARTITIONS) as reader:
+                serving = asyncio.create_task(bridge.run())
+                print(_welcome(exchange.url, bootstrap, topics), flush=True)
+                await _show(console, _Figures(reader, exchange.truth.counts, topics), stop, seconds, serving)
+                await exchange.quiesce()
+                held = await _settled(exchange.truth.counts, reader)
+                bridge.stop.set()
+                await serving
+            sent = exchange.truth.counts()
+    console.print(_comparison(sent, held, topics))
+    return 0 if sent == held else 1
+
+
+def _config(url: str, symbols: list[str], bootstrap: str) -> Config:
+    return Config.model_validate(
+        {
+            "exchange": {"url": url},
+            "channels": {"trades": symbols, "depth": symbols, "ticker": symbols, "all_ticker": True},
+            "accounts": [
+                {
+                    "name": "demo",
+                    "api_key": _API_KEY,
+                    "secret": _SECRET,
+                    "order": symbols,
+                    "order_algo": symbols,
+                    "balance": _CURRENCIES,
+                }
+            ],
+            "kafka": {
+                "bootstrap_servers": bootstrap,
+                "delivery": "at-least-once",
+                "partitions": PARTITIONS,
+            },
+        }
+    )
+
+
+class _Figures:
+    """What the table shows, and the records a second since it was last asked for them."""
+
+    def __init__(self, reader: Reader, sent: Callable[[], dict[str, int]], topics: Mapping[str, str]) -> None:
+        self.reader = reader
+        self.sent = sent
+        self.topics = topics
+        self._since = time.monotonic()
+        self._before = dict(reader.read)
+        self._rates = dict.fromkeys(topics, 0.0)
+
+    def rates(self) -> dict[str, float]:
+        """Return the records a second of each channel, over a second at least."""
+        now = time.monotonic()
+        if now - self._since >= 1:
+            for channel, read in self.reader.read.items():
+                self._rates[channel] = (read - self._before[channel]) / (now - self._since)
+            self._since, self._before = now, dict(self.reader.read)
+        return self._rates
+
+
+async def _show(
+    console: Console,
+    figures: _Figures,
+    stop: asyncio.Event,
+    seconds: float | None,
+    serving: asyncio.Task[int],
+) -> None:
+    """Show the figures until `stop`, the end of the time, or of the bridge, whichever is first."""
+    end = time.monotonic() + seconds if seconds is not None else float("inf")
+    live = Live(console=console, auto_refresh=False) if console.is_terminal else None
+    if live:
+        live.start()
+    try:
+        while not stop.is_set() and not serving.done() and (left := end - time.monotonic()) > 0:
+            if live:
+                live.update(_table(figures), refresh=True)
+            else:
+                print(_line(figures), flush=True)
+            try:
+                async with asyncio.timeout(min(left, _REFRESH if live else _LINE)):
+                    await stop.wait()
+            except TimeoutError:
+                continue
+    finally:
+        if live:
+            live.stop()
+    if serving.done():
+        serving.result()
+
+
+async def _settled(sent: Callable[[], dict[str, int]], reader: Reader) -> dict[str, int]:
+    """Return what Kafka holds as soon as that is what was sent, or at the end of patience."""
+    deadline = time.monotonic() + _SETTLE
+    while True:
+        held = await asyncio.to_thread(reader.held)
+        if held == sent() or time.monotonic() > deadline:
+            return held
+        await asyncio.sleep(_REFRESH)
+
+
+def _welcome(url: str, bootstrap: str, topics: Mapping[str, str]) -> str:
+    return f"""\
+exchange  {url}  (simulated)
+Kafka     {bootstrap}  (embedded; it knows no transactions, so delivery is at-least-once here)
+
+Read along from another terminal, with kcat or any other client:
+  kcat -b {bootstrap} -C -t {topics["trades"]} -f '%k %s\\n'
+  kcat -b {bootstrap} -C -t {topics["depth"]} -o end -f '%T %k %s\\n'
+"""
+
+
+def _table(figures: _Figures) -> RenderableType:
+    reader, sent, rates = figures.reader, figures.sent(), figures.rates()
+    table = Table(box=None, pad_edge=False, header_style="bold", expand=True)
+    table.add_column("topic", style="cyan", no_wrap=True)
+    for name in ("sent", "on Kafka", "records/s", "lag ms"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("last record", no_wrap=True, overflow="ellipsis", style="dim", ratio=1)
+    for channel, topic in figures.topics.items():
+        lag = reader.lag_ms.get(channel)
+        table.add_row(
+            topic,
+            f"{sent[channel]:,}",
+            f"{reader.read[channel]:,}",
+            f"{rates[channel]:,.0f}",
+            f"{lag:,.0f}" if lag is not None else "",
+            _without_head(reader.last.get(channel, b"").decode()),
+        )
+    return Panel(Group(table), title="DigiFinex to Kafka", subtitle="Ctrl-C ends and compares")
+
+
+def _without_head(record: str) -> str:
+    """Return a record from its symbol or account on: what comes before is the same in all."""
+    places = [place for name in ('"account"', '"symbol"') if (place := record.find(name)) > 0]
+    return "{" + record[min(places) :] if places else record
+
+
+def _line(figures: _Figures) -> str:
+    reader, rates = figures.reader, figures.rates()
+    total, rate = sum(reader.read.values()), sum(rates.values())
+    lag = max(reader.lag_ms.values(), default=0.0)
+    channels = "  ".join(f"{channel} {read}" for channel, read in reader.read.items())
+    return f"{total:>7} records on Kafka  {rate:>6.0f}/s  lag {lag:.0f} ms  |  {channels}"
+
+
+def _comparison(sent: Mapping[str, int], held: Mapping[str, int], topics: Mapping[str, str]) -> Table:
+    equal = sent == held
+    table = Table(
+        title="What the exchange sent, and what Kafka holds (by end offsets)",
+        caption="equal" if equal else "DIFFERENT",
+        caption_style="bold green" if equal else "bold red",
+    )
+    table.add_column("topic")
+    table.add_column("sent", justify="right")
+    table.add_column("on Kafka", justify="right")
+    for channel, topic in topics.items():
+        same = sent[channel] == held[channel]
+        table.add_row(topic, f"{sent[channel]:,}", f"{held[channel]:,}", style="" if same else "bold red")
+    return table

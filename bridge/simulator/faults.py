@@ -1,0 +1,56 @@
+"""What can be made to go wrong, by name and number."""
+
+import dataclasses
+import difflib
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Faults:
+    """Faults on request; the defaults are an exchange at its best.
+
+    Shares are of 1; damaged frames are sent in addition to the good ones, so that the truth stays the truth.
+    """
+
+    drop: float = 0.0  # seconds between hanging up on every connection; 0: never
+    refuse: int = 0  # handshakes answered with HTTP 502 after each drop
+    stall_every: float = 0.0  # seconds from one stall to the next; 0: never
+    stall_for: float = 1.0  # seconds in which nothing is sent, then all of it
+    mute_after: float = 0.0  # seconds after which a connection hears and says nothing more; 0: never
+    corrupt: float = 0.0  # share of pushes followed by one with damaged zlib bytes
+    bad_json: float = 0.0  # share of pushes followed by one that is not JSON
+    unknown_method: float = 0.0  # share of pushes followed by one with a method that nobody knows
+    clean_again: float = 0.0  # share of trades and depth pushes followed by the whole list once more
+    newest_first: bool = True  # the order of the trades in a list
+    nested_all_ticker: bool = False  # all_ticker's list in one more list
+    idle_limit: float = 60.0  # seconds without a message from the client after which it is cut off
+    max_age: float = 0.0  # seconds after which a connection is cut; 0: never
+    max_subscriptions: int = 0  # on one connection; at one more it is cut; 0: any number
+    clock_offset: float = 0.0  # seconds that the exchange's clock is ahead
+
+
+def parse(text: str) -> Faults:
+    """Return the faults of a text like `drop=1.5,refuse=3,newest_first=false`.
+
+    Raises:
+        ValueError: an unknown name or a value that is none; the text says which.
+    """
+    types: dict[str, type] = {field.name: type(field.default) for field in dataclasses.fields(Faults)}
+    values: dict[str, object] = {}
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        name, _, value = part.partition("=")
+        if name not in types:
+            near = difflib.get_close_matches(name, types, 1)
+            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(types)}"
+            raise ValueError(f"unknown fault {name!r}: {hint}")
+        try:
+            values[name] = _boolean(value) if types[name] is bool else types[name](value)
+        except ValueError:
+            raise ValueError(f"{name}={value}: not a {types[name].__name__}") from None
+    return Faults(**values)  # type: ignore[arg-type]
+
+
+def _boolean(value: str) -> bool:
+    if value.lower() not in ("true", "false", "1", "0", ""):
+        raise ValueError(value)
+    return value.lower() not in ("false", "0")

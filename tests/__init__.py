@@ -1,0 +1,1 @@
+"""The tests: unit, integration, golden samples, and what they share."""

@@ -1,0 +1,59 @@
+"""What may change in a published schema: within a version optional fields come, and nothing else changes."""
+
+from collections.abc import Iterator
+from typing import Any
+
+_TEXTS = {"title", "description", "examples", "$comment"}
+_SETS = {"enum", "required", "type"}
+
+
+def incompatibilities(published: dict[str, Any], schema: dict[str, Any]) -> list[str]:
+    """Return what of `schema` breaks a consumer that was written against `published`.
+
+    A wider constraint breaks it as a narrower one does: the consumer may meet what it refuses.
+    """
+    return list(_object(_plain(published, published), _plain(schema, schema), "$"))
+
+
+def _plain(node: Any, root: dict[str, Any]) -> Any:
+    """Return a schema with its references filled in and its texts left out."""
+    match node:
+        case {"$ref": str(reference), **beside}:
+            target: Any = root
+            for step in reference.removeprefix("#/").split("/"):
+                target = target[step]
+            return _plain({**target, **beside}, root)
+        case {"properties": fields, **rest}:
+            return {"properties": {name: _plain(field, root) for name, field in fields.items()}} | _plain(
+                rest, root
+            )
+        case dict():
+            kept = node.keys() - _TEXTS - {"$defs"}
+            return {key: sorted(node[key]) if _is_set(key, node) else _plain(node[key], root) for key in kept}
+        case list():
+            return [_plain(item, root) for item in node]
+        case _:
+            return node
+
+
+def _is_set(key: str, node: dict[str, Any]) -> bool:
+    return key in _SETS and isinstance(node[key], list)
+
+
+def _object(published: dict[str, Any], schema: dict[str, Any], path: str) -> Iterator[str]:
+    for key in sorted(published.keys() | schema.keys()):
+        before, after = published.get(key), schema.get(key)
+        if key == "properties" and isinstance(before, dict) and isinstance(after, dict):
+            yield from _fields(before, after, path)
+        elif isinstance(before, dict) and isinstance(after, dict):
+            yield from _object(before, after, f"{path}.{key}")
+        elif before != after:
+            yield f"{path}: {key} was {before}, is {after}"
+
+
+def _fields(published: dict[str, Any], fields: dict[str, Any], path: str) -> Iterator[str]:
+    for name, field in published.items():
+        if name in fields:
+            yield from _object(field, fields[name], f"{path}.{name}")
+        else:
+            yield f"{path}: {name} is gone"

@@ -1,0 +1,105 @@
+"""Read topics with consumers that nobody here wrote."""
+
+import subprocess
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+from confluent_kafka import Consumer, TopicPartition
+from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, ResourceType
+
+ROOT = Path(__file__).parents[2]
+TOOLS = ROOT / ".cache" / "kafka" / "tools"
+
+_TIMEOUT = 20.0
+
+
+class ReadRecord(NamedTuple):
+    """A record as a consumer gets it."""
+
+    partition: int
+    offset: int
+    key: bytes | None
+    value: bytes
+    timestamp_ms: int
+
+    @property
+    def json(self) -> dict[str, Any]:
+        """The value, parsed."""
+        return msgspec.json.decode(self.value, type=dict[str, Any])
+
+
+def read_topic(bootstrap: str, topic: str, isolation: str = "read_committed") -> list[ReadRecord]:
+    """Return all records of a topic, from its beginning to its end as it is now, by confluent-kafka."""
+    consumer = Consumer(
+        {
+            "bootstrap.servers": bootstrap,
+            "group.id": "tests",
+            "enable.auto.commit": False,
+            "enable.partition.eof": True,
+            "isolation.level": isolation,
+            "auto.offset.reset": "earliest",
+        }
+    )
+    try:
+        partitions = consumer.list_topics(topic, timeout=_TIMEOUT).topics[topic].partitions
+        consumer.assign([TopicPartition(topic, number, 0) for number in partitions])
+        left, records = set(partitions), []
+        while left:
+            message = consumer.poll(_TIMEOUT)
+            assert message is not None, f"{topic}: nothing for {_TIMEOUT:g} s, and no end either"
+            error = message.error()
+            if error is None:
+                key, value = message.key(), message.value()
+                place = message.partition(), message.offset()
+                records.append(ReadRecord(*place, key, value, message.timestamp()[1]))
+            else:
+                assert error.name() == "_PARTITION_EOF", error
+                left.discard(message.partition())
+        return records
+    finally:
+        consumer.close()
+
+
+def console_consume(bootstrap: str, topic: str, number: int) -> list[str]:
+    """Return the first `number` records of a topic as lines `partition key value`, by Kafka's own consumer."""
+    command = ["java", "-XX:TieredStopAtLevel=1", "-cp", f"{TOOLS}/*"]
+    command += ["org.apache.kafka.tools.consumer.ConsoleConsumer", "--bootstrap-server", bootstrap]
+    command += ["--topic", topic, "--from-beginning", "--max-messages", str(number), "--timeout-ms", "20000"]
+    command += ["--isolation-level", "read_committed"]
+    for name in ("print.partition", "print.key"):
+        command += ["--formatter-property", f"{name}=true"]
+    command += ["--formatter-property", "key.separator= "]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
+def kcat(bootstrap: str, topic: str) -> list[str]:
+    """Return the committed records of a topic as lines `partition key value`, by kcat."""
+    command = ["kcat", "-b", bootstrap, "-C", "-t", topic, "-e", "-q", "-f", "%p %k %s\\n"]
+    done = subprocess.run(
+        [*command, "-X", "isolation.level=read_committed"],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    return done.stdout.splitlines()
+
+
+def create_topic(bootstrap: str, name: str, partitions: int, **settings: str) -> None:
+    """Create a topic; `settings` has `_` for the dots of Kafka's names."""
+    config = {key.replace("_", "."): value for key, value in settings.items()}
+    admin = AdminClient({"bootstrap.servers": bootstrap})
+    topic = NewTopic(name, num_partitions=partitions, replication_factor=1, config=config)
+    for future in admin.create_topics([topic]).values():
+        future.result(_TIMEOUT)
+
+
+def set_topic(bootstrap: str, name: str, **settings: str) -> None:
+    """Change settings of a topic."""
+    config = {key.replace("_", "."): value for key, value in settings.items()}
+    admin = AdminClient({"bootstrap.servers": bootstrap})
+    for future in admin.alter_configs([ConfigResource(ResourceType.TOPIC, name, set_config=config)]).values():
+        future.result(_TIMEOUT)

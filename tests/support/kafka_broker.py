@@ -1,0 +1,162 @@
+"""A real Apache Kafka for tests: one node on free ports of this machine, that can be killed and started again."""
+
+import os
+import signal
+import socket
+import subprocess
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from tests.support.waiting import eventually
+
+ROOT = Path(__file__).parents[2]
+JARS = ROOT / ".cache" / "kafka" / "libs"
+
+_READY = "Kafka Server started"
+_CLUSTER = "MkU3OEVBNTcwNTJENDM2Qg"
+_START = 60.0  # seconds, on a busy machine
+
+_PROPERTIES = """\
+process.roles=broker,controller
+node.id=1
+listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}
+advertised.listeners=PLAINTEXT://127.0.0.1:{port}
+controller.listener.names=CONTROLLER
+controller.quorum.voters=1@127.0.0.1:{controller}
+listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT
+log.dirs={data}
+auto.create.topics.enable=false
+offsets.topic.replication.factor=1
+offsets.topic.num.partitions=1
+transaction.state.log.replication.factor=1
+transaction.state.log.min.isr=1
+transaction.state.log.num.partitions=1
+share.coordinator.state.topic.replication.factor=1
+share.coordinator.state.topic.min.isr=1
+group.initial.rebalance.delay.ms=0
+group.min.session.timeout.ms=1000
+transaction.abort.timed.out.transaction.cleanup.interval.ms=1000
+broker.session.timeout.ms=2000
+broker.heartbeat.interval.ms=500
+log.cleaner.dedupe.buffer.size=4194304
+num.network.threads=2
+num.io.threads=4
+background.threads=2
+"""
+
+_LOGGING = """\
+rootLogger.level=WARN
+rootLogger.appenderRef.console.ref=console
+appender.console.type=Console
+appender.console.name=console
+appender.console.layout.type=PatternLayout
+logger.server.name=kafka.server
+logger.server.level=INFO
+"""
+
+
+class Broker:
+    """A broker that runs as long as its context; `bootstrap` is its address.
+
+    `properties` are added to the server's. Data and ports are kept over `kill`, `stop` and `start`.
+    """
+
+    def __init__(self, properties: Mapping[str, str] | None = None, heap_mib: int = 256) -> None:
+        self._folder = tempfile.TemporaryDirectory(prefix="kafka-")
+        self._home = Path(self._folder.name)
+        self._heap = heap_mib
+        self._process: subprocess.Popen[bytes] | None = None
+        port, controller = free_ports(2)
+        self.bootstrap = f"127.0.0.1:{port}"
+        text = _PROPERTIES.format(port=port, controller=controller, data=self._home / "data")
+        text += "".join(f"{key}={value}\n" for key, value in (properties or {}).items())
+        (self._home / "server.properties").write_text(text)
+        (self._home / "log4j2.properties").write_text(_LOGGING)
+
+    def __enter__(self) -> Self:
+        if not JARS.is_dir():
+            raise RuntimeError(f"Kafka is not in {JARS.relative_to(ROOT)}: run 'make setup'")
+        command = self._java("-Xmx64m", "-XX:TieredStopAtLevel=1", "kafka.tools.StorageTool", "format")
+        done = subprocess.run(
+            [*command, "-t", _CLUSTER, "-c", "server.properties"],
+            cwd=self._home,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode:
+            raise RuntimeError(f"Kafka's storage can't be formatted:\n{done.stdout}{done.stderr}")
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.kill()
+        self._folder.cleanup()
+
+    def start(self) -> None:
+        """Start the broker, on the data that it had; return when it serves."""
+        log = self._home / "broker.log"
+        heap = f"{self._heap}m"
+        command = self._java(f"-Xms{heap}", f"-Xmx{heap}", "-Dlog4j2.configurationFile=log4j2.properties")
+        with log.open("wb") as output:
+            self._process = subprocess.Popen(
+                [*command, "kafka.Kafka", "server.properties"],
+                cwd=self._home,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            )
+        process = self._process
+        eventually(lambda: _READY in log.read_text() or process.poll() is not None, _START, "Kafka starts")
+        if process.poll() is not None:
+            raise RuntimeError(f"Kafka ended at its start:\n{log.read_text()[-4000:]}")
+
+    def stop(self) -> None:
+        """Stop the broker properly."""
+        self._end(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """Kill the broker with SIGKILL."""
+        self._end(signal.SIGKILL)
+
+    def suspend(self) -> None:
+        """Freeze the broker, as a machine that hangs."""
+        os.kill(self._running().pid, signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Let a frozen broker go on."""
+        os.kill(self._running().pid, signal.SIGCONT)
+
+    @property
+    def pid(self) -> int:
+        """The process id of the running broker."""
+        return self._running().pid
+
+    def _end(self, number: signal.Signals) -> None:
+        if self._process is not None:
+            self._process.send_signal(number)
+            self._process.wait(timeout=30)
+            self._process = None
+
+    def _running(self) -> "subprocess.Popen[bytes]":
+        assert self._process is not None, "the broker is not running"
+        return self._process
+
+    def _java(self, *arguments: str) -> list[str]:
+        return ["java", "-XX:+UseSerialGC", "-cp", f"{JARS}/*", *arguments]
+
+
+def free_ports(number: int) -> list[int]:
+    """Return so many ports of this machine that nobody listens on."""
+    sockets = [socket.socket() for _ in range(number)]
+    try:
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return [one.getsockname()[1] for one in sockets]
+    finally:
+        for one in sockets:
+            one.close()

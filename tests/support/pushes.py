@@ -1,0 +1,52 @@
+"""Pushes as a session hands them on, and the records that a channel makes of them."""
+
+import json
+from typing import Any
+
+from bridge.channels import CHANNELS
+from bridge.channels.channel import Normalise, Outcome, Source
+from bridge.exchange.frames import Push, decode
+from tests.support.schemas import Json, validate
+
+RECEIVED_US = 1_600_000_000_000_000
+
+
+def push(channel: str, params: Any) -> Push:
+    """Return the push of a channel; `params` is JSON text, or what becomes it."""
+    text = params if isinstance(params, str) else json.dumps(params)
+    message = decode(f'{{"method":"{channel}.update","params":{text},"id":null}}'.encode())
+    assert isinstance(message, Push)
+    return message
+
+
+def source(session: str = "s1") -> Source:
+    """Return a session, with an account."""
+    return Source(session, "main")
+
+
+class Feed:
+    """One channel's normaliser, fed with pushes from any session; keeps its valid `records`."""
+
+    def __init__(self, channel: str) -> None:
+        self.channel = channel
+        self.records: list[Json] = []
+        self.normalise: Normalise = CHANNELS[channel].normaliser()
+
+    def push(self, params: Any, session: Source) -> Outcome:
+        """Take a push, and return what the normaliser says of it."""
+        outcome = self.normalise(push(self.channel, params).params, session, RECEIVED_US)
+        self.records += map(validate, outcome.records)
+        return outcome
+
+
+def records(channel: str, params: Any) -> list[Json]:
+    """Return the valid records of a single push without bad items."""
+    feed = Feed(channel)
+    outcome = feed.push(params, source())
+    assert outcome.bad == []
+    return feed.records
+
+
+def bad(channel: str, params: Any) -> list[str]:
+    """Return why the items of a single push are bad."""
+    return Feed(channel).push(params, source()).bad

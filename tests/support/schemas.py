@@ -1,0 +1,46 @@
+"""The schemas as a consumer uses them: every record that a test makes is held against its own."""
+
+import json
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from jsonschema import Draft202012Validator
+
+from bridge.records import DEADLETTER, Record
+
+SCHEMAS = Path(__file__).parents[2] / "schemas"
+
+Json = dict[str, Any]
+
+
+@cache
+def schema(channel: str) -> Json:
+    """Return the schema of a channel's records."""
+    loaded: Json = json.loads((SCHEMAS / channel / "v1.json").read_text())
+    return loaded
+
+
+@cache
+def validator(channel: str) -> Draft202012Validator:
+    """Return what tells a record of the channel from anything else."""
+    return Draft202012Validator(schema(channel), format_checker=Draft202012Validator.FORMAT_CHECKER)
+
+
+def validate(record: Record) -> Json:
+    """Return the JSON object of a record, once it is what the contract says.
+
+    Consumers ignore fields they do not know; here the fields are exactly those that the schema declares.
+    """
+    value: Json = json.loads(record.value)
+    validator(record.channel).validate(value)
+    assert value.keys() == schema(record.channel)["properties"].keys()
+    assert value["schema"] == f"digifinex.{record.channel}.v1"
+    assert value["received_us"] == record.time_us
+    assert record.key == _key(record.channel, value)
+    return value
+
+
+def _key(channel: str, value: Json) -> bytes | None:
+    key: str | None = value[{DEADLETTER: "channel", "balance": "currency"}.get(channel, "symbol")]
+    return None if key is None else key.encode()

@@ -1,0 +1,1 @@
+"""Pure tests, which mirror `bridge`: bytes and times in, values out."""

@@ -1,0 +1,156 @@
+"""Whatever the exchange sends becomes records or a dead letter with a reason, and never anything else."""
+
+import json
+import re
+import zlib
+from pathlib import Path
+from typing import Any
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bridge.channels import CHANNELS
+from bridge.records import DEADLETTER
+from tests.support.bridge import Bridge
+from tests.support.schemas import validate
+
+GOLDEN = Path(__file__).parents[2] / "golden"
+FRAMES = [
+    json.loads(path.read_text())["frame"]
+    for channel in CHANNELS
+    for path in (GOLDEN / channel).glob("*.json")
+    if not path.stem.startswith("bad_")
+]
+FIELDS = sorted(set(re.findall(r'"(\w+)": ', json.dumps(FRAMES))))
+
+laws = settings(deadline=None, max_examples=60)
+figures = st.sampled_from(
+    [
+        "0",
+        "-1",
+        "1.50",
+        "1e5",
+        "1e1000",
+        "",
+        "-",
+        "nan",
+        "Infinity",
+        " 1",
+        "1,5",
+        '1"',
+        "\x00",
+        "٣",
+        "\U0001f4a9",
+    ]
+)
+odd_numbers = st.sampled_from(
+    [0, -1, 2**31, 2**63 - 1, 2**63, 2**64, 10**400, 1.5, -0.0, 1e300, 5e-324, 1586762545336]
+)
+scalars = st.none() | st.booleans() | odd_numbers | figures | st.text(max_size=5)
+values = st.recursive(
+    scalars,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.sampled_from(FIELDS), inner, max_size=4),
+    max_leaves=12,
+)
+
+
+def outcome(frame: bytes, *, binary: bool = False) -> tuple[int, int]:
+    """Return how many valid records and dead letters a frame became."""
+    bridge = Bridge()
+    bridge.receive(frame, binary=binary)
+    for record in bridge.records:
+        validate(record)
+    letters = sum(record.channel == DEADLETTER for record in bridge.records)
+    assert letters <= 1
+    return len(bridge.records) - letters, letters
+
+
+def mutated(data: st.DataObject, node: Any) -> Any:
+    """Return a JSON value with one thing in it replaced, missing, or twice."""
+    if not isinstance(node, dict | list) or not node or data.draw(st.integers(0, 3)) == 0:
+        return data.draw(values)
+    places = sorted(node) if isinstance(node, dict) else range(len(node))
+    place = data.draw(st.sampled_from(places))
+    changed = node.copy()
+    match data.draw(st.sampled_from(["replace", "replace", "replace", "drop", "twice"])):
+        case "drop":
+            del changed[place]
+        case "twice" if isinstance(changed, list):
+            changed.append(changed[place])
+        case _:
+            changed[place] = mutated(data, node[place])
+    return changed
+
+
+@laws
+@given(st.sampled_from(sorted(CHANNELS)), values)
+def test_any_json_as_params(channel: str, params: Any) -> None:
+    outcome(json.dumps({"method": f"{channel}.update", "params": params}).encode())
+
+
+@settings(deadline=None, max_examples=150)
+@given(st.data())
+def test_a_good_push_with_something_odd_in_its_params(data: st.DataObject) -> None:
+    frame = data.draw(st.sampled_from(FRAMES))
+    params = mutated(data, frame["params"])
+    text = json.dumps(frame | {"params": params}, ensure_ascii=data.draw(st.booleans()))
+    outcome(text.encode(errors="surrogatepass"))
+
+
+@laws
+@given(st.data())
+def test_a_good_push_with_any_bytes_changed(data: st.DataObject) -> None:
+    """Text that is no UTF-8, cut names and numbers, brackets that never close."""
+    text = bytearray(json.dumps(data.draw(st.sampled_from(FRAMES))).encode())
+    for _ in range(data.draw(st.integers(1, 3))):
+        start = data.draw(st.integers(0, len(text)))
+        text[start : start + data.draw(st.integers(0, 3))] = data.draw(st.binary(max_size=3))
+    outcome(bytes(text))
+
+
+@laws
+@given(st.data())
+def test_a_compressed_push_with_any_bytes_changed(data: st.DataObject) -> None:
+    frame = bytearray(zlib.compress(json.dumps(data.draw(st.sampled_from(FRAMES))).encode()))
+    start = data.draw(st.integers(0, len(frame)))
+    frame[start : start + data.draw(st.integers(0, 8))] = data.draw(st.binary(max_size=8))
+    outcome(bytes(frame), binary=True)
+
+
+@laws
+@given(st.binary(max_size=200), st.booleans())
+def test_any_bytes(frame: bytes, binary: bool) -> None:
+    outcome(frame, binary=binary)
+
+
+def test_items_nested_almost_too_deep() -> None:
+    """Wherever the parser's limit lies, it is a reason and not a crash."""
+    for channel in CHANNELS:
+        for depth in range(100, 2_000, 100):
+            nest = "[" * depth + "]" * depth
+            for params in (
+                nest,
+                f'[{{"symbol":{nest}}}]',
+                f'[true,[{nest}],"A"]',
+                f'[true,{{"asks":{nest}}},"A"]',
+            ):
+                assert outcome(f'{{"method":"{channel}.update","params":{params}}}'.encode()) == (0, 1)
+
+
+def test_an_item_that_is_not_utf8_costs_the_others_nothing() -> None:
+    good = b'{"id": 1, "time": 1597419159, "price": "1", "amount": "1", "type": "buy"}'
+    spoilt = good.replace(b"buy", b"b\xffy").replace(b'"id": 1', b'"id": 2')
+    frame = b'{"method": "trades.update", "params": [false, [%s, %s], "ETH_USDT"]}' % (spoilt, good)
+    assert outcome(frame) == (1, 1)
+    good = b'{"symbol": "BTC_USDT", "timestamp": 1586762545336}'
+    frame = b'{"method": "all_ticker.update", "params": [%s, %s]}' % (good.replace(b"BTC", b"\xff"), good)
+    assert outcome(frame) == (1, 1)
+
+
+def test_a_figure_as_long_as_a_frame_may_be_is_a_figure() -> None:
+    bridge = Bridge()
+    digits = "9" * 60_000
+    frame = f'{{"method":"depth.update","params":[true,{{"asks":[["{digits}","1"]]}},"A"]}}'
+    bridge.receive(frame.encode(), binary=False)
+    (record,) = bridge.records
+    assert validate(record)["asks"] == [[digits, "1"]]

@@ -1,0 +1,52 @@
+"""balance: an account's holding of a currency, to the last digit."""
+
+from hypothesis import given, settings
+
+from bridge.channels.channel import Source
+from tests.support.decimals import decimals
+from tests.support.pushes import Feed, bad, records, source
+from tests.support.schemas import Json
+
+BALANCE: Json = {"currency": "USDT", "free": "90.5", "total": "100.5", "used": "10.0"}
+
+
+@settings(deadline=None, max_examples=30)
+@given(decimals, decimals, decimals)
+def test_every_digit_comes_out(free: str, total: str, used: str) -> None:
+    (record,) = records("balance", [BALANCE | {"free": free, "total": total, "used": used}])
+    assert (record["free"], record["total"], record["used"]) == (free, total, used)
+
+
+def test_each_currency_has_its_own_seq_in_whatever_case() -> None:
+    found = records(
+        "balance", [BALANCE | {"currency": currency} for currency in ("USDT", "BTC", "usdt", "Btc")]
+    )
+    assert [(record["currency"], record["seq"]) for record in found] == [
+        ("USDT", 0),
+        ("BTC", 0),
+        ("USDT", 1),
+        ("BTC", 1),
+    ]
+
+
+def test_a_record_names_the_account_of_its_session() -> None:
+    feed = Feed("balance")
+    feed.push([BALANCE], Source("s1", "savings"))
+    assert feed.records[0]["account"] == "savings"
+
+
+def test_every_field_is_needed() -> None:
+    for name in BALANCE:
+        assert len(bad("balance", [{key: value for key, value in BALANCE.items() if key != name}])) == 1, name
+        assert len(bad("balance", [BALANCE | {name: None}])) == 1, name
+
+
+def test_a_bad_balance_costs_the_others_neither_record_nor_seq() -> None:
+    feed, session = Feed("balance"), source()
+    outcome = feed.push([BALANCE, BALANCE | {"free": "lots"}, BALANCE], session)
+    assert [record["seq"] for record in feed.records] == [0, 1]
+    assert outcome.bad == ["USDT: 'lots' is not a decimal"]
+
+
+def test_a_balance_has_no_time_of_its_own() -> None:
+    assert Feed("balance").push([BALANCE], source()).time_us is None

@@ -1,0 +1,147 @@
+"""Decimals keep the exchange's own digits, and times become integer microseconds."""
+
+import re
+from decimal import Decimal
+
+import msgspec
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from msgspec import Raw
+
+from bridge.channels.channel import BadItem
+from bridge.channels.figures import exact, exact_or_null, microseconds
+from tests.support.decimals import decimals, json_numbers, plain
+
+MILLISECOND = 1_000
+SECOND = 1_000_000
+END_OF_CENTURY = 4_102_444_800 * SECOND
+
+DECIMAL = re.compile(r"-?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]{1,3})?")
+
+quick = settings(deadline=None, max_examples=40)
+
+
+def string(text: str) -> Raw:
+    return Raw(msgspec.json.encode(text))
+
+
+def raw(text: str) -> Raw:
+    return Raw(text.encode())
+
+
+def texts(figures: list[Raw]) -> list[str | None]:
+    return [msgspec.json.decode(text, type=str | None) for text in exact_or_null(figures)]
+
+
+@quick
+@given(st.lists(plain, min_size=1, max_size=12) | st.lists(decimals, min_size=1, max_size=12))
+def test_a_string_of_digits_comes_out_unchanged(figures: list[str]) -> None:
+    given_as = [string(figure) for figure in figures]
+    assert texts(given_as) == figures
+    assert [bytes(text) for text in exact(given_as)] == [bytes(text) for text in given_as]
+
+
+@quick
+@given(st.lists(json_numbers, min_size=1, max_size=12))
+def test_a_json_number_becomes_a_string_of_its_exact_text(figures: list[str]) -> None:
+    assert texts([raw(figure) for figure in figures]) == figures
+
+
+@quick
+@given(decimals)
+def test_what_comes_out_is_a_decimal_of_any_library(figure: str) -> None:
+    assert Decimal(figure).is_finite()
+
+
+@quick
+@given(plain)
+def test_escaped_digits_come_out_as_digits(figure: str) -> None:
+    assert texts([raw('"' + "".join(f"\\u{ord(digit):04x}" for digit in figure) + '"')]) == [figure]
+
+
+@quick
+@given(st.text())
+def test_any_other_text_is_refused(text: str) -> None:
+    assume(not DECIMAL.fullmatch(text) and text not in {"", "-"})
+    with pytest.raises(BadItem, match="is not a decimal"):
+        exact_or_null([string("1"), string(text)])
+
+
+@pytest.mark.parametrize(
+    "figure", ["true", "false", "{}", "[]", '["1","2"]', '{"a":"1"}', '"1","2"', '"\xff"']
+)
+def test_any_other_json_is_refused(figure: str) -> None:
+    with pytest.raises(BadItem, match="is not a decimal"):
+        exact_or_null([Raw(figure.encode("latin-1")), string("-1")])
+
+
+def test_a_reason_is_short_however_long_the_figure() -> None:
+    with pytest.raises(BadItem) as bad:
+        exact_or_null([string("x" * 10_000)])
+    assert len(str(bad.value)) < 120
+
+
+@pytest.mark.parametrize("figure", ["null", '""', '"-"'])
+def test_a_figure_left_empty_is_null_where_it_may_be_and_else_refused(figure: str) -> None:
+    assert texts([string("1"), raw(figure), string("2")]) == ["1", None, "2"]
+    with pytest.raises(BadItem, match="a figure is missing"):
+        exact([string("1"), raw(figure), string("2")])
+
+
+@quick
+@given(st.integers(1, END_OF_CENTURY))
+def test_seconds_of_this_century_keep_their_microseconds(time_us: int) -> None:
+    text = f"{time_us // SECOND}.{time_us % SECOND:06}"
+    assert microseconds(float(text), SECOND) == time_us
+    assert microseconds(text, SECOND) == time_us
+
+
+@quick
+@given(st.integers(SECOND, END_OF_CENTURY))
+def test_seconds_in_exponent_form_keep_their_microseconds(time_us: int) -> None:
+    digits = str(time_us)
+    text = f"{digits[0]}.{digits[1:]}E{len(digits) - 7}"
+    assert microseconds(float(text), SECOND) == time_us
+    assert microseconds(text, SECOND) == time_us
+
+
+@quick
+@given(st.integers(1, END_OF_CENTURY))
+def test_milliseconds_keep_their_microseconds(time_us: int) -> None:
+    assert microseconds(float(f"{time_us // 1000}.{time_us % 1000:03}"), MILLISECOND) == time_us
+
+
+@pytest.mark.parametrize(
+    "time",
+    [
+        "",
+        "-",
+        "now",
+        "nan",
+        "inf",
+        "-inf",
+        " 15 ",
+        "1_000",
+        "0x10",
+        "2020-04-13",
+        "1e309",
+        "0",
+        0.0,
+        -1.0,
+        1e-9,
+    ],
+)
+def test_what_is_no_time_is_refused(time: float | str) -> None:
+    with pytest.raises(BadItem, match="is not a time"):
+        microseconds(time, SECOND)
+
+
+@quick
+@given(st.floats() | st.text() | decimals, st.sampled_from([MILLISECOND, SECOND]))
+def test_any_number_or_text_is_a_time_from_1970_to_5138_or_refused(time: float | str, unit: int) -> None:
+    try:
+        time_us = microseconds(time, unit)
+    except BadItem:
+        return
+    assert 1 <= time_us <= 10**17

@@ -1,0 +1,95 @@
+"""ticker and all_ticker: the figures of a symbol with the exchange's own digits, null where there is none."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.support.decimals import decimals
+from tests.support.pushes import Feed, bad, records, source
+from tests.support.schemas import Json
+
+FIGURES = (
+    "open_24h",
+    "high_24h",
+    "low_24h",
+    "base_volume_24h",
+    "quote_volume_24h",
+    "last",
+    "last_qty",
+    "best_bid",
+    "best_bid_size",
+    "best_ask",
+    "best_ask_size",
+)
+TIME_MS = 1586762545336
+
+figures = decimals | st.sampled_from(["", "-", None])
+
+pytestmark = pytest.mark.parametrize("channel", ["ticker", "all_ticker"])
+
+
+def ticker(symbol: object = "BTC_USDT", **fields: object) -> Json:
+    return {"symbol": symbol, "timestamp": TIME_MS} | fields
+
+
+@settings(deadline=None, max_examples=30)
+@given(sent=st.dictionaries(st.sampled_from(FIGURES), figures))
+def test_every_figure_keeps_its_digits_and_its_place(channel: str, sent: dict[str, str | None]) -> None:
+    (record,) = records(channel, [ticker(**sent)])
+    assert {name: record[name] for name in FIGURES} == {
+        name: None if sent.get(name) in {"", "-"} else sent.get(name) for name in FIGURES
+    }
+
+
+@settings(deadline=None, max_examples=30)
+@given(symbols=st.lists(st.sampled_from(["BTC_USDT", "btc_usdt", "ETH_USDT"]), max_size=10), data=st.data())
+def test_each_ticker_is_a_record_however_the_list_is_nested_and_split(
+    channel: str, symbols: list[str], data: st.DataObject
+) -> None:
+    feed, session = Feed(channel), source()
+    rest = [ticker(symbol, last=str(place)) for place, symbol in enumerate(symbols)]
+    while rest:
+        size = data.draw(st.integers(1, len(rest)))
+        push, rest = rest[:size], rest[size:]
+        feed.push([push] if data.draw(st.booleans()) else push, session)
+    assert [(record["symbol"], record["last"]) for record in feed.records] == [
+        (symbol.upper(), str(place)) for place, symbol in enumerate(symbols)
+    ]
+    for symbol in ("BTC_USDT", "ETH_USDT"):
+        seqs = [record["seq"] for record in feed.records if record["symbol"] == symbol]
+        assert seqs == list(range(len(seqs)))
+
+
+def test_milliseconds_become_microseconds(channel: str) -> None:
+    (record,) = records(channel, [ticker()])
+    assert record["time_us"] == TIME_MS * 1000
+
+
+def test_the_time_of_a_push_is_that_of_its_newest_ticker(channel: str) -> None:
+    outcome = Feed(channel).push(
+        [ticker(), ticker(timestamp=TIME_MS + 5), ticker(timestamp=TIME_MS + 1)], source()
+    )
+    assert outcome.time_us == (TIME_MS + 5) * 1000
+
+
+def test_a_push_without_a_good_ticker_has_no_time(channel: str) -> None:
+    assert Feed(channel).push([], source()).time_us is None
+    assert Feed(channel).push([ticker(last="x")], source()).time_us is None
+
+
+def test_a_bad_ticker_costs_the_others_neither_record_nor_seq(channel: str) -> None:
+    feed, session = Feed(channel), source()
+    outcome = feed.push([ticker(last="1"), ticker(last="x"), {"symbol": 5}, None, ticker(last="2")], session)
+    assert [(record["last"], record["seq"]) for record in feed.records] == [("1", 0), ("2", 1)]
+    assert len(outcome.bad) == 3
+
+
+def test_a_reason_names_the_symbol_or_shows_the_item(channel: str) -> None:
+    assert bad(channel, [ticker(last="x")]) == ["BTC_USDT: 'x' is not a decimal"]
+    (told,) = bad(channel, [{"symbol": "BTC_USDT"}])
+    assert told.startswith('item b\'{"symbol": "BTC_USDT"}\': ')
+
+
+def test_the_schema_is_the_channel_s_own(channel: str) -> None:
+    (record,) = records(channel, [ticker()])
+    assert record["schema"] == f"digifinex.{channel}.v1"

@@ -1,0 +1,207 @@
+"""trades: each trade of a symbol once, oldest first, whatever is repeated and over whichever sessions."""
+
+from dataclasses import dataclass, field
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bridge.channels.channel import Source
+from tests.support.pushes import RECEIVED_US, Feed, bad, push, records, source
+from tests.support.schemas import Json
+
+
+def trade(trade_id: int, **fields: object) -> Json:
+    return {
+        "id": trade_id,
+        "time": 1597419159 + trade_id % 1000,
+        "price": "398.59",
+        "amount": "0.027",
+        "type": "buy",
+    } | fields
+
+
+def params(*ids: int, clean: bool = False, symbol: str = "ETH_USDT") -> list[object]:
+    """Return the params of a push; ids are given oldest first, and are sent newest first."""
+    return [clean, [trade(trade_id) for trade_id in reversed(ids)], symbol]
+
+
+def ids(feed: Feed) -> list[int]:
+    return [record["id"] for record in feed.records]
+
+
+@dataclass
+class Exchange:
+    """A stream of trades, and how far its sessions have been sent it; `shown` is the farthest of them."""
+
+    stream: list[int]
+    feed: Feed = field(default_factory=lambda: Feed("trades"))
+    shown: int = 0
+    sent: int = 0
+    duplicates: int = 0
+    sessions: list[Source] = field(default_factory=list)
+    places: list[int] = field(default_factory=list)
+
+    def open(self, back: int, ahead: int) -> None:
+        """Begin a session with a clean list that reaches back into what is known."""
+        self.sessions.append(source(f"s{len(self.sessions)}"))
+        self.places.append(0)
+        self.clean(len(self.sessions) - 1, back, ahead)
+
+    def clean(self, session: int, back: int, ahead: int) -> None:
+        start = max(0, self.shown - back)
+        self._send(session, start, max(self.places[session], start) + ahead, clean=True)
+
+    def delta(self, session: int, ahead: int) -> None:
+        start = self.places[session]
+        self._send(session, start, start + ahead, clean=False)
+
+    def _send(self, session: int, start: int, end: int, *, clean: bool) -> None:
+        shown = self.stream[start:end]
+        self.places[session] = start + len(shown)
+        self.shown = max(self.shown, start + len(shown))
+        self.sent += len(shown)
+        outcome = self.feed.push(params(*shown, clean=clean), self.sessions[session])
+        assert (outcome.bad, outcome.gaps) == ([], 0)
+        self.duplicates += outcome.duplicates
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.data())
+def test_a_stream_split_over_pushes_clean_lists_and_sessions_in_any_way_gives_each_trade_once(
+    data: st.DataObject,
+) -> None:
+    """Sessions overlap, lag behind each other, begin again; clean lists come at any time, and reach back."""
+    stream = sorted(data.draw(st.sets(st.integers(0, 2**63 - 1), min_size=1, max_size=30)))
+    exchange = Exchange(stream)
+    few = st.integers(0, 8)
+    exchange.open(0, data.draw(few) + 1)
+    for step in data.draw(st.lists(st.sampled_from(["open", "clean", "delta", "delta"]), max_size=12)):
+        if step == "open":
+            exchange.open(data.draw(few) + 1, data.draw(few))
+            continue
+        session = data.draw(st.integers(0, len(exchange.sessions) - 1))
+        if step == "clean":
+            exchange.clean(session, data.draw(few) + 1, data.draw(few))
+        else:
+            exchange.delta(session, data.draw(few))
+    exchange.open(1, len(stream))
+
+    found = exchange.feed.records
+    assert [record["id"] for record in found] == stream
+    assert exchange.sent == len(stream) + exchange.duplicates
+    for one in exchange.sessions:
+        seqs = [record["seq"] for record in found if record["session"] == one.session]
+        assert seqs == list(range(len(seqs)))
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.lists(st.sampled_from(["ETH_USDT", "eth_usdt", "BTC_USDT", "btc_Usdt"]), max_size=12))
+def test_each_symbol_has_its_own_seq_and_its_own_memory_in_whatever_case(symbols: list[str]) -> None:
+    feed, session = Feed("trades"), source()
+    for trade_id, symbol in enumerate(symbols):
+        feed.push(params(trade_id, symbol=symbol), session)
+        feed.push(params(trade_id, symbol=symbol), session)
+    for name in ("ETH_USDT", "BTC_USDT"):
+        found = [record for record in feed.records if record["symbol"] == name]
+        assert [record["seq"] for record in found] == list(range(len(found)))
+    assert ids(feed) == list(range(len(symbols)))
+
+
+def test_the_same_id_of_two_symbols_is_two_trades() -> None:
+    feed, session = Feed("trades"), source()
+    feed.push(params(7, symbol="ETH_USDT"), session)
+    feed.push(params(7, symbol="BTC_USDT"), session)
+    assert ids(feed) == [7, 7]
+
+
+def test_only_trades_of_a_clean_list_are_marked_as_snapshot() -> None:
+    feed, session = Feed("trades"), source()
+    feed.push(params(1, 2, clean=True), session)
+    feed.push(params(3), session)
+    assert [record["snapshot"] for record in feed.records] == [True, True, False]
+
+
+def test_a_clean_list_after_a_pause_fills_in_what_was_missed() -> None:
+    feed = Feed("trades")
+    feed.push(params(1, 2, 3, clean=True), source("s1"))
+    outcome = feed.push(params(2, 3, 4, 5, clean=True), source("s2"))
+    assert ids(feed) == [1, 2, 3, 4, 5]
+    assert (outcome.recovered, outcome.duplicates, outcome.gaps) == (2, 2, 0)
+
+
+def test_the_first_clean_list_recovers_nothing() -> None:
+    outcome = Feed("trades").push(params(1, 2, 3, clean=True), source())
+    assert (outcome.recovered, outcome.duplicates, outcome.gaps) == (0, 0, 0)
+
+
+def test_a_clean_list_that_does_not_reach_back_to_the_last_trade_is_a_gap() -> None:
+    feed = Feed("trades")
+    feed.push(params(1, 2, 3, clean=True), source("s1"))
+    assert feed.push(params(8, 9, clean=True), source("s2")).gaps == 1
+    assert ids(feed) == [1, 2, 3, 8, 9]
+
+
+def test_trades_after_a_gap_that_come_late_are_still_let_through() -> None:
+    """An overlapping session that lags behind may bring what the newer one never saw."""
+    feed = Feed("trades")
+    old, new = source("old"), source("new")
+    feed.push(params(1, 2, 3, clean=True), old)
+    feed.push(params(8, 9, clean=True), new)
+    feed.push(params(4, 5, 6, 7, 8, 9), old)
+    assert ids(feed) == [1, 2, 3, 8, 9, 4, 5, 6, 7]
+
+
+def test_history_older_than_the_first_trade_is_left_alone() -> None:
+    """Order is worth more than history: what went before the first trade can't come after it."""
+    feed, session = Feed("trades"), source()
+    feed.push(params(5), session)
+    assert feed.push(params(3, 4, 5, 6, clean=True), session).duplicates == 3
+    assert ids(feed) == [5, 6]
+
+
+def lots(feed: Feed, first: int, last: int, step: int = 500) -> None:
+    """Send ids in pushes of many, without looking at each record."""
+    session = source()
+    for start in range(first, last, step):
+        feed.normalise(push("trades", params(*range(start, start + step))).params, session, RECEIVED_US)
+
+
+def test_a_clean_list_of_two_thousand_is_known_again_after_any_number_of_trades() -> None:
+    feed = Feed("trades")
+    lots(feed, 0, 10_000)
+    outcome = feed.push(params(*range(8_000, 10_000), clean=True), source("s2"))
+    assert (outcome.duplicates, outcome.records) == (2_000, [])
+
+
+def test_an_absurd_id_stops_neither_the_trades_after_it_nor_the_telling_apart() -> None:
+    feed = Feed("trades")
+    feed.push(params(1), source())
+    feed.push(params(2**63 - 1), source())
+    lots(feed, 500, 10_500)
+    outcome = feed.push(params(*range(10_000, 10_501)), source("s2"))
+    assert (outcome.duplicates, len(outcome.records)) == (500, 1)
+
+
+def test_a_bad_trade_uses_up_no_seq_and_may_come_again_in_order() -> None:
+    feed, session = Feed("trades"), source()
+    outcome = feed.push([False, [trade(3), trade(2, price="x"), trade(1)], "ETH_USDT"], session)
+    assert outcome.bad == ["trade 2: 'x' is not a decimal"]
+    feed.push([False, [trade(2)], "ETH_USDT"], session)
+    assert [(record["id"], record["seq"]) for record in feed.records] == [(1, 0), (3, 1), (2, 2)]
+
+
+def test_each_bad_trade_of_a_list_has_its_reason() -> None:
+    told = bad("trades", [True, [trade(3, type="swap"), trade(2, id="x"), 7, trade(1, time=-1)], "ETH_USDT"])
+    assert len(told) == 4
+
+
+def test_the_time_of_a_push_is_that_of_its_newest_live_trade() -> None:
+    """Trades of a clean list are history: their age tells nothing of the exchange's lag."""
+    feed, session = Feed("trades"), source()
+    assert feed.push(params(1, 2, clean=True), session).time_us is None
+    assert feed.push(params(3, 4), session).time_us == (1597419159 + 4) * 1_000_000
+
+
+def test_a_trade_is_the_taker_s() -> None:
+    (record,) = records("trades", [False, [trade(1, type="sell")], "ETH_USDT"])
+    assert record["side"] == "sell"

@@ -1,0 +1,111 @@
+"""Every golden sample, in each form that a frame can have on the wire, becomes what the sample says."""
+
+import base64
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from bridge.channels import CHANNELS
+from bridge.records import REASONS, Reason
+from tests.support.bridge import RECEIVED_US, Bridge
+from tests.support.schemas import Json, validate
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+
+
+class Letter(msgspec.Struct, forbid_unknown_fields=True):
+    """The dead letter of a sample; `detail` is what its own contains."""
+
+    reason: Reason
+    channel: str | None
+    detail: str
+
+
+class Sample(msgspec.Struct, forbid_unknown_fields=True):
+    """A message, and the records and the dead letter that it becomes.
+
+    The message is JSON as it came, to the last blank (`frame`), a text that is no JSON (`text`), or the
+    bytes of a binary frame (`base64`).
+    """
+
+    records: list[Json]
+    deadletter: Letter | None = None
+    frame: msgspec.Raw = msgspec.Raw()
+    text: str = ""
+    base64: str | None = None
+
+
+SAMPLES = {
+    f"{path.parent.name}/{path.stem}": msgspec.json.decode(path.read_bytes(), type=Sample)
+    for channel in (*CHANNELS, "deadletter")
+    for path in sorted((GOLDEN / channel).glob("*.json"))
+}
+
+
+def raw_deflate(text: bytes) -> bytes:
+    stream = zlib.compressobj(wbits=-zlib.MAX_WBITS)
+    return stream.compress(text) + stream.flush()
+
+
+def forms(sample: Sample) -> Iterator[tuple[str, bytes, bool]]:
+    """Yield the frames that carry the message: the form's name, the bytes, whether the frame is binary."""
+    if sample.base64 is not None:
+        yield "as it is", base64.b64decode(sample.base64), True
+        return
+    text = bytes(sample.frame) or sample.text.encode()
+    yield "zlib", zlib.compress(text), True
+    yield "raw deflate", raw_deflate(text), True
+    yield "text", text, False
+    if text.startswith(b"{"):
+        yield "plain binary", text, True
+
+
+@pytest.mark.parametrize("sample", [pytest.param(sample, id=name) for name, sample in SAMPLES.items()])
+def test_a_sample_becomes_its_records_and_its_dead_letter(sample: Sample) -> None:
+    for form, frame, binary in forms(sample):
+        bridge = Bridge()
+        bridge.receive(frame, binary=binary)
+        values = [validate(record) for record in bridge.records]
+        if sample.deadletter is not None:
+            assert_is_letter(values.pop(), sample.deadletter, frame)
+        assert values == sample.records, form
+        assert_counted(bridge, sample.deadletter)
+
+
+def assert_is_letter(value: Json, expected: Letter, frame: bytes) -> None:
+    assert expected.detail in value.pop("detail")
+    assert value == {
+        "schema": "digifinex.deadletter.v1",
+        "session": "s1",
+        "received_us": RECEIVED_US,
+        "reason": expected.reason,
+        "channel": expected.channel,
+        "frame_base64": base64.b64encode(frame).decode(),
+    }
+
+
+def assert_counted(bridge: Bridge, expected: Letter | None) -> None:
+    counted = [
+        reason for reason in REASONS if bridge.metrics.counter("deadletters_total", reason=reason).value
+    ]
+    assert counted == ([] if expected is None else [expected.reason])
+    assert bridge.metrics.counter("decompression_errors_total").value == counted.count("decompression")
+
+
+@pytest.mark.parametrize("channel", CHANNELS)
+def test_every_channel_has_the_example_of_the_api_document_and_bad_samples(channel: str) -> None:
+    assert f"{channel}/document_example" in SAMPLES
+    assert any(name.startswith(f"{channel}/bad_") for name in SAMPLES)
+
+
+def test_the_name_of_a_sample_tells_if_it_is_bad() -> None:
+    for name, sample in SAMPLES.items():
+        bad = name.partition("/")[2].startswith("bad_") or name.startswith("deadletter/")
+        assert bad == (sample.deadletter is not None), name
+
+
+def test_every_reason_of_a_dead_letter_has_samples() -> None:
+    assert {sample.deadletter.reason for sample in SAMPLES.values() if sample.deadletter} == set(REASONS)

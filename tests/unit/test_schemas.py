@@ -1,0 +1,336 @@
+"""The schemas are the public truth about a record: complete, strict, and never broken within a version."""
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from jsonschema import Draft202012Validator, ValidationError
+
+from bridge.channels import CHANNELS
+from bridge.records import DEADLETTER, DeadLetter
+from tests.support.compatibility import incompatibilities
+from tests.support.schemas import SCHEMAS, Json, schema, validator
+
+PUBLISHED = Path(__file__).parents[1] / "golden" / "schemas"
+PRIVATE = sorted(name for name, channel in CHANNELS.items() if channel.private)
+
+
+def files(root: Path) -> set[str]:
+    return {path.relative_to(root).as_posix() for path in root.rglob("*.json")}
+
+
+def struct(channel: str) -> type[msgspec.Struct]:
+    """Return the type of a channel's records: its docstring names the schema."""
+    if channel == DEADLETTER:
+        return DeadLetter
+    (found,) = (
+        one for one in msgspec.Struct.__subclasses__() if f"digifinex.{channel}.v1" in (one.__doc__ or "")
+    )
+    return found
+
+
+def example(channel: str) -> Json:
+    return copy.deepcopy(schema(channel)["examples"][0])
+
+
+def resolved(channel: str, field: Json) -> Json:
+    reference = field.get("$ref")
+    return field if reference is None else schema(channel)["$defs"][reference.rpartition("/")[2]] | field
+
+
+def fields(channel: str) -> dict[str, Json]:
+    return {name: resolved(channel, field) for name, field in schema(channel)["properties"].items()}
+
+
+def decimals(channel: str) -> list[str]:
+    return [name for name, field in fields(channel).items() if "[eE]" in field.get("pattern", "")]
+
+
+def refuses(channel: str, record: Json) -> bool:
+    return not validator(channel).is_valid(record)
+
+
+ALL = sorted({*CHANNELS, DEADLETTER})
+DECIMALS = [(channel, name) for channel in ALL for name in decimals(channel)]
+ENUMS = [(channel, name) for channel in ALL for name, field in fields(channel).items() if "enum" in field]
+
+
+def test_every_channel_has_a_schema_and_no_schema_is_without_a_channel() -> None:
+    assert files(SCHEMAS) == {f"{channel}/v1.json" for channel in ALL}
+
+
+@pytest.mark.parametrize("channel", ALL)
+class TestEachSchema:
+    """What is true of each of them."""
+
+    def test_is_json_schema_2020_12(self, channel: str) -> None:
+        assert schema(channel)["$schema"] == "https://json-schema.org/draft/2020-12/schema"
+        Draft202012Validator.check_schema(schema(channel))
+
+    def test_has_an_id_a_title_and_a_description(self, channel: str) -> None:
+        assert schema(channel)["$id"] == f"urn:digifinex-bridge:{channel}:v1"
+        assert schema(channel)["title"]
+        assert schema(channel)["description"]
+
+    def test_describes_every_field_in_a_sentence(self, channel: str) -> None:
+        for name, field in schema(channel)["properties"].items():
+            assert field["description"].endswith("."), name
+
+    def test_tells_the_unit_of_every_figure_and_time(self, channel: str) -> None:
+        for name, field in fields(channel).items():
+            if name.endswith("_us"):
+                assert "microseconds since the epoch" in field["description"], name
+            elif field["type"] == "integer":
+                assert "without unit" in field["description"], name
+            elif name in decimals(channel) or field["type"] == "array":
+                assert "currency" in field["description"], name
+
+    def test_has_an_example_that_it_accepts_with_all_its_fields(self, channel: str) -> None:
+        validator(channel).validate(example(channel))
+        assert example(channel).keys() == schema(channel)["properties"].keys()
+
+    def test_declares_the_fields_of_the_record_in_their_order(self, channel: str) -> None:
+        assert tuple(schema(channel)["properties"]) == struct(channel).__struct_fields__
+
+    def test_requires_every_field(self, channel: str) -> None:
+        assert schema(channel)["required"] == list(schema(channel)["properties"])
+
+    def test_refuses_a_record_with_a_field_missing(self, channel: str) -> None:
+        for name in schema(channel)["required"]:
+            record = example(channel)
+            del record[name]
+            assert refuses(channel, record), name
+
+    def test_refuses_null_where_it_does_not_say_so(self, channel: str) -> None:
+        for name, field in fields(channel).items():
+            assert refuses(channel, example(channel) | {name: None}) == ("null" not in field["type"]), name
+
+    def test_refuses_a_time_that_is_not_an_integer(self, channel: str) -> None:
+        for name in (name for name in fields(channel) if name.endswith("_us")):
+            times: tuple[object, ...] = (1523339279.76, "1523339279761838", -1)
+            for time in times:
+                assert refuses(channel, example(channel) | {name: time}), name
+
+    def test_refuses_the_record_of_another_version(self, channel: str) -> None:
+        assert refuses(channel, example(channel) | {"schema": f"digifinex.{channel}.v2"})
+
+    def test_accepts_a_field_that_a_later_v1_adds(self, channel: str) -> None:
+        """Today's consumers live through optional additions."""
+        validator(channel).validate(example(channel) | {"added_later": 1})
+
+    def test_is_compatible_with_what_was_published(self, channel: str) -> None:
+        published = json.loads((PUBLISHED / channel / "v1.json").read_text())
+        assert incompatibilities(published, schema(channel)) == []
+
+
+@pytest.mark.parametrize(("channel", "field"), DECIMALS)
+def test_a_decimal_is_a_string_of_digits_and_never_a_json_number(channel: str, field: str) -> None:
+    for figure in ("0", "-1", "0.00000001", "99944652.8478545303601106", "1.5e-7", "1E5"):
+        validator(channel).validate(example(channel) | {field: figure})
+    for text in ("", "-", "abc", "1.", ".5", "+1", "1,5", " 1", "NaN", "Infinity", "0x10", "1e1000"):
+        assert refuses(channel, example(channel) | {field: text}), text
+    for number in (398.59, 398, 0):
+        assert refuses(channel, example(channel) | {field: number}), number
+
+
+@pytest.mark.parametrize("side", ["asks", "bids"])
+def test_a_level_is_a_pair_of_decimals(side: str) -> None:
+    validator("depth").validate(example("depth") | {side: []})
+    odd: tuple[object, ...] = (
+        [8000.0, "1"],
+        ["8000", 1],
+        ["8000"],
+        ["8000", "1", "2"],
+        ["8000", "x"],
+        "8000",
+        {},
+    )
+    for level in odd:
+        assert refuses("depth", example("depth") | {side: [level]}), level
+
+
+@pytest.mark.parametrize(("channel", "field"), ENUMS)
+def test_an_unknown_enumeration_value_is_refused(channel: str, field: str) -> None:
+    for value in fields(channel)[field]["enum"]:
+        validator(channel).validate(example(channel) | {field: value})
+    for value in ("unheard_of", "", 0, fields(channel)[field]["enum"][0].upper()):
+        assert refuses(channel, example(channel) | {field: value}), value
+
+
+def test_the_enumerations_are_those_of_the_contract() -> None:
+    assert {(channel, name): fields(channel)[name]["enum"] for channel, name in ENUMS} == {
+        ("trades", "side"): ["buy", "sell"],
+        ("order", "mode"): ["spot", "margin"],
+        ("order", "side"): ["buy", "sell"],
+        ("order", "type"): ["limit", "market"],
+        ("order", "status"): [
+            "unfilled",
+            "partially_filled",
+            "filled",
+            "canceled_unfilled",
+            "canceled_partially_filled",
+        ],
+        ("order_algo", "mode"): ["spot", "margin"],
+        ("order_algo", "side"): ["buy", "sell"],
+        ("order_algo", "status"): ["waiting", "triggering", "triggered", "canceled", "failed"],
+        ("deadletter", "reason"): ["decompression", "json", "unknown_method", "payload"],
+    }
+
+
+def test_only_private_channels_name_an_account() -> None:
+    assert [channel for channel in ALL if "account" in fields(channel)] == PRIVATE
+    assert PRIVATE == ["balance", "order", "order_algo"]
+
+
+@pytest.mark.parametrize("symbol", ["btc_usdt", "BTC_usdt", "", 1])
+def test_a_symbol_is_in_upper_case(symbol: object) -> None:
+    with pytest.raises(ValidationError):
+        validator("trades").validate(example("trades") | {"symbol": symbol})
+
+
+@pytest.mark.parametrize("trade_id", [-1, 2**63, 1.5, "7172173"])
+def test_the_id_of_a_trade_is_an_integer_of_63_bits(trade_id: object) -> None:
+    validator("trades").validate(example("trades") | {"id": 2**63 - 1})
+    assert refuses("trades", example("trades") | {"id": trade_id})
+
+
+def test_a_dead_letter_holds_base64() -> None:
+    validator(DEADLETTER).validate(example(DEADLETTER) | {"frame_base64": ""})
+    assert refuses(DEADLETTER, example(DEADLETTER) | {"frame_base64": "no base64"})
+
+
+def test_nothing_published_is_taken_back() -> None:
+    assert files(PUBLISHED) == files(SCHEMAS)
+
+
+BOOK: Json = {
+    "$id": "urn:book:v1",
+    "title": "Book",
+    "type": "object",
+    "properties": {
+        "title": {"type": "string", "description": "Its title."},
+        "pages": {"type": "integer", "minimum": 1},
+        "kind": {"enum": ["novel", "manual"]},
+        "price": {"$ref": "#/$defs/decimal"},
+        "note": {"type": ["string", "null"]},
+        "parts": {"type": "array", "items": {"type": "object", "properties": {"name": {"type": "string"}}}},
+    },
+    "required": ["title", "pages"],
+    "$defs": {"decimal": {"type": "string", "pattern": "^[0-9]+$"}},
+}
+
+
+def changed(*path: str, to: Any) -> Json:
+    """Return the book with one thing set, or gone (None)."""
+    book = copy.deepcopy(BOOK)
+    *way, last = path
+    node = book
+    for step in way:
+        node = node[step]
+    if to is None:
+        del node[last]
+    else:
+        node[last] = to
+    return book
+
+
+@pytest.mark.parametrize(
+    "book",
+    [
+        pytest.param(BOOK, id="none at all"),
+        pytest.param(changed("properties", "author", to={"type": "string"}), id="an optional field"),
+        pytest.param(
+            changed("properties", "parts", "items", "properties", "size", to={"type": "integer"}),
+            id="an optional field deeper down",
+        ),
+        pytest.param(changed("title", to="A book"), id="a title"),
+        pytest.param(changed("properties", "title", "description", to="The name of it."), id="a description"),
+        pytest.param(changed("examples", to=[{"title": "Emma"}]), id="an example"),
+        pytest.param(changed("properties", "kind", "enum", to=["manual", "novel"]), id="the order of a list"),
+        pytest.param(
+            changed("properties", "price", to={"type": "string", "pattern": "^[0-9]+$"}),
+            id="a definition written out",
+        ),
+    ],
+)
+def test_a_change_that_no_consumer_notices_is_compatible(book: Json) -> None:
+    assert incompatibilities(BOOK, book) == []
+
+
+@pytest.mark.parametrize(
+    ("book", "told"),
+    [
+        pytest.param(changed("properties", "note", to=None), "$: note is gone", id="a removed field"),
+        pytest.param(
+            changed("properties", "pages", "type", to="string"),
+            "$.pages: type was integer, is string",
+            id="a type",
+        ),
+        pytest.param(
+            changed("properties", "note", "type", to="string"),
+            "$.note: type was ['null', 'string'], is string",
+            id="a type narrowed",
+        ),
+        pytest.param(
+            changed("$defs", "decimal", "pattern", to="^[0-9.]+$"),
+            "$.price: pattern was ^[0-9]+$, is ^[0-9.]+$",
+            id="a pattern",
+        ),
+        pytest.param(
+            changed("properties", "kind", "enum", to=["manual", "map", "novel"]),
+            "$.kind: enum was ['manual', 'novel'], is ['manual', 'map', 'novel']",
+            id="an enumeration that gained a value",
+        ),
+        pytest.param(
+            changed("properties", "kind", "enum", to=["novel"]),
+            "$.kind: enum was ['manual', 'novel'], is ['novel']",
+            id="an enumeration that lost a value",
+        ),
+        pytest.param(
+            changed("required", to=["title", "pages", "note"]),
+            "$: required was ['pages', 'title'], is ['note', 'pages', 'title']",
+            id="a field newly required",
+        ),
+        pytest.param(
+            changed("required", to=["title"]),
+            "$: required was ['pages', 'title'], is ['title']",
+            id="a field no longer required",
+        ),
+        pytest.param(
+            changed("properties", "pages", "minimum", to=10),
+            "$.pages: minimum was 1, is 10",
+            id="a bound narrowed",
+        ),
+        pytest.param(
+            changed("properties", "pages", "minimum", to=0),
+            "$.pages: minimum was 1, is 0",
+            id="a bound widened",
+        ),
+        pytest.param(
+            changed("properties", "pages", "minimum", to=None),
+            "$.pages: minimum was 1, is None",
+            id="a bound dropped",
+        ),
+        pytest.param(
+            changed("properties", "title", "maxLength", to=80),
+            "$.title: maxLength was None, is 80",
+            id="a new bound",
+        ),
+        pytest.param(
+            changed("additionalProperties", to=False),
+            "$: additionalProperties was None, is False",
+            id="closed to additions",
+        ),
+        pytest.param(
+            changed("properties", "parts", "items", "properties", "name", to=None),
+            "$.parts.items: name is gone",
+            id="a removed field deeper down",
+        ),
+        pytest.param(changed("$id", to="urn:book:v2"), "$: $id was urn:book:v1, is urn:book:v2", id="the id"),
+    ],
+)
+def test_any_other_change_is_told_with_its_place(book: Json, told: str) -> None:
+    assert incompatibilities(BOOK, book) == [told]
