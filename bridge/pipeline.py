@@ -57,7 +57,9 @@ class Pipeline:
             lane.normalise = channel.normaliser()
             lane.wanted = name in wanted
             lane.lag = metrics.histogram("exchange_lag_seconds", channel=name)
-            lane.last_push = metrics.gauge("last_push_timestamp_seconds", channel=name)
+            lane.last_push = (
+                metrics.gauge("last_push_timestamp_seconds", channel=name) if lane.wanted else Gauge()
+            )
             lane.duplicates = metrics.counter("duplicates_total", channel=name)
             lane.recovered = metrics.counter("recovered_total", channel=name)
             lane.gaps = metrics.counter("gaps_total", channel=name)
@@ -73,6 +75,11 @@ class Pipeline:
             outcome = lane.normalise(push.params, source, received_us)
         except _WRONG_SHAPE as error:
             self._deadletter("payload", push.channel, str(error), source, received_us, frame)
+            return
+        except Exception as error:
+            # Our own mistake must not end the session: the same push would come again on the next one.
+            log.exception("a normaliser failed", channel=push.channel, session=source.session)
+            self._deadletter("payload", push.channel, repr(error), source, received_us, frame)
             return
         lane.last_push.value = received_us / 1e6
         if outcome.time_us is not None:

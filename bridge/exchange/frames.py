@@ -91,7 +91,7 @@ def _inflate_otherwise(frame: bytes, limit: int, error: zlib.error) -> bytes:
 def _unfinished(stream: "zlib._Decompress", frame: bytes, limit: int) -> BadFrame:
     if stream.eof:
         detail = f"{len(stream.unused_data)} bytes after the end of the stream"
-    elif stream.unconsumed_tail:
+    elif stream.unconsumed_tail or stream.decompress(b"", 1):
         detail = f"larger than max_frame_bytes = {limit}"
     else:
         detail = f"incomplete stream of {len(frame)} bytes"
@@ -139,6 +139,8 @@ def _error_text(error: Raw) -> str | None:
     except (msgspec.DecodeError, UnicodeDecodeError):
         return bytes(error).decode(errors="replace")
     match body:
+        case _ErrorBody(None, None | ""):
+            return bytes(error).decode(errors="replace")
         case _ErrorBody(code, message):
             return f"{message} (code {code})" if message else f"code {code}"
         case str():

@@ -4,9 +4,15 @@ From the moment the new session subscribes, the old one's pushes go on and are r
 are held back. When the new session is live and the old one has answered one more ping, all that the
 exchange pushed before the new session was live has come in over the old one. Then the old session is
 dropped, and of what was held only the unseen goes on.
+
+What is unseen: trades have ids, and their channel knows them. A depth snapshot replaces the book. Of every
+other series, one symbol's tickers or one currency's balances, the new session first brings what the old one
+ended with: it goes on from there. Comparing items one by one would not do, since a balance that goes back
+to what it was reads as it did before.
 """
 
-from collections import Counter
+from collections import defaultdict
+from collections.abc import Iterable
 from typing import Generic, TypeVar
 
 import msgspec
@@ -14,27 +20,40 @@ from msgspec import Raw
 
 from bridge.exchange.frames import Push
 
-_decode_params = msgspec.json.Decoder(list[Raw]).decode
-_decode_symbol = msgspec.json.Decoder(tuple[bool, Raw, str]).decode
-
-# What comes with a snapshot on subscribing, and so needs no comparing: each trade has an id, and every
-# snapshot replaces the book.
+# What comes with a snapshot on subscribing, and so needs no comparing.
 _BY_SYMBOL = ("trades", "depth")
 
+# What may come with the present state on subscribing, which the old session never brings.
+_TICKERS = ("ticker", "all_ticker")
+
 Context = TypeVar("Context")
+Series = tuple[str, str]
+"""A channel, and the symbol or currency."""
+
+
+class _Item(msgspec.Struct, gc=False):
+    symbol: str = ""
+    currency: str = ""
+
+
+_decode_items = msgspec.json.Decoder(list[Raw]).decode
+_decode_item = msgspec.json.Decoder(_Item).decode
+_decode_by_symbol = msgspec.json.Decoder(tuple[bool, Raw, str]).decode
+
+_UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
 class Handover(Generic[Context]):
     """One handover. `Context` is whatever the caller wants back with a held push."""
 
     def __init__(self) -> None:
-        self._seen: Counter[tuple[str, bytes]] = Counter()
+        self._remembered: list[Push] = []
         self._held: list[tuple[Push, Context]] = []
 
     def remember(self, push: Push) -> None:
         """Take note of a push of the old session."""
         if push.channel not in _BY_SYMBOL:
-            self._seen.update((push.channel, item) for item in _items(push))
+            self._remembered.append(push)
 
     def hold(self, push: Push, context: Context) -> None:
         """Keep a push of the new session back."""
@@ -42,56 +61,95 @@ class Handover(Generic[Context]):
 
     def release(self) -> list[tuple[Push, Context]]:
         """Return what was held and goes on, in order."""
-        last_snapshot: dict[str | None, int] = {}
-        for place, (push, _) in enumerate(self._held):
-            if push.channel == "depth" and _is_snapshot(push):
-                last_snapshot[_symbol(push)] = place
+        pushes = [push for push, _ in self._held]
+        seen = self._seen(pushes)
+        last_snapshot = {_symbol(push): place for place, push in enumerate(pushes) if _is_snapshot(push)}
         released = []
         for place, (push, context) in enumerate(self._held):
             if push.channel == "depth":
-                if place >= last_snapshot.get(_symbol(push), 0):
-                    released.append((push, context))
+                goes_on = push if place >= last_snapshot.get(_symbol(push), 0) else None
             elif push.channel == "trades":
-                released.append((push, context))
-            elif (unseen := self._unseen(push)) is not None:
-                released.append((unseen, context))
+                goes_on = push
+            else:
+                goes_on = _without(seen, push)
+            if goes_on is not None:
+                released.append((goes_on, context))
         self._held.clear()
         return released
 
-    def _unseen(self, push: Push) -> Push | None:
-        """Return a push with the items that the old session did not bring; None if there are none."""
-        items = _items(push)
-        unseen = []
-        for item in items:
-            if self._seen[push.channel, item] > 0:
-                self._seen[push.channel, item] -= 1
-            else:
-                unseen.append(item)
-        if len(unseen) == len(items):
-            return push
-        return Push(push.channel, Raw(b"[" + b",".join(unseen) + b"]")) if unseen else None
+    def _seen(self, held: Iterable[Push]) -> dict[Series, int]:
+        """Return how many of the held items of each series the old session has brought."""
+        old = _by_series(self._remembered)
+        new = _by_series(push for push in held if push.channel not in _BY_SYMBOL)
+        return {series: _caught_up(series, old[series], items) for series, items in new.items()}
+
+
+def _caught_up(series: Series, old: list[bytes], new: list[bytes]) -> int:
+    """Return how many items of `new` the old session has brought: up to the place where both end alike.
+
+    With several such places, as items repeat, the last: a rotation repeats nothing.
+    """
+    channel, _ = series
+    for place in range(len(new), 0, -1):
+        alike = 1 if channel in _TICKERS else place
+        if new[place - alike : place] == old[-alike:]:
+            return place
+    return 0
+
+
+def _by_series(pushes: Iterable[Push]) -> defaultdict[Series, list[bytes]]:
+    by_series = defaultdict(list)
+    for push in pushes:
+        for item in _items(push):
+            by_series[_series(push, item)].append(item)
+    return by_series
+
+
+def _without(seen: dict[Series, int], push: Push) -> Push | None:
+    """Return a push without the items that are `seen`, taking these off there; None if no item is left."""
+    items = _items(push)
+    unseen = []
+    for item in items:
+        series = _series(push, item)
+        if seen[series]:
+            seen[series] -= 1
+        else:
+            unseen.append(item)
+    if len(unseen) == len(items):
+        return push
+    return Push(push.channel, Raw(b"[" + b",".join(unseen) + b"]")) if unseen else None
 
 
 def _items(push: Push) -> list[bytes]:
     """Return the items of a push's list; a list that is none counts as one item."""
     try:
-        items = _decode_params(push.params)
+        items = _decode_items(push.params)
         if len(items) == 1 and bytes(items[0])[:1] == b"[":
-            items = _decode_params(items[0])
-    except msgspec.DecodeError:
+            items = _decode_items(items[0])
+    except _UNREADABLE:
         return [bytes(push.params)]
     return [bytes(item) for item in items]
 
 
+def _series(push: Push, item: bytes) -> Series:
+    try:
+        named = _decode_item(item)
+    except _UNREADABLE:
+        return push.channel, ""
+    return push.channel, (named.symbol or named.currency).upper()
+
+
 def _symbol(push: Push) -> str | None:
     try:
-        return _decode_symbol(push.params)[2].upper()
-    except (msgspec.DecodeError, UnicodeDecodeError):
+        return _decode_by_symbol(push.params)[2].upper()
+    except _UNREADABLE:
         return None
 
 
 def _is_snapshot(push: Push) -> bool:
+    if push.channel != "depth":
+        return False
     try:
-        return _decode_symbol(push.params)[0]
-    except (msgspec.DecodeError, UnicodeDecodeError):
+        return _decode_by_symbol(push.params)[0]
+    except _UNREADABLE:
         return False

@@ -4,23 +4,31 @@ from typing import Any
 
 from aiokafka.helpers import create_ssl_context
 
-from bridge.config import KafkaConfig
+from bridge.config import ConfigError, KafkaConfig
 
 
 def connection(config: KafkaConfig) -> dict[str, Any]:
-    """Return the arguments that every aiokafka client takes to connect and authenticate."""
+    """Return the arguments that every aiokafka client takes to connect and authenticate.
+
+    Raises:
+        ConfigError: a certificate or key can't be used.
+    """
     arguments: dict[str, Any] = {
         "bootstrap_servers": config.bootstrap_servers,
         "client_id": "digifinex-bridge",
         "security_protocol": config.security_protocol,
     }
     if config.security_protocol in ("SSL", "SASL_SSL"):
-        context = create_ssl_context(
-            cafile=config.ssl_cafile,
-            certfile=config.ssl_certfile,
-            keyfile=config.ssl_keyfile,
-            password=config.ssl_password.get_secret_value() if config.ssl_password else None,
-        )
+        try:
+            context = create_ssl_context(
+                cafile=config.ssl_cafile,
+                certfile=config.ssl_certfile,
+                keyfile=config.ssl_keyfile,
+                password=config.ssl_password.get_secret_value() if config.ssl_password else None,
+            )
+        except OSError as error:  # SSLError is one
+            key = "kafka.ssl_certfile" if config.ssl_certfile else "kafka.ssl_cafile"
+            raise ConfigError(key, f"can't be used: {error}") from None
         context.check_hostname = config.ssl_check_hostname
         arguments["ssl_context"] = context
     if config.security_protocol in ("SASL_PLAINTEXT", "SASL_SSL"):

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 from confluent_kafka import Consumer, TopicPartition
-from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, ResourceType
+from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, ResourceType  # type: ignore[attr-defined]
 
 ROOT = Path(__file__).parents[2]
 TOOLS = ROOT / ".cache" / "kafka" / "tools"
@@ -50,9 +50,11 @@ def read_topic(bootstrap: str, topic: str, isolation: str = "read_committed") ->
             assert message is not None, f"{topic}: nothing for {_TIMEOUT:g} s, and no end either"
             error = message.error()
             if error is None:
-                key, value = message.key(), message.value()
-                place = message.partition(), message.offset()
-                records.append(ReadRecord(*place, key, value, message.timestamp()[1]))
+                partition, offset, value = message.partition(), message.offset(), message.value()
+                assert partition is not None
+                assert offset is not None
+                assert value is not None
+                records.append(ReadRecord(partition, offset, message.key(), value, message.timestamp()[1]))
             else:
                 assert error.name() == "_PARTITION_EOF", error
                 left.discard(message.partition())
@@ -62,7 +64,7 @@ def read_topic(bootstrap: str, topic: str, isolation: str = "read_committed") ->
 
 
 def console_consume(bootstrap: str, topic: str, number: int) -> list[str]:
-    """Return the first `number` records of a topic as lines `partition key value`, by Kafka's own consumer."""
+    """Return the first `number` records as lines `partition key value`, by Kafka's own consumer."""
     command = ["java", "-XX:TieredStopAtLevel=1", "-cp", f"{TOOLS}/*"]
     command += ["org.apache.kafka.tools.consumer.ConsoleConsumer", "--bootstrap-server", bootstrap]
     command += ["--topic", topic, "--from-beginning", "--max-messages", str(number), "--timeout-ms", "20000"]

@@ -1,4 +1,4 @@
-"""A real Apache Kafka for tests: one node on free ports of this machine, that can be killed and started again."""
+"""A real Apache Kafka for tests: one node on free ports, that can be killed and started again."""
 
 import os
 import signal

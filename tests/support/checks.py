@@ -1,0 +1,67 @@
+"""What has to hold of records on Kafka, whatever went wrong on their way."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any
+
+from bridge.records import Record
+from tests.support.consumers import ReadRecord, read_topic
+from tests.support.kafka_broker import Broker
+from tests.support.schemas import validate
+
+CHANNELS = ("trades", "depth", "ticker", "all_ticker", "order", "order_algo", "balance")
+
+
+def records_of(kafka: Broker, prefix: str, channel: str) -> list[ReadRecord]:
+    """Return the records of a channel as a foreign consumer reads them, each held against its schema."""
+    records = read_topic(kafka.bootstrap, f"{prefix}.{channel}.v1")
+    for record in records:
+        received_us = record.json["received_us"]
+        validate(Record(channel, record.key, record.value, received_us))
+        assert record.timestamp_ms == received_us // 1000
+    return records
+
+
+def by_symbol(records: Sequence[ReadRecord]) -> dict[str, list[dict[str, Any]]]:
+    """Return the records of each symbol or currency as consumers see them, in order."""
+    series: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
+    for record in records:
+        assert record.key is not None
+        series[record.key.decode()].append(record.json)
+    return dict(series)
+
+
+def assert_no_hole(records: Sequence[ReadRecord]) -> None:
+    """`seq` counts up from 0 by one in each session, for each symbol."""
+    expected: defaultdict[tuple[str, str], int] = defaultdict(int)
+    for symbol, series in by_symbol(records).items():
+        for one in series:
+            assert one["seq"] == expected[symbol, one["session"]], one
+            expected[symbol, one["session"]] += 1
+
+
+def assert_trades_are(records: Sequence[ReadRecord], made: dict[str, list[dict[str, Any]]]) -> None:
+    """Each trade that was made is there once, in order, with its own figures; none is missing."""
+    assert_no_hole(records)
+    found = by_symbol(records)
+    assert found.keys() == made.keys()
+    for symbol, trades in made.items():
+        kept = [(one["id"], one["price"], one["amount"], one["side"]) for one in found[symbol]]
+        assert kept == [(one["id"], one["price"], one["amount"], one["type"]) for one in trades]
+
+
+def assert_books_are(
+    records: Sequence[ReadRecord], books: dict[str, tuple[dict[str, str], dict[str, str]]]
+) -> None:
+    """The book that a consumer builds from snapshots and deltas is the exchange's."""
+    for symbol, series in by_symbol(records).items():
+        book: dict[str, dict[str, str]] = {"asks": {}, "bids": {}}
+        for one in series:
+            for side, levels in book.items():
+                if one["snapshot"]:
+                    levels.clear()
+                for price, amount in one[side]:
+                    levels[price] = amount
+                    if float(amount) == 0:
+                        del levels[price]
+        assert (book["asks"], book["bids"]) == books[symbol], symbol

@@ -1,0 +1,71 @@
+"""The simulated exchange in a thread of its own, so that tests may block."""
+
+import asyncio
+import threading
+from collections.abc import Callable, Coroutine
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+from bridge.simulator import Simulator
+from bridge.simulator.truth import Truth
+
+T = TypeVar("T")
+
+_PATIENCE = 60.0  # seconds
+
+
+class ExchangeThread:
+    """A `Simulator` with these options as long as its context."""
+
+    def __init__(self, **options: Any) -> None:
+        self._options = {"keep_trades": True, **options}
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="exchange", daemon=True)
+        self.simulator: Simulator
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        self.simulator = self.run(self._open())
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.run(self.simulator.__aexit__(None, None, None))
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    @property
+    def url(self) -> str:
+        """Its address."""
+        return self.simulator.url
+
+    @property
+    def port(self) -> int:
+        """Its port."""
+        return int(self.url.split(":")[2].split("/")[0])
+
+    @property
+    def truth(self) -> Truth:
+        """What it sent."""
+        return self.simulator.truth
+
+    def quiesce(self) -> None:
+        """Let nothing happen any more; return when all has left."""
+        self.run(self.simulator.quiesce())
+
+    def call(self, function: Callable[..., T], *arguments: object) -> T:
+        """Call a function of the simulator in its own thread."""
+
+        async def calling() -> T:
+            return function(*arguments)
+
+        return self.run(calling())
+
+    def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """Run a coroutine in its thread, and return what it returns."""
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(_PATIENCE)
+
+    async def _open(self) -> Simulator:
+        return await Simulator(**self._options).__aenter__()

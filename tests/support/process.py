@@ -1,0 +1,164 @@
+"""The real command in a real process, against the simulator and a real Kafka."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from tests.support.kafka_broker import Broker
+from tests.support.waiting import eventually
+
+ROOT = Path(__file__).parents[2]
+
+SYMBOLS = ["BTC_USDT", "ETH_USDT", "LTC_USDT"]
+ACCOUNTS = {"key": "s3cr3t-s3cr3t"}
+
+_STOP = 15.0  # seconds
+
+
+def config(
+    url: str,
+    kafka: Broker,
+    prefix: str,
+    sections: Mapping[str, Mapping[str, Any]] | None = None,
+    *,
+    accounts: bool = False,
+) -> dict[str, Any]:
+    """Return the configuration for all public channels, and an account on wish, with `sections` over it."""
+    full: dict[str, Any] = {
+        "exchange": {"url": url},
+        "channels": {"trades": SYMBOLS, "depth": SYMBOLS, "ticker": SYMBOLS, "all_ticker": True},
+        "kafka": {"bootstrap_servers": kafka.bootstrap, "topic_prefix": prefix, "group_id": prefix},
+        "http": {"host": "127.0.0.1", "port": 0},
+        "log": {"format": "json"},
+    }
+    for section, keys in (sections or {}).items():
+        full[section] = {**full[section], **keys}
+    if accounts:
+        currencies = ["BTC", "ETH", "LTC", "USDT"]
+        account = {"name": "main", "api_key": "key", "secret": ACCOUNTS["key"]}
+        account_channels = {"order": SYMBOLS, "order_algo": SYMBOLS, "balance": currencies}
+        full["accounts"] = [{**account, **account_channels}]
+    return full
+
+
+class Command:
+    """`python -m bridge ARGUMENTS` as long as its context; what it writes goes to files in `folder`."""
+
+    def __init__(
+        self, folder: Path, arguments: Sequence[str], environment: Mapping[str, str] | None = None
+    ) -> None:
+        self._folder = folder
+        self._arguments = arguments
+        self._environment = {**os.environ, **(environment or {})}
+        self.process: subprocess.Popen[bytes]
+
+    def __enter__(self) -> Self:
+        with (self._folder / "stdout").open("wb") as out, (self._folder / "stderr").open("wb") as err:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "bridge", *self._arguments],
+                cwd=self._folder,
+                stdout=out,
+                stderr=err,
+                env=self._environment,
+            )
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait(timeout=_STOP)
+        if kind is not None:
+            sys.stderr.write(f"--- {' '.join(self._arguments)}: end of its log\n{self.stderr[-6000:]}\n")
+
+    @property
+    def stdout(self) -> str:
+        """What it has written to the standard output."""
+        return (self._folder / "stdout").read_text()
+
+    @property
+    def stderr(self) -> str:
+        """What it has written to the standard error."""
+        return (self._folder / "stderr").read_text()
+
+    def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
+        """Ask it to end, and return its exit status."""
+        self.process.send_signal(number)
+        return self.process.wait(timeout=_STOP)
+
+
+class RunningBridge(Command):
+    """`run` with a configuration, given as sections of keys; HTTP is on a free port, the log is JSON."""
+
+    def __init__(
+        self, folder: Path, config: Mapping[str, Any], environment: Mapping[str, str] | None = None
+    ) -> None:
+        (folder / "bridge.toml").write_text(toml(config))
+        super().__init__(folder, ["run", "--config", "bridge.toml"], environment)
+
+    @property
+    def port(self) -> int:
+        """The port of its endpoints, as its log tells."""
+        eventually(lambda: self._port() or self.process.poll() is not None, 30, "endpoints")
+        assert self.process.poll() is None, self.stderr
+        return self._port()
+
+    def ready(self) -> tuple[int, dict[str, Any]]:
+        """Return the status and body of /readyz."""
+        return self._get("/readyz")
+
+    def wait_ready(self, seconds: float = 30) -> None:
+        """Return as soon as /readyz says 200."""
+        assert self.port
+        eventually(lambda: self.ready()[0] == 200, seconds, f"ready; {self.stderr[-3000:]}")
+
+    def metrics(self) -> str:
+        """Return what /metrics says."""
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/metrics", timeout=5) as answer:
+            return str(answer.read().decode())
+
+    def metric(self, name: str, **labels: str) -> float:
+        """Return one sample; without labels the sum of all series of that name."""
+        wanted = [f'{label}="{value}"' for label, value in labels.items()]
+        values = [
+            float(line.rsplit(" ", 1)[1])
+            for line in self.metrics().splitlines()
+            if line.partition("{")[0].partition(" ")[0] == f"digifinex_bridge_{name}"
+            and all(label in line for label in wanted)
+        ]
+        assert values, f"no sample of {name} {labels}"
+        return sum(values)
+
+    def _port(self) -> int:
+        for line in self.stderr.splitlines():
+            if '"event": "endpoints"' in line or '"endpoints"' in line:
+                return int(json.loads(line)["port"])
+        return 0
+
+    def _get(self, path: str) -> tuple[int, dict[str, Any]]:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=5) as answer:
+                return answer.status, json.loads(answer.read())
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code, json.loads(error.read())
+
+
+def toml(config: Mapping[str, Any]) -> str:
+    """Return a configuration as TOML; JSON's values are TOML's, too."""
+    lines = []
+    for section, value in config.items():
+        tables = value if isinstance(value, list) else [value]
+        for table in tables:
+            lines.append(f"[[{section}]]" if isinstance(value, list) else f"[{section}]")
+            lines += [f"{key} = {json.dumps(one)}" for key, one in table.items()]
+    return "\n".join(lines) + "\n"
