@@ -137,15 +137,17 @@ def _error_text(error: Raw) -> str | None:
     try:
         body = _decode_error(error)
     except (msgspec.DecodeError, UnicodeDecodeError):
-        return bytes(error).decode(errors="replace")
+        body = _ErrorBody()
     match body:
-        case _ErrorBody(None, None | ""):
-            return bytes(error).decode(errors="replace")
-        case _ErrorBody(code, message):
-            return f"{message} (code {code})" if message else f"code {code}"
-        case str():
-            return body or None
-        case None | False | 0:
+        case None | False | 0 | "":
             return None
+        case str():
+            return body
+        case _ErrorBody(code, message) if message:
+            return message if code is None else f"{message} (code {code})"
+        case _ErrorBody(None):
+            return bytes(error).decode(errors="replace")
+        case _ErrorBody(code):
+            return f"code {code}"
         case _:
             return f"code {body}"

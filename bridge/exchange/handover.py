@@ -60,7 +60,11 @@ class Handover(Generic[Context]):
         self._held.append((push, context))
 
     def release(self) -> list[tuple[Push, Context]]:
-        """Return what was held and goes on, in order."""
+        """Return what was held and goes on, in order.
+
+        To be called when the new session has brought all that the old one has: of what comes later nobody
+        can tell whether it was seen.
+        """
         pushes = [push for push, _ in self._held]
         seen = self._seen(pushes)
         last_snapshot = {_symbol(push): place for place, push in enumerate(pushes) if _is_snapshot(push)}

@@ -5,6 +5,7 @@ from collections import defaultdict
 
 from websockets.asyncio.server import ServerConnection
 from websockets.frames import Frame, Opcode
+from websockets.protocol import State
 
 # A client that is this far behind is cut off, as exchanges do; bytes.
 _TOO_SLOW = 256 * 1024 * 1024
@@ -32,7 +33,7 @@ class Client:
         transport = self.connection.transport
         if self.stalled:
             self._waiting.append(frame)
-        elif not transport.is_closing():
+        elif self.open:
             transport.write(frame)
             if transport.get_write_buffer_size() > _TOO_SLOW:
                 self.too_slow = True
@@ -52,7 +53,7 @@ class Client:
     @property
     def open(self) -> bool:
         """True as long as something can be written."""
-        return not self.connection.transport.is_closing()
+        return self.connection.state is State.OPEN and not self.connection.transport.is_closing()
 
     @property
     def behind(self) -> int:

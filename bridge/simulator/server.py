@@ -113,8 +113,11 @@ class Simulator:
 
     async def quiesce(self) -> None:
         """Let nothing happen any more; return when all that was pushed has left."""
-        self._tasks[0].cancel()
-        await asyncio.wait({self._tasks[0]})
+        pace = self._tasks[0]
+        pace.cancel()
+        await asyncio.wait({pace})
+        if not pace.cancelled():
+            pace.result()
         while any(client.behind or client.stalled for client in self.clients):  # noqa: ASYNC110
             await asyncio.sleep(_TICK)
 

@@ -9,7 +9,6 @@ import pytest
 from confluent_kafka import Producer
 
 from bridge.simulator import Faults
-from bridge.simulator.market import amount_text, price_text
 from tests.support.checks import (
     CHANNELS,
     assert_books_are,
@@ -19,20 +18,10 @@ from tests.support.checks import (
     records_of,
 )
 from tests.support.consumers import console_consume, create_topic, kcat, read_topic
-from tests.support.exchange import ExchangeThread
+from tests.support.exchange import ExchangeThread, books
 from tests.support.kafka_broker import Broker
 from tests.support.process import ACCOUNTS, SYMBOLS, RunningBridge, config
 from tests.support.waiting import eventually
-
-
-def books(exchange: ExchangeThread) -> dict[str, tuple[dict[str, str], dict[str, str]]]:
-    """Return the exchange's books as texts."""
-
-    def side(levels: dict[int, int]) -> dict[str, str]:
-        return {price_text(price): amount_text(lots) for price, lots in levels.items()}
-
-    markets = exchange.simulator.market.markets
-    return {symbol: (side(market.asks), side(market.bids)) for symbol, market in markets.items()}
 
 
 @pytest.mark.parametrize("answers", ["zlib", "text"])

@@ -7,6 +7,7 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from bridge.simulator import Simulator
+from bridge.simulator.market import amount_text, price_text
 from bridge.simulator.truth import Truth
 
 T = TypeVar("T")
@@ -69,3 +70,13 @@ class ExchangeThread:
 
     async def _open(self) -> Simulator:
         return await Simulator(**self._options).__aenter__()
+
+
+def books(exchange: ExchangeThread) -> dict[str, tuple[dict[str, str], dict[str, str]]]:
+    """Return the exchange's books as texts."""
+
+    def side(levels: dict[int, int]) -> dict[str, str]:
+        return {price_text(price): amount_text(lots) for price, lots in levels.items()}
+
+    markets = exchange.simulator.market.markets
+    return {symbol: (side(market.asks), side(market.bids)) for symbol, market in markets.items()}

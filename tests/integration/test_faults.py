@@ -1,0 +1,208 @@
+"""What goes wrong on either side, done for real, and what consumers must not notice of it."""
+
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from bridge.simulator import Faults
+from tests.support.checks import assert_no_hole, assert_trades_are, records_of
+from tests.support.exchange import ExchangeThread
+from tests.support.kafka_broker import Broker, free_ports
+from tests.support.process import ACCOUNTS, SYMBOLS, RunningBridge, config
+from tests.support.waiting import eventually
+
+DELIVERIES = ["exactly-once", "at-least-once"]
+
+
+def all_trades_arrive(bridge: RunningBridge, exchange: ExchangeThread, seconds: float = 40) -> None:
+    """Stop the market and wait until each trade that was made is on Kafka."""
+    exchange.quiesce()
+    made = sum(len(trades) for trades in exchange.truth.made.values())
+    eventually(
+        lambda: bridge.metric("records_total", channel="trades") >= made, seconds, f"{made} trades on Kafka"
+    )
+
+
+def _delivered(bridge: RunningBridge, goal: int) -> bool:
+    return bridge.metric("records_total") > goal
+
+
+def test_a_server_that_hangs_up_all_the_time_costs_no_trade(
+    kafka: Broker, prefix: str, tmp_path: Path
+) -> None:
+    """For 25 s it hangs up every 1.5 s, and answers 502 in between."""
+    faults = Faults(drop=1.5, refuse=2)
+    with ExchangeThread(symbols=SYMBOLS, rate=150, faults=faults) as exchange:
+        quick = {"reconnect_min": 0.05, "reconnect_max": 0.3}
+        with RunningBridge(tmp_path, config(exchange.url, kafka, prefix, {"exchange": quick})) as bridge:
+            end = time.monotonic() + 25
+            bridge.wait_ready()
+            eventually(lambda: time.monotonic() > end, 40, "25 s")
+            assert exchange.simulator.refusals > 10
+            assert bridge.metric("reconnects_total", reason="closed") > 10
+            assert bridge.metric("reconnects_total", reason="refused") > 10
+            all_trades_arrive(bridge, exchange)
+            assert bridge.metric("recovered_total", channel="trades") > 0
+            assert bridge.metric("gaps_total") == 0
+            assert bridge.stop() == 0
+        assert_trades_are(records_of(kafka, prefix, "trades"), exchange.truth.made)
+        assert_no_hole(records_of(kafka, prefix, "depth"))
+
+
+@pytest.mark.parametrize("delivery", DELIVERIES)
+def test_a_broker_killed_under_load_loses_and_doubles_nothing(
+    own_kafka: Broker, prefix: str, tmp_path: Path, delivery: str
+) -> None:
+    with ExchangeThread(symbols=SYMBOLS, rate=1000) as exchange:
+        settings = config(exchange.url, own_kafka, prefix, {"kafka": {"delivery": delivery}})
+        with RunningBridge(tmp_path, settings) as bridge:
+            bridge.wait_ready()
+            for goal in (1500, 6000):
+                reached = partial(_delivered, bridge, goal)
+                eventually(reached, 30, f"{goal} records")
+                own_kafka.kill()
+                own_kafka.start()
+            eventually(lambda: bridge.ready()[0] == 200, 60, "ready again")
+            exchange.quiesce()
+            sent = exchange.truth.counts()
+            total = sum(sent.values())
+            eventually(lambda: bridge.metric("records_total") >= total, 40, f"{total} records")
+            assert bridge.stop() == 0
+        for channel in ("trades", "depth", "ticker", "all_ticker"):
+            records = records_of(own_kafka, prefix, channel)
+            assert len(records) == sent[channel]
+            assert_no_hole(records)
+        assert_trades_are(records_of(own_kafka, prefix, "trades"), exchange.truth.made)
+
+
+def test_while_kafka_hangs_reading_pauses_and_then_goes_on_without_a_hole(
+    own_kafka: Broker, prefix: str, tmp_path: Path
+) -> None:
+    """The pause outlasts `reply_timeout`: a session that does not read can't see its pongs."""
+    with ExchangeThread(symbols=SYMBOLS, rate=1500) as exchange:
+        sections: dict[str, Any] = {
+            "kafka": {"max_pending_bytes": 400_000},
+            "exchange": {"ping_interval": 0.5, "reply_timeout": 1.0},
+        }
+        with RunningBridge(tmp_path, config(exchange.url, own_kafka, prefix, sections)) as bridge:
+            bridge.wait_ready()
+            own_kafka.suspend()
+            eventually(lambda: bridge.metric("reading_paused") == 1, 30, "a pause")
+            before = psutil.Process(bridge.process.pid).memory_info().rss
+            frames = bridge.metric("frames_total")
+            eventually(lambda: "kafka" in bridge.ready()[1].get("missing", {}), 20, "readyz names Kafka")
+            assert bridge.metric("frames_total") == frames
+            assert psutil.Process(bridge.process.pid).memory_info().rss < before + 20_000_000
+            own_kafka.resume()
+            eventually(lambda: bridge.metric("reading_paused") == 0, 60, "reading on")
+            exchange.quiesce()
+            sent = exchange.truth.counts()
+            total = sum(sent.values())
+            eventually(lambda: bridge.metric("records_total") >= total, 60, f"{total} records")
+            assert bridge.metric("reconnects_total") == 0
+            assert bridge.stop() == 0
+        assert len(records_of(own_kafka, prefix, "depth")) == sent["depth"]
+        assert_trades_are(records_of(own_kafka, prefix, "trades"), exchange.truth.made)
+
+
+@pytest.mark.parametrize("delivery", DELIVERIES)
+def test_a_stop_while_kafka_is_away_says_what_was_left_behind(
+    own_kafka: Broker, prefix: str, tmp_path: Path, delivery: str
+) -> None:
+    with ExchangeThread(symbols=SYMBOLS, rate=500) as exchange:
+        settings = config(exchange.url, own_kafka, prefix, {"kafka": {"delivery": delivery}})
+        with RunningBridge(tmp_path, settings) as bridge:
+            bridge.wait_ready()
+            eventually(lambda: bridge.metric("records_total") > 100, 30, "records")
+            own_kafka.kill()
+            eventually(lambda: bridge.metric("pending_records") > 100, 30, "records that wait")
+            began = time.monotonic()
+            assert bridge.stop() == 0
+            assert time.monotonic() - began < 10
+            assert "left behind" in bridge.stderr
+
+
+def test_without_kafka_or_exchange_at_the_start_it_says_so_and_keeps_trying(
+    own_kafka: Broker, prefix: str, tmp_path: Path
+) -> None:
+    own_kafka.stop()
+    (port,) = free_ports(1)
+    sections = {"exchange": {"reconnect_min": 0.1, "reconnect_max": 0.3}}
+    settings = config(f"ws://127.0.0.1:{port}/", own_kafka, prefix, sections)
+    with RunningBridge(tmp_path, settings) as bridge:
+        eventually(lambda: bridge.ready()[0] == 503, 20, "not ready")
+        assert own_kafka.bootstrap in str(bridge.ready()[1]["missing"]["kafka"])
+        own_kafka.start()
+        eventually(lambda: "subscriptions" in bridge.ready()[1].get("missing", {}), 30, "Kafka found")
+        assert f"127.0.0.1:{port}" in str(bridge.ready()[1]["missing"]["subscriptions"])
+        with ExchangeThread(symbols=SYMBOLS, rate=100, port=port):
+            bridge.wait_ready()
+            eventually(lambda: bridge.metric("records_total") > 50, 20, "records")
+        assert bridge.stop() == 0
+
+
+def test_refused_credentials_are_reported_and_public_channels_go_on(
+    kafka: Broker, prefix: str, tmp_path: Path
+) -> None:
+    other = {"key": "another secret"}
+    with ExchangeThread(symbols=SYMBOLS, rate=100, accounts=other) as exchange:  # noqa: SIM117
+        with RunningBridge(tmp_path, config(exchange.url, kafka, prefix, accounts=True)) as bridge:
+            eventually(lambda: bridge.metric("reconnects_total", reason="rejected") == 1, 20, "a refusal")
+            eventually(lambda: bridge.metric("records_total", channel="trades") > 20, 20, "trades")
+            missing = bridge.ready()[1]["missing"]["subscriptions"]
+            assert [text for text in missing if "account main" in text and "auth failed" in text]
+            assert bridge.metric("reconnects_total") == 1
+            assert bridge.stop() == 0
+    assert ACCOUNTS["key"] not in bridge.stderr
+
+
+def test_a_bad_symbol_is_named_and_takes_nothing_else_down(
+    kafka: Broker, prefix: str, tmp_path: Path
+) -> None:
+    with ExchangeThread(symbols=SYMBOLS, rate=100) as exchange:
+        sections = {"channels": {"trades": [*SYMBOLS, "NOPE_USDT"]}}
+        with RunningBridge(tmp_path, config(exchange.url, kafka, prefix, sections)) as bridge:
+            eventually(lambda: bridge.metric("records_total", channel="trades") > 20, 20, "trades")
+            status, body = bridge.ready()
+            assert status == 503
+            (text,) = body["missing"]["subscriptions"]
+            assert text.startswith("trades NOPE_USDT: refused")
+            assert bridge.stop() == 0
+
+
+def test_a_dead_feed_is_replaced(kafka: Broker, prefix: str, tmp_path: Path) -> None:
+    """A connection that hears and says nothing more costs no trade that the next clean list still has."""
+    with ExchangeThread(symbols=SYMBOLS, rate=60, faults=Faults(mute_after=2.0)) as exchange:
+        quick = {"ping_interval": 0.3, "reply_timeout": 0.5, "reconnect_min": 0.05}
+        with RunningBridge(tmp_path, config(exchange.url, kafka, prefix, {"exchange": quick})) as bridge:
+            eventually(lambda: bridge.metric("reconnects_total", reason="timeout") > 3, 40, "timeouts")
+            all_trades_arrive(bridge, exchange)
+            assert bridge.stop() == 0
+        assert_trades_are(records_of(kafka, prefix, "trades"), exchange.truth.made)
+
+
+def test_every_market_follows_new_listings_over_many_sessions(
+    kafka: Broker, prefix: str, tmp_path: Path
+) -> None:
+    symbols = [f"SIM{n}_USDT" for n in range(12)]
+    faults = Faults(max_subscriptions=5, nested_all_ticker=True)
+    with ExchangeThread(symbols=symbols, rate=200, faults=faults) as exchange:
+        sections: dict[str, Any] = {
+            "exchange": {"subscriptions_per_session": 5},
+            "channels": {"trades": ["*"], "depth": ["*"], "ticker": [], "all_ticker": False},
+        }
+        with RunningBridge(tmp_path, config(exchange.url, kafka, prefix, sections)) as bridge:
+            bridge.wait_ready()
+            exchange.call(exchange.simulator.market.list_market, "NEW_USDT")
+            new_made = exchange.truth.made["NEW_USDT"]
+            eventually(lambda: len(new_made) > 3, 30, "trades of the new market")
+            bridge.wait_ready()
+            all_trades_arrive(bridge, exchange)
+            assert bridge.metric("connected") == 6
+            assert bridge.metric("reconnects_total") == 0
+            assert bridge.stop() == 0
+        assert_trades_are(records_of(kafka, prefix, "trades"), exchange.truth.made)

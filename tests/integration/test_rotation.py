@@ -1,0 +1,79 @@
+"""An ageing session is replaced by a new one that is live before the old one goes."""
+
+import threading
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import connect
+
+from tests.support.checks import assert_books_are, assert_no_hole, assert_trades_are, by_symbol, records_of
+from tests.support.exchange import ExchangeThread, books
+from tests.support.kafka_broker import Broker
+from tests.support.process import SYMBOLS, RunningBridge, config
+from tests.support.waiting import eventually
+
+
+@contextmanager
+def listener(url: str) -> Iterator[list[dict[str, Any]]]:
+    """Listen to the tickers over one connection that is never replaced; gives what it has heard."""
+    heard: list[dict[str, Any]] = []
+
+    def listen() -> None:
+        try:
+            for message in socket:
+                assert isinstance(message, bytes)
+                frame = msgspec.json.decode(zlib.decompress(message))
+                if frame.get("method") == "ticker.update":
+                    heard.extend(frame["params"])
+        except ConnectionClosed:
+            return
+
+    with connect(url, compression=None) as socket:
+        socket.send(msgspec.json.encode({"id": 1, "method": "ticker.subscribe", "params": SYMBOLS}).decode())
+        thread = threading.Thread(target=listen)
+        thread.start()
+        yield heard
+    thread.join()
+
+
+def test_rotation_loses_and_repeats_nothing(kafka: Broker, prefix: str, tmp_path: Path) -> None:
+    with ExchangeThread(symbols=SYMBOLS, rate=600) as exchange, listener(exchange.url) as heard:
+        sections = {"exchange": {"max_session_age": 0.7}}
+        with RunningBridge(tmp_path, config(exchange.url, kafka, prefix, sections)) as bridge:
+            bridge.wait_ready()
+            eventually(lambda: bridge.metric("reconnects_total", reason="rotated") >= 8, 60, "8 rotations")
+            exchange.quiesce()
+            assert bridge.metric("reconnects_total", reason="closed") == 0
+            assert bridge.stop() == 0
+        trades = records_of(kafka, prefix, "trades")
+        assert_trades_are(trades, exchange.truth.made)
+        assert len({record.json["session"] for record in trades}) >= 8
+        assert_books_are(records_of(kafka, prefix, "depth"), books(exchange))
+        tickers = records_of(kafka, prefix, "ticker")
+    assert_no_hole(tickers)
+    for symbol, records in by_symbol(tickers).items():
+        # The first one is the ticker of the moment of subscribing, which no one else has heard.
+        found = [
+            _figures(one) for one in records if one["seq"] > 0 or one["session"] != records[0]["session"]
+        ]
+        told = [_figures(one) for one in heard if one["symbol"] == symbol]
+        once = _without_answers_to_subscribing(found, told)
+        assert once == told[told.index(once[0]) :], symbol
+
+
+def _figures(ticker: dict[str, Any]) -> tuple[object, ...]:
+    time_ms = ticker.get("timestamp") or ticker["time_us"] // 1000
+    return time_ms, ticker["last"], ticker["best_bid"], ticker["best_ask"], ticker["base_volume_24h"]
+
+
+def _without_answers_to_subscribing(
+    found: list[tuple[object, ...]], told: list[tuple[object, ...]]
+) -> list[tuple[object, ...]]:
+    """Leave out the tickers that only a new session heard, as each does when it subscribes."""
+    known = set(told)
+    return [one for one in found if one in known]

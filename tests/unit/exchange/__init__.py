@@ -1,0 +1,1 @@
+"""The protocol: bytes and times in, messages and values out."""

@@ -1,0 +1,337 @@
+"""Frames: what inflates and what does not, what is a push, what an answer, and why the rest is neither."""
+
+import json
+import tracemalloc
+import zlib
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bridge.exchange.frames import Answer, BadFrame, Push, decode, inflate, within
+from bridge.records import REASONS
+
+LIMIT = 1 << 20
+ZLIB, RAW = zlib.MAX_WBITS, -zlib.MAX_WBITS
+
+PONG = b'{"error":null,"result":"pong","id":12312}'
+
+
+def deflate(text: bytes, wbits: int = ZLIB, level: int = -1) -> bytes:
+    stream = zlib.compressobj(level, wbits=wbits)
+    return stream.compress(text) + stream.flush()
+
+
+def bomb(megabytes: int, wbits: int) -> bytes:
+    """Return a whole stream of so many MiB of zeros, without compressing more than one of them."""
+    stream = zlib.compressobj(9, wbits=RAW)
+    block = stream.compress(bytes(1 << 20)) + stream.flush(zlib.Z_FULL_FLUSH)
+    body = block * megabytes + stream.flush()
+    if wbits == RAW:
+        return body
+    adler32 = (((megabytes << 20) % 65521) << 16) + 1
+    return b"\x78\xda" + body + adler32.to_bytes(4, "big")
+
+
+def refusal(frame: bytes, limit: int = LIMIT) -> BadFrame:
+    with pytest.raises(BadFrame) as caught:
+        inflate(frame, limit)
+    assert caught.value.reason == "decompression"
+    return caught.value
+
+
+def pushed(text: bytes) -> tuple[str, bytes]:
+    message = decode(text)
+    assert isinstance(message, Push)
+    return message.channel, bytes(message.params)
+
+
+def answered(text: bytes) -> tuple[int, bytes, str | None]:
+    message = decode(text)
+    assert isinstance(message, Answer)
+    return message.id, bytes(message.result), message.error
+
+
+def outcome(frame: bytes) -> str:
+    """Return what a frame is, or the reason why it is nothing."""
+    try:
+        return type(decode(inflate(frame, LIMIT))).__name__
+    except BadFrame as bad:
+        return bad.reason
+
+
+def error_of(error: bytes) -> str | None:
+    return answered(b'{"error":%s,"result":null,"id":1}' % error)[2]
+
+
+# Inflating
+
+
+@pytest.mark.parametrize("level", [0, 1, 6, 9])
+@pytest.mark.parametrize("wbits", [ZLIB, RAW])
+def test_zlib_and_raw_deflate_of_every_level_inflate(wbits: int, level: int) -> None:
+    assert inflate(deflate(PONG, wbits, level), LIMIT) == PONG
+
+
+def test_plain_json_in_a_binary_frame_stays_as_it_is() -> None:
+    assert inflate(PONG, LIMIT) == PONG
+
+
+def test_text_stays_as_it_is() -> None:
+    assert within(PONG, LIMIT) == PONG
+
+
+@given(st.binary(max_size=300), st.sampled_from([ZLIB, RAW]), st.integers(0, 9))
+def test_a_stream_may_reach_the_limit_but_not_pass_it(text: bytes, wbits: int, level: int) -> None:
+    # Raw deflate of a text that is not ASCII, and so not JSON, may begin as plain JSON does.
+    text = b'{"' + text
+    frame = deflate(text, wbits, level)
+    assert inflate(frame, len(text)) == text
+    assert "larger than max_frame_bytes" in refusal(frame, len(text) - 1).detail
+
+
+def test_plain_json_and_text_may_reach_the_limit_but_not_pass_it() -> None:
+    assert inflate(PONG, len(PONG)) == within(PONG, len(PONG)) == PONG
+    assert "larger than max_frame_bytes = 40" in refusal(PONG, len(PONG) - 1).detail
+    with pytest.raises(BadFrame, match="larger than max_frame_bytes = 40"):
+        within(PONG, len(PONG) - 1)
+
+
+@pytest.mark.parametrize("wbits", [ZLIB, RAW])
+def test_a_bomb_of_a_gigabyte_costs_a_few_times_the_limit(wbits: int) -> None:
+    small = bomb(8, wbits)
+    assert zlib.decompress(small, wbits) == bytes(8 << 20)
+
+    frame = bomb(1024, wbits)
+    tracemalloc.start()
+    try:
+        detail = refusal(frame).detail
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert detail == f"larger than max_frame_bytes = {LIMIT}"
+    # zlib holds the output twice, as it joins its buffers, and copies the input that is left.
+    assert peak < 2 * LIMIT + 2 * len(frame) + 200_000
+
+
+@pytest.mark.parametrize("wbits", [ZLIB, RAW])
+def test_a_stream_cut_anywhere_is_refused(wbits: int) -> None:
+    frame = deflate(PONG, wbits)
+    for length in range(len(frame)):
+        assert "incomplete" in refusal(frame[:length]).detail or length < 2
+
+
+@pytest.mark.parametrize("wbits", [ZLIB, RAW])
+def test_bytes_after_the_stream_are_refused(wbits: int) -> None:
+    frame = deflate(PONG, wbits)
+    assert refusal(frame + b"\0").detail == "1 bytes after the end of the stream"
+    assert refusal(frame + frame).detail == f"{len(frame)} bytes after the end of the stream"
+
+
+def test_a_wrong_checksum_is_refused() -> None:
+    frame = deflate(PONG)
+    for place in range(len(frame) - 4, len(frame)):
+        damaged = bytearray(frame)
+        damaged[place] ^= 1
+        assert "incorrect data check" in refusal(bytes(damaged)).detail
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        pytest.param(b"", id="nothing"),
+        pytest.param(b"\n" + PONG, id="plain JSON that does not begin with a brace"),
+        pytest.param(b"[1]", id="a plain list"),
+        pytest.param(zlib.compressobj(wbits=31).flush(), id="gzip"),
+        pytest.param(deflate(PONG)[2:], id="a stream without its header but with its checksum"),
+        pytest.param(zlib.compressobj(zdict=b"BTC_USDT").flush(), id="a stream with a preset dictionary"),
+    ],
+)
+def test_what_is_no_stream_is_refused(frame: bytes) -> None:
+    refusal(frame)
+
+
+@given(st.text(st.characters(max_codepoint=127), min_size=1), st.integers(0, 9))
+def test_no_raw_deflate_of_ascii_begins_as_plain_json_does(text: str, level: int) -> None:
+    assert deflate(text.encode(), RAW, level)[:1] != b"{"
+
+
+# Pushes
+
+
+@pytest.mark.parametrize("end", [b',"id":null', b"", b',"id":7', b',"sendTime":1586762545336,"new":[{}]'])
+def test_a_method_that_ends_in_update_is_a_push_whatever_else_it_says(end: bytes) -> None:
+    text = b'{"method":"depth.update","params":[true,{},"X"]%s}' % end
+    assert pushed(text) == ("depth", b'[true,{},"X"]')
+
+
+@pytest.mark.parametrize(
+    ("method", "channel"), [("all_ticker.update", "all_ticker"), (".update", ""), ("a.b.update", "a.b")]
+)
+def test_the_channel_is_what_stands_before_update(method: str, channel: str) -> None:
+    assert pushed(b'{"method":"%s","params":[]}' % method.encode()) == (channel, b"[]")
+
+
+@pytest.mark.parametrize("params", [b"[]", b"{}", b"null", b'""', b"1E400", b"[[[]]]", b'["\xff"]'])
+def test_the_params_of_a_push_are_kept_as_they_came_unread(params: bytes) -> None:
+    assert pushed(b'{"params":%s,"method":"ticker.update"}' % params) == ("ticker", params)
+
+
+def test_a_push_may_lack_its_params() -> None:
+    assert pushed(b'{"method":"ticker.update"}') == ("ticker", b"")
+
+
+# Answers
+
+
+def test_the_answers_of_the_api_document() -> None:
+    assert answered(PONG) == (12312, b'"pong"', None)
+    assert answered(b'{"error": null, "result": 1523348055, "id": 12312}') == (12312, b"1523348055", None)
+    success = b'{"error": null, "result": {"status": "success"}, "id": 12312}'
+    assert answered(success) == (12312, b'{"status": "success"}', None)
+
+
+def test_an_answer_may_lack_all_but_its_id() -> None:
+    assert answered(b'{"id":0}') == (0, b"null", None)
+    assert answered(b'{"id":-1}') == (-1, b"null", None)
+
+
+@pytest.mark.parametrize("error", [b"null", b"0", b"0.0", b'""', b"false"])
+def test_an_error_that_says_nothing_is_none(error: bytes) -> None:
+    assert error_of(error) is None
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (b'{"code":6,"message":"require authentication"}', "require authentication (code 6)"),
+        (b'{"code":"6","message":"no"}', "no (code 6)"),
+        (b'{"code":6}', "code 6"),
+        (b'{"code":6,"message":null}', "code 6"),
+        (b'{"code":6,"message":""}', "code 6"),
+        (b'{"message":"no"}', "no"),
+        (b"{}", "{}"),
+        (b'{"msg":"no"}', '{"msg":"no"}'),
+        (b'{"code":6.5}', '{"code":6.5}'),
+        (b'"no"', "no"),
+        (b"10008", "code 10008"),
+        (b"-1", "code -1"),
+        (b"true", "code True"),
+        (b"[]", "[]"),
+        (b"1e400", "1e400"),
+        (b'"\xff"', '"\ufffd"'),
+        pytest.param(b"1" * 5000, "1" * 5000, id="a number of 5000 digits"),
+    ],
+)
+def test_an_error_has_words_whatever_its_shape(error: bytes, words: str) -> None:
+    assert error_of(error) == words
+
+
+# What is neither
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (b"", "json"),
+        (b"{", "json"),
+        (b"nonsense", "json"),
+        (b'{"id":1}{"id":2}', "json"),
+        (b'{"id":NaN}', "json"),
+        (b"\xef\xbb\xbf" + PONG, "json"),
+        (b'{"method":"\xff.update"}', "json"),
+        (b'{"method":"\\ud800.update"}', "json"),
+        (b'{"method":"x.update","params":[1}', "json"),
+        (b"[]", "payload"),
+        (b"null", "payload"),
+        (b"1", "payload"),
+        (b'"pong"', "payload"),
+        (b'{"id":"1"}', "payload"),
+        (b'{"id":1.0}', "payload"),
+        (b'{"id":true}', "payload"),
+        (b'{"method":1}', "payload"),
+        (b"{}", "unknown_method"),
+        (b'{"id":null}', "unknown_method"),
+        (b'{"result":"pong"}', "unknown_method"),
+        (b'{"method":"server.ping","params":[],"id":1}', "unknown_method"),
+        (b'{"method":"update"}', "unknown_method"),
+        (b'{"method":"trades.UPDATE"}', "unknown_method"),
+        (b'{"method":""}', "unknown_method"),
+        pytest.param(b'{"id":%s}' % (b"1" * 1_000_000), "payload", id="an id of a million digits"),
+    ],
+)
+def test_what_is_neither_push_nor_answer_has_a_reason(text: bytes, reason: str) -> None:
+    with pytest.raises(BadFrame) as caught:
+        decode(text)
+    assert caught.value.reason == reason
+
+
+@pytest.mark.parametrize("form", [b"%s", b'{"method":"x.update","params":%s}', b'{"id":1,"error":%s}'])
+def test_a_hundred_thousand_brackets_are_bad_json(form: bytes) -> None:
+    with pytest.raises(BadFrame, match="recursion") as caught:
+        decode(form % (b'{"x":' * 100_000 + b"1" + b"}" * 100_000))
+    assert caught.value.reason == "json" or not form.startswith(b"{")
+
+
+def test_nesting_at_the_edge_of_what_can_be_read_is_an_answer_or_bad_json() -> None:
+    for depth in range(800, 1000):
+        text = b'{"id":1,"error":%s}' % (b"[" * depth + b"]" * depth)
+        assert outcome(text) in {"Answer", "json"}
+
+
+def test_a_detail_quotes_no_more_of_a_method_than_its_beginning() -> None:
+    with pytest.raises(BadFrame) as caught:
+        decode(b'{"method":"%s"}' % (b"x" * 1_000_000))
+    assert len(caught.value.detail) < 200
+
+
+# Laws
+
+frames = st.one_of(
+    st.binary(max_size=200),
+    st.binary(max_size=200).map(deflate),
+    st.binary(max_size=200).map(lambda text: deflate(text, RAW)),
+    st.builds(
+        lambda method, params, request_id, error: deflate(
+            b'{"method":%s,"params":%s,"id":%s,"error":%s}' % (method, params, request_id, error)
+        ),
+        *[st.sampled_from([b"null", b'"x.update"', b'"\xff"', b"1", b"[", b"{}", b'{"code":1}', b"1e999"])]
+        * 4,
+    ),
+)
+
+
+@given(frames)
+def test_any_bytes_are_a_push_an_answer_or_a_reason(frame: bytes) -> None:
+    assert outcome(frame) in {"Push", "Answer", *REASONS}
+
+
+texts = st.text(st.characters(exclude_categories=["Cs"]))
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | texts,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(texts, inner, max_size=4),
+    max_leaves=10,
+)
+forms = st.sampled_from([deflate, lambda text: deflate(text, RAW), lambda text: text])
+
+
+@given(texts, json_values, forms, st.booleans())
+def test_a_push_that_is_encoded_and_decoded_is_the_same(
+    channel: str, params: Any, form: Any, ascii_only: bool
+) -> None:
+    message = {"method": f"{channel}.update", "params": params, "id": None}
+    text = json.dumps(message, ensure_ascii=ascii_only).encode()
+    decoded_channel, decoded_params = pushed(inflate(form(text), LIMIT))
+    assert decoded_channel == channel
+    assert json.loads(decoded_params) == params
+
+
+@given(st.integers(-(2**63), 2**64 - 1), json_values, st.integers(), texts, forms)
+def test_an_answer_that_is_encoded_and_decoded_is_the_same(
+    request_id: int, result: Any, code: int, message: str, form: Any
+) -> None:
+    answer = {"error": {"code": code, "message": message}, "result": result, "id": request_id}
+    decoded_id, decoded_result, error = answered(inflate(form(json.dumps(answer).encode()), LIMIT))
+    assert (decoded_id, json.loads(decoded_result)) == (request_id, result)
+    assert error == (f"{message} (code {code})" if message else f"code {code}")
