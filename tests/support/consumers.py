@@ -6,7 +6,14 @@ from typing import Any, NamedTuple
 
 import msgspec
 from confluent_kafka import Consumer, TopicPartition
-from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, ResourceType  # type: ignore[attr-defined]
+from confluent_kafka.admin import (  # type: ignore[attr-defined]
+    AdminClient,
+    AlterConfigOpType,
+    ConfigEntry,
+    ConfigResource,
+    NewTopic,
+    ResourceType,
+)
 
 ROOT = Path(__file__).parents[2]
 TOOLS = ROOT / ".cache" / "kafka" / "tools"
@@ -101,7 +108,11 @@ def create_topic(bootstrap: str, name: str, partitions: int, **settings: str) ->
 
 def set_topic(bootstrap: str, name: str, **settings: str) -> None:
     """Change settings of a topic."""
-    config = {key.replace("_", "."): value for key, value in settings.items()}
+    entries = [
+        ConfigEntry(key.replace("_", "."), value, incremental_operation=AlterConfigOpType.SET)
+        for key, value in settings.items()
+    ]
     admin = AdminClient({"bootstrap.servers": bootstrap})
-    for future in admin.alter_configs([ConfigResource(ResourceType.TOPIC, name, set_config=config)]).values():
+    resource = ConfigResource(ResourceType.TOPIC, name, incremental_configs=entries)
+    for future in admin.incremental_alter_configs([resource]).values():
         future.result(_TIMEOUT)

@@ -1,0 +1,35 @@
+# Sourced by the other scripts, with the root of the project as the current folder.
+
+step() {
+    echo "set-up: $*" >&2
+}
+
+fail() {
+    echo "set-up failed: $*" >&2
+    exit 1
+}
+
+# Run a command; show what it printed only if it fails.
+quietly() {
+    local output status=0
+    output=$("$@" 2>&1 </dev/null) || status=$?
+    if ((status)); then
+        echo "$output" >&2
+        fail "'$*' ended with status $status"
+    fi
+}
+
+install_debian() {
+    local root=()
+    command -v apt-get >/dev/null || fail "install these first, this machine has no apt-get: $*"
+    if ((EUID != 0)); then
+        command -v sudo >/dev/null || fail "install these first, as root: apt-get install $*"
+        sudo -v || fail "install these first, as root: apt-get install $*"
+        root=(sudo)
+    fi
+    step "installing Debian's packages $*"
+    quietly "${root[@]}" apt-get update
+    # RUNLEVEL=1: a package that brings a service doesn't start it where there is no systemd.
+    quietly "${root[@]}" env DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 \
+        apt-get install --yes --no-install-recommends "$@"
+}

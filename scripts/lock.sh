@@ -1,0 +1,20 @@
+#!/usr/bin/env bash
+# Write the requirements files, for every Python and platform that pyproject.toml allows.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+# The hashes of the requirements files are the lock; uv's own file also holds addresses.
+rm -f uv.lock
+trap 'rm -f uv.lock' EXIT
+
+export_lock() {
+    local file=$1
+    shift
+    .venv/bin/uv export --quiet --frozen --no-header --no-annotate --no-emit-project --no-default-groups "$@" \
+        --output-file "$file" >/dev/null
+}
+
+.venv/bin/uv lock --quiet
+export_lock requirements.txt
+export_lock requirements-demo.txt --extra demo --group build
+export_lock requirements-dev.txt --extra demo --group dev

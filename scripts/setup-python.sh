@@ -1,0 +1,55 @@
+#!/usr/bin/env bash
+# Make .venv with the bridge and the packages of requirements-dev.txt or requirements-demo.txt.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+. scripts/common.sh
+
+kind=${1:-dev}
+stamp=.venv/installed
+
+find_python() {
+    local name
+    for name in python3.13 python3.12 python3.11 python3; do
+        if "$name" -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+            echo "$name"
+            return
+        fi
+    done
+    return 1
+}
+
+# What `$stamp` says when that kind is installed and nothing has changed since.
+installed() {
+    echo "$1 $(cat "requirements-$1.txt" pyproject.toml scripts/setup-python.sh | sha256sum | cut -d ' ' -f 1)"
+}
+
+# A .venv that was moved or not finished has no pip with this address.
+usable() {
+    .venv/bin/python -c '' 2>/dev/null && grep -qsF "$PWD/.venv/bin/python" .venv/bin/pip
+}
+
+if usable && [[ -f $stamp ]]; then
+    found=$(<"$stamp")
+    # The packages of the demo are among those for development.
+    if [[ $found == "$(installed "$kind")" || $found == "$(installed dev)" ]]; then
+        exit
+    fi
+fi
+
+if ! usable; then
+    if ! python=$(find_python); then
+        install_debian python3 python3-venv
+        python=$(find_python) || fail "Python 3.11 or newer is needed, with its modules venv and ensurepip"
+    fi
+    step "making .venv with $("$python" --version)"
+    quietly "$python" -m venv --clear .venv
+fi
+
+rm -f "$stamp"
+pip=(.venv/bin/python -m pip --disable-pip-version-check --quiet)
+step "installing requirements-$kind.txt"
+# Wheels only: to build from source, pip would fetch what no hash pins.
+quietly "${pip[@]}" install --require-hashes --only-binary :all: -r "requirements-$kind.txt"
+step "installing the bridge"
+quietly "${pip[@]}" install --no-deps --no-build-isolation -e .
+installed "$kind" >"$stamp"

@@ -1,0 +1,40 @@
+#!/usr/bin/env bash
+# Install what tests need besides Python: Java, Maven, kcat, promtool, Apache Kafka.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+. scripts/common.sh
+
+missing=()
+declare -A packages=([java]=default-jre-headless [mvn]=maven [kcat]=kcat [promtool]=prometheus)
+for command in "${!packages[@]}"; do
+    command -v "$command" >/dev/null || missing+=("${packages[$command]}")
+done
+if ((${#missing[@]})); then
+    install_debian "${missing[@]}"
+    # Only promtool is wanted of that package.
+    if [[ " ${missing[*]} " == *" prometheus "* && -d /run/systemd/system ]]; then
+        quietly systemctl disable --now prometheus
+    fi
+fi
+
+java=$(java -XshowSettings:properties -version 2>&1 | sed -n 's/.*java\.specification\.version = //p')
+((${java%%.*} >= 17)) || fail "Java 17 or newer is needed, 'java' is Java $java"
+
+fetch_jars() {
+    local pom=$1 folder=$2 sum
+    sum=$(sha256sum <"$pom")
+    if [[ -f $folder/pom.sha256 && $(<"$folder/pom.sha256") == "$sum" ]]; then
+        return
+    fi
+    step "fetching $folder with Maven"
+    # Into another folder first: what is interrupted is not taken for complete.
+    rm -rf "$folder.new"
+    mkdir -p "$folder.new"
+    quietly mvn -B -q -f "$pom" dependency:copy-dependencies -DincludeScope=runtime "-DoutputDirectory=$PWD/$folder.new"
+    echo "$sum" >"$folder.new/pom.sha256"
+    rm -rf "$folder"
+    mv "$folder.new" "$folder"
+}
+
+fetch_jars tests/support/kafka/pom.xml .cache/kafka/libs
+fetch_jars tests/support/kafka/tools/pom.xml .cache/kafka/tools

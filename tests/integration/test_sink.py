@@ -1,0 +1,200 @@
+"""The sink on a real broker: what Kafka refuses, and what aiokafka would lose."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from bridge.config import Config, KafkaConfig
+from bridge.kafka.producer import open_producer
+from bridge.kafka.sink import Sink
+from bridge.kafka.topics import TopicError, prepare
+from bridge.metrics import Metrics
+from bridge.records import Record
+from tests.support.consumers import create_topic, read_topic, set_topic
+from tests.support.exchange import ExchangeThread
+from tests.support.kafka_broker import Broker
+from tests.support.process import RunningBridge, config
+from tests.support.waiting import soon
+
+DELIVERIES = ["exactly-once", "at-least-once"]
+
+
+class Delivery:
+    """A running sink with what it needs."""
+
+    def __init__(self, kafka: Broker, prefix: str, delivery: str, **keys: object) -> None:
+        base = {"bootstrap_servers": kafka.bootstrap, "topic_prefix": prefix, "partitions": 3}
+        self.config = KafkaConfig.model_validate({**base, "delivery": delivery, **keys})
+        self.transactional_id = prefix if delivery == "exactly-once" else None
+        self.metrics = Metrics()
+        self.room: list[bool] = []
+        self.sink: Sink
+
+    async def run(self, steps: Callable[["Delivery"], object]) -> None:
+        """Run a sink through `steps`, then until all is delivered."""
+        topics = await prepare(self.config, ["trades"])
+        self.sink = Sink(
+            self.config,
+            topics,
+            transactional_id=self.transactional_id,
+            metrics=self.metrics,
+            on_room=self.room.append,
+        )
+        async with asyncio.timeout(60), asyncio.TaskGroup() as group:
+            running = group.create_task(self.sink.run())
+            done = steps(self)
+            if asyncio.iscoroutine(done):
+                await done
+            self.sink.drain()
+            await running
+
+    def errors(self) -> float:
+        """Return how many errors of Kafka were counted."""
+        lines = list(self.metrics.collect())
+        return sum(s.value for m in lines if m.name.endswith("kafka_errors") for s in m.samples)
+
+
+def record(number: int, size: int = 20, key: bytes | None = b"BTC_USDT") -> Record:
+    value = msgspec.json.encode({"session": "s", "n": number, "filler": "x" * size})
+    return Record("trades", key, value, 1_600_000_000_000_000 + number)
+
+
+def numbers(kafka: Broker, prefix: str) -> list[int]:
+    return [one.json["n"] for one in read_topic(kafka.bootstrap, f"{prefix}.trades.v1")]
+
+
+@pytest.mark.parametrize("delivery", DELIVERIES)
+def test_a_record_larger_than_its_topic_takes_is_not_queued(
+    kafka: Broker, prefix: str, delivery: str
+) -> None:
+    create_topic(kafka.bootstrap, f"{prefix}.trades.v1", 3, max_message_bytes="5000")
+
+    def steps(one: Delivery) -> None:
+        assert [one.sink.add(record(n, size)) for n, size in enumerate((10, 6000, 10, 4000))] == [
+            True,
+            False,
+            True,
+            True,
+        ]
+
+    asyncio.run(Delivery(kafka, prefix, delivery).run(steps))
+    assert numbers(kafka, prefix) == [0, 2, 3]
+
+
+@pytest.mark.parametrize("delivery", DELIVERIES)
+def test_a_record_that_the_broker_refuses_is_a_dead_letter_and_the_others_arrive_once_in_order(
+    kafka: Broker, prefix: str, delivery: str
+) -> None:
+    """The limit falls while the sink runs, as when somebody changes the topic."""
+    deliveries = Delivery(kafka, prefix, delivery, flush_interval=0.05, compression="none")
+
+    async def steps(one: Delivery) -> None:
+        for n in range(50):
+            one.sink.add(record(n))
+        await soon(lambda: one.sink.pending_records == 0, 20, "the first records")
+        set_topic(kafka.bootstrap, f"{prefix}.trades.v1", max_message_bytes="3000")
+        for n in range(50, 150):
+            one.sink.add(record(n, 5000 if n in (70, 140) else 20))
+
+    asyncio.run(deliveries.run(steps))
+    assert numbers(kafka, prefix) == [n for n in range(150) if n not in (70, 140)]
+    letters = read_topic(kafka.bootstrap, f"{prefix}.deadletter.v1")
+    assert [letter.json["channel"] for letter in letters] == ["trades", "trades"]
+    assert all(f"{prefix}.trades.v1" in letter.json["detail"] for letter in letters)
+    assert deliveries.metrics.counter("deadletters_total", reason="payload").value == 2
+    assert deliveries.errors() > 0
+
+
+def test_a_fenced_producer_takes_its_place_back_and_doubles_nothing(kafka: Broker, prefix: str) -> None:
+    """Another one with the same transactional id came, and went."""
+
+    async def steps(one: Delivery) -> None:
+        for n in range(200):
+            one.sink.add(record(n))
+            await asyncio.sleep(0)
+        await soon(lambda: one.sink.pending_records == 0, 20, "the first records")
+        topics = await prepare(one.config, ["trades"])
+        for n in range(200, 300):
+            one.sink.add(record(n))
+        other = await open_producer(one.config, topics, one.transactional_id)
+        for n in range(300, 400):
+            one.sink.add(record(n))
+        await soon(lambda: one.sink.pending_records == 0, 30, "all records")
+        await other.stop()
+
+    asyncio.run(Delivery(kafka, prefix, "exactly-once", commit_interval=0.05).run(steps))
+    assert numbers(kafka, prefix) == list(range(400))
+
+
+def test_a_transaction_that_timed_out_is_done_again(own_kafka: Broker, prefix: str) -> None:
+    """The broker hangs for longer than `transaction_timeout`."""
+
+    async def steps(one: Delivery) -> None:
+        for n in range(100):
+            one.sink.add(record(n))
+        await soon(lambda: one.sink.pending_records == 0, 20, "the first records")
+        for n in range(100, 200):
+            one.sink.add(record(n))
+        await asyncio.to_thread(own_kafka.suspend)
+        for n in range(200, 300):
+            one.sink.add(record(n))
+        with pytest.raises(AssertionError):
+            await soon(lambda: one.sink.pending_records == 0, 4, "Kafka hangs")
+        await asyncio.to_thread(own_kafka.resume)
+        await soon(lambda: one.sink.pending_records == 0, 40, "all records")
+
+    asyncio.run(Delivery(own_kafka, prefix, "exactly-once", transaction_timeout=2.0).run(steps))
+    assert numbers(own_kafka, prefix) == list(range(300))
+
+
+def test_too_much_that_waits_is_told_once_and_room_is_told_once(own_kafka: Broker, prefix: str) -> None:
+    deliveries = Delivery(own_kafka, prefix, "at-least-once", max_pending_bytes=65_536)
+
+    async def steps(one: Delivery) -> None:
+        await asyncio.to_thread(own_kafka.suspend)
+        for n in range(1000):
+            one.sink.add(record(n))
+        assert one.room == [False]
+        await asyncio.to_thread(own_kafka.resume)
+        await soon(lambda: one.sink.pending_records == 0, 40, "all records")
+
+    asyncio.run(deliveries.run(steps))
+    assert deliveries.room == [False, True]
+    assert deliveries.sink.pending_bytes == 0
+    assert numbers(own_kafka, prefix) == list(range(1000))
+
+
+@pytest.mark.parametrize(
+    ("keys", "partitions", "words"),
+    [
+        ({}, 5, ["has 5 partitions", "kafka.partitions is 12", "set kafka.partitions = 5"]),
+        ({"create_topics": False}, None, ["does not exist", "kafka.create_topics", "12 partitions"]),
+        ({"replication_factor": 3}, None, ["can't be created", "kafka.replication_factor = 3"]),
+    ],
+)
+def test_topics_that_are_not_as_configured_are_named_with_what_differs(
+    kafka: Broker, prefix: str, keys: dict[str, object], partitions: int | None, words: Sequence[str]
+) -> None:
+    if partitions is not None:
+        create_topic(kafka.bootstrap, f"{prefix}.depth.v1", partitions)
+    settings = {"bootstrap_servers": kafka.bootstrap, "topic_prefix": prefix, **keys}
+    wanted = Config.model_validate({"channels": {"all_ticker": True}, "kafka": settings}).kafka
+    with pytest.raises(TopicError) as caught:
+        asyncio.run(prepare(wanted, ["depth"]))
+    assert all(word in str(caught.value) for word in [f"{prefix}.depth.v1", *words])
+
+
+def test_the_command_ends_with_1_when_topics_are_not_as_configured(
+    kafka: Broker, prefix: str, tmp_path: Path
+) -> None:
+    create_topic(kafka.bootstrap, f"{prefix}.depth.v1", 5)
+    with (
+        ExchangeThread(symbols=1, rate=10) as exchange,
+        RunningBridge(tmp_path, config(exchange.url, kafka, prefix)) as bridge,
+    ):
+        assert bridge.process.wait(30) == 1
+    assert "has 5 partitions" in bridge.stderr
+    assert "Traceback" not in bridge.stderr

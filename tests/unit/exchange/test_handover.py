@@ -1,0 +1,412 @@
+"""A handover: what the exchange pushed goes on once and in order, although two sessions brought it."""
+
+import json
+from collections import Counter, defaultdict
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bridge.exchange.frames import Push, decode
+from bridge.exchange.handover import Handover
+
+Book = dict[str, dict[str, str]]
+
+
+class Happened(NamedTuple):
+    """A push of the exchange, and the subscription that brings it."""
+
+    channel: str
+    symbol: str
+    params: Any
+
+
+def push(channel: str, params: Any) -> Push:
+    text = params if isinstance(params, str) else json.dumps(params, separators=(",", ":"))
+    message = decode(f'{{"method":"{channel}.update","params":{text},"id":null}}'.encode())
+    assert isinstance(message, Push)
+    return message
+
+
+def released(old: list[Push], new: list[Push]) -> list[tuple[str, Any]]:
+    """Return what goes on of the new session's pushes, when the old one had brought its own."""
+    handover: Handover[int] = Handover()
+    for message in old:
+        handover.remember(message)
+    for place, message in enumerate(new):
+        handover.hold(message, place)
+    return [(message.channel, json.loads(message.params)) for message, _ in handover.release()]
+
+
+def balances(*totals: str, currency: str = "USDT") -> list[Push]:
+    return [push("balance", [balance(currency, total)]) for total in totals]
+
+
+def balance(currency: str, total: str) -> dict[str, str]:
+    return {"currency": currency, "free": total, "total": total, "used": "0"}
+
+
+def ticker(symbol: str, last: str) -> dict[str, str]:
+    return {"symbol": symbol, "last": last}
+
+
+def totals(messages: list[tuple[str, Any]]) -> str:
+    return "".join(item["total"] for _, items in messages for item in items)
+
+
+# Items: order, order_algo, balance, ticker, all_ticker
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "goes_on"),
+    [
+        pytest.param("", "", "", id="nothing happened"),
+        pytest.param("AB", "", "", id="all of it before the new session subscribed"),
+        pytest.param("", "AB", "AB", id="all of it after the old one's last"),
+        pytest.param("AB", "B", "", id="the new one saw the end"),
+        pytest.param("AB", "BC", "C", id="both saw the middle"),
+        pytest.param("AB", "C", "C", id="nothing in common"),
+        pytest.param("AB", "BA", "A", id="it goes back to what it was"),
+        pytest.param("AB", "A", "A", id="it goes back after the old one's last"),
+        pytest.param("AAA", "AAB", "B", id="the same again and again"),
+        pytest.param("ABAB", "BABA", "A", id="to and fro"),
+    ],
+)
+def test_the_new_session_goes_on_from_where_the_old_one_ended(old: str, new: str, goes_on: str) -> None:
+    assert totals(released(balances(*old), balances(*new))) == goes_on
+
+
+def test_each_symbol_has_its_own_place() -> None:
+    old = [*balances("A"), *balances("X", currency="BTC"), *balances("B")]
+    new = [*balances("B", "C"), *balances("Y", currency="BTC")]
+    assert released(old, new) == [("balance", [balance("USDT", "C")]), ("balance", [balance("BTC", "Y")])]
+
+
+def test_the_same_symbol_in_two_channels_is_two_series() -> None:
+    item = {"symbol": "BTC_USDT", "id": "1"}
+    assert released([push("order", [item])], [push("order_algo", [item])]) == [("order_algo", [item])]
+
+
+def test_a_symbol_is_the_same_in_either_case() -> None:
+    old = [
+        push("order", [{"symbol": "btc_usdt", "id": "1"}]),
+        push("order", [{"symbol": "BTC_USDT", "id": "2"}]),
+    ]
+    assert released(old, old) == []
+
+
+def test_of_a_push_with_several_items_the_unseen_go_on() -> None:
+    seen, unseen = ticker("A", "1"), ticker("B", "2")
+    assert released([push("all_ticker", [seen])], [push("all_ticker", [seen, unseen])]) == [
+        ("all_ticker", [unseen])
+    ]
+
+
+def test_a_nested_list_counts_as_its_items() -> None:
+    seen, unseen = ticker("A", "1"), ticker("B", "2")
+    old, new = [push("all_ticker", [[seen]])], [push("all_ticker", [[seen, unseen]])]
+    assert released(old, new) == [("all_ticker", [unseen])]
+
+
+def test_the_state_that_a_ticker_may_begin_with_is_left_out_when_it_is_old() -> None:
+    old = [push("ticker", [ticker("A", last)]) for last in "123"]
+    new = [push("ticker", [ticker("A", last)]) for last in ("state", "2", "3", "4")]
+    assert released(old, new) == [("ticker", [ticker("A", "4")])]
+
+
+def test_the_state_that_a_ticker_begins_with_goes_on_when_the_old_session_has_nothing_newer() -> None:
+    old = [push("ticker", [ticker("A", "1")])]
+    new = [push("ticker", [ticker("A", last)]) for last in ("state", "2")]
+    assert released(old, new) == [("ticker", [ticker("A", "state")]), ("ticker", [ticker("A", "2")])]
+
+
+def test_a_held_push_comes_back_whole_with_its_context() -> None:
+    handover: Handover[str] = Handover()
+    held = push("order", '[ {"symbol" : "A"} , {"symbol" : "B"} ]')
+    handover.hold(held, "context")
+    assert handover.release() == [(held, "context")]
+    assert handover.release() == []
+
+
+# Trades and depth
+
+
+def test_trades_all_go_on_since_their_ids_tell_which_are_new() -> None:
+    message = push("trades", [True, [{"id": 1}], "A"])
+    assert released([message], [message]) == [("trades", [True, [{"id": 1}], "A"])]
+
+
+def test_a_book_goes_on_from_its_last_snapshot() -> None:
+    new = [
+        push("depth", [True, {"asks": [["1", "1"]]}, "A"]),
+        push("depth", [True, {}, "B"]),
+        push("depth", [False, {"asks": [["2", "1"]]}, "A"]),
+        push("depth", [True, {"asks": [["3", "1"]]}, "a"]),
+        push("depth", [False, {"asks": [["4", "1"]]}, "A"]),
+        push("depth", [False, {}, "C"]),
+    ]
+    assert released([], new) == [
+        ("depth", [True, {}, "B"]),
+        ("depth", [True, {"asks": [["3", "1"]]}, "a"]),
+        ("depth", [False, {"asks": [["4", "1"]]}, "A"]),
+        ("depth", [False, {}, "C"]),
+    ]
+
+
+# Params of any shape
+
+
+@pytest.mark.parametrize("channel", ["depth", "trades", "ticker", "balance", "moon"])
+@pytest.mark.parametrize(
+    "params",
+    [
+        "null",
+        "1",
+        '""',
+        "{}",
+        "[]",
+        "[[]]",
+        "[[[]]]",
+        "[[],[]]",
+        "[null]",
+        "[1,2]",
+        '[{"symbol":1}]',
+        "[[1],2]",
+    ],
+)
+def test_params_of_any_shape_go_on_to_be_judged(channel: str, params: str) -> None:
+    assert released([], [push(channel, params)]) == [(channel, json.loads(params))]
+
+
+@pytest.mark.parametrize(
+    "params", ["null", "{}", "[1,2]", '[{"symbol":1}]', '[{"no":"symbol"},{"symbol":"A"}]']
+)
+def test_params_of_any_shape_go_on_once(params: str) -> None:
+    assert released([push("ticker", params)], [push("ticker", params)]) == []
+
+
+@pytest.mark.parametrize("channel", ["depth", "ticker"])
+def test_params_at_the_edge_of_what_can_be_read_do_no_harm(channel: str) -> None:
+    for depth in range(900, 1000):
+        text = b'{"method":"%s.update","params":%s}' % (channel.encode(), b"[" * depth + b"]" * depth)
+        try:
+            message = decode(text)
+        except Exception:  # noqa: BLE001, S112  # too deep to be a message at all
+            continue
+        handover: Handover[None] = Handover()
+        deeper(20, lambda: (handover.remember(message), handover.hold(message, None), handover.release()))
+
+
+def deeper(frames: int, call: Any) -> None:
+    """Call something from so many frames further down."""
+    if frames:
+        deeper(frames - 1, call)
+    else:
+        call()
+
+
+def test_a_symbol_that_is_no_utf8_does_no_harm() -> None:
+    for channel, params in [("depth", b'[true,{},"\xff"]'), ("ticker", b'[{"symbol":"\xff"}]')]:
+        message = decode(b'{"method":"%s.update","params":%s}' % (channel.encode(), params))
+        assert isinstance(message, Push)
+        handover: Handover[None] = Handover()
+        handover.hold(message, None)
+        assert handover.release() == [(message, None)]
+
+
+# Laws
+
+
+@dataclass(frozen=True)
+class Rotation:
+    """What the exchange pushed, and when in this the two sessions saw it.
+
+    The old session gets everything up to `old_end`, the new one everything of a subscription since it
+    subscribed to that. It is released at `release`, when it has brought all that the old one has.
+    """
+
+    pushes: list[Happened]
+    subscribed: dict[tuple[str, str], int]
+    old_end: int
+    release: int
+
+    def of_new(self, start: int, end: int) -> list[Happened]:
+        return [
+            happened
+            for place, happened in enumerate(self.pushes[start:end], start)
+            if place >= self.subscribed[happened.channel, happened.symbol]
+        ]
+
+
+@st.composite
+def rotations(draw: st.DrawFn, happenings: st.SearchStrategy[list[Happened]]) -> Rotation:
+    pushes = draw(happenings)
+    release = draw(st.integers(0, len(pushes)))
+    old_end = draw(st.integers(0, release))
+    series = sorted({(happened.channel, happened.symbol) for happened in pushes})
+    return Rotation(pushes, {name: draw(st.integers(0, old_end)) for name in series}, old_end, release)
+
+
+def merged(rotation: Rotation, draw: st.DataObject, first: dict[int, list[Happened]]) -> list[Happened]:
+    """Return what goes on, in order; `first` are the pushes that a subscription begins with, by its place."""
+    handover: Handover[str] = Handover()
+    on: list[Happened] = []
+    old = rotation.pushes[: rotation.old_end]
+    new: list[Happened] = []
+    for place in range(rotation.release + 1):
+        new += first.get(place, [])
+        new += rotation.of_new(place, min(place + 1, rotation.release))
+    # The pushes of one session come in order, those of two in any.
+    turns = draw.draw(st.permutations([True] * len(old) + [False] * len(new)))
+    of_old, of_new = iter(old), iter(new)
+    for turn in turns:
+        happened = next(of_old if turn else of_new)
+        message = push(happened.channel, happened.params)
+        if turn:
+            handover.remember(message)
+            on.append(happened)
+        else:
+            handover.hold(message, happened.symbol)
+    on += [
+        Happened(message.channel, symbol, json.loads(message.params))
+        for message, symbol in handover.release()
+    ]
+    return on + rotation.of_new(rotation.release, len(rotation.pushes))
+
+
+def items(pushes: list[Happened]) -> dict[tuple[str, str], list[Any]]:
+    """Return the items of every series, in order."""
+    series = defaultdict(list)
+    for happened in pushes:
+        for item in happened.params:
+            series[happened.channel, item.get("symbol") or item["currency"]].append(item)
+    return dict(series)
+
+
+names = st.sampled_from(["A", "B", "C"])
+
+
+@st.composite
+def different_items(draw: st.DrawFn) -> list[Happened]:
+    """Return pushes of all channels of items, no item the same as another."""
+    drawn = draw(
+        st.lists(
+            st.tuples(st.sampled_from(["ticker", "order", "order_algo", "balance"]), names)
+            | st.tuples(st.just("all_ticker"), st.lists(names, min_size=1, unique=True)),
+            max_size=25,
+        )
+    )
+    pushes = []
+    for number, (channel, named) in enumerate(drawn):
+        field = "currency" if channel == "balance" else "symbol"
+        symbols = named if isinstance(named, list) else [named]
+        params = [{field: symbol, "figure": str(number)} for symbol in symbols]
+        pushes.append(Happened(channel, "" if isinstance(named, list) else named, params))
+    return pushes
+
+
+@given(rotations(different_items()), st.data())
+def test_every_item_goes_on_once_and_in_order(rotation: Rotation, data: st.DataObject) -> None:
+    assert items(merged(rotation, data, {})) == items(rotation.pushes)
+
+
+@given(rotations(different_items()), st.data())
+def test_the_states_that_tickers_begin_with_lose_and_repeat_nothing(
+    rotation: Rotation, data: st.DataObject
+) -> None:
+    tickers = {name: place for name, place in rotation.subscribed.items() if name[0] == "ticker"}
+    states: dict[int, list[Happened]] = defaultdict(list)
+    for (channel, symbol), place in tickers.items():
+        states[place].append(Happened(channel, symbol, [{"symbol": symbol, "figure": f"state at {place}"}]))
+    for series, gone_on in items(merged(rotation, data, states)).items():
+        told = [item for item in gone_on if not item["figure"].startswith("state")]
+        assert told == items(rotation.pushes).get(series, [])
+        if told != gone_on:
+            place = gone_on.index(next(item for item in gone_on if item not in told))
+            at = tickers[series]
+            assert [int(item["figure"]) < at for item in told] == [n < place for n in range(len(told))]
+
+
+@st.composite
+def same_balances(draw: st.DrawFn) -> list[Happened]:
+    """Return pushes of balances that go to and fro between few values."""
+    drawn = draw(st.lists(st.tuples(names, st.sampled_from("12")), max_size=20))
+    return [Happened("balance", name, [balance(name, total)]) for name, total in drawn]
+
+
+@given(rotations(same_balances()), st.data())
+def test_items_that_read_alike_are_never_repeated_and_the_last_is_always_told(
+    rotation: Rotation, data: st.DataObject
+) -> None:
+    truth = items(rotation.pushes)
+    gone_on = items(merged(rotation, data, {}))
+    assert gone_on.keys() == truth.keys()
+    for series, told in gone_on.items():
+        in_order = iter(truth[series])
+        assert all(item in in_order for item in told)
+        assert told[-1] == truth[series][-1]
+
+
+@st.composite
+def books(draw: st.DrawFn) -> list[Happened]:
+    """Return changes of books and, now and then, a whole one again."""
+    level = st.tuples(st.sampled_from(["1", "2", "3"]), st.sampled_from(["0", "5", "6"])).map(list)
+    change = st.fixed_dictionaries(
+        {}, optional={side: st.lists(level, max_size=2) for side in ("asks", "bids")}
+    )
+    now: dict[str, Book] = defaultdict(lambda: {"asks": {}, "bids": {}})
+    pushes = []
+    for symbol, book, again in draw(st.lists(st.tuples(names, change, st.booleans()), max_size=25)):
+        apply(now[symbol], book)
+        params = snapshot(symbol, now[symbol]) if again else [False, book, symbol]
+        pushes.append(Happened("depth", symbol, params))
+    return pushes
+
+
+def apply(book: Book, change: dict[str, Any]) -> None:
+    for side, levels in change.items():
+        for price, amount in levels:
+            book[side][price] = amount
+            if amount == "0":
+                del book[side][price]
+
+
+def snapshot(symbol: str, book: Book) -> list[Any]:
+    return [True, {side: [list(level) for level in levels.items()] for side, levels in book.items()}, symbol]
+
+
+def rebuilt(pushes: list[Happened]) -> dict[str, Book]:
+    """Return the books as a consumer has them at the end."""
+    now: dict[str, Book] = {}
+    for happened in pushes:
+        clean, change, symbol = happened.params
+        if clean or symbol not in now:
+            now[symbol] = {"asks": {}, "bids": {}}
+        apply(now[symbol], change)
+    return now
+
+
+@given(rotations(books()), st.data())
+def test_the_books_rebuilt_from_what_goes_on_are_the_exchanges(
+    rotation: Rotation, data: st.DataObject
+) -> None:
+    first: dict[int, list[Happened]] = defaultdict(list)
+    for (channel, symbol), place in rotation.subscribed.items():
+        book = rebuilt(rotation.pushes[:place]).get(symbol, {"asks": {}, "bids": {}})
+        first[place].append(Happened(channel, symbol, snapshot(symbol, book)))
+    on = merged(rotation, data, first)
+    assert rebuilt(on) == rebuilt(rotation.pushes)
+    snapshots = Counter(happened.symbol for happened in on if happened.params[0])
+    assert all(snapshots[symbol] for _, symbol in rotation.subscribed)
+
+
+@given(
+    st.lists(st.tuples(names, st.booleans(), st.lists(st.integers(0, 99), max_size=3)), max_size=10),
+    st.data(),
+)
+def test_trades_go_on_as_they_came(drawn: list[tuple[str, bool, list[int]]], data: st.DataObject) -> None:
+    new = [push("trades", [clean, [{"id": number} for number in ids], name]) for name, clean, ids in drawn]
+    old = data.draw(st.lists(st.sampled_from(new))) if new else []
+    assert released(old, new) == [("trades", json.loads(message.params)) for message in new]
