@@ -19,17 +19,21 @@ quietly() {
     fi
 }
 
-install_debian() {
-    local root=()
-    command -v apt-get >/dev/null || fail "install these first, this machine has no apt-get: $*"
-    if ((EUID != 0)); then
-        command -v sudo >/dev/null || fail "install these first, as root: apt-get install $*"
-        sudo -v || fail "install these first, as root: apt-get install $*"
-        root=(sudo)
+# Run a command as root, quietly.
+as_root() {
+    if ((EUID == 0)); then
+        quietly "$@"
+    else
+        quietly sudo "$@"
     fi
+}
+
+install_debian() {
+    command -v apt-get >/dev/null || fail "install these first, this machine has no apt-get: $*"
+    # With -v a password is asked for here, where it can be seen.
+    ((EUID == 0)) || sudo -v || fail "install these first, as root: apt-get install $*"
     step "installing Debian's packages $*"
-    quietly "${root[@]}" apt-get update
+    as_root apt-get update
     # RUNLEVEL=1: a package that brings a service doesn't start it where there is no systemd.
-    quietly "${root[@]}" env DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 \
-        apt-get install --yes --no-install-recommends "$@"
+    as_root env DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 apt-get install --yes --no-install-recommends "$@"
 }

@@ -13,7 +13,7 @@ if ((${#missing[@]})); then
     install_debian "${missing[@]}"
     # Only promtool is wanted of that package.
     if [[ " ${missing[*]} " == *" prometheus "* && -d /run/systemd/system ]]; then
-        quietly systemctl disable --now prometheus
+        as_root systemctl disable --now prometheus
     fi
 fi
 

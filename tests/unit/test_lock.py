@@ -1,0 +1,84 @@
+"""The requirements files pin what `pyproject.toml` asks for; nothing here needs the network."""
+
+import re
+import tomllib
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+from packaging.requirements import Requirement
+
+ROOT = Path(__file__).parents[2]
+PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())
+
+RUNTIME = "requirements.txt"
+DEMO = "requirements-demo.txt"
+DEV = "requirements-dev.txt"
+
+_PIN = re.compile(r"(?P<requirement>[^\\]+?)(?: +--hash=sha256:[0-9a-f]{64})+")
+
+
+class Pin(NamedTuple):
+    """What a file says of one package: `name` and `version`, and where it is wanted."""
+
+    name: str
+    version: str
+    marker: str
+
+
+def pins(file: str) -> set[Pin]:
+    """Return what a file pins; each line has to be a package with a version and hashes."""
+    found = set()
+    for line in (ROOT / file).read_text().replace("\\\n   ", "").splitlines():
+        match = _PIN.fullmatch(line)
+        assert match, f"{file}: not a package with hashes: {line[:80]}"
+        requirement = Requirement(match["requirement"])
+        [specifier] = requirement.specifier
+        assert specifier.operator == "==", f"{file}: {requirement}"
+        found.add(Pin(_normal(requirement.name), specifier.version, str(requirement.marker or "")))
+    return found
+
+
+def group(name: str) -> list[str]:
+    """Return the requirements of a dependency group and of those that it includes."""
+    requirements: list[str] = []
+    for entry in PROJECT["dependency-groups"][name]:
+        requirements += [entry] if isinstance(entry, str) else group(entry["include-group"])
+    return requirements
+
+
+def wanted() -> list[tuple[str, str]]:
+    """Return each file with each requirement that it has to meet."""
+    runtime = PROJECT["project"]["dependencies"]
+    demo = runtime + PROJECT["project"]["optional-dependencies"]["demo"]
+    files = {
+        RUNTIME: runtime,
+        DEMO: demo + PROJECT["build-system"]["requires"] + group("build"),
+        DEV: demo + PROJECT["build-system"]["requires"] + group("dev"),
+    }
+    return [(file, requirement) for file, requirements in files.items() for requirement in requirements]
+
+
+@pytest.mark.parametrize(("file", "text"), sorted(set(wanted())))
+def test_requirement_is_pinned_in_its_range(file: str, text: str) -> None:
+    requirement = Requirement(text)
+    versions = [pin.version for pin in pins(file) if pin.name == _normal(requirement.name)]
+    assert versions, "run 'make lock'"
+    for version in versions:
+        assert requirement.specifier.contains(version, prereleases=True), version
+
+
+@pytest.mark.parametrize(("smaller", "larger"), [(RUNTIME, DEMO), (DEMO, DEV)])
+def test_files_agree(smaller: str, larger: str) -> None:
+    assert pins(smaller) <= pins(larger)
+
+
+@pytest.mark.parametrize("file", [RUNTIME, DEMO, DEV])
+def test_file_holds_no_address(file: str) -> None:
+    text = (ROOT / file).read_text()
+    assert "://" not in text
+    assert " @ " not in text
+
+
+def _normal(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()

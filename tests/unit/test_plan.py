@@ -1,0 +1,77 @@
+"""Which subscriptions go where."""
+
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bridge import plan
+from bridge.config import Config
+
+SYMBOLS = [f"S{n}_USDT" for n in range(40)]
+
+
+def configured(**sections: Any) -> Config:
+    return Config.model_validate({"channels": {"all_ticker": True}, **sections})
+
+
+def subscriptions(wanted: plan.Wanted) -> list[plan.Subscription]:
+    return [(channel, symbol) for channel, symbols in wanted.items() for symbol in symbols or [""]]
+
+
+@given(
+    trades=st.lists(st.sampled_from(SYMBOLS), unique=True),
+    depth=st.lists(st.sampled_from(SYMBOLS), unique=True),
+    shards=st.integers(1, 5),
+    size=st.integers(1, 10),
+)
+def test_each_subscription_is_in_one_session_of_one_shard(
+    trades: list[str], depth: list[str], shards: int, size: int
+) -> None:
+    config = configured(
+        channels={"trades": trades, "depth": depth, "all_ticker": True},
+        exchange={"subscriptions_per_session": size},
+        kafka={"shards": shards},
+    )
+    sessions = [wanted for n in range(shards) for wanted in plan.plan(config, n).public]
+    assert all(plan.count(wanted) <= size for wanted in sessions)
+    found = [one for wanted in sessions for one in subscriptions(wanted)]
+    expected = [("trades", s) for s in trades] + [("depth", s) for s in depth] + [("all_ticker", "")]
+    assert sorted(found) == sorted(expected)
+
+
+def test_all_channels_of_a_market_are_in_one_shard() -> None:
+    config = configured(
+        channels={"trades": SYMBOLS, "depth": SYMBOLS, "ticker": SYMBOLS}, kafka={"shards": 4}
+    )
+    homes: dict[str, set[int]] = {}
+    for n in range(4):
+        for wanted in plan.plan(config, n).public:
+            for _, symbol in subscriptions(wanted):
+                homes.setdefault(symbol, set()).add(n)
+    assert all(len(shards) == 1 for shards in homes.values())
+    assert len({shard for shards in homes.values() for shard in shards}) == 4
+
+
+def test_every_market_is_learnt_from_all_ticker_which_is_not_recorded_for_that() -> None:
+    config = configured(channels={"trades": ["*"], "depth": ["BTC_USDT"], "all_ticker": False})
+    share = plan.plan(config, 0)
+    assert share.public == [{"all_ticker": [], "depth": ["BTC_USDT"]}]
+    assert share.follows == ("trades",)
+    assert share.records == {"trades", "depth"}
+
+
+def test_an_account_has_sessions_of_its_own_in_one_shard() -> None:
+    accounts = [
+        {"name": name, "api_key": "k", "secret": "s", "order": SYMBOLS, "balance": ["BTC"]}
+        for name in ("a", "b")
+    ]
+    config = configured(accounts=accounts, kafka={"shards": 3})
+    owners: dict[str, set[int]] = {}
+    for n in range(3):
+        for account, wanted in plan.plan(config, n).private:
+            owners.setdefault(account.name, set()).add(n)
+            assert plan.count(wanted) <= 30
+    assert owners.keys() == {"a", "b"}
+    assert all(len(shards) == 1 for shards in owners.values())
+    assert plan.channels(config) == {"all_ticker", "order", "balance"}
