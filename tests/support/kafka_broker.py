@@ -61,18 +61,27 @@ logger.server.level=INFO
 class Broker:
     """A broker that runs as long as its context; `bootstrap` is its address.
 
-    `properties` are added to the server's. Data and ports are kept over `kill`, `stop` and `start`.
+    `properties` are put over the server's, with `{port}` and `{controller}` filled in; `users` may log in by
+    SCRAM-SHA-512. Data and ports are kept over `kill`, `stop` and `start`.
     """
 
-    def __init__(self, properties: Mapping[str, str] | None = None, heap_mib: int = 256) -> None:
+    def __init__(
+        self,
+        properties: Mapping[str, str] | None = None,
+        *,
+        users: Mapping[str, str] | None = None,
+        heap_mib: int = 256,
+    ) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="kafka-")
         self._home = Path(self._folder.name)
         self._heap = heap_mib
+        self._users = users or {}
         self._process: subprocess.Popen[bytes] | None = None
         port, controller = free_ports(2)
         self.bootstrap = f"127.0.0.1:{port}"
         text = _PROPERTIES.format(port=port, controller=controller, data=self._home / "data")
-        text += "".join(f"{key}={value}\n" for key, value in (properties or {}).items())
+        for key, value in (properties or {}).items():
+            text += f"{key}={value.format(port=port, controller=controller)}\n"
         (self._home / "server.properties").write_text(text)
         (self._home / "log4j2.properties").write_text(_LOGGING)
 
@@ -80,6 +89,8 @@ class Broker:
         if not JARS.is_dir():
             raise RuntimeError(f"Kafka is not in {JARS.relative_to(ROOT)}: run 'make setup'")
         command = self._java("-Xmx64m", "-XX:TieredStopAtLevel=1", "kafka.tools.StorageTool", "format")
+        for name, password in self._users.items():
+            command += ["--add-scram", f"SCRAM-SHA-512=[name={name},password={password}]"]
         done = subprocess.run(
             [*command, "-t", _CLUSTER, "-c", "server.properties"],
             cwd=self._home,

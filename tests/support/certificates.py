@@ -1,0 +1,24 @@
+"""A certificate authority of a test's own, and a broker's certificate by it."""
+
+import subprocess
+from pathlib import Path
+
+_NAMES = "subjectAltName=DNS:localhost,IP:127.0.0.1\n"
+
+
+def make_certificates(folder: Path) -> tuple[Path, Path]:
+    """Return the authority's certificate, and a PEM file with a broker's key and certificates."""
+
+    def openssl(*arguments: str) -> None:
+        subprocess.run(["openssl", *arguments], cwd=folder, check=True, capture_output=True)
+
+    (folder / "names").write_text(_NAMES)
+    new = ("-newkey", "rsa:2048", "-nodes")
+    openssl("req", "-x509", *new, "-days", "2", "-subj", "/CN=Test CA", "-keyout", "ca.key", "-out", "ca.pem")
+    openssl("req", *new, "-subj", "/CN=localhost", "-keyout", "broker.key", "-out", "broker.csr")
+    by = ("-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial", "-days", "2")
+    openssl("x509", "-req", "-in", "broker.csr", *by, "-extfile", "names", "-out", "broker.pem")
+    openssl("pkcs8", "-topk8", "-nocrypt", "-in", "broker.key", "-out", "broker.p8")
+    parts = [(folder / name).read_text() for name in ("broker.p8", "broker.pem", "ca.pem")]
+    (folder / "keystore.pem").write_text("".join(parts))
+    return folder / "ca.pem", folder / "keystore.pem"

@@ -1,0 +1,830 @@
+"""The life of one session: what it sends, what it tells, when it wants to be called, and why it gives up."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+
+import msgspec
+import pytest
+from hypothesis import assume, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from bridge.exchange import requests
+from bridge.exchange.frames import BadFrame, Push
+from bridge.exchange.session import (
+    TRANSITIONS,
+    ClockRead,
+    Confirmed,
+    Credentials,
+    Event,
+    GivenUp,
+    Ponged,
+    Refused,
+    Session,
+    State,
+    Timing,
+)
+
+TIMING = Timing(ping_interval=15.0, reply_timeout=10.0, stale_after=120.0)
+START = 1000.0
+WALL = 1_600_000_000.0 - START
+ACCOUNT = Credentials("key", "secret")
+
+ROUNDING = 1e-6
+
+SUCCESS = {"status": "success"}
+NO = {"code": 2, "message": "invalid market"}
+
+
+class Request(msgspec.Struct, frozen=True):
+    """A request as the exchange reads it."""
+
+    id: int
+    method: str
+    params: list[str]
+
+
+def sent(session: Session) -> list[Request]:
+    return [msgspec.json.decode(text, type=Request) for text in session.to_send()]
+
+
+def answer(request_id: int, result: object = None, error: object = None) -> bytes:
+    return json.dumps({"error": error, "result": result, "id": request_id}).encode()
+
+
+def push(channel: str, params: object = ()) -> bytes:
+    return json.dumps({"method": f"{channel}.update", "params": params, "id": None}).encode()
+
+
+def public(wanted: Mapping[str, Sequence[str]], timing: Timing = TIMING) -> Session:
+    """Return a session without an account, started."""
+    session = Session(wanted, timing=timing, wall_offset=WALL)
+    session.start(START)
+    return session
+
+
+def private(wanted: Mapping[str, Sequence[str]], timing: Timing = TIMING) -> Session:
+    """Return a session of an account, started."""
+    session = Session(wanted, timing=timing, wall_offset=WALL, credentials=ACCOUNT)
+    session.start(START)
+    return session
+
+
+def state(session: Session) -> State:
+    return session.state
+
+
+def over(session: Session) -> GivenUp | None:
+    return session.over
+
+
+def accept_all(session: Session, now: float = START) -> None:
+    """Answer everything with success until nothing more is asked."""
+    while asked := sent(session):
+        for request in asked:
+            result: object = {"server.ping": "pong", "server.time": int(now + WALL)}.get(
+                request.method, SUCCESS
+            )
+            session.receive(answer(request.id, result), now)
+
+
+def live(wanted: Mapping[str, Sequence[str]], timing: Timing = TIMING) -> Session:
+    """Return a public session with everything confirmed and told."""
+    session = public(wanted, timing)
+    accept_all(session)
+    session.events()
+    return session
+
+
+# From the beginning to being live
+
+
+def test_a_session_asks_for_the_time_and_subscribes_at_once() -> None:
+    session = public({"trades": ["ETH_USDT", "BTC_USDT"], "all_ticker": []})
+    assert session.to_send() == [
+        requests.time(1),
+        requests.subscribe(2, "trades", ["ETH_USDT", "BTC_USDT"]),
+        requests.subscribe(3, "all_ticker", []),
+    ]
+    assert state(session) is State.SUBSCRIBING
+
+
+def test_requests_and_events_are_given_once() -> None:
+    session = public({"all_ticker": []})
+    assert session.to_send()
+    assert session.to_send() == []
+    session.receive(answer(2, SUCCESS), START)
+    assert session.events() == [Confirmed("all_ticker", ())]
+    assert session.events() == []
+
+
+def test_a_session_is_live_when_all_is_confirmed_in_whatever_order() -> None:
+    session = public({"trades": ["A", "B"], "depth": ["A"], "all_ticker": []})
+    for request_id in (4, 2):
+        session.receive(answer(request_id, SUCCESS), START)
+        assert state(session) is State.SUBSCRIBING
+    session.receive(answer(3, SUCCESS), START)
+    assert session.live
+    assert state(session) is State.LIVE
+    assert session.events() == [
+        Confirmed("all_ticker", ()),
+        Confirmed("trades", ("A", "B")),
+        Confirmed("depth", ("A",)),
+    ]
+
+
+def test_a_session_that_wants_nothing_is_live_at_once() -> None:
+    assert public({}).live
+
+
+def test_the_time_of_a_public_session_only_tells_the_clock() -> None:
+    session = public({"all_ticker": []})
+    session.receive(answer(1, error=NO), START)
+    session.receive(answer(2, SUCCESS), START)
+    assert session.live
+
+
+@pytest.mark.parametrize(
+    ("count", "chunks"), [(1, [1]), (20, [20]), (21, [20, 1]), (40, [20, 20]), (41, [20, 20, 1])]
+)
+def test_many_symbols_are_subscribed_to_in_chunks(count: int, chunks: list[int]) -> None:
+    symbols = [f"S{number}" for number in range(count)]
+    subscribes = sent(public({"depth": symbols}))[1:]
+    assert [len(request.params) for request in subscribes] == chunks
+    assert [symbol for request in subscribes for symbol in request.params] == symbols
+
+
+def test_a_push_is_given_back_before_and_after_its_confirmation() -> None:
+    session = public({"depth": ["A"]})
+    early = session.receive(push("depth", [True, {}, "A"]), START)
+    assert early is not None
+    assert (early.channel, bytes(early.params)) == ("depth", b'[true, {}, "A"]')
+    assert session.receive(answer(2, SUCCESS), START) is None
+    assert session.receive(push("depth", [False, {}, "A"]), START) is not None
+    assert session.live
+
+
+def test_a_push_of_a_channel_that_nobody_asked_for_is_given_back() -> None:
+    message = live({"depth": ["A"]}).receive(push("moon"), START)
+    assert isinstance(message, Push)
+    assert message.channel == "moon"
+
+
+# The account
+
+
+def test_an_account_authenticates_with_the_servers_clock_before_it_subscribes() -> None:
+    session = private({"order": ["A"], "balance": ["USDT"]})
+    assert session.to_send() == [requests.time(1)]
+    assert state(session) is State.CLOCK
+
+    session.receive(answer(1, 1_700_000_000), START + 1)
+    assert session.to_send() == [requests.auth(2, "key", "secret", 1_700_000_000_000)]
+    assert state(session) is State.AUTH
+
+    session.receive(answer(2, SUCCESS), START + 2)
+    assert session.to_send() == [
+        requests.subscribe(3, "order", ["A"]),
+        requests.subscribe(4, "balance", ["USDT"]),
+    ]
+    assert state(session) is State.SUBSCRIBING
+
+
+def test_how_far_the_servers_clock_is_ahead_is_told() -> None:
+    session = private({})
+    session.receive(answer(1, 1_600_000_042), START + 2)
+    assert session.events() == [ClockRead(40.0)]
+
+
+@pytest.mark.parametrize(
+    ("result", "timestamp_ms"),
+    [
+        (1_700_000_000, 1_700_000_000_000),
+        ("1700000000", 1_700_000_000_000),
+        (1.7e9, 1_700_000_000_000),
+        (1700000000.25, 1_700_000_000_250),
+        ("1700000000.25", 1_700_000_000_250),
+    ],
+)
+def test_the_servers_clock_may_be_a_number_or_a_string(result: object, timestamp_ms: int) -> None:
+    session = private({})
+    sent(session)
+    session.receive(answer(1, result), START)
+    assert session.to_send() == [requests.auth(2, "key", "secret", timestamp_ms)]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        pytest.param(answer(1, error=NO), id="refused"),
+        pytest.param(answer(1, 1_700_000_000, error=NO), id="refused with a result"),
+        *[
+            pytest.param(b'{"error":null,"result":%s,"id":1}' % result, id=repr(result[:20]))
+            for result in (
+                b"1700000000000",
+                b"0",
+                b"-1700000000",
+                b"1e400",
+                b"1e300",
+                b"1" * 400,
+                b"1" * 5000,
+                b"null",
+                b"true",
+                b"{}",
+                b"[1700000000]",
+                b'""',
+                b'"soon"',
+                b'"nan"',
+                b'"inf"',
+                b'"1e400"',
+                b'"\xff"',
+            )
+        ],
+        pytest.param(b'{"id":1}', id="no result"),
+    ],
+)
+def test_a_clock_that_makes_no_sense_leaves_the_local_one(text: bytes) -> None:
+    session = private({})
+    sent(session)
+    session.receive(text, START)
+    assert session.to_send() == [requests.auth(2, "key", "secret", 1_600_000_000_000)]
+    assert session.events() == []
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        ({"code": 3, "message": "auth failed"}, "auth failed (code 3)"),
+        ("auth failed", "auth failed"),
+        (10008, "code 10008"),
+    ],
+)
+def test_refused_credentials_end_the_session_as_rejected(error: object, words: str) -> None:
+    session = private({"order": ["A"]})
+    session.receive(answer(1, 1_700_000_000), START)
+    session.receive(answer(2, error=error), START)
+    assert over(session) == GivenUp("rejected", f"server.auth refused: {words}")
+    assert [request.method for request in sent(session)] == ["server.time", "server.auth"]
+
+
+def test_credentials_do_not_show() -> None:
+    assert repr(ACCOUNT) == "Credentials()"
+
+
+# Refused subscriptions
+
+
+def test_of_a_refused_chunk_only_the_bad_symbol_is_refused_and_named() -> None:
+    session = public({"trades": ["A", "BAD", "C"], "depth": ["A"]})
+    session.receive(answer(2, error=NO), START)
+    one_by_one = sent(session)[3:]
+    assert [(request.method, request.params) for request in one_by_one] == [
+        ("trades.subscribe", ["A"]),
+        ("trades.subscribe", ["BAD"]),
+        ("trades.subscribe", ["C"]),
+    ]
+    session.receive(answer(3, SUCCESS), START)
+    assert state(session) is State.SUBSCRIBING
+    for request in reversed(one_by_one):
+        refused = "BAD" in request.params
+        session.receive(answer(request.id, None if refused else SUCCESS, NO if refused else None), START)
+    assert session.live
+    assert session.events() == [
+        Confirmed("depth", ("A",)),
+        Confirmed("trades", ("C",)),
+        Refused("trades", ("BAD",), "invalid market (code 2)"),
+        Confirmed("trades", ("A",)),
+    ]
+
+
+def test_all_ticker_can_be_refused() -> None:
+    session = public({"all_ticker": []})
+    session.receive(answer(2, error="no"), START)
+    assert session.events() == [Refused("all_ticker", (), "no")]
+    assert session.live
+
+
+# Answers that fit nothing
+
+
+def test_answers_to_nothing_are_passed_over() -> None:
+    session = public({"all_ticker": []})
+    for request_id in (0, -1, 3, 99, 2**63, 10**30):
+        session.receive(answer(request_id, error=NO), START)
+    assert over(session) is None
+    assert session.events() == []
+
+
+def test_an_answer_counts_once() -> None:
+    session = public({"all_ticker": []})
+    session.receive(answer(2, SUCCESS), START)
+    session.receive(answer(2, error=NO), START)
+    assert session.events() == [Confirmed("all_ticker", ())]
+    assert session.live
+
+
+def test_a_bad_frame_changes_nothing() -> None:
+    session = public({"all_ticker": []})
+    with pytest.raises(BadFrame, match="unknown_method"):
+        session.receive(b"{}", START)
+    accept_all(session)
+    assert session.live
+
+
+# Pings
+
+
+def test_pings_have_a_fixed_timer_even_while_pushes_flow() -> None:
+    session = live({"all_ticker": []})
+    pings = []
+    now = START
+    while now < START + 60:
+        now += 0.5
+        session.receive(push("all_ticker", []), now)
+        session.tick(now)
+        for request in sent(session):
+            pings.append((request.method, now - START))
+            session.receive(answer(request.id, "pong"), now)
+    assert pings == [
+        ("server.ping", 15.0),
+        ("server.ping", 30.0),
+        ("server.ping", 45.0),
+        ("server.ping", 60.0),
+    ]
+    assert over(session) is None
+
+
+def test_a_pong_tells_how_long_it_took() -> None:
+    session = live({"all_ticker": []})
+    session.tick(START + 15)
+    (ping,) = sent(session)
+    session.receive(answer(ping.id, "pong"), START + 15.25)
+    assert session.events() == [Ponged(ping.id, 0.25)]
+
+
+def test_a_ping_out_of_turn_is_known_by_its_id_and_puts_the_next_one_off() -> None:
+    session = live({"all_ticker": []})
+    request_id = session.ping(START + 10)
+    assert session.to_send() == [requests.ping(request_id)]
+    session.receive(answer(request_id, "pong"), START + 11)
+    assert session.events() == [Ponged(request_id, 1.0)]
+    assert session.next_call() == START + 25
+
+
+def test_a_refused_ping_ends_the_session() -> None:
+    session = live({"all_ticker": []})
+    session.receive(answer(session.ping(START), error="go away"), START)
+    assert over(session) == GivenUp("rejected", "server.ping refused: go away")
+
+
+# Giving up
+
+
+@pytest.mark.parametrize("answers", range(4))
+def test_an_unanswered_request_ends_the_session(answers: int) -> None:
+    session = private({"order": ["A"]})
+    results = [1_700_000_000, SUCCESS, SUCCESS]
+    for request_id, result in enumerate(results[:answers], start=1):
+        session.receive(answer(request_id, result), START)
+    session.tick(START + 9.999)
+    assert over(session) is None
+    if answers == len(results):
+        session.tick(START + 15)
+        assert session.next_call() == START + 25
+        session.tick(START + 25)
+    else:
+        assert session.next_call() == START + 10
+        session.tick(START + 10)
+    what = ["time", "auth", "subscribe", "ping"][answers]
+    assert over(session) == GivenUp("timeout", f"no answer to {what} within 10 s")
+
+
+def test_a_dead_exchange_is_noticed_within_ping_interval_and_reply_timeout() -> None:
+    session = live({"all_ticker": []})
+    session.receive(push("all_ticker"), START + 14.9)
+    now = START
+    while over(session) is None:
+        now = session.next_call()
+        session.tick(now)
+    assert over(session) == GivenUp("timeout", "no answer to ping within 10 s")
+    assert now == START + TIMING.ping_interval + TIMING.reply_timeout
+
+
+def run_with_pongs(session: Session, seconds: float) -> float:
+    """Answer the pings and nothing else, for so long or to the end of the session; return when that was."""
+    now = START
+    while over(session) is None and now < START + seconds:
+        now = session.next_call()
+        session.tick(now)
+        for request in sent(session):
+            session.receive(answer(request.id, "pong"), now)
+    return now
+
+
+def test_a_public_session_with_nothing_but_pongs_is_stale() -> None:
+    session = live({"all_ticker": []})
+    assert run_with_pongs(session, 1000) == START + 120
+    assert over(session) == GivenUp("stale", "nothing but answers for 120 s")
+
+
+def test_a_push_makes_a_session_fresh_again() -> None:
+    session = live({"all_ticker": []})
+    session.receive(push("all_ticker"), START + 100)
+    assert run_with_pongs(session, 1000) == START + 220
+
+
+def test_a_session_of_an_account_is_never_stale() -> None:
+    session = private({"order": ["A"]})
+    accept_all(session)
+    run_with_pongs(session, 100_000)
+    assert over(session) is None
+
+
+def test_after_the_end_nothing_raises_and_nothing_changes() -> None:
+    session = live({"all_ticker": []})
+    session.tick(START + 1000)
+    given_up = over(session)
+    assert given_up == GivenUp("stale", "nothing but answers for 120 s")
+    sent(session)
+    now = START + 2000
+    assert session.receive(push("all_ticker"), now) is not None
+    for request_id in range(10):
+        session.receive(answer(request_id, error=NO), now)
+    session.subscribe("trades", ["A"], now)
+    session.pause()
+    session.tick(now)
+    session.resume(now)
+    session.tick(now + 1000)
+    assert math.isfinite(session.next_call())
+    assert over(session) == given_up
+    assert state(session) is State.OVER
+    assert (sent(session), session.events()) == ([], [])
+    session.ping(now)
+    assert over(session) == given_up
+
+
+# Pausing
+
+
+def test_while_paused_there_are_pings_but_no_deadlines() -> None:
+    session = public({"all_ticker": []})
+    sent(session)
+    session.pause()
+    for beat in range(1, 100):
+        assert session.next_call() == START + 15 * beat
+        session.tick(session.next_call())
+        assert [request.method for request in sent(session)] == ["server.ping"]
+    assert over(session) is None
+
+
+def test_after_a_pause_all_that_was_asked_has_its_whole_time_again() -> None:
+    session = public({"all_ticker": []})
+    session.pause()
+    session.resume(START + 1000)
+    assert session.next_call() <= START + 1010
+    session.tick(START + 1009.9)
+    assert over(session) is None
+    session.tick(START + 1010)
+    assert over(session) == GivenUp("timeout", "no answer to time within 10 s")
+
+
+def test_after_a_pause_a_quiet_feed_is_not_stale_at_once() -> None:
+    session = live({"all_ticker": []})
+    session.pause()
+    session.resume(START + 1000)
+    session.tick(START + 1000)
+    assert over(session) is None
+
+
+def test_answers_that_come_during_a_pause_count() -> None:
+    session = public({"all_ticker": []})
+    session.pause()
+    accept_all(session)
+    assert session.live
+    session.resume(START + 50)
+    assert session.events() == [ClockRead(0.0), Confirmed("all_ticker", ())]
+
+
+# Subscribing later
+
+
+def test_a_live_session_subscribes_to_more() -> None:
+    session = live({"trades": ["A"]})
+    session.subscribe("trades", ["B"], START + 5)
+    assert state(session) is State.SUBSCRIBING
+    (request,) = sent(session)
+    assert (request.method, request.params) == ("trades.subscribe", ["B"])
+    session.receive(answer(request.id, SUCCESS), START + 6)
+    assert session.live
+    assert session.events() == [Confirmed("trades", ("B",))]
+
+
+def test_what_is_added_before_the_authentication_waits_for_it() -> None:
+    session = private({"order": ["A"]})
+    session.subscribe("order", ["B"], START)
+    session.subscribe("balance", ["USDT"], START)
+    session.receive(answer(1, 1_700_000_000), START)
+    session.receive(answer(2, SUCCESS), START)
+    subscribes = [(request.method, request.params) for request in sent(session)[2:]]
+    assert subscribes == [("order.subscribe", ["A", "B"]), ("balance.subscribe", ["USDT"])]
+
+
+def test_the_callers_lists_stay_the_callers() -> None:
+    wanted = {"trades": ["A"]}
+    session = public(wanted)
+    session.subscribe("trades", ["B"], START)
+    assert wanted == {"trades": ["A"]}
+    wanted["trades"].append("C")
+    assert [request.params for request in sent(session)] == [[], ["A"], ["B"]]
+
+
+# The machine as a whole
+
+
+def test_the_table_has_every_state_and_no_way_back_from_the_end() -> None:
+    assert set(TRANSITIONS) == set(State)
+    assert TRANSITIONS[State.OVER] == frozenset()
+
+
+def test_every_transition_of_the_table_is_walked() -> None:
+    walked = set()
+
+    def walk(session: Session, *texts: bytes, then: float = START) -> Session:
+        before = session.state
+        for text in texts:
+            session.receive(text, START)
+            walked.add((before, session.state))
+            before = session.state
+        session.tick(then)
+        walked.add((before, session.state))
+        return session
+
+    clock, success = answer(1, 1_700_000_000), answer(2, SUCCESS)
+    wanted = {"order": ["A"]}
+    for session in (Session({}, timing=TIMING, wall_offset=WALL, credentials=who) for who in (None, ACCOUNT)):
+        session.start(START)
+        walked.add((State.NEW, State.SUBSCRIBING if session.live else session.state))
+    walk(private(wanted), then=START + 99)
+    walk(private(wanted), clock, then=START + 99)
+    walk(private(wanted), clock, success, then=START + 99)
+    session = walk(private(wanted), clock, success, answer(3, SUCCESS))
+    session.subscribe("order", ["B"], START)
+    walked.add((State.LIVE, session.state))
+    walk(live({}), then=START + 999)
+
+    table = {(before, after) for before, afters in TRANSITIONS.items() for after in afters}
+    assert {(before, after) for before, after in walked if before is not after} == table
+
+
+class Conversation(RuleBasedStateMachine):
+    """A session against an exchange that answers as it likes: late, out of order, twice, or not at all.
+
+    The exchange refuses every subscription that names a symbol with BAD in it. Time passes in steps that
+    never leave out the moment at which the session wants to be called.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = START
+        self.unanswered: dict[int, Request] = {}
+        self.answered: list[int] = []
+        self.wanted: set[tuple[str, str]] = set()
+        self.settled: dict[tuple[str, str], type[Event]] = {}
+        self.patience_from: dict[int, float] = {}
+        self.last_heard = START
+        self.last_fresh = START
+        self.paused = False
+        self.number = 0
+
+    @initialize(
+        account=st.booleans(),
+        trades=st.integers(0, 45),
+        bad=st.sets(st.integers(0, 45), max_size=3),
+        all_ticker=st.booleans(),
+        stale_after=st.sampled_from([5.0, 40.0, 120.0]),
+        reply_timeout=st.sampled_from([2.0, 10.0, 20.0]),
+    )
+    def open(
+        self,
+        account: bool,
+        trades: int,
+        bad: set[int],
+        all_ticker: bool,
+        stale_after: float,
+        reply_timeout: float,
+    ) -> None:
+        self.timing = Timing(15.0, reply_timeout, stale_after)
+        wanted: dict[str, list[str]] = {"all_ticker": []} if all_ticker else {}
+        if trades:
+            wanted["trades"] = [f"BAD{n}" if n in bad else f"S{n}" for n in range(trades)]
+        self.session = Session(
+            wanted, timing=self.timing, wall_offset=WALL, credentials=ACCOUNT if account else None
+        )
+        self.account = account
+        self.wanted = {(channel, symbol) for channel, symbols in wanted.items() for symbol in symbols or [""]}
+        self.session.start(self.now)
+        self.listen()
+
+    # What the caller does after each step
+
+    def listen(self) -> None:
+        """Take what the session sends and tells."""
+        for request in sent(self.session):
+            assert request.id not in self.unanswered
+            assert request.id not in self.answered
+            self.unanswered[request.id] = request
+            self.patience_from[request.id] = self.now
+            self.last_heard = self.now
+        for event in self.session.events():
+            if isinstance(event, Confirmed | Refused):
+                assert isinstance(event, Confirmed) or len(event.symbols) <= 1
+                for symbol in event.symbols or ("",):
+                    assert (event.channel, symbol) not in self.settled
+                    self.settled[event.channel, symbol] = type(event)
+
+    def going(self) -> bool:
+        return self.session.over is None
+
+    @property
+    def waited(self) -> float:
+        """How long the oldest request waits for its answer, but for pauses."""
+        return max((self.now - self.patience_from[number] for number in self.unanswered), default=0.0)
+
+    @property
+    def quiet(self) -> float:
+        """How long there has been no push, but for pauses and since it went live."""
+        return self.now - self.last_fresh
+
+    def gave_up_for_a_reason(self) -> None:
+        assert self.session.over is not None
+        match self.session.over.reason:
+            case "timeout":
+                assert self.waited >= self.timing.reply_timeout - ROUNDING
+            case "stale":
+                assert not self.account
+                assert self.quiet >= self.timing.stale_after - ROUNDING
+            case "rejected":
+                pytest.fail("nothing was refused")
+
+    # What the exchange does
+
+    def reply(self, request: Request, error: object = None, result: object = SUCCESS) -> None:
+        if request.method == "server.ping" and result == SUCCESS:
+            result = "pong"
+        if any("BAD" in symbol for symbol in request.params) and request.method.endswith(".subscribe"):
+            error = error or NO
+        del self.unanswered[request.id]
+        self.answered.append(request.id)
+        was_live = self.session.live
+        assert self.session.receive(answer(request.id, result, error), self.now) is None
+        if self.session.live and not was_live:
+            self.last_fresh = self.now
+        self.listen()
+
+    @precondition(lambda self: self.unanswered)
+    @rule(
+        data=st.data(),
+        time=st.sampled_from([1_700_000_000, "1700000000", 0, -1, 10**20, "soon", None, {}, []]),
+    )
+    def answer_one(self, data: st.DataObject, time: object) -> None:
+        request = self.unanswered[data.draw(st.sampled_from(sorted(self.unanswered)))]
+        self.reply(request, result=time if request.method == "server.time" else SUCCESS)
+
+    @precondition(lambda self: self.unanswered)
+    @rule()
+    def answer_all(self) -> None:
+        for request in list(self.unanswered.values()):
+            self.reply(request)
+
+    @rule(data=st.data())
+    def refuse_to_authenticate(self, data: st.DataObject) -> None:
+        auth = [request for request in self.unanswered.values() if request.method == "server.auth"]
+        assume(auth)
+        was_going = self.going()
+        self.reply(auth[0], error={"code": 3, "message": "auth failed"})
+        if was_going:
+            assert self.session.over is not None
+            assert self.session.over.reason == "rejected"
+
+    @rule(request_id=st.integers(), error=st.sampled_from([None, NO, "no", 5]))
+    def answer_to_nothing(self, request_id: int, error: object) -> None:
+        assume(request_id not in self.unanswered)
+        assert self.session.receive(answer(request_id, SUCCESS, error), self.now) is None
+
+    @precondition(lambda self: self.answered)
+    @rule(data=st.data(), error=st.sampled_from([None, NO]))
+    def answer_again(self, data: st.DataObject, error: object) -> None:
+        request_id = data.draw(st.sampled_from(self.answered))
+        assert self.session.receive(answer(request_id, SUCCESS, error), self.now) is None
+
+    @rule(channel=st.sampled_from(["trades", "all_ticker", "moon"]))
+    def push(self, channel: str) -> None:
+        message = self.session.receive(push(channel), self.now)
+        assert message is not None
+        assert message.channel == channel
+        self.last_fresh = self.now
+
+    @rule(text=st.sampled_from([b"", b"{}", b"[]", b'{"id":"1"}', b'{"method":"server.ping","id":1}']))
+    def send_a_bad_frame(self, text: bytes) -> None:
+        with pytest.raises(BadFrame):
+            self.session.receive(text, self.now)
+
+    # What the caller does
+
+    @rule(seconds=st.floats(0.001, 30.0))
+    def wait(self, seconds: float) -> None:
+        """Let time pass, to the moment when the session wants to be called at the latest."""
+        moment = self.session.next_call()
+        if self.going():
+            assert moment > self.now, "it would be called again and again"
+        before = (self.session.state, self.session.over)
+        if self.now + seconds < moment or not self.going():
+            self.now += seconds
+            self.session.tick(self.now)
+            assert (self.session.state, self.session.over) == before
+            assert self.session.to_send() == []
+        else:
+            self.now = moment
+            self.session.tick(self.now)
+            before_it = len(self.unanswered)
+            self.listen()
+            if self.going():
+                assert len(self.unanswered) == before_it + 1, "it was called for nothing"
+            else:
+                self.gave_up_for_a_reason()
+
+    @rule(count=st.integers(1, 25), bad=st.booleans())
+    def subscribe(self, count: int, bad: bool) -> None:
+        symbols = [f"NEW{self.number + n}" for n in range(count)]
+        if bad:
+            symbols[0] = f"BAD_{symbols[0]}"
+        self.number += count
+        if self.going():
+            self.wanted |= {("depth", symbol) for symbol in symbols}
+        self.session.subscribe("depth", symbols, self.now)
+        self.listen()
+
+    @rule()
+    def ping(self) -> None:
+        request_id = self.session.ping(self.now)
+        self.listen()
+        assert self.unanswered[request_id].method == "server.ping"
+
+    @rule()
+    def pause(self) -> None:
+        self.session.pause()
+        self.paused = True
+
+    @precondition(lambda self: self.paused)
+    @rule()
+    def resume(self) -> None:
+        self.session.resume(self.now)
+        self.paused = False
+        self.last_fresh = self.now
+        self.patience_from = dict.fromkeys(self.unanswered, self.now)
+
+    # What holds at any time
+
+    @invariant()
+    def over_and_its_state_go_together(self) -> None:
+        assert (self.session.state is State.OVER) == (not self.going())
+
+    @invariant()
+    def live_means_that_every_subscription_is_settled(self) -> None:
+        asking = any(request.method.endswith(".subscribe") for request in self.unanswered.values())
+        if self.session.live:
+            assert not asking
+            assert self.settled.keys() == self.wanted
+        elif self.session.state is State.SUBSCRIBING:
+            assert asking
+
+    @invariant()
+    def what_is_refused_is_what_is_bad(self) -> None:
+        for (_, symbol), event in self.settled.items():
+            assert (event is Refused) == ("BAD" in symbol)
+
+    @invariant()
+    def the_exchange_hears_something_in_every_interval_even_in_a_pause(self) -> None:
+        if self.going():
+            assert self.now - self.last_heard <= self.timing.ping_interval
+
+    @invariant()
+    def it_waits_no_longer_than_it_may(self) -> None:
+        if self.going() and not self.paused:
+            assert self.waited <= self.timing.reply_timeout + ROUNDING
+            assert self.account or self.quiet <= self.timing.stale_after + ROUNDING
+
+    def teardown(self) -> None:
+        """Whatever has happened: an exchange that answers makes it live."""
+        if not hasattr(self, "session") or not self.going():
+            return
+        while self.unanswered:
+            for request in list(self.unanswered.values()):
+                self.reply(request)
+        assert self.session.live
+        assert self.settled.keys() == self.wanted
+
+
+Conversation.TestCase.settings = settings(max_examples=2500, stateful_step_count=80, deadline=None)
+TestConversation = Conversation.TestCase
