@@ -185,6 +185,7 @@ class Connector:
     async def _rotate(self, old: Feed) -> Feed:
         """Let a fresh session take over from `old`; return the one that serves on."""
         handover: Handover[_Held] = Handover()
+        late: list[tuple[Push, _Held]] = []
 
         def remember(push: Push, source: Source, received_us: int, frame: bytes) -> None:
             handover.remember(push)
@@ -192,6 +193,9 @@ class Connector:
 
         def hold(push: Push, source: Source, received_us: int, frame: bytes) -> None:
             handover.hold(push, (source, received_us, frame))
+
+        def keep(push: Push, source: Source, received_us: int, frame: bytes) -> None:
+            late.append((push, (source, received_us, frame)))
 
         try:
             new = await self._open(hold)
@@ -204,13 +208,21 @@ class Connector:
             await _first(new.live.wait(), new.ended, old.ended)
             if new.live.is_set() and not old.ended.done():
                 await _first(old.fence(), new.ended, old.ended)
+            # What the old session brings from here on, the new one brings too; and with its own fence it
+            # has brought all that the old one did.
+            old.deliver = keep
+            if not new.ended.done():
+                await _first(new.fence(), new.ended)
         except asyncio.CancelledError:
             await self._end(new)
             raise
-        if new.ended.done() and not old.ended.done():
+        if new.ended.done():
             old.deliver = self._receiver.push
-            await self._end(new)
-            return old
+            for push, (source, received_us, frame) in late:
+                remember(push, source, received_us, frame)
+            if not old.ended.done():
+                await self._end(new)
+                return old
         for push, (source, received_us, frame) in handover.release():
             self._receiver.push(push, source, received_us, frame)
         new.deliver = self._receiver.push

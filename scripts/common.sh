@@ -1,5 +1,10 @@
 # Sourced by the other scripts, with the root of the project as the current folder.
 
+# One set-up at a time; the next one finds all done.
+mkdir -p .cache
+exec {lock}>.cache/set-up.lock
+flock "$lock"
+
 step() {
     echo "set-up: $*" >&2
 }

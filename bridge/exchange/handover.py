@@ -140,7 +140,7 @@ def _series(push: Push, item: bytes) -> Series:
         named = _decode_item(item)
     except _UNREADABLE:
         return push.channel, ""
-    return push.channel, (named.symbol or named.currency).upper()
+    return push.channel, named.symbol or named.currency
 
 
 def _symbol(push: Push) -> str | None:

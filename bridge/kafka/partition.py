@@ -9,14 +9,15 @@ from aiokafka.producer.message_accumulator import BatchBuilder
 from bridge.kafka.topics import Topic
 from bridge.records import Record
 
-_RECORD_OVERHEAD = 32  # bytes that Kafka's format adds to a key and value, rounded up
+_RECORD_OVERHEAD = 128  # bytes of a key and of Kafka's format around it and a value, rounded up
 OBJECT_OVERHEAD = 160  # bytes of memory that a waiting record takes besides its value, about
 
 
 class Batch(NamedTuple):
-    """A batch that was sent: how many records, and when the first of them was received, in µs."""
+    """A batch that was sent: its records, the bytes of their values, and the first one's reception in µs."""
 
     records: int
+    value_bytes: int
     time_us: int
 
 
@@ -44,24 +45,27 @@ class Partition:
         batch = producer.create_batch()
         append = batch.append
         room = self.topic.max_message_bytes
-        number = 0
-        for record in self.queued[: self.most]:
-            room -= len(record.value) + len(record.key or b"") + _RECORD_OVERHEAD
-            if number and room < 0:
+        queued = self.queued
+        number = value_bytes = 0
+        for record in queued if self.most is None else queued[: self.most]:
+            value = record.value
+            size = len(value)
+            if number and value_bytes + size + (number + 1) * _RECORD_OVERHEAD > room:
                 break
-            if append(timestamp=record.time_us // 1000, key=record.key, value=record.value) is None:
+            if append(timestamp=record.time_us // 1000, key=record.key, value=value) is None:
                 break
             number += 1
-        self.sent += self.queued[:number]
-        self.batches.append(Batch(number, self.queued[0].time_us))
-        del self.queued[:number]
+            value_bytes += size
+        self.sent += queued[:number]
+        self.batches.append(Batch(number, value_bytes, queued[0].time_us))
+        del queued[:number]
         batch.close()
         return batch
 
-    def settle(self) -> tuple[list[Record], list[Batch]]:
-        """Forget what was sent, for Kafka has it for good; return it."""
-        settled = self.sent, self.batches
-        self.sent, self.batches = [], []
+    def settle(self) -> list[Batch]:
+        """Forget what was sent, for Kafka has it for good; return its batches."""
+        settled, self.batches = self.batches, []
+        self.sent.clear()
         return settled
 
     def blame(self) -> Record | None:

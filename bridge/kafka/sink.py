@@ -265,17 +265,17 @@ class Sink:
         for partition in partitions:
             if not partition.sent:
                 continue
-            records, batches = partition.settle()
-            channel = records[0].channel
-            self._metrics.counter("records_total", channel=channel).value += len(records)
+            channel = partition.sent[0].channel
             lag = self._metrics.histogram("delivery_lag_seconds", channel=channel)
-            for batch in batches:
-                lag.observe((now_us - batch.time_us) / 1e6, batch.records)
-            self._release(records)
+            acknowledged = self._metrics.counter("records_total", channel=channel)
+            for records, value_bytes, time_us in partition.settle():
+                acknowledged.value += records
+                lag.observe((now_us - time_us) / 1e6, records)
+                self._release(records, value_bytes)
 
-    def _release(self, records: list[Record]) -> None:
-        self.pending_records -= len(records)
-        self.pending_bytes -= sum(len(record.value) for record in records) + len(records) * OBJECT_OVERHEAD
+    def _release(self, records: int, value_bytes: int) -> None:
+        self.pending_records -= records
+        self.pending_bytes -= value_bytes + records * OBJECT_OVERHEAD
         if self._no_room and self.pending_bytes <= self._config.max_pending_bytes / 2:
             self._no_room = False
             self._on_room(True)
@@ -306,7 +306,7 @@ class Sink:
                 self._dirty[partition] = None
 
     def _give_up(self, record: Record, partition: Partition, error: BaseException) -> None:
-        self._release([record])
+        self._release(1, len(record.value))
         detail = f"{partition.topic.name} refused the record, which stands here for its frame: {error}"
         if record.channel == DEADLETTER:
             self._metrics.counter("kafka_errors_total", error="DeadLetterRefused").value += 1

@@ -6,8 +6,20 @@ from typing import Any
 
 from bridge.simulator.market import Market, Push, amount_text, price_text
 
-_MODES = (1, 1, 1, 2)
-_ENDS = (2, 2, 2, 3)  # filled, or canceled
+_SPOT, _MARGIN = 1, 2
+_MODES = (_SPOT, _SPOT, _SPOT, _MARGIN)
+_UNFILLED, _PARTLY, _FILLED, _CANCELED, _CANCELED_PARTLY = range(5)
+_FAILED, _ALGO_CANCELED, _WAITING, _TRIGGERING, _TRIGGERED = range(-2, 3)
+
+_ALGO = 0.3  # of the events; the rest is about orders
+_PLACED = 0.43  # of those are new ones
+_PARTIAL = 0.5
+_GOES_WELL = 0.7  # an order that ends is filled, an algo order that waits is triggered
+_MOST_OPEN = 20  # orders, and as many algo orders
+_LOTS = (1_000, 50_000)  # the least and most of an order
+_MONEY = 10**15  # units of each currency at the beginning
+_UNITS = 10**6  # in 1; a tick times a lot is a unit
+_UNITS_A_LOT = 100
 
 
 @dataclass(slots=True)
@@ -21,7 +33,7 @@ class _Open:
 
 @dataclass(slots=True)
 class Account:
-    """One account with its open orders; amounts in lots, quote currency in ticks times lots."""
+    """One account with its open orders; money in units of a millionth, amounts of orders in lots."""
 
     name: str
     rng: random.Random
@@ -32,16 +44,15 @@ class Account:
 
     def step(self, market: Market, now: float) -> list[Push]:
         """Place an order, or let one that is open go on; or an algo order."""
-        draw = self.rng.random()
-        if draw < 0.3:  # noqa: PLR2004
+        if self.rng.random() < _ALGO:
             return self._step_algo(market, now)
-        if draw < 0.6 or not self._open:  # noqa: PLR2004
+        if len(self._open) < _MOST_OPEN and (not self._open or self.rng.random() < _PLACED):
             return self._place(market, now)
         return self._go_on(self.rng.choice(self._open), now)
 
     def _place(self, market: Market, now: float) -> list[Push]:
         kind, side = self.rng.choice(("limit", "limit", "market")), self.rng.choice(("buy", "sell"))
-        price, lots = market.last, self.rng.randint(1_000, 50_000)
+        price, lots = market.last, self.rng.randint(*_LOTS)
         item = {
             "amount": amount_text(lots) if kind == "limit" else "0",
             "filled": amount_text(0),
@@ -51,94 +62,108 @@ class Account:
             "price": price_text(price) if kind == "limit" else "0",
             "price_avg": "",
             "side": side,
-            "status": 0,
+            "status": _UNFILLED,
             "symbol": market.symbol,
             "timestamp": int(now) * 1000,
             "type": kind,
         }
         order = _Open(market, item, price, lots)
         self._open.append(order)
-        currency, reserved = self._reserve(order)
+        currency, reserved = _reserve(order)
         self._move(currency, -reserved, reserved)
-        return [self._order(item), self._balance(currency)]
+        return [self._push("order", market.symbol, item), self._balance(currency)]
 
     def _go_on(self, order: _Open, now: float) -> list[Push]:
-        item = order.item
-        end = self.rng.choice(_ENDS)
-        partly = not order.filled and self.rng.random() < 0.5  # noqa: PLR2004
-        currency, reserved = self._reserve(order)
-        if partly or end == 2:  # noqa: PLR2004
-            lots = (order.lots - order.filled) // 2 if partly else order.lots - order.filled
-            order.filled += lots
-            _, left = self._reserve(order)
-            self._move(currency, 0, left - reserved)
-            base, quote = item["symbol"].split("_")
-            gained, gain = (base, lots * 100) if item["side"] == "buy" else (quote, lots * order.price)
-            self._move(gained, gain, 0)
-            status = 1 if partly else 2
+        """Fill a part of an order, all that is left of it, or cancel it."""
+        currency, reserved = _reserve(order)
+        partly = not order.filled and self.rng.random() < _PARTIAL
+        if partly or self.rng.random() < _GOES_WELL:
+            left = order.lots - order.filled
+            currencies = [currency, self._fill(order, left // 2 if partly else left)]
+            status = _PARTLY if partly else _FILLED
         else:
-            gained = currency
             self._move(currency, reserved, -reserved)
-            status = 4 if order.filled else 3
-        if status > 1:
+            currencies = [currency]
+            status = _CANCELED_PARTLY if order.filled else _CANCELED
+        if not partly:
             self._open.remove(order)
         order.item = {
-            **item,
+            **order.item,
             "filled": amount_text(order.filled),
-            "notional": _quote_text(order.filled * order.price),
+            "notional": _money_text(order.filled * order.price),
             "price_avg": price_text(order.price) if order.filled else "",
             "status": status,
             "timestamp": int(now) * 1000,
         }
-        return [self._order(order.item), *(self._balance(one) for one in dict.fromkeys((currency, gained)))]
+        return [
+            self._push("order", order.market.symbol, order.item),
+            *(self._balance(one) for one in currencies),
+        ]
+
+    def _fill(self, order: _Open, lots: int) -> str:
+        """Exchange what was held back for so many lots; return the currency that was gained."""
+        currency, before = _reserve(order)
+        order.filled += lots
+        _, after = _reserve(order)
+        self._move(currency, 0, after - before)
+        base, quote = order.market.symbol.split("_")
+        if order.item["side"] == "buy":
+            self._move(base, lots * _UNITS_A_LOT, 0)
+            return base
+        self._move(quote, lots * order.price, 0)
+        return quote
 
     def _step_algo(self, market: Market, now: float) -> list[Push]:
-        waiting = self._algo and self.rng.random() < 0.6  # noqa: PLR2004
-        if waiting:
+        """Place an algo order that waits, or let the oldest one trigger, succeed, be cancelled or fail."""
+        full = len(self._algo) >= _MOST_OPEN
+        if full or (self._algo and self.rng.random() < 1 - _PLACED):
             item = self._algo.pop(0)
-            status = 1 if item["status"] == 0 and self.rng.random() < 0.7 else self.rng.choice((2, 2, -1, -2))  # noqa: PLR2004
+            triggers = item["status"] == _WAITING and self.rng.random() < _GOES_WELL
+            ends = (_TRIGGERED, _TRIGGERED, _ALGO_CANCELED, _FAILED)
+            status = _TRIGGERING if triggers else self.rng.choice(ends)
             item = {**item, "status": status, "timestamp": int(now) * 1000}
         else:
             price = price_text(market.last)
             item = {
                 "algo_price": price,
-                "amount": amount_text(self.rng.randint(1_000, 50_000)),
+                "amount": amount_text(self.rng.randint(*_LOTS)),
                 "id": f"{self.rng.getrandbits(128):032x}",
                 "mode": self.rng.choice(_MODES),
                 "side": self.rng.choice(("buy", "sell")),
-                "status": 0,
+                "status": _WAITING,
                 "symbol": market.symbol,
                 "timestamp": int(now) * 1000,
                 "trigger_price": price,
             }
-        if item["status"] in (0, 1):
+        if item["status"] in (_WAITING, _TRIGGERING):
             self._algo.append(item)
-        return [Push("order_algo", item["symbol"], [item], self.name)]
-
-    def _reserve(self, order: _Open) -> tuple[str, int]:
-        """Return the currency that an order holds back, and how much of it for what is not filled yet."""
-        base, quote = order.item["symbol"].split("_")
-        left = order.lots - order.filled
-        return (quote, left * order.price) if order.item["side"] == "buy" else (base, left * 100)
+        return [self._push("order_algo", item["symbol"], item)]
 
     def _move(self, currency: str, free: int, used: int) -> None:
-        self.free[currency] = self.free.get(currency, 10**15) + free
+        self.free[currency] = self.free.get(currency, _MONEY) + free
         self.used[currency] = self.used.get(currency, 0) + used
-
-    def _order(self, item: dict[str, Any]) -> Push:
-        return Push("order", item["symbol"], [item], self.name)
 
     def _balance(self, currency: str) -> Push:
         free, used = self.free[currency], self.used[currency]
         item = {
             "currency": currency,
-            "free": _quote_text(free),
-            "total": _quote_text(free + used),
-            "used": _quote_text(used),
+            "free": _money_text(free),
+            "total": _money_text(free + used),
+            "used": _money_text(used),
         }
-        return Push("balance", currency, [item], self.name)
+        return self._push("balance", currency, item)
+
+    def _push(self, channel: str, symbol: str, item: dict[str, Any]) -> Push:
+        return Push(channel, symbol, [item], self.name)
 
 
-def _quote_text(units: int) -> str:
-    """Return a sum in millionths, ticks times lots, as the exchange writes it."""
-    return f"{units // 10**6}.{units % 10**6:06d}0000000000"
+def _reserve(order: _Open) -> tuple[str, int]:
+    """Return the currency that an order holds back, and how much of it for what is not filled yet."""
+    base, quote = order.market.symbol.split("_")
+    left = order.lots - order.filled
+    return (quote, left * order.price) if order.item["side"] == "buy" else (base, left * _UNITS_A_LOT)
+
+
+def _money_text(units: int) -> str:
+    """Return a sum of money as the exchange writes it, with 16 decimals."""
+    return f"{units // _UNITS}.{units % _UNITS:06d}0000000000"

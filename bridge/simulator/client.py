@@ -1,50 +1,45 @@
-"""One client of the simulated exchange: what it subscribed to, and the bytes on their way to it."""
+"""One client of the simulated exchange: who it is, and the bytes on their way to it."""
 
 import time
-from collections import defaultdict
 
 from websockets.asyncio.server import ServerConnection
 from websockets.frames import Frame, Opcode
 from websockets.protocol import State
 
-# A client that is this far behind is cut off, as exchanges do; bytes.
-_TOO_SLOW = 256 * 1024 * 1024
+from bridge.simulator.protocol import Subscriber
 
 
 class Client:
-    """A connection with its subscriptions (channel to symbols) and its account once it has authenticated."""
+    """A connection and what it subscribed to; `opened` and `heard` (its last message) are monotonic times.
+
+    `muted`: it is neither heard nor told anything. `stalled`: what is written waits here.
+    """
 
     def __init__(self, connection: ServerConnection) -> None:
         self.connection = connection
-        self.subscriptions: defaultdict[str, set[str]] = defaultdict(set)
-        self.account: str | None = None
+        self.subscriber = Subscriber()
         self.opened = self.heard = time.monotonic()
         self.muted = False
         self.stalled = False
-        self.too_slow = False
         self._waiting: list[bytes] = []
 
-    def wants(self, channel: str, symbol: str, account: str | None) -> bool:
-        """Tell if a push is for this client."""
-        return symbol in self.subscriptions.get(channel, ()) and account in (None, self.account)
-
     def write(self, frame: bytes) -> None:
-        """Put a whole WebSocket frame onto the wire, behind those that wait."""
-        transport = self.connection.transport
-        if self.stalled:
-            self._waiting.append(frame)
-        elif self.open:
-            transport.write(frame)
-            if transport.get_write_buffer_size() > _TOO_SLOW:
-                self.too_slow = True
-                self.cut()
+        """Put a whole WebSocket frame behind those that wait for `flush`."""
+        self._waiting.append(frame)
 
-    def go_on(self) -> None:
-        """End a stall: send all that waited."""
-        self.stalled = False
+    def flush(self, most: int) -> bool:
+        """Send all that waits, unless stalled; False: more than `most` bytes are unread, it was cut off."""
+        if not self._waiting or self.stalled:
+            return True
         waiting, self._waiting = self._waiting, []
-        for frame in waiting:
-            self.write(frame)
+        if not self.open:
+            return True
+        transport = self.connection.transport
+        transport.write(b"".join(waiting))
+        if transport.get_write_buffer_size() > most:
+            self.cut()
+            return False
+        return True
 
     def cut(self) -> None:
         """Hang up without a word."""
@@ -56,9 +51,14 @@ class Client:
         return self.connection.state is State.OPEN and not self.connection.transport.is_closing()
 
     @property
-    def behind(self) -> int:
-        """Bytes written here that the network has not taken yet."""
-        return self.connection.transport.get_write_buffer_size() if self.open else 0
+    def listens(self) -> bool:
+        """True if it gets pushes."""
+        return self.open and not self.muted
+
+    @property
+    def behind(self) -> bool:
+        """True while the network has not taken all that was written."""
+        return self.open and bool(self._waiting or self.connection.transport.get_write_buffer_size())
 
 
 def binary(payload: bytes) -> bytes:

@@ -2,7 +2,11 @@
 
 import dataclasses
 import difflib
+import math
 from dataclasses import dataclass
+from typing import Any
+
+_SHARES = ("corrupt", "bad_json", "unknown_method", "clean_again")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,9 +40,9 @@ def parse(text: str) -> Faults:
         ValueError: an unknown name or a value that is none; the text says which.
     """
     types: dict[str, type] = {field.name: type(field.default) for field in dataclasses.fields(Faults)}
-    values: dict[str, object] = {}
+    values: dict[str, Any] = {}
     for part in filter(None, (part.strip() for part in text.split(","))):
-        name, _, value = part.partition("=")
+        name, _, value = (piece.strip() for piece in part.partition("="))
         if name not in types:
             near = difflib.get_close_matches(name, types, 1)
             hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(types)}"
@@ -47,7 +51,13 @@ def parse(text: str) -> Faults:
             values[name] = _boolean(value) if types[name] is bool else types[name](value)
         except ValueError:
             raise ValueError(f"{name}={value}: not a {types[name].__name__}") from None
-    return Faults(**values)  # type: ignore[arg-type]
+        if not math.isfinite(values[name]):
+            raise ValueError(f"{name}={value}: must be finite")
+        if name in _SHARES and not 0 <= values[name] <= 1:
+            raise ValueError(f"{name}={value}: must be from 0 to 1")
+        if name != "clock_offset" and values[name] < 0:
+            raise ValueError(f"{name}={value}: must be 0 or more")
+    return dataclasses.replace(Faults(), **values)
 
 
 def _boolean(value: str) -> bool:

@@ -12,9 +12,13 @@ from typing import Any
 _TICKS = 100
 _LOTS = 10_000
 _LEVELS = 25  # of each side of a book
+_MOST_LEVELS = 2 * _LEVELS
 _HISTORY = 100  # trades in a clean list
 _WELL_KNOWN = ("BTC_USDT", "ETH_USDT", "LTC_USDT", "XRP_USDT", "DFT_USDT", "EOS_USDT", "TRX_USDT", "BCH_USDT")
 _FIRST_ID = 12_900_000_000
+_EVEN = 0.5
+_QUOTES, _TRADES = 0.47, 0.33  # of the events; each trade changes the book, too
+_EMPTY = ("0", "0.0000")  # amounts that remove a level; the exchange writes both
 
 Levels = dict[int, int]
 """Price in ticks to amount in lots."""
@@ -80,11 +84,17 @@ class Market:
         """The highest price bid."""
         return max(self.bids)
 
+    @property
+    def best(self) -> tuple[int, int, int, int]:
+        """The best level of each side, as a ticker has them."""
+        ask, bid = self.best_ask, self.best_bid
+        return ask, self.asks[ask], bid, self.bids[bid]
+
     def quote_change(self) -> list[Push]:
         """Change, add or remove a few levels."""
         changed: tuple[Levels, Levels] = ({}, {})
         for _ in range(self.rng.randint(1, 5)):
-            is_ask = self.rng.random() < 0.5  # noqa: PLR2004
+            is_ask = self.rng.random() < _EVEN
             side = self.asks if is_ask else self.bids
             distance = self.rng.randint(0, _LEVELS)
             price = self.best_bid + 1 + distance if is_ask else self.best_ask - 1 - distance
@@ -92,11 +102,15 @@ class Market:
             side[price] = changed[not is_ask][price] = 0 if remove else self._lots()
             if remove:
                 del side[price]
+            if len(side) > _MOST_LEVELS:
+                worst = max(side) if is_ask else min(side)
+                changed[not is_ask][worst] = 0
+                del side[worst]
         return [self._delta(*changed)]
 
     def trade(self, now: float) -> list[Push]:
         """Let a taker trade with the best levels."""
-        buys = self.rng.random() < 0.5  # noqa: PLR2004
+        buys = self.rng.random() < _EVEN
         side, changed, done = (self.asks if buys else self.bids), Levels(), []
         for _ in range(self.rng.choice((1, 1, 1, 2))):
             price = self.best_ask if buys else self.best_bid
@@ -117,12 +131,11 @@ class Market:
 
     def snapshot(self) -> Push:
         """Return the whole book; asks, too, come highest price first."""
-        book = {"asks": _levels(self.asks), "bids": _levels(self.bids)}
-        return Push("depth", self.symbol, [True, book, self.symbol])
+        return Push("depth", self.symbol, [True, self._book(self.asks, self.bids), self.symbol])
 
     def ticker(self, now: float) -> dict[str, Any]:
         """Return the ticker of now."""
-        ask, bid = self.best_ask, self.best_bid
+        ask, ask_size, bid, bid_size = self.best
         return {
             "symbol": self.symbol,
             "open_24h": price_text(self.open),
@@ -133,9 +146,9 @@ class Market:
             "last": price_text(self.last),
             "last_qty": amount_text(self.last_lots),
             "best_bid": price_text(bid),
-            "best_bid_size": amount_text(self.bids[bid]),
+            "best_bid_size": amount_text(bid_size),
             "best_ask": price_text(ask),
-            "best_ask_size": amount_text(self.asks[ask]),
+            "best_ask_size": amount_text(ask_size),
             "timestamp": int(now * 1000),
         }
 
@@ -159,15 +172,16 @@ class Market:
         return trade
 
     def _delta(self, asks: Levels, bids: Levels) -> Push:
-        book = {"asks": _levels(asks), "bids": _levels(bids)}
-        return Push("depth", self.symbol, [False, book, self.symbol])
+        return Push("depth", self.symbol, [False, self._book(asks, bids), self.symbol])
 
+    def _book(self, asks: Levels, bids: Levels) -> dict[str, list[list[str]]]:
+        return {"asks": self._levels(asks), "bids": self._levels(bids)}
 
-def _levels(side: Levels) -> list[list[str]]:
-    return [
-        [price_text(price), amount_text(side[price]) if side[price] else "0"]
-        for price in sorted(side, reverse=True)
-    ]
+    def _levels(self, side: Levels) -> list[list[str]]:
+        return [
+            [price_text(price), amount_text(side[price]) if side[price] else self.rng.choice(_EMPTY)]
+            for price in sorted(side, reverse=True)
+        ]
 
 
 class Exchange:
@@ -181,21 +195,45 @@ class Exchange:
             self.list_market(symbol)
 
     def list_market(self, symbol: str) -> None:
-        """Open a new market."""
+        """Open a new market.
+
+        Raises:
+            ValueError: there is one of that name.
+        """
+        if symbol in self.markets:
+            raise ValueError(f"{symbol} is listed")
         self.markets[symbol] = Market(symbol, random.Random(self.rng.random()))  # noqa: S311
         self._names = list(self.markets)
         self._changed.add(symbol)
 
     def step(self, now: float) -> list[Push]:
         """Let something happen in one market: of the pushes 60 % depth, 25 % trades, 15 % ticker."""
-        market = self.markets[self.rng.choice(self._names)]
         draw = self.rng.random()
-        if draw < 0.47:  # noqa: PLR2004
-            return market.quote_change()
-        if draw < 0.80:  # noqa: PLR2004
-            self._changed.add(market.symbol)
-            return market.trade(now)
-        return [Push("ticker", market.symbol, [market.ticker(now)])]
+        return self.event(
+            "depth" if draw < _QUOTES else "trades" if draw < _QUOTES + _TRADES else "ticker", now
+        )
+
+    def event(self, channel: str, now: float) -> list[Push]:
+        """Let something happen in one market that this channel tells of.
+
+        Raises:
+            KeyError: it is not trades, depth or ticker.
+        """
+        market = self.markets[self.rng.choice(self._names)]
+        match channel:
+            case "depth":
+                best = market.best
+                pushes = market.quote_change()
+                if market.best != best:
+                    self._changed.add(market.symbol)
+            case "trades":
+                pushes = market.trade(now)
+                self._changed.add(market.symbol)
+            case "ticker":
+                pushes = [Push("ticker", market.symbol, [market.ticker(now)])]
+            case _:
+                raise KeyError(channel)
+        return pushes
 
     def all_ticker(self, now: float, *, whole: bool = False) -> Push | None:
         """Return the tickers that changed since the last call, or all; None if none did."""

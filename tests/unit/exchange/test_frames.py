@@ -91,6 +91,10 @@ def test_a_stream_may_reach_the_limit_but_not_pass_it(text: bytes, wbits: int, l
     assert "larger than max_frame_bytes" in refusal(frame, len(text) - 1).detail
 
 
+def test_a_stream_that_is_read_to_its_end_but_has_more_to_give_is_too_large() -> None:
+    assert "larger than max_frame_bytes = 999" in refusal(deflate(b"a" * 1000, RAW, 1), 999).detail
+
+
 def test_plain_json_and_text_may_reach_the_limit_but_not_pass_it() -> None:
     assert inflate(PONG, len(PONG)) == within(PONG, len(PONG)) == PONG
     assert "larger than max_frame_bytes = 40" in refusal(PONG, len(PONG) - 1).detail

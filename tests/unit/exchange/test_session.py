@@ -298,6 +298,18 @@ def test_of_a_refused_chunk_only_the_bad_symbol_is_refused_and_named() -> None:
     ]
 
 
+def test_of_two_symbols_that_are_refused_together_only_the_bad_one_is_refused() -> None:
+    session = public({"trades": ["BAD", "A"]})
+    session.receive(answer(2, error=NO), START)
+    session.receive(answer(3, error=NO), START)
+    session.receive(answer(4, SUCCESS), START)
+    assert session.events() == [
+        Refused("trades", ("BAD",), "invalid market (code 2)"),
+        Confirmed("trades", ("A",)),
+    ]
+    assert session.live
+
+
 def test_all_ticker_can_be_refused() -> None:
     session = public({"all_ticker": []})
     session.receive(answer(2, error="no"), START)
@@ -432,6 +444,14 @@ def test_a_push_makes_a_session_fresh_again() -> None:
     session = live({"all_ticker": []})
     session.receive(push("all_ticker"), START + 100)
     assert run_with_pongs(session, 1000) == START + 220
+
+
+def test_a_session_is_fresh_when_it_goes_live() -> None:
+    session = public({"all_ticker": []})
+    session.receive(answer(1, 1_600_000_000), START)
+    session.receive(answer(2, SUCCESS), START + 9)
+    sent(session)
+    assert run_with_pongs(session, 1000) == START + 129
 
 
 def test_a_session_of_an_account_is_never_stale() -> None:

@@ -17,6 +17,10 @@ def test_each_fault_is_set_by_its_name() -> None:
     )
 
 
+def test_the_clock_may_be_behind() -> None:
+    assert parse("clock_offset=-3.5").clock_offset == -3.5
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
@@ -24,6 +28,11 @@ def test_each_fault_is_set_by_its_name() -> None:
         ("zzz", "unknown fault 'zzz': there are drop, "),
         ("refuse=1.5", "refuse=1.5: not a int"),
         ("newest_first=maybe", "newest_first=maybe: not a bool"),
+        ("drop", "drop=: not a float"),
+        ("drop=-1", "drop=-1: must be 0 or more"),
+        ("drop=nan", "drop=nan: must be finite"),
+        ("corrupt=1.5", "corrupt=1.5: must be from 0 to 1"),
+        ("clock_offset=inf", "clock_offset=inf: must be finite"),
     ],
 )
 def test_what_is_no_fault_is_named(text: str, words: str) -> None:

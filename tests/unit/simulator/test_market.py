@@ -1,10 +1,10 @@
 """The simulated markets agree with themselves."""
 
-import random
+from collections import defaultdict
 from decimal import Decimal
-from typing import Any
 
-from bridge.simulator.accounts import Account
+import pytest
+
 from bridge.simulator.market import Exchange, Push
 
 NOW = 1_600_000_000.0
@@ -22,7 +22,7 @@ def test_the_same_seed_makes_the_same_market() -> None:
 
 
 def test_the_mix_is_mostly_depth_then_trades_then_ticker() -> None:
-    _, made = pushes(3, 20_000)
+    _, made = pushes(3, 10_000)
     share = {channel: sum(p.channel == channel for p in made) / len(made) for channel in ("depth", "trades")}
     assert 0.55 < share["depth"] < 0.65
     assert 0.2 < share["trades"] < 0.3
@@ -73,25 +73,50 @@ def test_all_ticker_tells_of_the_markets_that_changed() -> None:
     assert [ticker["symbol"] for ticker in push.params] == ["NEW_USDT"]
 
 
-def test_orders_go_from_unfilled_to_an_end_and_balances_add_up() -> None:
-    exchange = Exchange(SYMBOLS, 7)
-    account = Account("key", random.Random(7))
-    orders: dict[str, list[dict[str, Any]]] = {}
-    algo: dict[str, list[int]] = {}
+def test_a_quiet_market_is_not_in_all_ticker() -> None:
+    exchange = Exchange(SYMBOLS, 8)
+    exchange.all_ticker(NOW)
+    (push, *_) = exchange.event("trades", NOW)
+    changed = exchange.all_ticker(NOW)
+    assert changed is not None
+    assert [ticker["symbol"] for ticker in changed.params] == [push.symbol]
+
+
+def test_a_market_is_listed_once() -> None:
+    with pytest.raises(ValueError, match="BTC_USDT is listed"):
+        Exchange(SYMBOLS, 9).list_market("BTC_USDT")
+
+
+def test_a_level_is_removed_by_either_zero() -> None:
+    _, made = pushes(10)
+    deltas = [push.params[1] for push in made if push.channel == "depth"]
+    amounts = {amount for book in deltas for side in book.values() for _, amount in side}
+    assert {amount for amount in amounts if Decimal(amount) == 0} == {"0", "0.0000"}
+
+
+def test_books_and_history_stay_small() -> None:
+    exchange, made = pushes(11, 12_000)
+    for market in exchange.markets.values():
+        assert 25 <= len(market.asks) <= 51
+        assert 25 <= len(market.bids) <= 51
+        assert len(market.trades) == 100
+    assert all(len(push.params[1]["asks"]) < 30 for push in made if push.channel == "depth")
+
+
+def test_each_trade_is_one_that_the_book_allows() -> None:
+    """What a taker gets stood in the book at that price, and is gone from it afterwards."""
+    exchange = Exchange(SYMBOLS, 12)
     for n in range(3000):
-        for push in account.step(exchange.markets[SYMBOLS[n % 2]], NOW + n):
-            (item,) = push.params
-            if push.channel == "order":
-                orders.setdefault(item["id"], []).append(item)
-            elif push.channel == "order_algo":
-                algo.setdefault(item["id"], []).append(item["status"])
-            else:
-                assert Decimal(item["free"]) + Decimal(item["used"]) == Decimal(item["total"])
-                assert Decimal(item["used"]) >= 0
-    ends = {tuple(order["status"] for order in states) for states in orders.values()}
-    assert {(0, 2), (0, 1, 2), (0, 3), (0, 1, 4)} <= ends
-    assert ends <= {(0,), (0, 1), (0, 2), (0, 1, 2), (0, 3), (0, 1, 4)}
-    statuses = {tuple(states) for states in algo.values()}
-    assert {(0, 1, 2), (0, -1), (0, -2)} <= statuses
-    filled = [states[-1] for states in orders.values() if states[-1]["status"] == 2]
-    assert all(Decimal(order["filled"]) > 0 and order["price_avg"] for order in filled)
+        before = {symbol: (dict(m.asks), dict(m.bids)) for symbol, m in exchange.markets.items()}
+        trades, delta = exchange.event("trades", NOW + n)
+        asks, bids = before[trades.symbol]
+        taken: defaultdict[int, int] = defaultdict(int)
+        for trade in trades.params[1]:
+            price, lots = (int(trade[key].replace(".", "")) for key in ("price", "amount"))
+            taken[price] += lots
+            side, now = (asks, "asks") if trade["type"] == "buy" else (bids, "bids")
+            assert taken[price] <= side[price]
+        left = dict(delta.params[1][now])
+        for price, lots in taken.items():
+            assert Decimal(left[f"{price // 100}.{price % 100:02d}"]) * 10_000 == side[price] - lots
+        exchange.step(NOW + n)

@@ -1,0 +1,153 @@
+"""Fuzzes the way of a frame from the socket to the records: inflate, decode, session, handover, pipeline.
+
+    python -m tests.fuzz.fuzz_frames                        until it finds something
+    python -m tests.fuzz.fuzz_frames -max_total_time=60     for a minute
+    python -m tests.fuzz.fuzz_frames crash-...              what it found, once more
+
+Takes libFuzzer's options. An input is a conversation, one line a frame. The first byte of a
+line tells how the rest is packed, so that mutations of JSON get through the inflating:
+
+    z  zlib      d  raw deflate      t  a text frame      b  a binary frame as it is
+    p  pause     r  resume           f  a fence           s  subscribe to one more
+
+The golden samples are the first corpus. Nothing may raise, and every record is held against its schema.
+"""
+
+import base64
+import logging
+import sys
+import tempfile
+import zlib
+from pathlib import Path
+
+import atheris
+import msgspec
+import structlog
+
+with atheris.instrument_imports(include=["bridge.channels", "bridge.exchange", "bridge.pipeline"]):
+    from bridge.channels import CHANNELS
+    from bridge.channels.channel import Source
+    from bridge.exchange.frames import BadFrame, inflate, within
+    from bridge.exchange.handover import Handover
+    from bridge.exchange.session import Credentials, Session, Timing
+    from bridge.metrics import Metrics
+    from bridge.pipeline import Pipeline
+    from bridge.records import Record
+    from tests.support.schemas import validate
+
+ROOT = Path(__file__).parents[2]
+LIMIT = 4096
+RECEIVED_US = 1_600_000_000_000_000
+MARKETS = ["BTC_USDT", "ETH_USDT"]
+CONFIRMATIONS = [b'z{"error":null,"result":{"status":"success"},"id":%d}' % number for number in range(1, 8)]
+
+
+class Conversation:
+    """One account's session and the pipeline behind it."""
+
+    def __init__(self) -> None:
+        self.session = Session(
+            dict.fromkeys(CHANNELS, MARKETS),
+            timing=Timing(),
+            wall_offset=RECEIVED_US / 1e6,
+            credentials=Credentials("key", "secret"),
+        )
+        self.source = Source("fuzz", "main")
+        self.handover: Handover[bytes] = Handover()
+        self.pipeline = Pipeline(wanted=CHANNELS, emit=emit, metrics=METRICS, on_tickers=lambda _: None)
+        self.now = 0.0
+        self.session.start(self.now)
+
+    def line(self, line: bytes) -> None:
+        """Take one line of an input, half a second after the one before."""
+        kind, rest = line[:1], line[1:]
+        self.now += 0.5
+        match kind:
+            case b"p":
+                self.session.pause()
+            case b"r":
+                self.session.resume(self.now)
+            case b"f":
+                self.session.ping(self.now)
+            case b"s":
+                self.session.subscribe("trades", ["NEW_USDT"], self.now)
+            case b"z":
+                self.frame(zlib.compress(rest, 1), binary=True)
+            case b"d":
+                stream = zlib.compressobj(1, wbits=-zlib.MAX_WBITS)
+                self.frame(stream.compress(rest) + stream.flush(), binary=True)
+            case _:
+                self.frame(rest, binary=kind == b"b")
+        self.session.tick(self.now)
+        for text in self.session.to_send():
+            msgspec.json.decode(text)
+        self.session.events()
+        if not self.session.over:
+            assert self.session.next_call() > self.now
+
+    def frame(self, frame: bytes, *, binary: bool) -> None:
+        """Take a frame as a feed does, and hold its push for the end."""
+        try:
+            text = inflate(frame, LIMIT) if binary else within(frame, LIMIT)
+            assert len(text) <= LIMIT
+            push = self.session.receive(text, self.now)
+        except BadFrame as bad:
+            self.pipeline.bad(bad, self.source, RECEIVED_US, frame)
+            return
+        if push is not None:
+            self.pipeline.push(push, self.source, RECEIVED_US, frame)
+            self.handover.hold(push, frame)
+            if len(frame) % 2:
+                self.handover.remember(push)
+
+    def end(self) -> None:
+        """Let another session take over."""
+        for push, frame in self.handover.release():
+            self.pipeline.push(push, Source("next", "main"), RECEIVED_US, frame)
+
+
+def emit(record: Record) -> bool:
+    """Take a record, as long as it is what its schema says."""
+    validate(record)
+    return True
+
+
+def conversation(data: bytes) -> None:
+    """Run one input."""
+    talk = Conversation()
+    for line in data.split(b"\n"):
+        talk.line(line)
+    talk.end()
+
+
+def corpus() -> list[bytes]:
+    """Return an input for each golden sample, as it is and in a session that is live."""
+    inputs = [b"\n".join([*CONFIRMATIONS, b"f", b"p", b"r", b"s"])]
+    for path in sorted((ROOT / "tests" / "golden").glob("*/*.json")):
+        sample = msgspec.json.decode(path.read_bytes(), type=dict[str, msgspec.Raw])
+        if "base64" in sample:
+            line = b"b" + base64.b64decode(msgspec.json.decode(sample["base64"], type=str))
+        elif "frame" in sample:
+            line = b"z" + bytes(sample["frame"]).replace(b"\n", b" ")
+        else:
+            continue
+        inputs += [line, b"\n".join([*CONFIRMATIONS, line, line])]
+    return inputs
+
+
+def main() -> None:
+    """Fuzz with the golden samples as the first corpus, or as the command line says."""
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
+    with tempfile.TemporaryDirectory() as found:
+        for number, seed in enumerate(corpus()):
+            Path(found, f"{number:03d}").write_bytes(seed)
+        options = [f"-dict={Path(__file__).with_suffix('.dict')}", "-max_len=4096"]
+        again = [argument for argument in sys.argv[1:] if not argument.startswith("-")]
+        atheris.Setup([sys.argv[0], *options, *sys.argv[1:], *([] if again else [found])], conversation)
+        atheris.Fuzz()
+
+
+METRICS = Metrics()
+
+if __name__ == "__main__":
+    main()
