@@ -4,7 +4,7 @@ import java.util.Map;
 import org.apache.kafka.clients.consumer.KafkaConsumer;
 import org.apache.kafka.common.serialization.StringDeserializer;
 
-/** Print every trade: java -cp 'jars/*' Trades.java localhost:9092 */
+/** Print every trade: java -cp 'jars/*' Trades.java HOST:PORT */
 public class Trades {
     public static void main(String[] arguments) {
         Map<String, Object> settings = Map.of(

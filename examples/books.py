@@ -1,4 +1,4 @@
-"""Keep the order book of every market: `python books.py localhost:9092`."""
+"""Keep the order book of every market: `python books.py HOST:PORT`."""
 
 import json
 import sys
@@ -39,13 +39,12 @@ def main() -> None:
             "bootstrap.servers": sys.argv[1],
             "group.id": "keep-books",
             "isolation.level": "read_committed",
+            # Books live in memory: begin at the beginning each time.
+            "enable.auto.commit": False,
             "auto.offset.reset": "earliest",
         }
     )
-    # A book lives in memory: begin at the beginning each time.
-    consumer.subscribe(
-        ["digifinex.depth.v1"], on_assign=lambda it, partitions: it.assign(from_start(partitions))
-    )
+    consumer.subscribe(["digifinex.depth.v1"])
     books: dict[str, Book] = {}
     try:
         while True:

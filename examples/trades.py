@@ -1,4 +1,4 @@
-"""Print every trade, and say so if one is missing: `python trades.py localhost:9092`."""
+"""Print every trade, and say so if one is missing: `python trades.py HOST:PORT`."""
 
 import json
 import sys
@@ -30,12 +30,13 @@ try:
         symbol, session, seq = trade["symbol"], trade["session"], trade["seq"]
         if symbol in expected:
             last_session, next_seq = expected[symbol]
-            missing = seq - (next_seq if session == last_session else 0)
-            if missing:
-                print(f"{symbol}: {missing} missing before {session} {seq}", flush=True)
+            wanted = next_seq if session == last_session else 0
+            if seq != wanted:
+                print(f"{symbol}: seq {wanted} was due, {seq} came", flush=True)
         expected[symbol] = session, seq + 1
 
-        print(symbol, trade["id"], trade["side"], trade["price"], trade["amount"], flush=True)
+        figures = (trade[name] for name in ("id", "side", "price", "amount"))
+        print(symbol, *figures, flush=True)
 except KeyboardInterrupt:
     pass
 finally:
