@@ -130,7 +130,7 @@ class Sink:
                 else:
                     await self._exactly_once(producer)
                 return
-            except KafkaError as error:
+            except (KafkaError, AssertionError) as error:  # aiokafka asserts the state of its transactions
                 self._recover(error)
             finally:
                 await close_producer(producer, _CLOSE_PATIENCE)
@@ -219,7 +219,11 @@ class Sink:
             batch = partition.take_batch(producer)
             if not partition.queued:
                 del self._dirty[partition]
-            delivery = await producer.send_batch(batch, partition.topic.name, partition=partition.number)
+            try:
+                delivery = await producer.send_batch(batch, partition.topic.name, partition=partition.number)
+            except KafkaError as error:
+                self._failures.append((partition, error))
+                await self._all_answered()
             partition.delivery = delivery
             partition.sent_at = time.monotonic()
             self._in_flight += 1
@@ -282,7 +286,7 @@ class Sink:
 
     # Recover
 
-    def _recover(self, error: KafkaError) -> None:
+    def _recover(self, error: Exception) -> None:
         """Queue again what is not settled; a record that Kafka won't ever take goes to the dead letters."""
         failures, self._failures = self._failures, []
         for partition, failure in failures:
