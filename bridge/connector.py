@@ -214,6 +214,9 @@ class Connector:
             if not new.ended.done():
                 await _first(new.fence(), new.ended)
         except asyncio.CancelledError:
+            self._pass_on(late)
+            if old.ended.done():
+                self._pass_on(handover.release())
             await self._end(new)
             raise
         if new.ended.done():
@@ -223,8 +226,7 @@ class Connector:
             if not old.ended.done():
                 await self._end(new)
                 return old
-        for push, (source, received_us, frame) in handover.release():
-            self._receiver.push(push, source, received_us, frame)
+        self._pass_on(handover.release())
         new.deliver = self._receiver.push
         old.deliver = _drop
         self._metrics.counter("reconnects_total", reason="rotated").value += 1
@@ -235,6 +237,10 @@ class Connector:
             await self._end(new)
             raise
         return new
+
+    def _pass_on(self, pushes: list[tuple[Push, _Held]]) -> None:
+        for push, (source, received_us, frame) in pushes:
+            self._receiver.push(push, source, received_us, frame)
 
 
 async def _first(condition: Coroutine[object, object, object], *ends: asyncio.Task[Ended]) -> None:

@@ -49,6 +49,7 @@ class Shard:
         self._connectors += [self._connector(wanted, account) for account, wanted in self._plan.private]
         self._group = asyncio.TaskGroup()
         self._running: set[asyncio.Task[None]] = set()
+        self._stopping = False
 
     async def run(self, stop: asyncio.Event) -> int:
         """Serve until `stop`, then deliver what was received; return how many records were left behind."""
@@ -57,6 +58,7 @@ class Shard:
             for connector in self._connectors:
                 self._start(connector)
             await stop.wait()
+            self._stopping = True
             for task in self._running:
                 task.cancel()
             if self._running:
@@ -104,7 +106,9 @@ class Shard:
                 connector.pause()
 
     def _follow(self, markets: Collection[bytes]) -> None:
-        """Subscribe to what all_ticker told of for the first time."""
+        """Subscribe to what all_ticker told of for the first time, except when saying goodbye."""
+        if self._stopping:
+            return
         shards = self._config.kafka.shards
         symbols = sorted(
             symbol
@@ -125,6 +129,8 @@ class Shard:
             newest.subscribe(channel, [symbol])
             return
         connector = self._connector({channel: [symbol]})
+        if self._paused.value:
+            connector.pause()
         self._connectors.append(connector)
         self._start(connector)
 

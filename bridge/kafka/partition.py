@@ -10,6 +10,7 @@ from bridge.kafka.topics import Topic
 from bridge.records import Record
 
 _RECORD_OVERHEAD = 128  # bytes of a key and of Kafka's format around it and a value, rounded up
+_NO_LIMIT = 65_536  # records; no batch holds so many
 OBJECT_OVERHEAD = 160  # bytes of memory that a waiting record takes besides its value, about
 
 
@@ -28,7 +29,7 @@ class Partition:
     than one request to a broker at once, and larger batches cost less.
     """
 
-    __slots__ = ("batches", "delivery", "most", "number", "queued", "sent", "sent_at", "topic")
+    __slots__ = ("batches", "delivery", "most", "number", "queued", "refusals", "sent", "sent_at", "topic")
 
     def __init__(self, topic: Topic, number: int) -> None:
         self.topic = topic
@@ -39,6 +40,7 @@ class Partition:
         self.delivery: asyncio.Future[object] | None = None
         self.sent_at = 0.0
         self.most: int | None = None
+        self.refusals = 0
 
     def take_batch(self, producer: AIOKafkaProducer) -> BatchBuilder:
         """Move as many queued records as one batch holds to the sent ones, and return the batch."""
@@ -66,10 +68,13 @@ class Partition:
         """Forget what was sent, for Kafka has it for good; return its batches."""
         settled, self.batches = self.batches, []
         self.sent.clear()
+        self.refusals = 0
+        if self.most is not None:
+            self.most = 2 * self.most if self.most < _NO_LIMIT else None
         return settled
 
-    def blame(self) -> Record | None:
-        """Narrow a refused batch down; return its record, taken out, if it was the only one.
+    def blame(self, patience: int) -> Record | None:
+        """Narrow a refused batch down; return its record, taken out, if it was alone and refused so often.
 
         The refused batch is the last that was sent.
         """
@@ -77,6 +82,10 @@ class Partition:
         if refused > 1:
             self.most = refused // 2
             return None
+        self.refusals += 1
+        if self.refusals < patience:
+            return None
+        self.refusals = 0
         self.batches.pop()
         return self.sent.pop()
 

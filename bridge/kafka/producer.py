@@ -3,12 +3,15 @@
 import asyncio
 from collections.abc import Mapping
 
+import structlog
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaTimeoutError
 
 from bridge.config import Compression, KafkaConfig
 from bridge.kafka.client import connection
 from bridge.kafka.topics import Topic
+
+log = structlog.get_logger(__name__)
 
 # Twice aiokafka's default throughput; larger batches bring nothing more.
 MAX_BATCH_BYTES = 131072
@@ -59,7 +62,8 @@ async def close_producer(producer: AIOKafkaProducer, patience: float) -> None:
     try:
         async with asyncio.timeout(patience):
             await producer.stop()
-    except TimeoutError:
+    except Exception as error:  # noqa: BLE001 - a failed transaction comes out of stop() as anything
+        log.debug("producer is taken down", error=repr(error))
         sender = producer._sender.sender_task  # noqa: SLF001
         if sender is not None:
             sender.cancel()

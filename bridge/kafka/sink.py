@@ -26,7 +26,7 @@ from aiokafka.errors import (
 from bridge.backoff import Backoff
 from bridge.config import KafkaConfig
 from bridge.kafka.partition import OBJECT_OVERHEAD, Partition
-from bridge.kafka.producer import MAX_BATCH_BYTES, close_producer, open_producer
+from bridge.kafka.producer import close_producer, open_producer
 from bridge.kafka.topics import Topic
 from bridge.metrics import Metrics
 from bridge.records import DEADLETTER, Record, deadletter
@@ -41,6 +41,8 @@ _RECORDS_FAULT = (
     RecordListTooLargeError,
     UnknownError,
 )
+
+_DOUBTS = 5  # refusals of one record for a reason unknown, until it is taken for the reason
 
 _FULL_BATCH = 256  # records that are worth a flush before its time
 
@@ -90,6 +92,7 @@ class Sink:
         self._quiet = asyncio.Event()
         self._quiet.set()
         self._in_flight = 0
+        self._asked_at: float | None = None
         self._stopping = False
 
     def add(self, record: Record) -> bool:
@@ -114,7 +117,8 @@ class Sink:
 
     async def run(self) -> None:
         """Deliver until `drain` is called and nothing is left, through every kind of trouble."""
-        while True:
+        while not (self._stopping and not self.pending_records):
+            self._asked_at = time.monotonic()
             try:
                 producer = await open_producer(self._config, self._topics, self._transactional_id)
             except KafkaError as error:
@@ -123,7 +127,7 @@ class Sink:
                 log.warning("Kafka is away", error=str(error), bootstrap=self._config.bootstrap_servers)
                 await asyncio.sleep(self._backoff.next())
                 continue
-            self._trouble = None
+            self._trouble = self._asked_at = None
             try:
                 if self._transactional_id is None:
                     await self._at_least_once(producer)
@@ -146,10 +150,12 @@ class Sink:
         if self._trouble is not None:
             return self._trouble
         sent_at = [partition.sent_at for partition in self._partitions.values() if partition.delivery]
+        if self._asked_at is not None:
+            sent_at.append(self._asked_at)
         silence = time.monotonic() - min(sent_at) if sent_at else 0.0
         if silence < _SILENCE:
             return None
-        return f"no acknowledgement from {self._config.bootstrap_servers} for {silence:.0f} s"
+        return f"no answer from {self._config.bootstrap_servers} for {silence:.0f} s"
 
     # Accumulate
 
@@ -179,12 +185,18 @@ class Sink:
         while await self._anything():
             await producer.begin_transaction()
             flush_at = time.monotonic() + config.commit_interval - config.flush_interval
-            while (left := flush_at - time.monotonic()) > 0 and not self._stopping:
-                await self._pause(left)
-                await self._flush(producer, full_only=True)
+            while (left := flush_at - time.monotonic()) > 0 and (self._dirty or not self._stopping):
+                if self._stopping:
+                    await self._flush(producer)
+                    await self._all_answered()
+                else:
+                    await self._pause(left)
+                    await self._flush(producer, full_only=True)
             await self._flush(producer)
             await self._all_answered()
+            self._asked_at = time.monotonic()
             await producer.commit_transaction()
+            self._asked_at = None
             self._settle(self._partitions.values())
 
     async def _anything(self) -> bool:
@@ -221,7 +233,7 @@ class Sink:
                 del self._dirty[partition]
             try:
                 delivery = await producer.send_batch(batch, partition.topic.name, partition=partition.number)
-            except KafkaError as error:
+            except (KafkaError, AssertionError) as error:
                 self._failures.append((partition, error))
                 await self._all_answered()
             partition.delivery = delivery
@@ -247,8 +259,6 @@ class Sink:
         self._backoff.reset()
         if len(partition.queued) >= _FULL_BATCH:
             self._batch_is_full.set()
-        if partition.most is not None:
-            partition.most = 2 * partition.most if partition.most < MAX_BATCH_BYTES else None
         if self._transactional_id is None:
             self._settle([partition])
 
@@ -298,7 +308,7 @@ class Sink:
                 error=str(failure),
             )
             if isinstance(failure, _RECORDS_FAULT):
-                refused = partition.blame()
+                refused = partition.blame(_DOUBTS if isinstance(failure, UnknownError) else 1)
                 if refused is not None:
                     self._give_up(refused, partition, failure)
         if not failures:
@@ -317,16 +327,20 @@ class Sink:
             log.error("dead letter lost", detail=detail)
             return
         self._metrics.counter("deadletters_total", reason="payload").value += 1
-        self.add(
-            deadletter(
+
+        def letter(detail: str, frame: bytes) -> Record:
+            return deadletter(
                 session=_provenance(record.value).session,
                 received_us=record.time_us,
                 reason="payload",
                 channel=record.channel,
                 detail=detail,
-                frame=record.value,
+                frame=frame,
             )
-        )
+
+        if not self.add(letter(detail, record.value)):
+            log.error("a refused record is too large for the dead letters too", detail=detail)
+            self.add(letter(f"left out, too large for its topic; {detail}", b""))
 
     def _count(self, error: BaseException) -> None:
         self._metrics.counter("kafka_errors_total", error=type(error).__name__).value += 1
