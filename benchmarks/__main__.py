@@ -60,8 +60,8 @@ def _head() -> list[str]:
         "ratios are taken between neighbours in time.",
         "",
         "The floor is `zlib.decompress` and `orjson.loads` of each frame, in a process that gets them from "
-        "the same feeder. The plain peer is websockets, zlib, orjson and `aiokafka.send` with `linger_ms=10`, "
-        "unvalidated. The bridge is the real command with its defaults.",
+        "the same feeder. The plain peer is websockets, zlib, orjson and `aiokafka.send` with "
+        "`linger_ms=10`, unvalidated. The bridge is the real command with its defaults.",
         "",
     ]
 

@@ -7,6 +7,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from http.client import HTTPException
 from pathlib import Path
 from typing import NamedTuple
 
@@ -107,6 +108,15 @@ def peer_latency(kafka: Broker, count: int, rate: float) -> Latency:
 
 class _Running(RunningBridge):
     prefix: str
+
+    def metrics(self) -> str:
+        """Return what /metrics says, asking again while a flood of frames keeps the bridge from answering."""
+        for _ in range(20):
+            try:
+                return super().metrics()
+            except (HTTPException, OSError):
+                continue
+        return super().metrics()
 
 
 @contextmanager
