@@ -82,6 +82,8 @@ async def prepare(config: KafkaConfig, channels: Iterable[str]) -> dict[str, Top
             partitions |= dict.fromkeys(missing.values(), config.partitions)
         _verify(partitions, config.partitions)
         limits = await max_message_bytes(admin, names.values())
+        if DEADLETTER in missing:  # a topic that is new may not be known to every broker yet
+            limits[names[DEADLETTER]] = DEADLETTER_MAX_BYTES
     finally:
         await admin.close()
     return {channel: Topic(name, partitions[name], limits[name]) for channel, name in names.items()}

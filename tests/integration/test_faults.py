@@ -198,9 +198,10 @@ def test_every_market_follows_new_listings_over_many_sessions(
         with RunningBridge(tmp_path, config(exchange.url, kafka, prefix, sections)) as bridge:
             bridge.wait_ready()
             exchange.call(exchange.simulator.market.list_market, "NEW_USDT")
-            new_made = exchange.truth.made["NEW_USDT"]
-            eventually(lambda: len(new_made) > 3, 30, "trades of the new market")
+            eventually(lambda: bridge.metric("connected") == 6, 30, "a session for the new market")
             bridge.wait_ready()
+            before = len(exchange.truth.made["NEW_USDT"])
+            eventually(lambda: len(exchange.truth.made["NEW_USDT"]) > before + 3, 30, "its trades")
             all_trades_arrive(bridge, exchange)
             assert bridge.metric("connected") == 6
             assert bridge.metric("reconnects_total") == 0
