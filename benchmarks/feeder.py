@@ -1,74 +1,101 @@
 """The feeder: an exchange that sends ready-made frames to whoever subscribes, in a process of its own.
 
-`python -m benchmarks.feeder KIND COUNT RATE` prints its port. KIND is `mix` or `all_ticker`; RATE is frames a
-second, 0 for as fast as they are taken. Each connection gets all frames, 3 s after its first subscribe.
+`python -m benchmarks.feeder FRAMES` makes so many frames of the mix, and pushes of all_ticker, then prints
+its port. The address says what a connection gets, a second after its first subscribe: `/KIND/COUNT/RATE`,
+with RATE in frames a second, 0 for as fast as they are taken. It prints 0 with the first frame, and 1 to 10
+as each tenth of them has left, the last one only when the other side has read everything.
 """
 
 import asyncio
 import sys
 import time
-import zlib
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
 
 import orjson
 import uvloop
 from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
-from websockets.frames import Frame, Opcode
 
-from bridge.simulator import all_ticker_frames, frames
+from benchmarks import supply
+from bridge.simulator.client import binary
+from bridge.simulator.encoding import answer, compress
 
-SYMBOLS = 50
-MARKETS = 700
-SEED = 7
-
-_START = 3.0  # seconds, in which whoever measures gets ready
-_BUFFER = 500_000  # bytes on the way
-_CHUNK = 100  # frames written at once
-
-
-def payloads(kind: str, count: int) -> list[bytes]:
-    """Return the messages of a run, compressed."""
-    if kind == "all_ticker":
-        (whole,) = all_ticker_frames(SEED, MARKETS, 1)
-        return [whole] * count
-    return frames(SEED, symbols=SYMBOLS, count=count)
+_DELAY = 1.0  # seconds, for the other subscriptions to be through
+_BUFFER = 500_000  # bytes on the way, at most
+_AT_ONCE = {supply.MIX: 100, supply.ALL_TICKER: 1}  # frames, without a rate
+_TICK = 0.001  # seconds
+_SUCCESS = {"status": "success"}
 
 
-async def _feed(connection: ServerConnection, messages: list[bytes], rate: float) -> None:
-    await asyncio.sleep(_START)
-    transport, began, place = connection.transport, time.monotonic(), 0
-    while place < len(messages) and not transport.is_closing():
-        due = int((time.monotonic() - began) * rate) if rate else place + _CHUNK
-        if due <= place or transport.get_write_buffer_size() > _BUFFER:
-            await asyncio.sleep(0.001)
-            continue
-        transport.write(b"".join(messages[place:due]))
-        place = min(due, len(messages))
-        await asyncio.sleep(0)
+class Feeder:
+    """Serves every connection the frames that its address asks for."""
 
+    def __init__(self, frames: int) -> None:
+        self._supplies = {supply.MIX: supply.mix(frames), supply.ALL_TICKER: supply.all_ticker()}
 
-async def _serve(kind: str, count: int, rate: float) -> None:
-    messages = [Frame(Opcode.BINARY, payload).serialize(mask=False) for payload in payloads(kind, count)]
-    feeding: set[asyncio.Task[None]] = set()
+    async def serve(self) -> None:
+        """Serve until cancelled."""
+        async with serve(self._answer, "127.0.0.1", 0, compression=None, ping_interval=None) as server:
+            print(next(iter(server.sockets)).getsockname()[1], flush=True)
+            await server.serve_forever()
 
-    async def answer(connection: ServerConnection) -> None:
-        begun = False
+    async def _answer(self, connection: ServerConnection) -> None:
+        """Confirm everything, and start with the first subscription."""
+        feeding: asyncio.Task[None] | None = None
         try:
             async for message in connection:
                 request = orjson.loads(message)
-                result = int(time.time()) if request["method"] == "server.time" else {"status": "success"}
-                reply = {"error": None, "result": result, "id": request["id"]}
-                await connection.send(zlib.compress(orjson.dumps(reply)))
-                if not begun and request["method"].endswith(".subscribe"):
-                    begun = True
-                    feeding.add(asyncio.create_task(_feed(connection, messages, rate)))
+                method = request["method"]
+                result = {"server.time": int(time.time()), "server.ping": "pong"}.get(method, _SUCCESS)
+                connection.transport.write(binary(compress(answer(request["id"], result, None))))
+                if feeding is None and method.endswith(".subscribe"):
+                    feeding = asyncio.create_task(self._feed(connection))
         except ConnectionClosed:
             return
+        finally:
+            if feeding is not None:
+                feeding.cancel()
 
-    async with serve(answer, "127.0.0.1", 0, compression=None, ping_interval=None) as server:
-        print(next(iter(server.sockets)).getsockname()[1], flush=True)
-        await asyncio.Event().wait()
+    async def _feed(self, connection: ServerConnection) -> None:
+        assert connection.request is not None
+        _, kind, count, rate = connection.request.path.split("/")
+        frames = islice(self._supplies[kind].stream(), int(count))
+        await asyncio.sleep(_DELAY)
+        print(0, flush=True)
+        await _send(connection.transport, frames, int(count), _AT_ONCE[kind], float(rate))
+
+
+async def _send(
+    transport: asyncio.Transport, frames: Iterator[bytes], count: int, at_once: int, rate: float
+) -> None:
+    began, sent, tenths = time.monotonic(), 0, 0
+    while tenths < 10:
+        due = min(count, int((time.monotonic() - began) * rate) if rate else sent + at_once)
+        if due <= sent or transport.get_write_buffer_size() > _BUFFER:
+            await asyncio.sleep(_TICK)
+            continue
+        transport.write(b"".join(islice(frames, due - sent)))
+        sent = due
+        while sent == count and (transport.get_write_buffer_size() or _unread(transport)):  # noqa: ASYNC110
+            await asyncio.sleep(_TICK)
+        for tenth in range(tenths + 1, sent * 10 // count + 1):
+            print(tenth, flush=True)
+            tenths = tenth
+        await asyncio.sleep(0)
+
+
+def _unread(transport: asyncio.Transport) -> int:
+    """Return how many bytes the kernel holds for the other side, a socket of this machine."""
+    ends = (transport.get_extra_info("peername"), transport.get_extra_info("sockname"))
+    wanted = [f"0100007F:{port:04X}" for _, port in ends]
+    for line in Path("/proc/net/tcp").read_text().splitlines():
+        fields = line.split()
+        if fields[1:3] == wanted:
+            return int(fields[4].partition(":")[2], 16)
+    return 0
 
 
 if __name__ == "__main__":
-    uvloop.run(_serve(sys.argv[1], int(sys.argv[2]), float(sys.argv[3])))
+    uvloop.run(Feeder(int(sys.argv[1])).serve())

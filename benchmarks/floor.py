@@ -1,35 +1,54 @@
 """The floor: what inflating and parsing each frame costs, and nothing else.
 
-`python -m benchmarks.floor PORT COUNT` takes the frames from the feeder as the others do, so that caches and
-the other core are as busy, but counts only the CPU time of `zlib.decompress` and `orjson.loads`.
+`python -m benchmarks.floor URL COUNT` takes the frames from the feeder as the others do, so that caches and
+the other core are as busy, but counts only the CPU time of `zlib.decompress` and `orjson.loads`; then, with
+nothing else going on, that of the first frames once more.
 """
 
+import asyncio
 import sys
 import time
 import zlib
+from collections.abc import Sequence
 
 import orjson
-from websockets.sync.client import connect
+import uvloop
+from websockets.asyncio.client import connect
 
-_CHUNK = 200  # frames between two looks at the clock
+_CHUNK = 65_536  # bytes between two looks at the clock, or so
+_SAMPLE = 8_000_000  # bytes for the second figure
+_QUIET = 2.0  # seconds
 
 
-def main(port: int, count: int) -> None:
-    """Print the CPU microseconds a frame, as JSON."""
-    spent = 0.0
-    with connect(f"ws://127.0.0.1:{port}/", compression=None, max_size=None) as socket:
-        socket.send('{"id":1,"method":"depth.subscribe","params":[]}')
-        socket.recv()
+async def main(url: str, count: int) -> None:
+    """Print the CPU microseconds a frame, busy and idle, as JSON."""
+    spent, sample, sampled = 0.0, list[bytes](), 0
+    async with connect(url, compression=None, max_size=None) as socket:
+        await socket.send('{"id":1,"method":"depth.subscribe","params":[]}')
+        await socket.recv()
         left = count
         while left:
-            chunk = [socket.recv() for _ in range(min(left, _CHUNK))]
-            left -= len(chunk)
-            began = time.process_time()
-            for frame in chunk:
-                orjson.loads(zlib.decompress(frame))  # type: ignore[arg-type]
-            spent += time.process_time() - began
-    print(orjson.dumps({"cpu_us": spent / count * 1e6}).decode())
+            chunk, size = [], 0
+            while left and size < _CHUNK:
+                frame = await socket.recv(decode=False)
+                chunk.append(frame)
+                size += len(frame)
+                left -= 1
+            spent += _work(chunk)
+            if sampled < _SAMPLE:
+                sample += chunk
+                sampled += size
+    await asyncio.sleep(_QUIET)
+    figures = {"busy_us": spent / count * 1e6, "idle_us": _work(sample) / len(sample) * 1e6}
+    print(orjson.dumps(figures).decode())
+
+
+def _work(frames: Sequence[bytes]) -> float:
+    began = time.process_time()
+    for frame in frames:
+        orjson.loads(zlib.decompress(frame))
+    return time.process_time() - began
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]))
+    uvloop.run(main(sys.argv[1], int(sys.argv[2])))

@@ -1,34 +1,45 @@
-"""Runs what is measured, each as a process of its own, and reads what it cost."""
+"""Runs what is measured, each as a process of its own, and reads from outside what it cost."""
 
+import select
 import subprocess
 import sys
 import tempfile
 import time
-import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
-from http.client import HTTPException
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from statistics import median
+from types import TracebackType
+from typing import NamedTuple, Self
 
 import orjson
 import psutil
-from confluent_kafka import Consumer, TopicPartition
 
-from benchmarks.feeder import SYMBOLS
-from bridge.simulator.market import symbol_names
+from benchmarks import supply
+from bridge.config import Delivery
 from tests.support.consumers import create_topic
 from tests.support.kafka_broker import Broker
 from tests.support.process import RunningBridge, config
-from tests.support.waiting import eventually
+
+PREFIX = "benchmarks"
 
 _PARTITIONS = 12
-_PATIENCE = 300.0  # seconds
-_WARM_UP = 0.2  # of the records, before latencies count
+_PATIENCE = 600.0  # seconds, for the longest run
+_LOOK = 0.1  # seconds
+_MB = 1024 * 1024
+
+
+class Floor(NamedTuple):
+    """CPU microseconds a frame, next to a busy feeder and on an idle machine."""
+
+    busy_us: float
+    idle_us: float
 
 
 class Cost(NamedTuple):
-    """What a run cost: CPU microseconds and frames a second, and the peak of its memory."""
+    """What a run cost: CPU microseconds a frame, frames a second, and the peak of its memory."""
 
     cpu_us: float
     frames_s: float
@@ -38,152 +49,210 @@ class Cost(NamedTuple):
 class Latency(NamedTuple):
     """From reception to a foreign consumer, in milliseconds."""
 
-    p50: float
-    p99: float
+    p50_ms: float
+    p99_ms: float
 
 
-@contextmanager
-def feeder(kind: str, count: int, rate: float = 0) -> Iterator[int]:
-    """Run a feeder as long as the context; gives its port."""
-    command = [sys.executable, "-m", "benchmarks.feeder", kind, str(count), str(rate)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
-        assert process.stdout is not None
-        try:
-            yield int(process.stdout.readline())
-        finally:
-            process.kill()
+class Growth(NamedTuple):
+    """Resident memory during each tenth of the frames, the median of many looks, and its peak."""
+
+    tenths_mb: list[float]
+    peak_mb: float
 
 
-def floor(kind: str, count: int) -> float:
-    """Return the CPU microseconds of the floor."""
-    with feeder(kind, count) as port:
-        return float(_json("floor", str(port), str(count))["cpu_us"])
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A process that carries frames; `finish` returns as soon as Kafka has acknowledged the last one."""
+
+    process: psutil.Process
+    finish: Callable[[], None]
+
+    @property
+    def cpu(self) -> float:
+        """CPU seconds so far."""
+        times = self.process.cpu_times()
+        return float(times.user + times.system)
+
+    @property
+    def resident_mb(self) -> float:
+        """Memory now."""
+        return float(self.process.memory_info().rss) / _MB
+
+    @property
+    def peak_mb(self) -> float:
+        """The most memory that it ever had."""
+        lines = Path(f"/proc/{self.process.pid}/status").read_text().splitlines()
+        return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM:"))
 
 
-def peer(kafka: Broker, kind: str, count: int) -> Cost:
-    """Return the cost of the plain peer."""
-    prefix = _topics(kafka)
-    with feeder(kind, count) as port:
-        return Cost(**_json("peer", str(port), str(count), kafka.bootstrap, prefix))
+Start = Callable[[Broker, str, str, int], AbstractContextManager[Running]]
+"""Starts what is measured: with the broker, the feeder's address, the kind of frames and their number."""
 
 
-def bridge(kafka: Broker, kind: str, count: int, delivery: str) -> Cost:
-    """Return the cost of the bridge as users run it."""
-    with feeder(kind, count) as port, _running(kafka, port, kind, delivery) as running:
-        process = psutil.Process(running.process.pid)
-        running.wait_ready()
-        eventually(lambda: running.metric("frames_total") > count / 100, _PATIENCE, "the first frames")
-        first, cpu, began = running.metric("frames_total"), _cpu(process), time.monotonic()
-        eventually(lambda: running.metric("frames_total") >= count, _PATIENCE, "the last frame")
-        eventually(lambda: running.metric("pending_records") == 0, _PATIENCE, "the last record")
-        frames = running.metric("frames_total") - first
-        cost = (_cpu(process) - cpu) / frames * 1e6, frames / (time.monotonic() - began)
-        peak = _peak_mb(process.pid)
-        assert running.metric("deadletters_total") == 0
-        assert running.stop() == 0
-    return Cost(*cost, peak)
+class Feeder:
+    """The feeder's process, as long as its context."""
+
+    def __init__(self, frames: int) -> None:
+        self._frames = frames
+
+    def __enter__(self) -> Self:
+        self._process = _python("feeder", str(self._frames))
+        self._port = int(_line(self._process))
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        _end(self._process)
+
+    def url(self, kind: str, count: int, rate: float = 0) -> str:
+        """Return the address at which a connection gets such frames."""
+        return f"ws://127.0.0.1:{self._port}/{kind}/{count}/{rate:g}"
+
+    def wait(self, tenth: int) -> None:
+        """Return as this tenth of the frames has left, 0 being the first frame."""
+        while int(_line(self._process)) != tenth:
+            pass
+
+    def passes(self, tenth: int, within: float) -> bool:
+        """Wait at most so many seconds for the next tenth; return whether it has left."""
+        if not _speaks(self._process, within):
+            return False
+        self.wait(tenth)
+        return True
 
 
-def bridge_latency(kafka: Broker, count: int, rate: float, delivery: str) -> Latency:
-    """Return the latency of the bridge's records at so many frames a second."""
-    with feeder("mix", count, rate) as port, _running(kafka, port, "mix", delivery) as running:
-        prefix = running.prefix
-        running.wait_ready()
-        latency = _latency(kafka, prefix, count)
-        assert running.stop() == 0
-    return latency
-
-
-def peer_latency(kafka: Broker, count: int, rate: float) -> Latency:
-    """Return the latency of the plain peer's records at so many frames a second."""
-    prefix = _topics(kafka)
-    with feeder("mix", count, rate) as port:
-        command = [sys.executable, "-m", "benchmarks.peer", str(port), str(count), kafka.bootstrap, prefix]
-        with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
-            try:
-                return _latency(kafka, prefix, count)
-            finally:
-                process.kill()
-
-
-class _Running(RunningBridge):
-    prefix: str
-
-    def metrics(self) -> str:
-        """Return what /metrics says, asking again while a flood of frames keeps the bridge from answering."""
-        for _ in range(20):
-            try:
-                return super().metrics()
-            except (HTTPException, OSError):
-                continue
-        return super().metrics()
-
-
-@contextmanager
-def _running(kafka: Broker, port: int, kind: str, delivery: str) -> Iterator[_Running]:
-    prefix = f"b{uuid.uuid4().hex[:8]}"
-    symbols = symbol_names(SYMBOLS) if kind == "mix" else []
-    sections: dict[str, dict[str, object]] = {
-        "exchange": {"subscriptions_per_session": 3 * SYMBOLS},
-        "channels": {"trades": symbols, "depth": symbols, "ticker": symbols, "all_ticker": kind != "mix"},
-        "kafka": {"delivery": delivery},
-        "log": {"format": "json", "level": "info"},
-    }
-    with tempfile.TemporaryDirectory() as folder:
-        settings = config(f"ws://127.0.0.1:{port}/", kafka, prefix, sections)
-        running = _Running(Path(folder), settings)
-        running.prefix = prefix
-        with running:
-            yield running
-
-
-def _latency(kafka: Broker, prefix: str, count: int) -> Latency:
-    """Read along until no more comes, and compare `received_us` with the clock."""
-    topics = [f"{prefix}.{channel}.v1" for channel in ("trades", "depth", "ticker")]
-    consumer = Consumer(
-        {
-            "bootstrap.servers": kafka.bootstrap,
-            "group.id": prefix,
-            "enable.auto.commit": False,
-            "isolation.level": "read_committed",
-            "fetch.wait.max.ms": 5,
-        }
-    )
-    latencies: list[float] = []
-    try:
-        consumer.assign([TopicPartition(topic, n, 0) for topic in topics for n in range(_PARTITIONS)])
-        while len(latencies) < count:
-            message = consumer.poll(15.0)
-            if message is None:
-                break
-            value = message.value()
-            if message.error() is None and value is not None:
-                latencies.append(time.time() * 1e3 - orjson.loads(value)["received_us"] / 1e3)
-    finally:
-        consumer.close()
-    steady = sorted(latencies[int(len(latencies) * _WARM_UP) :])
-    return Latency(steady[len(steady) // 2], steady[int(len(steady) * 0.99)])
-
-
-def _topics(kafka: Broker) -> str:
-    prefix = f"p{uuid.uuid4().hex[:8]}"
+def create_topics(kafka: Broker) -> None:
+    """Create the topics that all share."""
     for channel in ("trades", "depth", "ticker", "all_ticker"):
-        create_topic(kafka.bootstrap, f"{prefix}.{channel}.v1", _PARTITIONS)
-    return prefix
+        create_topic(kafka.bootstrap, f"{PREFIX}.{channel}.v1", _PARTITIONS, compression_type="producer")
 
 
-def _json(module: str, *arguments: str) -> dict[str, float]:
-    command = [sys.executable, "-m", f"benchmarks.{module}", *arguments]
-    done = subprocess.run(command, check=True, capture_output=True)
-    return dict(orjson.loads(done.stdout))
+def floor(feeder: Feeder, kind: str, count: int) -> Floor:
+    """Measure the floor."""
+    process = _python("floor", feeder.url(kind, count), str(count))
+    try:
+        feeder.wait(10)
+        return Floor(**orjson.loads(_line(process)))
+    finally:
+        _end(process)
 
 
-def _cpu(process: psutil.Process) -> float:
-    times = process.cpu_times()
-    return float(times.user + times.system)
+def cost(start: Start, kafka: Broker, feeder: Feeder, kind: str, count: int) -> Cost:
+    """Measure from the first frame to the last acknowledgement, with frames as fast as they are taken."""
+    with start(kafka, feeder.url(kind, count), kind, count) as running:
+        feeder.wait(0)
+        cpu, began = running.cpu, time.monotonic()
+        feeder.wait(10)
+        running.finish()
+        seconds = time.monotonic() - began
+        return Cost((running.cpu - cpu) / count * 1e6, count / seconds, running.peak_mb)
 
 
-def _peak_mb(pid: int) -> float:
-    status = Path(f"/proc/{pid}/status").read_text()
-    (line,) = [line for line in status.splitlines() if line.startswith("VmHWM")]
-    return int(line.split()[1]) / 1024
+def latency(start: Start, kafka: Broker, feeder: Feeder, count: int, rate: float) -> Latency:
+    """Measure on the mix at so many frames a second."""
+    consumer = _python("consumer", kafka.bootstrap, PREFIX, str(_PARTITIONS))
+    try:
+        _line(consumer)
+        with start(kafka, feeder.url(supply.MIX, count, rate), supply.MIX, count):
+            feeder.wait(10)
+            return Latency(**orjson.loads(_line(consumer)))
+    finally:
+        _end(consumer)
+
+
+def growth(start: Start, kafka: Broker, feeder: Feeder, count: int) -> Growth:
+    """Measure the memory on a long run of the mix, with frames as fast as they are taken."""
+    with start(kafka, feeder.url(supply.MIX, count), supply.MIX, count) as running:
+        feeder.wait(0)
+        tenths = []
+        for tenth in range(1, 11):
+            looks = [running.resident_mb]
+            while not feeder.passes(tenth, _LOOK):
+                looks.append(running.resident_mb)
+            tenths.append(median(looks))
+        running.finish()
+        return Growth(tenths, running.peak_mb)
+
+
+@contextmanager
+def peer(kafka: Broker, url: str, _kind: str, count: int) -> Iterator[Running]:
+    """Run the plain peer."""
+    process = _python("peer", url, str(count), kafka.bootstrap, PREFIX)
+    try:
+        yield Running(psutil.Process(process.pid), lambda: _expect(process, "acknowledged"))
+    finally:
+        _end(process)
+
+
+@contextmanager
+def bridge(delivery: Delivery, kafka: Broker, url: str, kind: str, count: int) -> Iterator[Running]:
+    """Run the bridge as users do, with its defaults; all subscriptions on one session."""
+    symbols = supply.SYMBOLS if kind == supply.MIX else []
+    sections: dict[str, dict[str, object]] = {
+        "exchange": {"subscriptions_per_session": 3 * len(supply.SYMBOLS)},
+        "channels": {"trades": symbols, "depth": symbols, "ticker": symbols, "all_ticker": not symbols},
+        "kafka": {"delivery": delivery, "partitions": _PARTITIONS},
+    }
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        RunningBridge(Path(folder), config(url, kafka, PREFIX, sections)) as running,
+    ):
+
+        def delivered() -> bool:
+            return running.metric("frames_total") >= count and not running.metric("pending_records")
+
+        yield Running(psutil.Process(running.process.pid), partial(_until, delivered))
+        assert not running.metric("deadletters_total"), "a frame was refused"
+        assert not running.metric("duplicates_total"), "a trade was taken for a repeated one"
+        assert running.stop() == 0, running.stderr
+
+
+PEER = "plain peer"
+EXACTLY_ONCE = "bridge, exactly-once"
+AT_LEAST_ONCE = "bridge, at-least-once"
+SUBJECTS: dict[str, Start] = {
+    PEER: peer,
+    EXACTLY_ONCE: partial(bridge, Delivery.EXACTLY_ONCE),
+    AT_LEAST_ONCE: partial(bridge, Delivery.AT_LEAST_ONCE),
+}
+"""What is compared, in the order in which it takes its turns."""
+
+
+def _python(module: str, *arguments: str) -> "subprocess.Popen[bytes]":
+    """Start one of the processes; unbuffered, so that a line can be waited for."""
+    command: Sequence[str] = [sys.executable, "-m", f"benchmarks.{module}", *arguments]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, bufsize=0)
+
+
+def _line(process: "subprocess.Popen[bytes]") -> str:
+    assert process.stdout is not None
+    line = process.stdout.readline().decode().strip() if _speaks(process, _PATIENCE) else ""
+    if not line:
+        process.kill()
+        raise RuntimeError(f"{process.args!r}: nothing within {_PATIENCE:g} s; status {process.wait()}")
+    return line
+
+
+def _speaks(process: "subprocess.Popen[bytes]", within: float) -> bool:
+    assert process.stdout is not None
+    ready, _, _ = select.select([process.stdout], [], [], within)
+    return bool(ready)
+
+
+def _expect(process: "subprocess.Popen[bytes]", expected: str) -> None:
+    said = _line(process)
+    assert said == expected, said
+
+
+def _until(condition: Callable[[], bool]) -> None:
+    """Look rarely, for the looking is work of the process that is measured."""
+    end = time.monotonic() + _PATIENCE
+    while not condition():
+        assert time.monotonic() < end, f"records wait for Kafka after {_PATIENCE:g} s"
+        time.sleep(_LOOK)
+
+
+def _end(process: "subprocess.Popen[bytes]") -> None:
+    process.kill()
+    process.communicate()

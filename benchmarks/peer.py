@@ -1,9 +1,10 @@
 """The plain peer: what somebody writes in an afternoon with websockets, zlib, orjson and `aiokafka.send`.
 
-`python -m benchmarks.peer PORT COUNT BOOTSTRAP PREFIX` makes the same records as the bridge, unvalidated.
+`python -m benchmarks.peer URL COUNT BOOTSTRAP PREFIX` makes the same records as the bridge, unvalidated,
+prints a line when Kafka has acknowledged all of them, and waits to be killed.
 """
 
-import resource
+import asyncio
 import sys
 import time
 import zlib
@@ -14,6 +15,7 @@ import uvloop
 from aiokafka import AIOKafkaProducer
 from websockets.asyncio.client import connect
 
+_SESSION = "0123456789abcdef"
 _FIGURES = (
     "open_24h",
     "high_24h",
@@ -27,19 +29,42 @@ _FIGURES = (
     "best_ask",
     "best_ask_size",
 )
-_SESSION = "0123456789abcdef"
 
 
-def records(message: dict[str, Any], number: int) -> list[dict[str, Any]]:
+async def main(url: str, count: int, bootstrap: str, prefix: str) -> None:
+    """Carry so many frames to Kafka."""
+    producer = AIOKafkaProducer(
+        bootstrap_servers=bootstrap,
+        enable_idempotence=True,
+        compression_type="zstd",
+        linger_ms=10,
+        max_batch_size=131072,
+    )
+    await producer.start()
+    async with connect(url, compression=None, max_size=None) as socket:
+        await socket.send('{"id":1,"method":"depth.subscribe","params":[]}')
+        await socket.recv()
+        for number in range(count):
+            frame = await socket.recv(decode=False)
+            received_us = time.time_ns() // 1000
+            message = orjson.loads(zlib.decompress(frame))
+            channel = message["method"].removesuffix(".update")
+            topic = f"{prefix}.{channel}.v1"
+            for record in records(channel, message["params"], number, received_us):
+                await producer.send(topic, orjson.dumps(record), key=record["symbol"].encode())
+        await producer.flush()
+        print("acknowledged", flush=True)
+        await asyncio.Event().wait()
+
+
+def records(channel: str, params: list[Any], number: int, received_us: int) -> list[dict[str, Any]]:
     """Return the records of a push."""
-    channel = message["method"].removesuffix(".update")
     head = {
         "schema": f"digifinex.{channel}.v1",
         "session": _SESSION,
         "seq": number,
-        "received_us": time.time_ns() // 1000,
+        "received_us": received_us,
     }
-    params = message["params"]
     if channel == "depth":
         clean, book, symbol = params
         return [{**head, "symbol": symbol, "snapshot": clean, "asks": book["asks"], "bids": book["bids"]}]
@@ -69,41 +94,5 @@ def records(message: dict[str, Any], number: int) -> list[dict[str, Any]]:
     ]
 
 
-async def main(port: int, count: int, bootstrap: str, prefix: str) -> None:
-    """Print CPU microseconds a frame, frames a second and peak memory, as JSON."""
-    producer = AIOKafkaProducer(
-        bootstrap_servers=bootstrap,
-        enable_idempotence=True,
-        compression_type="zstd",
-        linger_ms=10,
-        max_batch_size=131072,
-    )
-    await producer.start()
-    async with connect(f"ws://127.0.0.1:{port}/", compression=None, max_size=None) as socket:
-        await socket.send('{"id":1,"method":"depth.subscribe","params":[]}')
-        await socket.recv()
-        first = await socket.recv()
-        cpu, began = time.process_time(), time.monotonic()
-        number, frame = 0, first
-        while True:
-            message = orjson.loads(zlib.decompress(frame))  # type: ignore[arg-type]
-            topic = f"{prefix}.{message['method'].removesuffix('.update')}.v1"
-            for record in records(message, number):
-                await producer.send(topic, orjson.dumps(record), key=record["symbol"].encode())
-            number += 1
-            if number == count:
-                break
-            frame = await socket.recv()
-        await producer.flush()
-        cpu, seconds = time.process_time() - cpu, time.monotonic() - began
-    await producer.stop()
-    result = {
-        "cpu_us": cpu / count * 1e6,
-        "frames_s": count / seconds,
-        "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
-    }
-    print(orjson.dumps(result).decode())
-
-
 if __name__ == "__main__":
-    uvloop.run(main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], sys.argv[4]))
+    uvloop.run(main(sys.argv[1], int(sys.argv[2]), sys.argv[3], sys.argv[4]))

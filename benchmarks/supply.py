@@ -1,0 +1,71 @@
+"""The frames that everything is measured on, made by the simulator's market before any clock starts. Pure."""
+
+import zlib
+from collections.abc import Iterator, Sequence
+
+import orjson
+
+from bridge.simulator import frames
+from bridge.simulator.client import binary
+from bridge.simulator.encoding import compress, text
+from bridge.simulator.market import Exchange, symbol_names
+
+SYMBOLS = symbol_names(50)
+MARKETS = 700
+MIX, ALL_TICKER = "mix", "all_ticker"
+
+_SEED = 7
+_PUSHES = 20  # different ones of all_ticker
+_START = 1_600_000_000  # seconds
+_IDS = 10_000_000  # more than the trades of a market in one pass
+
+
+class Supply:
+    """Frames without end: those that were made, over and over."""
+
+    def __init__(self, payloads: Sequence[bytes]) -> None:
+        self._frames = [binary(payload) for payload in payloads]
+        self._trades = {
+            place: json
+            for place, json in enumerate(map(zlib.decompress, payloads))
+            if json.startswith(b'{"method":"trades.')
+        }
+
+    def stream(self) -> Iterator[bytes]:
+        """Return whole WebSocket frames.
+
+        From the second pass on trades have new ids: those known are left out as repeated. Depth and tickers
+        come again as they are.
+        """
+        yield from self._frames
+        shift = 0
+        while True:
+            shift += _IDS
+            for place, frame in enumerate(self._frames):
+                trades = self._trades.get(place)
+                yield frame if trades is None else binary(compress(_renewed(trades, shift)))
+
+
+def mix(count: int) -> Supply:
+    """Return frames of depth, trades and ticker in the shares of the mix."""
+    return Supply(frames(_SEED, symbols=SYMBOLS, count=count))
+
+
+def all_ticker() -> Supply:
+    """Return frames of all_ticker, each with all markets."""
+    exchange = Exchange(symbol_names(MARKETS), _SEED)
+    payloads = []
+    for second in range(_START, _START + _PUSHES):
+        push = exchange.all_ticker(second, whole=True)
+        if push is not None:
+            payloads.append(compress(text(push)))
+        for _ in range(MARKETS):
+            exchange.step(second)
+    return Supply(payloads)
+
+
+def _renewed(json: bytes, shift: int) -> bytes:
+    message = orjson.loads(json)
+    for trade in message["params"][1]:
+        trade["id"] += shift
+    return orjson.dumps(message)
