@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -81,7 +81,7 @@ class Feed:
         """Start the session; `ended` is its task from here on."""
         self.session.start(time.monotonic())
         self.ended = asyncio.create_task(self._drive(), name=f"session {self.source.session}")
-        self._socket.attach(self._frame)
+        self._socket.attach(self._take)
 
     async def close(self) -> None:
         """End the session from this side, with a closing handshake."""
@@ -105,31 +105,31 @@ class Feed:
         """Stop reading from the socket; pings go on."""
         self.session.pause()
         if not self.ended.done():
-            self._socket.transport.pause_reading()
+            self._socket.pause_reading()
 
     def resume(self) -> None:
         """Read on."""
         self.session.resume(time.monotonic())
         self._wake.set()
         if not self.ended.done():
-            self._socket.transport.resume_reading()
+            self._socket.resume_reading()
 
-    def _frame(self, data: bytes, binary: bool) -> None:
-        received_us = time.time_ns() // 1000
-        self._frames.value += 1
-        self._bytes.value += len(data)
-        limit = self._max_frame_bytes
-        try:
-            text = inflate(data, limit) if binary else within(data, limit)
-            push = self.session.receive(text, time.monotonic())
-        except BadFrame as bad:
-            self._receiver.bad(bad, self.source, received_us, data)
-            return
-        if push is None:
-            self._wake.set()
-        else:
-            self._fruitful = True
-            self.deliver(push, self.source, received_us, data)
+    def _take(self, frames: Sequence[bytes], binary: bool) -> None:
+        now, received_us = time.monotonic(), time.time_ns() // 1000
+        self._frames.value += len(frames)
+        self._bytes.value += sum(map(len, frames))
+        receive, source, limit = self.session.receive, self.source, self._max_frame_bytes
+        for frame in frames:
+            try:
+                push = receive(inflate(frame, limit) if binary else within(frame, limit), now)
+            except BadFrame as bad:
+                self._receiver.bad(bad, source, received_us, frame)
+                continue
+            if push is None:
+                self._wake.set()
+            else:
+                self._fruitful = True
+                self.deliver(push, source, received_us, frame)
 
     async def _drive(self) -> Ended:
         closed = asyncio.ensure_future(self._socket.wait_closed())

@@ -1,6 +1,6 @@
 """The path of every frame: a push becomes records, what can't be one a dead letter, and all is counted."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 
 import msgspec
 import structlog
@@ -16,7 +16,10 @@ log = structlog.get_logger(__name__)
 _DETAIL = 500  # characters of a dead letter's detail
 
 # What a normaliser raises for params of the wrong shape.
-_WRONG_SHAPE = (BadItem, msgspec.DecodeError, UnicodeError, RecursionError)
+_WRONG_SHAPE = (BadItem, msgspec.ValidationError, UnicodeError)
+
+
+Emit = Callable[[Sequence[Record]], Sequence[Record]]
 
 
 class _Lane:
@@ -36,7 +39,7 @@ class _Lane:
 class Pipeline:
     """Takes what the sessions of one shard bring, and gives records to `emit`.
 
-    `emit` returns False for a record that is too large for Kafka. Records of channels outside of `wanted`
+    `emit` returns those that are too large for Kafka. Records of channels outside of `wanted`
     are made and dropped. `on_tickers` is called with the keys of each push of all_ticker.
     """
 
@@ -44,7 +47,7 @@ class Pipeline:
         self,
         *,
         wanted: Collection[str],
-        emit: Callable[[Record], bool],
+        emit: Emit,
         metrics: Metrics,
         on_tickers: Callable[[Collection[bytes]], None],
     ) -> None:
@@ -76,6 +79,9 @@ class Pipeline:
         except _WRONG_SHAPE as error:
             self._deadletter("payload", push.channel, str(error), source, received_us, frame)
             return
+        except (msgspec.DecodeError, RecursionError) as error:
+            self._deadletter("json", None, str(error), source, received_us, frame)
+            return
         except Exception as error:
             # Our own mistake must not end the session: the same push would come again on the next one.
             log.exception("a normaliser failed", channel=push.channel, session=source.session)
@@ -86,9 +92,8 @@ class Pipeline:
             lane.lag.observe((received_us - outcome.time_us) / 1e6)
         if lane.wanted:
             bad = outcome.bad
-            for record in outcome.records:
-                if not self._emit(record):
-                    bad = [*bad, f"a record of {len(record.value)} bytes is larger than its topic takes"]
+            for record in self._emit(outcome.records):
+                bad = [*bad, f"a record of {len(record.value)} bytes is larger than its topic takes"]
             if bad:
                 self._deadletter("payload", push.channel, _told(bad), source, received_us, frame)
             if outcome.duplicates or outcome.recovered or outcome.gaps:
@@ -130,10 +135,9 @@ class Pipeline:
                 frame=frame,
             )
 
-        if not self._emit(letter(detail, frame)):
-            self._emit(
-                letter(f"frame of {len(frame)} bytes left out, too large for its topic; {detail}", b"")
-            )
+        if self._emit([letter(detail, frame)]):
+            detail = f"frame of {len(frame)} bytes left out, too large for its topic; {detail}"
+            self._emit([letter(detail, b"")])
 
 
 def _told(bad: list[str]) -> str:

@@ -36,7 +36,7 @@ _decode = msgspec.json.Decoder(list[Balance])
 _encode = msgspec.json.Encoder().encode
 
 
-def normalise(params: Raw, source: Source, received_us: int) -> Outcome:
+def normalise(params: bytes, source: Source, received_us: int) -> Outcome:
     """Return a record for each currency."""
     outcome = Outcome([])
     for balance in decode_items(_decode, Balance, params, outcome):
@@ -45,7 +45,7 @@ def normalise(params: Raw, source: Source, received_us: int) -> Outcome:
         except BadItem as bad:
             outcome.bad.append(f"{balance.currency}: {bad}")
             continue
-        series = source.series("balance", balance.currency)
+        series = source.series("balance", balance.currency.encode())
         record = BalanceRecord(
             schema="digifinex.balance.v1",
             session=source.session,

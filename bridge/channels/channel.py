@@ -3,19 +3,26 @@
 from collections.abc import Callable
 
 import msgspec
-from msgspec import Raw
 
 from bridge.records import Record
 
 
 class Series:
-    """The records of one symbol that one session makes for a channel: their key, and the next `seq`."""
+    """The records of one symbol that one session makes for a channel: their key, and the next `seq`.
 
-    __slots__ = ("key", "seq", "symbol")
+    `head` is how each of their values begins, up to the `seq`; `name` is the symbol as JSON.
+    """
 
-    def __init__(self, symbol: str) -> None:
+    __slots__ = ("head", "key", "name", "seq", "symbol")
+
+    def __init__(self, channel: str, session: str, symbol: str) -> None:
         self.symbol = symbol
         self.key = symbol.encode()
+        self.name = msgspec.json.encode(symbol)
+        self.head = b'{"schema":"digifinex.%b.v1","session":%b,"seq":' % (
+            channel.encode(),
+            msgspec.json.encode(session),
+        )
         self.seq = 0
 
     def next_seq(self) -> int:
@@ -33,15 +40,15 @@ class Source:
     def __init__(self, session: str, account: str | None = None) -> None:
         self.session = session
         self.account = account
-        self._series: dict[tuple[str, str], Series] = {}
+        self._series: dict[tuple[str, bytes], Series] = {}
 
-    def series(self, channel: str, symbol: str) -> Series:
+    def series(self, channel: str, symbol: bytes) -> Series:
         """Return the series of a symbol as the exchange writes it, in whatever case."""
         series = self._series.get((channel, symbol))
         if series is None:
-            upper = symbol.upper()
-            series = self._series.setdefault((channel, upper), Series(upper))
-            self._series[channel, symbol] = series
+            upper = symbol.decode().upper()
+            series = self._series.get((channel, upper.encode())) or Series(channel, self.session, upper)
+            self._series[channel, symbol] = self._series[channel, series.key] = series
         return series
 
 
@@ -65,7 +72,7 @@ class BadItem(Exception):
     """An item of a push, or a whole push, that can't become a record; its text says why."""
 
 
-Normalise = Callable[[Raw, Source, int], Outcome]
+Normalise = Callable[[bytes, Source, int], Outcome]
 """Turn the params of a push from a source, received at a time in µs, into records; raises BadItem."""
 
 

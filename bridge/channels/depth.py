@@ -7,8 +7,11 @@ import msgspec
 from msgspec import Raw, Struct
 
 from bridge.channels.channel import BadItem, Channel, Normalise, Outcome, Source
-from bridge.channels.figures import Figure, Name, exact
+from bridge.channels.figures import USUAL, USUAL_NAME, Figure, Name, exact
 from bridge.records import Record
+
+# digifinex.depth.v1: head, seq, received_us, symbol, snapshot, asks, bids.
+_RECORD = b'%b%d,"received_us":%d,"symbol":%b,"snapshot":%b,"asks":%b,"bids":%b}'
 
 
 class Book(Struct, gc=False):
@@ -18,19 +21,6 @@ class Book(Struct, gc=False):
     bids: Raw = Raw(b"[]")
 
 
-class DepthRecord(Struct, frozen=True, gc=False):
-    """digifinex.depth.v1."""
-
-    schema: str
-    session: str
-    seq: int
-    received_us: int
-    symbol: str
-    snapshot: bool
-    asks: Raw
-    bids: Raw
-
-
 _Level = tuple[str, str]
 
 _decode = msgspec.json.Decoder(tuple[bool, Book, Name]).decode
@@ -38,46 +28,45 @@ _decode_levels = msgspec.json.Decoder(list[_Level]).decode
 _decode_odd_levels = msgspec.json.Decoder(list[list[Figure]] | None).decode
 _encode = msgspec.json.Encoder().encode
 
-# Levels that are already written as records have them go out as they came, unparsed.
-_plain = re.compile(rb'\[(?:,?\["[0-9]++(?:\.[0-9]++)?","[0-9]++(?:\.[0-9]++)?"\])*+\]').fullmatch
+# A push as the exchange nearly always writes it: its levels go out as they came, unparsed.
+_LEVELS = rb"\[(?:,?\[%b,%b\])*+\]" % (USUAL, USUAL)
+_usual = re.compile(
+    rb'\[(true|false),\{"asks":(%b),"bids":(%b)\},%b\]' % (_LEVELS, _LEVELS, USUAL_NAME)
+).fullmatch
+_usual_levels = re.compile(_LEVELS).fullmatch
 
 
-def normalise(params: Raw, source: Source, received_us: int) -> Outcome:
+def normalise(params: bytes, source: Source, received_us: int) -> Outcome:
     """Return the one record of a push."""
-    snapshot, book, symbol = _decode(params)
-    asks = _levels(book.asks)
-    bids = _levels(book.bids)
-    if snapshot:
+    usual = _usual(params)
+    clean, asks, bids, symbol = usual.groups() if usual else _unusual(params)
+    if clean == b"true":
         asks = _sorted(asks, best_is_highest=False)
         bids = _sorted(bids, best_is_highest=True)
     series = source.series("depth", symbol)
-    record = DepthRecord(
-        "digifinex.depth.v1",
-        source.session,
-        series.next_seq(),
-        received_us,
-        series.symbol,
-        snapshot,
-        asks,
-        bids,
-    )
-    return Outcome([Record("depth", series.key, _encode(record), received_us)])
+    value = _RECORD % (series.head, series.next_seq(), received_us, series.name, clean, asks, bids)
+    return Outcome([Record("depth", series.key, value, received_us)])
 
 
-def _levels(side: Raw) -> Raw:
-    if _plain(side):
-        return side
+def _unusual(params: bytes) -> tuple[bytes, bytes, bytes, bytes]:
+    clean, book, symbol = _decode(params)
+    return (b"true" if clean else b"false", _levels(book.asks), _levels(book.bids), symbol.encode())
+
+
+def _levels(side: Raw) -> bytes:
+    if _usual_levels(side):
+        return bytes(side)
     levels = _decode_odd_levels(side) or []
     for level in levels:
         if len(level) < 2:  # noqa: PLR2004
             raise BadItem(f"a level of {len(level)} figures")
-    return Raw(_encode([list(exact(level[:2])) for level in levels]))
+    return _encode([list(exact(level[:2])) for level in levels])
 
 
-def _sorted(side: Raw, *, best_is_highest: bool) -> Raw:
+def _sorted(side: bytes, *, best_is_highest: bool) -> bytes:
     levels = _decode_levels(side)
     levels.sort(key=_price, reverse=best_is_highest)
-    return Raw(_encode(levels))
+    return _encode(levels)
 
 
 def _price(level: _Level) -> Decimal:

@@ -20,8 +20,14 @@ Time = float | str
 
 NULL = Raw(b"null")
 
+USUAL = rb'"[0-9]++(?:\.[0-9]++)?"'
+"""A decimal as the exchange nearly always writes it, and records have it; for regular expressions."""
+
+USUAL_NAME = rb'"([A-Za-z0-9_]{1,64}+)"'
+"""A symbol as the exchange nearly always writes it."""
+
 # Raw values are whole JSON values, so that a comma in between can't hide inside one of them.
-_plain = re.compile(rb'(?:"[0-9]++(?:\.[0-9]++)?",?)++').fullmatch
+_plain = re.compile(rb"(?:%b,?)++" % USUAL).fullmatch
 # An exponent has at most three digits: Decimal, here and at the consumers, has an end too.
 _decimal = re.compile(r"-?[0-9]+(?:\.[0-9]+)?(?:[eE][+-]?[0-9]{1,3})?").fullmatch
 _encode = msgspec.json.encode

@@ -13,7 +13,7 @@ _decode_list = msgspec.json.Decoder(list[Raw]).decode
 
 
 def decode_items(
-    decoder: msgspec.json.Decoder[list[Item]], item_type: type[Item], params: Raw, outcome: Outcome
+    decoder: msgspec.json.Decoder[list[Item]], item_type: type[Item], params: bytes, outcome: Outcome
 ) -> list[Item]:
     """Return the good items of `params`; says of the others in `outcome.bad` why they are not.
 

@@ -65,7 +65,7 @@ _decode = msgspec.json.Decoder(list[Order])
 _encode = msgspec.json.Encoder().encode
 
 
-def normalise(params: Raw, source: Source, received_us: int) -> Outcome:
+def normalise(params: bytes, source: Source, received_us: int) -> Outcome:
     """Return a record for each order."""
     outcome = Outcome([])
     for order in decode_items(_decode, Order, params, outcome):
@@ -76,7 +76,7 @@ def normalise(params: Raw, source: Source, received_us: int) -> Outcome:
         except BadItem as bad:
             outcome.bad.append(f"order {order.id}: {bad}")
             continue
-        series = source.series("order", order.symbol)
+        series = source.series("order", order.symbol.encode())
         record = OrderRecord(
             schema="digifinex.order.v1",
             session=source.session,

@@ -53,7 +53,7 @@ _decode = msgspec.json.Decoder(list[OrderAlgo])
 _encode = msgspec.json.Encoder().encode
 
 
-def normalise(params: Raw, source: Source, received_us: int) -> Outcome:
+def normalise(params: bytes, source: Source, received_us: int) -> Outcome:
     """Return a record for each triggered order."""
     outcome = Outcome([])
     for order in decode_items(_decode, OrderAlgo, params, outcome):
@@ -63,7 +63,7 @@ def normalise(params: Raw, source: Source, received_us: int) -> Outcome:
         except BadItem as bad:
             outcome.bad.append(f"order_algo {order.id}: {bad}")
             continue
-        series = source.series("order_algo", order.symbol)
+        series = source.series("order_algo", order.symbol.encode())
         record = OrderAlgoRecord(
             schema="digifinex.order_algo.v1",
             session=source.session,

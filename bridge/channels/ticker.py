@@ -1,10 +1,13 @@
 """ticker: the last prices and 24-hour figures of a symbol (API document, "Ticker push")."""
 
+import re
+from collections.abc import Iterable, Sequence
+
 import msgspec
-from msgspec import Raw, Struct
+from msgspec import Struct
 
 from bridge.channels.channel import BadItem, Channel, Normalise, Outcome, Source
-from bridge.channels.figures import NULL, Figure, Name, Time, exact_or_null, microseconds
+from bridge.channels.figures import NULL, USUAL, USUAL_NAME, Figure, Name, Time, exact_or_null, microseconds
 from bridge.channels.items import decode_items
 from bridge.records import Record
 
@@ -29,71 +32,60 @@ class Ticker(Struct, gc=False):
     best_ask_size: Figure = NULL
 
 
-class TickerRecord(Struct, frozen=True, gc=False):
-    """digifinex.ticker.v1 and digifinex.all_ticker.v1."""
+_FIGURES = Ticker.__struct_fields__[2:]
 
-    schema: str
-    session: str
-    seq: int
-    received_us: int
-    symbol: str
-    time_us: int
-    open_24h: Raw
-    high_24h: Raw
-    low_24h: Raw
-    base_volume_24h: Raw
-    quote_volume_24h: Raw
-    last: Raw
-    last_qty: Raw
-    best_bid: Raw
-    best_bid_size: Raw
-    best_ask: Raw
-    best_ask_size: Raw
+# digifinex.ticker.v1 and digifinex.all_ticker.v1: head, seq, received_us, symbol, time_us, figures.
+_RECORD = b'%b%d,"received_us":%d,"symbol":%b,"time_us":%d,%b}'
+_RECORD_FIGURES = ",".join(f'"{name}":%b' for name in _FIGURES).encode()
 
+# A ticker as the exchange nearly always writes it, with what follows it in its list: its figures go out as
+# they came, unparsed.
+_usual = re.compile(
+    rb'(\{"symbol":%b,(%b),"timestamp":([1-9][0-9]{12})\}(?:,|\]\Z))'
+    % (USUAL_NAME, b",".join(b'"%b":%b' % (name.encode(), USUAL) for name in _FIGURES))
+).findall
 
 _decode = msgspec.json.Decoder(list[Ticker])
-_encode = msgspec.json.Encoder().encode
+
+_Line = tuple[bytes, bytes, int]
+"""A ticker's symbol, its figures as a record has them, and its time in µs."""
 
 
 def normaliser(channel: str) -> Normalise:
     """Return the normaliser of a channel whose items are tickers."""
-    schema = f"digifinex.{channel}.v1"
 
-    def normalise(params: Raw, source: Source, received_us: int) -> Outcome:
+    def normalise(params: bytes, source: Source, received_us: int) -> Outcome:
         outcome = Outcome([])
-        newest = 0
-        records, session = outcome.records, source.session
-        for ticker in decode_items(_decode, Ticker, params, outcome):
-            try:
-                time_us = microseconds(ticker.timestamp, _MILLISECOND)
-                figures = exact_or_null(
-                    (
-                        ticker.open_24h,
-                        ticker.high_24h,
-                        ticker.low_24h,
-                        ticker.base_volume_24h,
-                        ticker.quote_volume_24h,
-                        ticker.last,
-                        ticker.last_qty,
-                        ticker.best_bid,
-                        ticker.best_bid_size,
-                        ticker.best_ask,
-                        ticker.best_ask_size,
-                    )
-                )
-            except BadItem as bad:
-                outcome.bad.append(f"{ticker.symbol}: {bad}")
-                continue
-            series = source.series(channel, ticker.symbol)
-            record = TickerRecord(
-                schema, session, series.next_seq(), received_us, series.symbol, time_us, *figures
-            )
-            records.append(Record(channel, series.key, _encode(record), received_us))
-            newest = max(newest, time_us)
+        records, newest = outcome.records, 0
+        for symbol, figures, time_us in _usual_lines(params) or _unusual_lines(params, outcome):
+            series = source.series(channel, symbol)
+            value = _RECORD % (series.head, series.next_seq(), received_us, series.name, time_us, figures)
+            records.append(Record(channel, series.key, value, received_us))
+            if time_us > newest:  # noqa: PLR1730  # max() costs more
+                newest = time_us
         outcome.time_us = newest or None
         return outcome
 
     return normalise
+
+
+def _usual_lines(params: bytes) -> Sequence[_Line]:
+    """Return the tickers of a list in which each one is as usual; none if there is anything else in it."""
+    items = _usual(params, 1)
+    if sum(len(item[0]) for item in items) + 1 != len(params):
+        return ()
+    return [(symbol, figures, int(time) * _MILLISECOND) for _, symbol, figures, time in items]
+
+
+def _unusual_lines(params: bytes, outcome: Outcome) -> Iterable[_Line]:
+    for ticker in decode_items(_decode, Ticker, params, outcome):
+        try:
+            time_us = microseconds(ticker.timestamp, _MILLISECOND)
+            figures = exact_or_null([getattr(ticker, name) for name in _FIGURES])
+        except BadItem as bad:
+            outcome.bad.append(f"{ticker.symbol}: {bad}")
+            continue
+        yield ticker.symbol.encode(), _RECORD_FIGURES % tuple(figures), time_us
 
 
 CHANNEL = Channel("ticker", lambda: normaliser("ticker"))

@@ -1,5 +1,6 @@
 """trades: each trade of a symbol once, oldest first (API document, "Trades push")."""
 
+import re
 from array import array
 from bisect import bisect_left
 from operator import attrgetter
@@ -9,10 +10,16 @@ import msgspec
 from msgspec import Meta, Raw, Struct
 
 from bridge.channels.channel import BadItem, Channel, Outcome, Source
-from bridge.channels.figures import Figure, Name, Time, exact, microseconds
+from bridge.channels.figures import USUAL, USUAL_NAME, Figure, Name, Time, exact, microseconds
 from bridge.records import Record
 
 _SECOND = 1_000_000
+
+# digifinex.trades.v1: head, seq, received_us, symbol, id, time_us, price, amount, side, snapshot.
+_RECORD = (
+    b'%b%d,"received_us":%d,"symbol":%b,"id":%d,"time_us":%d,"price":%b,"amount":%b,'
+    b'"side":"%b","snapshot":%b}'
+)
 
 # Ids remembered of a symbol: several times what the exchange has been seen to repeat in a clean list.
 _WINDOW = 2048
@@ -28,27 +35,19 @@ class Trade(Struct, gc=False):
     type: Literal["buy", "sell"]
 
 
-class TradeRecord(Struct, frozen=True, gc=False):
-    """digifinex.trades.v1."""
-
-    schema: str
-    session: str
-    seq: int
-    received_us: int
-    symbol: str
-    id: int
-    time_us: int
-    price: Raw
-    amount: Raw
-    side: str
-    snapshot: bool
-
-
 _decode = msgspec.json.Decoder(tuple[bool, list[Trade], Name]).decode
 _decode_items = msgspec.json.Decoder(tuple[bool, list[Raw], Name]).decode
 _decode_item = msgspec.json.Decoder(Trade).decode
-_encode = msgspec.json.Encoder().encode
 _by_id = attrgetter("id")
+
+# A push of one trade as the exchange nearly always writes it.
+_usual = re.compile(
+    rb'\[(true|false),\[\{"id":(0|[1-9][0-9]{0,17}),"time":([1-9][0-9]{0,10}(?:\.[0-9]{1,9})?),'
+    rb'"price":(%b),"amount":(%b),"type":"(buy|sell)"\}\],%b\]' % (USUAL, USUAL, USUAL_NAME)
+).fullmatch
+
+_Line = tuple[int, int, bytes, bytes, bytes]
+"""A trade's id, its time in µs, and its price, amount and side as a record has them."""
 
 
 class Trades:
@@ -57,63 +56,71 @@ class Trades:
     def __init__(self) -> None:
         self._seen: dict[bytes, array[int]] = {}
 
-    def __call__(self, params: Raw, source: Source, received_us: int) -> Outcome:
+    def __call__(self, params: bytes, source: Source, received_us: int) -> Outcome:
         """Return the records of the trades that are new."""
         outcome = Outcome([])
-        clean, trades, symbol = self._trades(params, outcome)
+        usual = _usual(params)
+        clean, lines, symbol = _usual_push(*usual.groups()) if usual else _unusual_push(params, outcome)
         series = source.series("trades", symbol)
         seen = self._seen.get(series.key)
         if seen is None:
             seen = self._seen[series.key] = array("q")
-        elif clean and trades and seen and trades[0].id > seen[-1]:
+        elif clean == b"true" and lines and seen and lines[0][0] > seen[-1]:
             outcome.gaps = 1
-        resumed = clean and bool(seen)
-        for trade in trades:
-            try:
-                price, amount = exact((trade.price, trade.amount))
-                time_us = microseconds(trade.time, _SECOND)
-            except BadItem as bad:
-                outcome.bad.append(f"trade {trade.id}: {bad}")
-                continue
-            if not _is_new(trade.id, seen):
+        resumed = clean == b"true" and bool(seen)
+        for trade_id, time_us, price, amount, side in lines:
+            if not _is_new(trade_id, seen):
                 outcome.duplicates += 1
                 continue
-            if not clean:
+            if clean == b"false":
                 outcome.time_us = time_us
-            value = _encode(
-                TradeRecord(
-                    "digifinex.trades.v1",
-                    source.session,
-                    series.next_seq(),
-                    received_us,
-                    series.symbol,
-                    trade.id,
-                    time_us,
-                    price,
-                    amount,
-                    trade.type,
-                    clean,
-                )
+            value = _RECORD % (
+                series.head,
+                series.next_seq(),
+                received_us,
+                series.name,
+                trade_id,
+                time_us,
+                price,
+                amount,
+                side,
+                clean,
             )
             outcome.records.append(Record("trades", series.key, value, received_us))
         if resumed:
             outcome.recovered = len(outcome.records)
         return outcome
 
-    def _trades(self, params: Raw, outcome: Outcome) -> tuple[bool, list[Trade], str]:
-        """Return the push with its good trades oldest first; they arrive newest first."""
+
+def _usual_push(
+    clean: bytes, trade_id: bytes, time: bytes, price: bytes, amount: bytes, side: bytes, symbol: bytes
+) -> tuple[bytes, list[_Line], bytes]:
+    return clean, [(int(trade_id), microseconds(float(time), _SECOND), price, amount, side)], symbol
+
+
+def _unusual_push(params: bytes, outcome: Outcome) -> tuple[bytes, list[_Line], bytes]:
+    """Return the push with its good trades oldest first; they arrive newest first."""
+    try:
+        clean, trades, symbol = _decode(params)
+    except (msgspec.ValidationError, UnicodeDecodeError):
+        clean, items, symbol = _decode_items(params)
+        trades = []
+        for item in items:
+            try:
+                trades.append(_decode_item(item))
+            except (msgspec.DecodeError, UnicodeDecodeError) as error:
+                outcome.bad.append(f"trade {bytes(item)[:80]!r}: {error}")
+    trades.sort(key=_by_id)
+    lines = []
+    for trade in trades:
         try:
-            clean, trades, symbol = _decode(params)
-        except (msgspec.ValidationError, UnicodeDecodeError):
-            clean, items, symbol = _decode_items(params)
-            trades = []
-            for item in items:
-                try:
-                    trades.append(_decode_item(item))
-                except (msgspec.DecodeError, UnicodeDecodeError) as error:
-                    outcome.bad.append(f"trade {bytes(item)[:80]!r}: {error}")
-        trades.sort(key=_by_id)
-        return clean, trades, symbol
+            price, amount = exact((trade.price, trade.amount))
+            time_us = microseconds(trade.time, _SECOND)
+        except BadItem as bad:
+            outcome.bad.append(f"trade {trade.id}: {bad}")
+            continue
+        lines.append((trade.id, time_us, bytes(price), bytes(amount), trade.type.encode()))
+    return b"true" if clean else b"false", lines, symbol.encode()
 
 
 def _is_new(trade_id: int, seen: "array[int]") -> bool:

@@ -121,7 +121,7 @@ def _without(seen: dict[Series, int], push: Push) -> Push | None:
             unseen.append(item)
     if len(unseen) == len(items):
         return push
-    return Push(push.channel, Raw(b"[" + b",".join(unseen) + b"]")) if unseen else None
+    return Push(push.channel, b"[" + b",".join(unseen) + b"]") if unseen else None
 
 
 def _items(push: Push) -> list[bytes]:
@@ -131,7 +131,7 @@ def _items(push: Push) -> list[bytes]:
         if len(items) == 1 and bytes(items[0])[:1] == b"[":
             items = _decode_items(items[0])
     except _UNREADABLE:
-        return [bytes(push.params)]
+        return [push.params]
     return [bytes(item) for item in items]
 
 

@@ -29,11 +29,23 @@ class Partition:
     than one request to a broker at once, and larger batches cost less.
     """
 
-    __slots__ = ("batches", "delivery", "most", "number", "queued", "refusals", "sent", "sent_at", "topic")
+    __slots__ = (
+        "batches",
+        "delivery",
+        "most",
+        "number",
+        "queued",
+        "refusals",
+        "room",
+        "sent",
+        "sent_at",
+        "topic",
+    )
 
     def __init__(self, topic: Topic, number: int) -> None:
         self.topic = topic
         self.number = number
+        self.room = topic.max_record_bytes
         self.queued: list[Record] = []
         self.sent: list[Record] = []
         self.batches: list[Batch] = []

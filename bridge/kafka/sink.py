@@ -95,25 +95,31 @@ class Sink:
         self._asked_at: float | None = None
         self._stopping = False
 
-    def add(self, record: Record) -> bool:
-        """Queue a record for delivery; False if it is larger than its topic takes, and was not queued."""
-        partition = self._routes[record.channel].get(record.key)
-        if partition is None:
-            partition = self._route(record)
-        if len(record.value) > partition.topic.max_record_bytes - len(record.key or b""):
-            return False
-        if not partition.queued:
-            self._dirty[partition] = None
-            self._something.set()
-        partition.queued.append(record)
-        if len(partition.queued) >= _FULL_BATCH and partition.delivery is None:
-            self._batch_is_full.set()
-        self.pending_records += 1
-        self.pending_bytes += len(record.value) + OBJECT_OVERHEAD
+    def add(self, records: Iterable[Record]) -> list[Record]:
+        """Queue records for delivery; return those larger than their topics take, which were not queued."""
+        refused = []
+        number = value_bytes = 0
+        for record in records:
+            size = len(record.value)
+            partition = self._routes[record.channel].get(record.key) or self._route(record)
+            if size + len(record.key or b"") > partition.room:
+                refused.append(record)
+                continue
+            queued = partition.queued
+            if not queued:
+                self._dirty[partition] = None
+                self._something.set()
+            queued.append(record)
+            if len(queued) == _FULL_BATCH and partition.delivery is None:
+                self._batch_is_full.set()
+            number += 1
+            value_bytes += size
+        self.pending_records += number
+        self.pending_bytes += value_bytes + number * OBJECT_OVERHEAD
         if self.pending_bytes > self._config.max_pending_bytes and not self._no_room:
             self._no_room = True
             self._on_room(False)
-        return True
+        return refused
 
     async def run(self) -> None:
         """Deliver until `drain` is called and nothing is left, through every kind of trouble."""
@@ -338,9 +344,9 @@ class Sink:
                 frame=frame,
             )
 
-        if not self.add(letter(detail, record.value)):
+        if self.add([letter(detail, record.value)]):
             log.error("a refused record is too large for the dead letters too", detail=detail)
-            self.add(letter(f"left out, too large for its topic; {detail}", b""))
+            self.add([letter(f"left out, too large for its topic; {detail}", b"")])
 
     def _count(self, error: BaseException) -> None:
         self._metrics.counter("kafka_errors_total", error=type(error).__name__).value += 1

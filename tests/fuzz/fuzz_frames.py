@@ -18,6 +18,7 @@ import logging
 import sys
 import tempfile
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import atheris
@@ -106,10 +107,11 @@ class Conversation:
             self.pipeline.push(push, Source("next", "main"), RECEIVED_US, frame)
 
 
-def emit(record: Record) -> bool:
-    """Take a record, as long as it is what its schema says."""
-    validate(record)
-    return True
+def emit(records: Sequence[Record]) -> Sequence[Record]:
+    """Take records, as long as they are what their schema says."""
+    for record in records:
+        validate(record)
+    return ()
 
 
 def conversation(data: bytes) -> None:

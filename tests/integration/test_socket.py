@@ -33,7 +33,7 @@ def exchange_with(
             )
             assert isinstance(opened, Socket)
             async with opened as socket:
-                socket.attach(lambda data, binary: messages.append((data, binary)))
+                socket.attach(lambda some, binary: messages.extend((data, binary) for data in some))
                 await socket.send("begin")
                 await soon(lambda: until(messages, socket), 30, "the messages")
         return messages, socket

@@ -1,5 +1,7 @@
 """The way of a frame from the socket to the sink: inflate, decode, pipeline."""
 
+from collections.abc import Sequence
+
 from bridge.channels import CHANNELS
 from bridge.channels.channel import Source
 from bridge.exchange.frames import BadFrame, Push, decode, inflate, within
@@ -32,6 +34,6 @@ class Bridge:
         if isinstance(message, Push):
             self._pipeline.push(message, self._source, RECEIVED_US, frame)
 
-    def _emit(self, record: Record) -> bool:
-        self.records.append(record)
-        return True
+    def _emit(self, records: Sequence[Record]) -> Sequence[Record]:
+        self.records += records
+        return ()

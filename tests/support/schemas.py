@@ -30,11 +30,12 @@ def validator(channel: str) -> Draft202012Validator:
 def validate(record: Record) -> Json:
     """Return the JSON object of a record, once it is what the contract says.
 
-    Consumers ignore fields they do not know; here the fields are exactly those that the schema declares.
+    Consumers ignore fields they do not know; here the fields are exactly those that the schema declares,
+    in its order.
     """
     value: Json = json.loads(record.value)
     validator(record.channel).validate(value)
-    assert value.keys() == schema(record.channel)["properties"].keys()
+    assert list(value) == list(schema(record.channel)["properties"])
     assert value["schema"] == f"digifinex.{record.channel}.v1"
     assert value["received_us"] == record.time_us
     assert record.key == _key(record.channel, value)

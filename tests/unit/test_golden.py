@@ -61,6 +61,8 @@ def forms(sample: Sample) -> Iterator[tuple[str, bytes, bool]]:
     yield "text", text, False
     if text.startswith(b"{"):
         yield "plain binary", text, True
+    if sample.frame:
+        yield "without blanks", msgspec.json.format(text, indent=-1), False
 
 
 @pytest.mark.parametrize("sample", [pytest.param(sample, id=name) for name, sample in SAMPLES.items()])

@@ -183,7 +183,7 @@ def test_the_params_of_a_push_are_kept_as_they_came_unread(params: bytes) -> Non
 
 
 def test_a_push_may_lack_its_params() -> None:
-    assert pushed(b'{"method":"ticker.update"}') == ("ticker", b"")
+    assert pushed(b'{"method":"ticker.update"}') == ("ticker", b"null")
 
 
 # Answers

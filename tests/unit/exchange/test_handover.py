@@ -2,7 +2,6 @@
 
 import json
 from collections import Counter, defaultdict
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -10,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge.exchange.frames import BadFrame, Push, decode
+from bridge.exchange.frames import Push, decode
 from bridge.exchange.handover import Handover
 
 Book = dict[str, dict[str, str]]
@@ -199,13 +198,8 @@ def test_params_that_could_just_be_read_further_up_the_stack_do_no_harm(channel:
         handover.hold(message, None)
         handover.release()
 
-    readable = 0
     for depth in range(800, 1000):
-        with suppress(BadFrame):
-            message = push(channel, "[" * depth + "]" * depth)
-            readable += 1
-            rotate(message, 20)
-    assert 0 < readable < 200
+        rotate(Push(channel, b"[" * depth + b"]" * depth), 20)
 
 
 def test_a_symbol_that_is_no_utf8_does_no_harm() -> None:
