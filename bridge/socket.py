@@ -11,7 +11,7 @@ from typing import Any
 
 from websockets.asyncio.client import ClientConnection
 from websockets.frames import BINARY, CONT, TEXT, Frame
-from websockets.protocol import Event
+from websockets.protocol import CONNECTING, OPEN, Event
 
 Receive = Callable[[Sequence[bytes], bool], None]
 """Takes messages that were read together, and whether they are binary."""
@@ -24,8 +24,11 @@ _WHOLE_BINARY = 0x82
 _LENGTH_IN_2 = 126
 _LENGTH_IN_8 = 127
 
-# Bytes of one read after which everybody else gets a turn: a loop would read on as long as more is there.
-_MUCH = 65_536
+_END_OF_HANDSHAKE = b"\r\n\r\n"
+
+# Bytes of messages after which everybody else gets a turn: a loop reads on as long as there is more, and
+# whoever sends the records on would starve.
+_TURN = 32_768
 
 
 class Socket(ClientConnection):
@@ -38,7 +41,13 @@ class Socket(ClientConnection):
         self._fragments: list[bytes] = []
         self._fragments_are_binary = True
         self._cuts = False
-        self._rest = b""
+        self._parser_has_frames = False
+        self._data = b""
+        self._begin = 0
+        self._parts: list[bytes] = []
+        self._have = 0
+        self._need = 2
+        self._turn: asyncio.Handle | None = None
         self._paused = False
 
     def attach(self, receive: Receive) -> None:
@@ -46,34 +55,74 @@ class Socket(ClientConnection):
         self._receive = receive
         for message, binary in self._early:
             receive([message], binary)
-        # After frames that nobody had asked for, a part of one more may be with the other parser.
-        self._cuts = not self._early
         self._early.clear()
+        # Once it has got bytes of a frame, maybe half of one, the other parser goes on.
+        self._cuts = not self._parser_has_frames
 
     def pause_reading(self) -> None:
-        """Read no more from the network."""
+        """Hand nothing over any more, and read nothing."""
         self._paused = True
         self.transport.pause_reading()
 
     def resume_reading(self) -> None:
-        """Read on."""
+        """Go on."""
         self._paused = False
-        self.transport.resume_reading()
+        if self._turn is None:
+            self._take_turn()
 
     def data_received(self, data: bytes) -> None:
         """Take bytes from the wire."""
         if not self._cuts:
+            was_open = self.protocol.state is not CONNECTING
             super().data_received(data)
+            if was_open or (self.protocol.state is OPEN and not data.endswith(_END_OF_HANDSHAKE)):
+                self._parser_has_frames = True
             return
-        if len(data) >= _MUCH:
-            self.transport.pause_reading()
-            asyncio.get_running_loop().call_soon(self._read_on)
-        if self._rest:
-            data = self._rest + data
+        self._parts.append(data)
+        self._have += len(data)
+        if self._have >= self._need and self._turn is None and not self._paused:
+            self._cut(_TURN)
+            if self._have >= self._need:
+                self.transport.pause_reading()
+                self._turn = self.loop.call_soon(self._take_turn)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Hand over what was read and waits for its turn; then end."""
+        try:
+            if self._have >= self._need:
+                self._cut(self._have)
+        finally:
+            super().connection_lost(exc)
+
+    def _take_turn(self) -> None:
+        self._turn = None
+        if self._paused or self.transport.is_closing():
+            return
+        try:
+            if self._have >= self._need:
+                self._cut(_TURN)
+        except BaseException:
+            # As a transport does when `data_received` fails.
+            self.transport.abort()
+            raise
+        if self._have >= self._need:
+            self._turn = self.loop.call_soon(self._take_turn)
+        else:
+            self.transport.resume_reading()
+
+    def _cut(self, most: int) -> None:
+        """Hand over the messages that are whole, about as many as `most` bytes hold."""
+        if self._parts:
+            self._data = b"".join([self._data[self._begin :], *self._parts])
+            self._begin = 0
+            self._parts.clear()
+        data, start = self._data, self._begin
+        end = len(data)
+        enough = start + most
         messages: list[bytes] = []
         kind = _WHOLE_BINARY
-        start, end = 0, len(data)
-        while end - start >= 2:  # noqa: PLR2004
+        self._need = 2
+        while start < enough and end - start >= 2:  # noqa: PLR2004
             length = data[start + 1]
             body = start + 2
             if length >= _LENGTH_IN_2:
@@ -83,6 +132,7 @@ class Socket(ClientConnection):
                 length = int.from_bytes(data[start + 2 : body], "big")
             stop = body + length
             if stop > end:
+                self._need = stop - start if body <= end else body - start
                 break
             first = data[start]
             if first != kind and messages:
@@ -94,12 +144,13 @@ class Socket(ClientConnection):
             else:
                 super().data_received(data[start:stop])
             start = stop
+        self._begin, self._have = start, end - start
         if messages:
             self._receive(messages, kind == _WHOLE_BINARY)
-        self._rest = data[start:]
-        if len(self._rest) > 1 and self._is_against_the_rules():
+        if self._have > 1 and self._is_against_the_rules(data[start : start + 10]):
             self._cuts = False
-            super().data_received(self._rest)
+            self._have = 0
+            super().data_received(data[start:])
 
     def process_event(self, event: Event) -> None:
         """Take data frames from the other parser; leave the rest to the connection."""
@@ -110,18 +161,14 @@ class Socket(ClientConnection):
         else:
             self._assemble(event)
 
-    def _read_on(self) -> None:
-        if not self._paused and not self.transport.is_closing():
-            self.transport.resume_reading()
-
-    def _is_against_the_rules(self) -> bool:
+    def _is_against_the_rules(self, frame: bytes) -> bool:
         """Tell if the frame that has begun is masked or too large, for websockets to hang up on."""
-        length = self._rest[1]
+        length = frame[1]
         if length > _LENGTH_IN_8:
             return True
-        size = int.from_bytes(self._rest[2:10], "big") if length == _LENGTH_IN_8 else 0
+        size = int.from_bytes(frame[2:10], "big") if length == _LENGTH_IN_8 else 0
         limit = self.protocol.max_message_size
-        return len(self._rest) >= 10 and limit is not None and size > limit  # noqa: PLR2004
+        return len(frame) >= 10 and limit is not None and size > limit  # noqa: PLR2004
 
     def _assemble(self, frame: Frame) -> None:
         if frame.opcode is not CONT:

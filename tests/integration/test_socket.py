@@ -2,13 +2,15 @@
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 
 import pytest
 from websockets.asyncio.client import connect
 from websockets.asyncio.server import ServerConnection, serve
 from websockets.frames import Frame, Opcode
 from websockets.protocol import State
+from websockets.utils import accept_key
 
 from bridge.socket import Socket
 from tests.support.waiting import soon
@@ -91,6 +93,100 @@ def test_frames_that_come_before_anybody_asked_are_handed_over_too() -> None:
 
     received, _ = exchange_with(serving, lambda got, _: len(got) == 2)
     assert received == [(b"early", True), (b"late", True)]
+
+
+@pytest.mark.parametrize("half", [1, 2, 3, 20])
+def test_half_a_frame_right_behind_the_handshake_is_made_whole(half: int) -> None:
+    frame = Frame(Opcode.BINARY, b"x" * 40).serialize(mask=False)
+
+    async def scenario() -> list[Message]:
+        attached, left = asyncio.Event(), asyncio.Event()
+        messages: list[Message] = []
+
+        async def serving(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            request = (await reader.readuntil(b"\r\n\r\n")).decode()
+            key = next(line[19:] for line in request.split("\r\n") if line.startswith("Sec-WebSocket-Key: "))
+            writer.write(
+                b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+                b"Sec-WebSocket-Accept: " + accept_key(key).encode() + b"\r\n\r\n" + frame[:half]
+            )
+            await attached.wait()
+            writer.write(frame[half:] + frame)
+            with suppress(ConnectionError):
+                await reader.read()
+            writer.close()
+            left.set()
+
+        async with await asyncio.start_server(serving, "127.0.0.1", 0) as server:
+            port = server.sockets[0].getsockname()[1]
+            opened = await connect(f"ws://127.0.0.1:{port}", create_connection=Socket, compression=None)
+            assert isinstance(opened, Socket)
+            opened.attach(lambda some, binary: messages.extend((data, binary) for data in some))
+            attached.set()
+            await soon(lambda: len(messages) == 2, 30, "the messages")
+            opened.transport.abort()
+            await left.wait()
+        return messages
+
+    assert asyncio.run(scenario()) == 2 * [(b"x" * 40, True)]
+
+
+def test_what_was_read_is_handed_over_though_the_connection_is_lost_meanwhile() -> None:
+    count = 5_000  # more than one turn takes
+    stream = Frame(Opcode.BINARY, b"x" * 40).serialize(mask=False) * count
+
+    async def scenario() -> int:
+        received = 0
+
+        def receive(some: Sequence[bytes], _: bool) -> None:
+            nonlocal received
+            received += len(some)
+            socket.transport.abort()
+
+        async with serve(ServerConnection.wait_closed, "127.0.0.1", 0, compression=None) as server:
+            port = next(iter(server.sockets)).getsockname()[1]
+            opened = await connect(f"ws://127.0.0.1:{port}", create_connection=Socket, compression=None)
+            assert isinstance(opened, Socket)
+            socket = opened
+            socket.attach(receive)
+            socket.data_received(stream)
+            assert received < count
+            await socket.wait_closed()
+        return received
+
+    assert asyncio.run(scenario()) == count
+
+
+def test_a_failure_of_the_receiver_ends_the_connection() -> None:
+    """Not silence: whoever waits for the end of the connection gets to know."""
+
+    async def serving(connection: ServerConnection) -> None:
+        await connection.recv()
+        connection.transport.write(Frame(Opcode.BINARY, b"x" * 40).serialize(mask=False) * 5_000)
+        await connection.wait_closed()
+
+    async def scenario() -> int:
+        calls = 0
+
+        def receive(some: Sequence[bytes], _: bool) -> None:
+            nonlocal calls
+            calls += 1
+            if calls == 2:
+                raise ArithmeticError
+
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(lambda _, context: None)
+        async with serve(serving, "127.0.0.1", 0, compression=None) as server:
+            port = next(iter(server.sockets)).getsockname()[1]
+            opened = await connect(f"ws://127.0.0.1:{port}", create_connection=Socket, compression=None)
+            assert isinstance(opened, Socket)
+            opened.attach(receive)
+            await opened.send("begin")
+            async with asyncio.timeout(30):
+                await opened.wait_closed()
+        return calls
+
+    assert asyncio.run(scenario()) >= 2
 
 
 @pytest.mark.parametrize(
