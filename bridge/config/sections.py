@@ -171,11 +171,12 @@ class KafkaConfig(_Section):
     )
     flush_interval: Seconds = Field(
         default=0.01,
-        description="Seconds between two sends. Longer: fewer, larger batches.",
+        description="Seconds that records gather before they are sent, unless a batch is full. Longer: fewer, "
+        "larger batches.",
     )
     commit_interval: Seconds = Field(
         default=0.1,
-        description="Seconds of records in one transaction, with exactly-once; adds to their delay. Not "
+        description="The most seconds of records in one transaction, with exactly-once; adds to their delay. Not "
         "below `flush_interval`, and below `transaction_timeout`.",
     )
     transaction_timeout: Seconds = Field(

@@ -188,9 +188,11 @@ class Sink:
         `flush_interval` before the commit is due: a batch costs as much work as many records.
         """
         config = self._config
+        gathering = config.commit_interval - config.flush_interval
+        flush_at = 0.0
         while await self._anything():
             await producer.begin_transaction()
-            flush_at = time.monotonic() + config.commit_interval - config.flush_interval
+            flush_at = max(flush_at + gathering, time.monotonic() + config.flush_interval)
             while (left := flush_at - time.monotonic()) > 0 and (self._dirty or not self._stopping):
                 if self._stopping:
                     await self._flush(producer)
