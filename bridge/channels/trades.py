@@ -42,7 +42,7 @@ _by_id = attrgetter("id")
 
 # A push of one trade as the exchange nearly always writes it.
 _usual = re.compile(
-    rb'\[(true|false),\[\{"id":(0|[1-9][0-9]{0,17}),"time":([1-9][0-9]{0,10}(?:\.[0-9]{1,9})?),'
+    rb'\[(true|false),\[\{"id":(0|[1-9][0-9]{0,17}+),"time":([1-9][0-9]{8,9}+(?:\.[0-9]{1,9}+)?),'
     rb'"price":(%b),"amount":(%b),"type":"(buy|sell)"\}\],%b\]' % (USUAL, USUAL, USUAL_NAME)
 ).fullmatch
 
@@ -65,14 +65,16 @@ class Trades:
         seen = self._seen.get(series.key)
         if seen is None:
             seen = self._seen[series.key] = array("q")
-        elif clean == b"true" and lines and seen and lines[0][0] > seen[-1]:
+        elif clean and lines and seen and lines[0][0] > seen[-1]:
             outcome.gaps = 1
-        resumed = clean == b"true" and bool(seen)
+        resumed = clean and bool(seen)
         for trade_id, time_us, price, amount, side in lines:
-            if not _is_new(trade_id, seen):
+            if not seen or trade_id > seen[-1]:
+                seen.append(trade_id)
+            elif not _is_new(trade_id, seen):
                 outcome.duplicates += 1
                 continue
-            if clean == b"false":
+            if not clean:
                 outcome.time_us = time_us
             value = _RECORD % (
                 series.head,
@@ -84,22 +86,27 @@ class Trades:
                 price,
                 amount,
                 side,
-                clean,
+                b"true" if clean else b"false",
             )
             outcome.records.append(Record("trades", series.key, value, received_us))
         if resumed:
             outcome.recovered = len(outcome.records)
+        if len(seen) > 2 * _WINDOW:
+            del seen[:_WINDOW]
         return outcome
 
 
 def _usual_push(
     clean: bytes, trade_id: bytes, time: bytes, price: bytes, amount: bytes, side: bytes, symbol: bytes
-) -> tuple[bytes, list[_Line], bytes]:
-    return clean, [(int(trade_id), microseconds(float(time), _SECOND), price, amount, side)], symbol
+) -> tuple[bool, list[_Line], bytes]:
+    return clean == b"true", [(int(trade_id), round(float(time) * _SECOND), price, amount, side)], symbol
 
 
-def _unusual_push(params: bytes, outcome: Outcome) -> tuple[bytes, list[_Line], bytes]:
-    """Return the push with its good trades oldest first; they arrive newest first."""
+def _unusual_push(params: bytes, outcome: Outcome) -> tuple[bool, list[_Line], bytes]:
+    """Return a push: whether it is a clean list, its good trades oldest first, and its symbol.
+
+    They arrive newest first.
+    """
     try:
         clean, trades, symbol = _decode(params)
     except (msgspec.ValidationError, UnicodeDecodeError):
@@ -120,23 +127,18 @@ def _unusual_push(params: bytes, outcome: Outcome) -> tuple[bytes, list[_Line], 
             outcome.bad.append(f"trade {trade.id}: {bad}")
             continue
         lines.append((trade.id, time_us, bytes(price), bytes(amount), trade.type.encode()))
-    return b"true" if clean else b"false", lines, symbol.encode()
+    return clean, lines, symbol.encode()
 
 
 def _is_new(trade_id: int, seen: "array[int]") -> bool:
-    """Tell if an id was not met yet, and remember it.
+    """Tell if an id that is not above all of `seen`, which is ascending, was not met yet; remember it.
 
-    `seen` is ascending. What is older than all of it was there before the first session, or long ago.
+    What is older than all of it was there before the first session, or long ago.
     """
-    if not seen or trade_id > seen[-1]:
-        seen.append(trade_id)
-    else:
-        place = bisect_left(seen, trade_id)
-        if place == 0 or seen[place] == trade_id:
-            return False
-        seen.insert(place, trade_id)
-    if len(seen) > 2 * _WINDOW:
-        del seen[:_WINDOW]
+    place = bisect_left(seen, trade_id)
+    if place == 0 or seen[place] == trade_id:
+        return False
+    seen.insert(place, trade_id)
     return True
 
 
