@@ -171,13 +171,13 @@ class KafkaConfig(_Section):
     )
     flush_interval: Seconds = Field(
         default=0.01,
-        description="Seconds that records gather before they are sent, unless a batch is full. Longer: fewer, "
-        "larger batches.",
+        description="Seconds that records gather before they are sent, unless a batch is full. Longer: "
+        "fewer, larger batches.",
     )
     commit_interval: Seconds = Field(
         default=0.1,
-        description="The most seconds of records in one transaction, with exactly-once; adds to their delay. Not "
-        "below `flush_interval`, and below `transaction_timeout`.",
+        description="The most seconds of records in one transaction, with exactly-once; adds to their "
+        "delay. Not below `flush_interval`, and below `transaction_timeout`.",
     )
     transaction_timeout: Seconds = Field(
         default=10.0,
