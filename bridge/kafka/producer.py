@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 import structlog
 from aiokafka import AIOKafkaProducer
-from aiokafka.errors import KafkaTimeoutError
+from aiokafka.errors import KafkaError, KafkaTimeoutError
 
 from bridge.config import Compression, KafkaConfig
 from bridge.kafka.client import connection
@@ -50,6 +50,20 @@ async def open_producer(
         await close_producer(producer, patience=1.0)
         raise
     return producer
+
+
+async def abort(producer: AIOKafkaProducer, patience: float) -> None:
+    """Abort the open transaction, if there is one and Kafka answers within `patience` seconds.
+
+    Else it hides what comes after it from read_committed consumers until its timeout.
+    """
+    if producer._txn_manager is None or not producer._txn_manager.is_in_transaction():  # noqa: SLF001
+        return
+    try:
+        async with asyncio.timeout(patience):
+            await producer.abort_transaction()
+    except (KafkaError, TimeoutError, AssertionError) as error:
+        log.warning("an open transaction is left to time out", error=repr(error))
 
 
 async def close_producer(producer: AIOKafkaProducer, patience: float) -> None:

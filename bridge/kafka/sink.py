@@ -1,9 +1,8 @@
 """The sink: accumulate records per partition, flush them as batches, settle what Kafka has for good.
 
 A record stays with its partition until it is settled: by its batch's acknowledgement (at-least-once), or by
-the commit of its transaction (exactly-once). When anything fails, the producer is rebuilt and all that is
-not settled is sent again, in order. That doubles nothing: a batch is sent again only when Kafka has
-answered that it was refused, or when its transaction was aborted.
+the commit of its transaction (exactly-once). When anything fails, the producer is rebuilt, which aborts an
+open transaction, and all that is not settled is sent again, in order.
 """
 
 import asyncio
@@ -26,7 +25,7 @@ from aiokafka.errors import (
 from bridge.backoff import Backoff
 from bridge.config import KafkaConfig
 from bridge.kafka.partition import OBJECT_OVERHEAD, Partition
-from bridge.kafka.producer import close_producer, open_producer
+from bridge.kafka.producer import abort, close_producer, open_producer
 from bridge.kafka.topics import Topic
 from bridge.metrics import Metrics
 from bridge.records import DEADLETTER, Record, deadletter
@@ -140,6 +139,9 @@ class Sink:
                 else:
                     await self._exactly_once(producer)
                 return
+            except asyncio.CancelledError:
+                await abort(producer, _CLOSE_PATIENCE)
+                raise
             except (KafkaError, AssertionError) as error:  # aiokafka asserts the state of its transactions
                 self._recover(error)
             finally:

@@ -17,7 +17,7 @@ from tests.support.consumers import create_topic, read_topic, set_topic
 from tests.support.exchange import ExchangeThread
 from tests.support.kafka_broker import Broker
 from tests.support.process import RunningBridge, config
-from tests.support.waiting import soon
+from tests.support.waiting import eventually, soon
 
 DELIVERIES = ["exactly-once", "at-least-once"]
 
@@ -144,6 +144,38 @@ def test_a_transaction_that_timed_out_is_done_again(own_kafka: Broker, prefix: s
 
     asyncio.run(Delivery(own_kafka, prefix, "exactly-once", transaction_timeout=2.0).run(steps))
     assert numbers(own_kafka, prefix) == list(range(300))
+
+
+def test_a_sink_that_is_cancelled_aborts_its_transaction(kafka: Broker, prefix: str) -> None:
+    """Else nobody could read what others write to these partitions before the transaction times out."""
+
+    def delivery(commit_interval: float, name: str) -> Delivery:
+        keys: dict[str, object] = {"commit_interval": commit_interval, "transaction_timeout": 60}
+        made = Delivery(kafka, prefix, "exactly-once", **keys)
+        made.transactional_id = f"{prefix}-{name}"
+        return made
+
+    async def scenario() -> None:
+        async def steps(one: Delivery) -> None:
+            one.sink.add([record(0)])
+            await soon(lambda: one.sink.pending_records == 0, 20, "the first transaction")
+            one.sink.add([record(n) for n in range(1, 300)])
+            await asyncio.Event().wait()
+
+        cancelled = asyncio.create_task(delivery(30, "cancelled").run(steps))
+        topic = f"{prefix}.trades.v1"
+        await prepare(delivery(1, "").config, ["trades"])
+
+        def written() -> bool:
+            return len(read_topic(kafka.bootstrap, topic, "read_uncommitted")) > 1
+
+        await asyncio.to_thread(eventually, written, 30, "a batch of the open transaction")
+        cancelled.cancel()
+        await asyncio.wait({cancelled})
+        await delivery(0.05, "other").run(lambda one: one.sink.add([record(1000)]))
+
+    asyncio.run(scenario())
+    assert numbers(kafka, prefix) == [0, 1000]
 
 
 def test_too_much_that_waits_is_told_once_and_room_is_told_once(own_kafka: Broker, prefix: str) -> None:
