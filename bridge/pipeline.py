@@ -40,7 +40,7 @@ class Pipeline:
     """Takes what the sessions of one shard bring, and gives records to `emit`.
 
     `emit` returns those that are too large for Kafka. Records of channels outside of `wanted`
-    are made and dropped. `on_tickers` is called with the keys of each push of all_ticker.
+    are made and dropped. `on_tickers`, if any, is called with the keys of each push of all_ticker.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class Pipeline:
         wanted: Collection[str],
         emit: Emit,
         metrics: Metrics,
-        on_tickers: Callable[[Collection[bytes]], None],
+        on_tickers: Callable[[Collection[bytes]], None] | None,
     ) -> None:
         self._emit = emit
         self._metrics = metrics
@@ -98,7 +98,7 @@ class Pipeline:
                 self._deadletter("payload", push.channel, _told(bad), source, received_us, frame)
             if outcome.duplicates or outcome.recovered or outcome.gaps:
                 self._count(lane, outcome)
-        if push.channel == "all_ticker":
+        if self._on_tickers is not None and push.channel == "all_ticker":
             self._on_tickers({record.key for record in outcome.records if record.key is not None})
 
     def bad(self, bad: BadFrame, source: Source, received_us: int, frame: bytes) -> None:

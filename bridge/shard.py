@@ -44,7 +44,7 @@ class Shard:
             wanted=self._plan.records,
             emit=self.sink.add,
             metrics=metrics,
-            on_tickers=self._follow if self._plan.follows else _ignore,
+            on_tickers=self._follow if self._plan.follows else None,
         )
         self._connectors = [self._connector(wanted) for wanted in self._plan.public]
         self._connectors += [self._connector(wanted, account) for account, wanted in self._plan.private]
@@ -134,7 +134,3 @@ class Shard:
             connector.pause()
         self._connectors.append(connector)
         self._start(connector)
-
-
-def _ignore(markets: Collection[bytes]) -> None:
-    """Leave new markets alone: the markets are named in the configuration."""

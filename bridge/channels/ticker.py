@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable, Sequence
+from itertools import chain
 
 import msgspec
 from msgspec import Struct
@@ -35,20 +36,21 @@ class Ticker(Struct, gc=False):
 _FIGURES = Ticker.__struct_fields__[2:]
 
 # digifinex.ticker.v1 and digifinex.all_ticker.v1: head, seq, received_us, symbol, time_us, figures.
-_RECORD = b'%b%d,"received_us":%d,"symbol":%b,"time_us":%d,%b}'
+_RECORD = b'%b%d,"received_us":%d,"symbol":%b,"time_us":%b,%b}'
 _RECORD_FIGURES = ",".join(f'"{name}":%b' for name in _FIGURES).encode()
 
 # A ticker as the exchange nearly always writes it, with what follows it in its list: its figures go out as
 # they came, unparsed.
 _usual = re.compile(
-    rb'(\{"symbol":%b,(%b),"timestamp":([1-9][0-9]{12})\}(?:,|\]\Z))'
+    rb'\{"symbol":%b,(%b),"timestamp":([1-9][0-9]{12})\}(?:,|\]\Z)'
     % (USUAL_NAME, b",".join(b'"%b":%b' % (name.encode(), USUAL) for name in _FIGURES))
 ).findall
+_AROUND = len(b'{"symbol":"",,"timestamp":},')  # bytes of such a ticker besides its three groups
 
 _decode = msgspec.json.Decoder(list[Ticker])
 
-_Line = tuple[bytes, bytes, int]
-"""A ticker's symbol, its figures as a record has them, and its time in µs."""
+_Line = tuple[bytes, bytes, bytes]
+"""A ticker's symbol, its figures as a record has them, and the digits of its time."""
 
 
 def normaliser(channel: str) -> Normalise:
@@ -56,14 +58,25 @@ def normaliser(channel: str) -> Normalise:
 
     def normalise(params: bytes, source: Source, received_us: int) -> Outcome:
         outcome = Outcome([])
-        records, newest = outcome.records, 0
-        for symbol, figures, time_us in _usual_lines(params) or _unusual_lines(params, outcome):
+        records, times = outcome.records, []
+        usual = _usual_lines(params)
+        # What makes microseconds of the digits: usual ones are milliseconds.
+        unit = b"000" if usual else b""
+        for symbol, figures, time in usual or _unusual_lines(params, outcome):
+            time_us = time + unit
             series = source.series(channel, symbol)
-            value = _RECORD % (series.head, series.next_seq(), received_us, series.name, time_us, figures)
+            value = _RECORD % (
+                series.head,
+                series.next_seq(),
+                received_us,
+                series.name,
+                time_us,
+                figures,
+            )
             records.append(Record(channel, series.key, value, received_us))
-            if time_us > newest:  # noqa: PLR1730  # max() costs more
-                newest = time_us
-        outcome.time_us = newest or None
+            times.append(time_us)
+        if times:
+            outcome.time_us = max(map(int, times))
         return outcome
 
     return normalise
@@ -71,10 +84,9 @@ def normaliser(channel: str) -> Normalise:
 
 def _usual_lines(params: bytes) -> Sequence[_Line]:
     """Return the tickers of a list in which each one is as usual; none if there is anything else in it."""
-    items = _usual(params, 1)
-    if sum(len(item[0]) for item in items) + 1 != len(params):
-        return ()
-    return [(symbol, figures, int(time) * _MILLISECOND) for _, symbol, figures, time in items]
+    lines: list[_Line] = _usual(params, 1)
+    size = sum(map(len, chain.from_iterable(lines))) + len(lines) * _AROUND
+    return lines if size + 1 == len(params) else ()
 
 
 def _unusual_lines(params: bytes, outcome: Outcome) -> Iterable[_Line]:
@@ -85,7 +97,7 @@ def _unusual_lines(params: bytes, outcome: Outcome) -> Iterable[_Line]:
         except BadItem as bad:
             outcome.bad.append(f"{ticker.symbol}: {bad}")
             continue
-        yield ticker.symbol.encode(), _RECORD_FIGURES % tuple(figures), time_us
+        yield ticker.symbol.encode(), _RECORD_FIGURES % tuple(figures), b"%d" % time_us
 
 
 CHANNEL = Channel("ticker", lambda: normaliser("ticker"))

@@ -55,7 +55,7 @@ class Conversation:
         )
         self.source = Source("fuzz", "main")
         self.handover: Handover[bytes] = Handover()
-        self.pipeline = Pipeline(wanted=CHANNELS, emit=emit, metrics=METRICS, on_tickers=lambda _: None)
+        self.pipeline = Pipeline(wanted=CHANNELS, emit=emit, metrics=METRICS, on_tickers=None)
         self.now = 0.0
         self.session.start(self.now)
 

@@ -20,9 +20,7 @@ class Bridge:
         self.metrics = Metrics()
         self.records: list[Record] = []
         self._source = Source("s1", "main")
-        self._pipeline = Pipeline(
-            wanted=CHANNELS, emit=self._emit, metrics=self.metrics, on_tickers=lambda markets: None
-        )
+        self._pipeline = Pipeline(wanted=CHANNELS, emit=self._emit, metrics=self.metrics, on_tickers=None)
 
     def receive(self, frame: bytes, *, binary: bool) -> None:
         """Take a frame; an answer makes nothing."""
