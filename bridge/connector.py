@@ -69,12 +69,7 @@ class Connector:
         backoff = Backoff(self._config.reconnect_min, self._config.reconnect_max)
         while True:
             await self._reading.wait()
-            try:
-                ended = await self._session()
-            except Exception as error:  # noqa: BLE001 - told, and counted as an end like any other
-                # Our own mistake must take neither the other sessions down nor what is queued.
-                self._log.exception("a session failed")
-                ended = Ended("closed", f"failed: {error!r}")
+            ended = await self._session()
             self._trouble = f"{ended.reason}: {ended.detail}"
             self._metrics.counter("reconnects_total", reason=ended.reason).value += 1
             if ended.fruitful:

@@ -18,7 +18,6 @@ log = structlog.get_logger(__name__)
 
 # Of the 10 s that a stop may take: what is queued gets this long; goodbyes and closing need the rest.
 _DRAIN = 4.5
-_FAREWELL = 1.0  # seconds, for the sink to close when nothing is queued
 
 
 class Shard:
@@ -65,7 +64,7 @@ class Shard:
             if self._running:
                 await asyncio.wait(self._running)
             self.sink.drain()
-            await asyncio.wait({delivering}, timeout=_DRAIN if self.sink.pending_records else _FAREWELL)
+            await asyncio.wait({delivering}, timeout=_DRAIN)
             delivering.cancel()
         return self.sink.pending_records
 
