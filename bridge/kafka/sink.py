@@ -152,6 +152,7 @@ class Sink:
         """Let `run` end as soon as all that is queued is settled."""
         self._stopping = True
         self._something.set()
+        self._batch_is_full.set()  # ends the pause before the next flush
 
     def missing(self) -> str | None:
         """Say what is wrong with Kafka; None if it answers."""

@@ -1,6 +1,7 @@
 """The sink on a real broker: what Kafka refuses, and what aiokafka would lose."""
 
 import asyncio
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -20,6 +21,8 @@ from tests.support.process import RunningBridge, config
 from tests.support.waiting import eventually, soon
 
 DELIVERIES = ["exactly-once", "at-least-once"]
+LONG_TRANSACTION = {"commit_interval": 30.0, "transaction_timeout": 60.0}
+FULL = 256  # records that are sent before a commit is due
 
 
 class Delivery:
@@ -66,6 +69,17 @@ def numbers(kafka: Broker, prefix: str) -> list[int]:
     return [one.json["n"] for one in read_topic(kafka.bootstrap, f"{prefix}.trades.v1")]
 
 
+async def in_a_transaction(one: Delivery, kafka: Broker, prefix: str) -> None:
+    """Return when a transaction is open whose records the broker has."""
+    for n in range(FULL):
+        one.sink.add(record(n))
+
+    def on_kafka() -> bool:
+        return len(read_topic(kafka.bootstrap, f"{prefix}.trades.v1", "read_uncommitted")) >= FULL
+
+    await asyncio.to_thread(eventually, on_kafka, 20, "records that are not committed")
+
+
 @pytest.mark.parametrize("delivery", DELIVERIES)
 def test_a_record_larger_than_its_topic_takes_is_not_queued(
     kafka: Broker, prefix: str, delivery: str
@@ -102,6 +116,20 @@ def test_a_record_that_the_broker_refuses_is_a_dead_letter_and_the_others_arrive
     assert all(f"{prefix}.trades.v1" in letter.json["detail"] for letter in letters)
     assert deliveries.metrics.counter("deadletters_total", reason="payload").value == 2
     assert deliveries.errors() > 0
+
+
+def test_a_stop_does_not_wait_until_a_commit_is_due(kafka: Broker, prefix: str) -> None:
+    deliveries = Delivery(kafka, prefix, "exactly-once", **LONG_TRANSACTION)
+    stopped_at = 0.0
+
+    async def steps(one: Delivery) -> None:
+        nonlocal stopped_at
+        await in_a_transaction(one, kafka, prefix)
+        stopped_at = time.monotonic()
+
+    asyncio.run(deliveries.run(steps))
+    assert time.monotonic() - stopped_at < 10
+    assert numbers(kafka, prefix) == list(range(FULL))
 
 
 def test_a_fenced_producer_takes_its_place_back_and_doubles_nothing(kafka: Broker, prefix: str) -> None:
