@@ -69,7 +69,11 @@ class Connector:
         backoff = Backoff(self._config.reconnect_min, self._config.reconnect_max)
         while True:
             await self._reading.wait()
-            ended = await self._session()
+            try:
+                ended = await self._session()
+            except Exception as error:  # noqa: BLE001 - our mistake costs a session, not what is queued
+                self._log.exception("a session failed")
+                ended = Ended("closed", f"a mistake of our own: {error!r}")
             self._trouble = f"{ended.reason}: {ended.detail}"
             self._metrics.counter("reconnects_total", reason=ended.reason).value += 1
             if ended.fruitful:
@@ -125,8 +129,8 @@ class Connector:
             return Ended("timeout", f"no connection to {self._config.url}")
         except (OSError, EOFError, WebSocketException) as error:
             return Ended("refused", f"{self._config.url}: {error}")
-        self._begin(feed)
         try:
+            self._begin(feed)
             patience = self._lifetime()
             while True:
                 await asyncio.wait({feed.ended}, timeout=patience)
@@ -136,7 +140,7 @@ class Connector:
                 served, feed = feed, await self._rotate(feed)
                 patience = self._lifetime() if feed is not served else self._config.reconnect_max
         finally:
-            await self._end(feed)
+            await asyncio.gather(*(self._end(feed) for feed in self._feeds))
 
     async def _open(self, deliver: Deliver) -> Feed:
         config = self._config
@@ -168,8 +172,8 @@ class Connector:
         )
 
     def _begin(self, feed: Feed) -> None:
-        feed.begin()
         self._feeds.append(feed)
+        feed.begin()
         self._log.info("session opened", session=feed.source.session, **self.wanted)
         if not self._reading.is_set():
             feed.pause()
@@ -217,7 +221,6 @@ class Connector:
             self._pass_on(late)
             if old.ended.done():
                 self._pass_on(handover.release())
-            await self._end(new)
             raise
         if new.ended.done():
             old.deliver = self._receiver.push
@@ -231,11 +234,7 @@ class Connector:
         old.deliver = _drop
         self._metrics.counter("reconnects_total", reason="rotated").value += 1
         self._log.info("session rotated", old=old.source.session, new=new.source.session)
-        try:
-            await self._end(old)
-        except asyncio.CancelledError:
-            await self._end(new)
-            raise
+        await self._end(old)
         return new
 
     def _pass_on(self, pushes: list[tuple[Push, _Held]]) -> None:

@@ -79,14 +79,15 @@ class Feed:
 
     def begin(self) -> None:
         """Start the session; `ended` is its task from here on."""
-        self.session.start(time.monotonic())
         self.ended = asyncio.create_task(self._drive(), name=f"session {self.source.session}")
+        self.session.start(time.monotonic())
         self._socket.attach(self._take)
 
     async def close(self) -> None:
         """End the session from this side, with a closing handshake."""
         self.ended.cancel()
         await asyncio.wait({self.ended})
+        await self._socket.close()  # a session that failed at its start has not come to that
 
     async def fence(self) -> None:
         """Return when all that the exchange had pushed at the time of the call has been delivered."""
@@ -152,6 +153,9 @@ class Feed:
             return Ended("closed", self._farewell(), self._fruitful)
         except TimeoutError:
             return Ended("timeout", f"the socket took no request for {_SEND_TIMEOUT:g} s", self._fruitful)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the session is over and is replaced
+            self._log.exception("a session failed")
+            return Ended("closed", f"a mistake of our own: {error!r}", self._fruitful)
         finally:
             self._connected.value -= 1
             closed.cancel()

@@ -41,12 +41,17 @@ class Bridge:
         if topics is None:
             return 0
         self._shards = [
-            Shard(n, self._config, topics, self.metrics) for n in range(self._config.kafka.shards)
+            Shard(n, self._config, topics, self.metrics, self.stop) for n in range(self._config.kafka.shards)
         ]
         # What is here now stays: a full collection that walks it costs more than parsing many frames.
         gc.collect()
         gc.freeze()
-        return sum(await asyncio.gather(*(shard.run(self.stop) for shard in self._shards)))
+        return sum(await asyncio.gather(*(shard.run() for shard in self._shards)))
+
+    @property
+    def failed(self) -> bool:
+        """True if a mistake of our own, not a signal, stopped the bridge."""
+        return any(shard.failed for shard in self._shards)
 
     def missing(self) -> dict[str, object]:
         """Say what keeps the bridge from being ready; nothing if it is."""
@@ -97,6 +102,9 @@ async def run(config: Config) -> int:
         except TopicError as error:
             log.error("topics are not as configured", error=str(error))
             return 1
+    if bridge.failed:
+        log.error("stopped, since a part of the bridge failed", left_behind=left_behind)
+        return 1
     if left_behind:
         log.error("stopped; Kafka was away, so records were left behind", records=left_behind)
     else:

@@ -1,7 +1,7 @@
 """A shard: a fixed share of the subscriptions, from its sessions through its pipeline to its sink."""
 
 import asyncio
-from collections.abc import Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 
 import structlog
 
@@ -21,9 +21,18 @@ _DRAIN = 4.5
 
 
 class Shard:
-    """One shard, numbered from 0, of a bridge."""
+    """One shard, numbered from 0, of a bridge that `stop` ends; `failed` if a mistake of our own set it."""
 
-    def __init__(self, number: int, config: Config, topics: Mapping[str, Topic], metrics: Metrics) -> None:
+    def __init__(
+        self,
+        number: int,
+        config: Config,
+        topics: Mapping[str, Topic],
+        metrics: Metrics,
+        stop: asyncio.Event,
+    ) -> None:
+        self.failed = False
+        self._stop = stop
         self._config = config
         self._metrics = metrics
         self._label = str(number)
@@ -51,13 +60,13 @@ class Shard:
         self._running: set[asyncio.Task[None]] = set()
         self._stopping = False
 
-    async def run(self, stop: asyncio.Event) -> int:
+    async def run(self) -> int:
         """Serve until `stop`, then deliver what was received; return how many records were left behind."""
         async with self._group:
-            delivering = self._group.create_task(self.sink.run(), name=f"sink {self._label}")
+            delivering = self._group.create_task(self._part(self.sink.run), name=f"sink {self._label}")
             for connector in self._connectors:
                 self._start(connector)
-            await stop.wait()
+            await self._stop.wait()
             self._stopping = True
             for task in self._running:
                 task.cancel()
@@ -93,8 +102,17 @@ class Shard:
         )
 
     def _start(self, connector: Connector) -> None:
-        task = self._group.create_task(connector.run(), name=f"connector {self._label}")
+        task = self._group.create_task(self._part(connector.run), name=f"connector {self._label}")
         self._running.add(task)
+
+    async def _part(self, run: Callable[[], Awaitable[None]]) -> None:
+        """Run a part of the shard; if it fails, the bridge stops as on a signal, and delivers what it has."""
+        try:
+            await run()
+        except Exception:
+            log.exception("a part of the bridge failed, so it stops", shard=self._label)
+            self.failed = True
+            self._stop.set()
 
     def _on_room(self, room: bool) -> None:
         self._paused.value = 0 if room else 1

@@ -1,0 +1,151 @@
+"""A mistake of our own costs the session that it happens in, which is replaced, and nothing else."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+import uvloop
+from structlog.testing import capture_logs
+
+from bridge.channels.channel import Source
+from bridge.config import ExchangeConfig
+from bridge.connector import Connector
+from bridge.exchange.frames import BadFrame, Push
+from bridge.metrics import Metrics
+from bridge.simulator import Simulator
+from tests.support.waiting import soon
+
+SYMBOLS = ["BTC_USDT", "ETH_USDT"]
+
+
+class Received:
+    """Takes what sessions bring, keeps their names in order, and fails as often as `mistake` says."""
+
+    def __init__(self, mistake: Callable[["Received"], bool] = lambda _: False) -> None:
+        self.sessions: dict[str, int] = {}
+        self.mistakes = 0
+        self._mistake = mistake
+
+    def push(self, push: Push, source: Source, received_us: int, frame: bytes) -> None:
+        self.sessions[source.session] = self.sessions.get(source.session, 0) + 1
+        if self._mistake(self):
+            self.mistakes += 1
+            raise ZeroDivisionError("a mistake")
+
+    def bad(self, bad: BadFrame, source: Source, received_us: int, frame: bytes) -> None:
+        raise AssertionError(bad)
+
+
+class Connected(Connector):
+    """A connector whose settings take any value, as a mistake would make it."""
+
+    def __init__(self, exchange: Simulator, receiver: Received, settings: Mapping[str, object]) -> None:
+        self.metrics = Metrics()
+        config = ExchangeConfig(url=exchange.url, reconnect_min=0.01, reconnect_max=0.05)
+        super().__init__(
+            {"trades": SYMBOLS}, config=config, receiver=receiver, metrics=self.metrics, shard="0"
+        )
+        self.set(settings)
+
+    def set(self, settings: Mapping[str, object]) -> None:
+        """Have these settings from the next session on."""
+        self._config = self._config.model_copy(update=settings)
+
+    @property
+    def closed(self) -> float:
+        """How many sessions have ended so."""
+        return self.metrics.counter("reconnects_total", reason="closed").value
+
+
+@asynccontextmanager
+async def connected(exchange: Simulator, receiver: Received, **settings: object) -> AsyncIterator[Connected]:
+    """Run a connector as long as the context."""
+    connector = Connected(exchange, receiver, settings)
+    running = asyncio.create_task(connector.run())
+    try:
+        yield connector
+    finally:
+        running.cancel()
+        await asyncio.wait({running})
+
+
+def tracebacks(lines: Sequence[Mapping[str, Any]]) -> list[object]:
+    """Return the tracebacks of sessions that failed by a mistake."""
+    return [line["exc_info"] for line in lines if line["event"] == "a session failed" and line["exc_info"]]
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        pytest.param("reply_timeout", id="where it begins"),
+        pytest.param("stale_after", id="in its task"),
+        pytest.param("max_session_age", id="in the connector"),
+    ],
+)
+def test_a_session_that_fails_is_told_counted_closed_and_replaced(setting: str) -> None:
+    async def scenario() -> None:
+        async with Simulator(symbols=SYMBOLS, rate=100) as exchange:
+            async with connected(exchange, Received(), **{setting: None}) as connector:
+                await soon(lambda: connector.closed >= 3, 20, "three sessions")
+                assert exchange.handshakes >= 3
+                assert len(tracebacks(lines)) >= 3
+            await soon(lambda: len(exchange.clients) == 0, 20, "no connection is left")
+
+    with capture_logs() as lines:
+        uvloop.run(scenario())
+
+
+def test_a_mistake_while_a_session_takes_over_ends_both_and_a_third_goes_on() -> None:
+    """The first push of the second session is one that was held back until the handover."""
+    received = Received(lambda all_of: len(all_of.sessions) == 2 and not all_of.mistakes)
+
+    async def scenario() -> None:
+        async with Simulator(symbols=SYMBOLS, rate=200) as exchange:
+            async with connected(exchange, received, max_session_age=0.5) as connector:
+                await soon(lambda: len(received.sessions) > 2, 20, "a third session")
+                assert (received.mistakes, connector.closed) == (1, 1)
+            assert exchange.handshakes >= 3
+            await soon(lambda: len(exchange.clients) == 0, 20, "no connection is left")
+
+    with capture_logs() as lines:
+        uvloop.run(scenario())
+    assert len(tracebacks(lines)) == 1
+
+
+def test_a_session_that_fails_before_it_has_taken_over_is_told_and_the_old_one_serves_on() -> None:
+    received = Received()
+
+    async def scenario() -> None:
+        async with Simulator(symbols=SYMBOLS, rate=200) as exchange:
+            async with connected(exchange, received, max_session_age=0.5) as connector:
+                await soon(lambda: received.sessions, 20, "pushes")
+                connector.set({"stale_after": None})
+                await soon(lambda: len(tracebacks(lines)) >= 2, 20, "two sessions that fail")
+                before = sum(received.sessions.values())
+                await soon(lambda: sum(received.sessions.values()) > before, 20, "pushes")
+                assert (len(received.sessions), connector.closed) == (1, 0)
+            await soon(lambda: len(exchange.clients) == 0, 20, "no connection is left")
+
+    with capture_logs() as lines:
+        uvloop.run(scenario())
+
+
+def test_a_push_that_nobody_can_take_ends_its_session_and_no_other(caplog: pytest.LogCaptureFixture) -> None:
+    received = Received(lambda all_of: sum(all_of.sessions.values()) == 20)
+    other = Received()
+
+    async def scenario() -> None:
+        async with Simulator(symbols=SYMBOLS, rate=200) as exchange:  # noqa: SIM117
+            async with connected(exchange, received) as one, connected(exchange, other) as another:
+                await soon(lambda: len(received.sessions) == 2, 20, "a second session")
+                assert (received.mistakes, one.closed) == (1, 1)
+                before = sum(other.sessions.values())
+                await soon(lambda: sum(other.sessions.values()) > before, 20, "pushes of the other session")
+                assert (len(other.sessions), another.closed) == (1, 0)
+
+    with caplog.at_level(logging.ERROR):
+        uvloop.run(scenario())
+    assert "ZeroDivisionError: a mistake" in caplog.text

@@ -1,0 +1,83 @@
+"""The service in this process, so that a test can give it settings that no configuration file may have."""
+
+import asyncio
+import urllib.request
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import uvloop
+from structlog.testing import capture_logs
+
+from bridge import service
+from bridge.config import Config
+from tests.support.checks import records_of
+from tests.support.exchange import ExchangeThread
+from tests.support.kafka_broker import Broker
+from tests.support.process import SYMBOLS, config
+from tests.support.waiting import eventually
+
+Metric = Callable[[str], float]
+
+
+def serve(settings: Config, meanwhile: Callable[[Metric], None]) -> tuple[int, Sequence[Any]]:
+    """Run the service until it stops by itself; return its exit status and its log.
+
+    `meanwhile` runs in a thread, with what reads the service's metrics.
+    """
+
+    def metric(name: str) -> float:
+        port = next(line["port"] for line in lines if line["event"] == "endpoints")
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
+            samples = answer.read().decode().splitlines()
+        return sum(float(one.split()[-1]) for one in samples if one.startswith(f"digifinex_bridge_{name}"))
+
+    async def scenario() -> int:
+        serving = asyncio.create_task(service.run(settings))
+        await asyncio.to_thread(eventually, lambda: "endpoints" in str(lines), 20, "endpoints")
+        await asyncio.to_thread(meanwhile, metric)
+        return await asyncio.wait_for(serving, 20)
+
+    with capture_logs() as lines:
+        return uvloop.run(scenario()), lines
+
+
+def failures(lines: Sequence[Any]) -> list[Any]:
+    return [line["exc_info"] for line in lines if line["event"].startswith("a part of the bridge failed")]
+
+
+def test_when_a_connector_fails_all_shards_deliver_what_they_have_and_the_status_is_1(
+    kafka: Broker, prefix: str
+) -> None:
+    """A back-off without a bound fails at the first reconnect; a long transaction holds all until then."""
+    with ExchangeThread(symbols=SYMBOLS, rate=300) as exchange:
+        keys = {"shards": 2, "commit_interval": 8.0}
+        settings = Config.model_validate(config(exchange.url, kafka, prefix, {"kafka": keys}))
+        endless = settings.exchange.model_copy(update={"reconnect_min": None})
+
+        def meanwhile(metric: Metric) -> None:
+            eventually(lambda: metric("pending_records") > 300, 30, "records that wait")
+            exchange.quiesce()
+            total = sum(exchange.truth.counts().values())
+            eventually(
+                lambda: metric("pending_records") + metric("records_total") >= total, 20, "all received"
+            )
+            assert metric("pending_records") > 0
+            exchange.call(lambda: next(iter(exchange.simulator.clients)).cut())
+
+        status, lines = serve(settings.model_copy(update={"exchange": endless}), meanwhile)
+        assert (status, failures(lines)) == (1, [True])
+        assert lines[-1]["event"] == "stopped, since a part of the bridge failed"
+        assert lines[-1]["left_behind"] == 0
+        sent = exchange.truth.counts()
+        for channel in ("trades", "depth", "ticker", "all_ticker"):
+            assert len(records_of(kafka, prefix, channel)) == sent[channel]
+
+
+def test_when_a_sink_fails_the_bridge_stops_and_says_what_was_left_behind(kafka: Broker, prefix: str) -> None:
+    with ExchangeThread(symbols=SYMBOLS, rate=300) as exchange:
+        settings = Config.model_validate(config(exchange.url, kafka, prefix))
+        endless = settings.kafka.model_copy(update={"flush_interval": None})
+        status, lines = serve(settings.model_copy(update={"kafka": endless}), lambda _: None)
+    assert (status, failures(lines)) == (1, [True])
+    assert lines[-1]["event"] == "stopped, since a part of the bridge failed"
+    assert lines[-1]["left_behind"] > 0
