@@ -26,6 +26,9 @@ from tests.support.waiting import eventually
 README = (ROOT / "README.md").read_text()
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 
+# What a shell has that no other make started.
+SHELL = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
+
 BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
 SECONDS = 60.0
 
@@ -205,6 +208,7 @@ def test_the_demo_ends_with_equal_counts() -> None:
     done = subprocess.run(
         ["make", "demo", "ARGS=--seconds 5"],
         cwd=ROOT,
+        env=SHELL,
         capture_output=True,
         text=True,
         check=False,
@@ -218,7 +222,9 @@ def test_the_demo_ends_with_equal_counts() -> None:
 
 @pytest.mark.parametrize("target", sorted(set(re.findall(r"\bmake ([a-z]+)", README))))
 def test_a_target_of_make_exists(target: str) -> None:
-    done = subprocess.run(["make", "-n", target], cwd=ROOT, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        ["make", "-n", target], cwd=ROOT, env=SHELL, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
 
 
