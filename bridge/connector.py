@@ -8,7 +8,7 @@ import asyncio
 import random
 import time
 import uuid
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from typing import cast
 
 import structlog
@@ -19,10 +19,10 @@ from bridge import __version__
 from bridge.backoff import Backoff
 from bridge.channels.channel import Source
 from bridge.config import ExchangeConfig
-from bridge.exchange.frames import Push
-from bridge.exchange.handover import Handover
+from bridge.exchange.frames import BadFrame, Push
+from bridge.exchange.handover import Bad, Handover, Message
 from bridge.exchange.session import Credentials, Session, Timing
-from bridge.feed import Deliver, Ended, Feed, Receiver
+from bridge.feed import Ended, Feed, Receiver
 from bridge.metrics import Metrics
 from bridge.socket import Socket
 
@@ -31,7 +31,8 @@ log = structlog.get_logger(__name__)
 _CLOSING_HANDSHAKE = 2.0  # seconds
 _AGE_JITTER = 0.1  # of max_session_age
 
-_Held = tuple[Source, int, bytes]
+_Came = tuple[Source, int, bytes]
+"""From which session a message came, when in µs, and its frame."""
 
 
 class Connector:
@@ -124,7 +125,7 @@ class Connector:
     async def _session(self) -> Ended:
         """Open a session and serve it, and those that take over from it, to the last one's end."""
         try:
-            feed = await self._open(self._receiver.push)
+            feed = await self._open(self._receiver)
         except TimeoutError:
             return Ended("timeout", f"no connection to {self._config.url}")
         except (OSError, EOFError, WebSocketException) as error:
@@ -142,7 +143,7 @@ class Connector:
         finally:
             await asyncio.gather(*(self._end(feed) for feed in self._feeds))
 
-    async def _open(self, deliver: Deliver) -> Feed:
+    async def _open(self, receiver: Receiver) -> Feed:
         config = self._config
         opened = await connect(
             config.url,
@@ -165,8 +166,8 @@ class Connector:
             session,
             Source(uuid.uuid4().hex[:16], self.account),
             max_frame_bytes=config.max_frame_bytes,
-            receiver=self._receiver,
-            deliver=deliver,
+            receiver=receiver,
+            deliver=receiver.push,
             metrics=self._metrics,
             shard=self._shard,
         )
@@ -188,25 +189,21 @@ class Connector:
 
     async def _rotate(self, old: Feed) -> Feed:
         """Let a fresh session take over from `old`; return the one that serves on."""
-        handover: Handover[_Held] = Handover()
-        late: list[tuple[Push, _Held]] = []
+        handover: Handover[_Came] = Handover()
+        late: list[tuple[Message, _Came]] = []
 
-        def remember(push: Push, source: Source, received_us: int, frame: bytes) -> None:
-            handover.remember(push)
-            self._receiver.push(push, source, received_us, frame)
+        def remember(message: Message, came: _Came) -> None:
+            handover.remember(message)
+            self._pass_on([(message, came)])
 
-        def hold(push: Push, source: Source, received_us: int, frame: bytes) -> None:
-            handover.hold(push, (source, received_us, frame))
-
-        def keep(push: Push, source: Source, received_us: int, frame: bytes) -> None:
-            late.append((push, (source, received_us, frame)))
-
+        # A damaged frame may come on both as soon as both are open, which is before this side knows of it.
+        old.deliver_to(_Into(remember))
         try:
-            new = await self._open(hold)
+            new = await self._open(_Into(handover.hold))
         except (OSError, EOFError, WebSocketException) as error:
+            old.deliver_to(self._receiver)
             self._log.warning("no session to take over yet", detail=str(error))
             return old
-        old.deliver = remember
         self._begin(new)
         try:
             await _first(new.live.wait(), new.ended, old.ended)
@@ -214,7 +211,7 @@ class Connector:
                 await _first(old.fence(), new.ended, old.ended)
             # What the old session brings from here on, the new one brings too; and with its own fence it
             # has brought all that the old one did.
-            old.deliver = keep
+            old.deliver_to(_Into(lambda message, came: late.append((message, came))))
             if not new.ended.done():
                 await _first(new.fence(), new.ended)
         except asyncio.CancelledError:
@@ -223,23 +220,39 @@ class Connector:
                 self._pass_on(handover.release())
             raise
         if new.ended.done():
-            old.deliver = self._receiver.push
-            for push, (source, received_us, frame) in late:
-                remember(push, source, received_us, frame)
+            old.deliver_to(self._receiver)
+            for message, came in late:
+                remember(message, came)
             if not old.ended.done():
                 await self._end(new)
                 return old
         self._pass_on(handover.release())
-        new.deliver = self._receiver.push
-        old.deliver = _drop
+        new.deliver_to(self._receiver)
+        old.deliver_to(_Into(_drop))
         self._metrics.counter("reconnects_total", reason="rotated").value += 1
         self._log.info("session rotated", old=old.source.session, new=new.source.session)
         await self._end(old)
         return new
 
-    def _pass_on(self, pushes: list[tuple[Push, _Held]]) -> None:
-        for push, (source, received_us, frame) in pushes:
-            self._receiver.push(push, source, received_us, frame)
+    def _pass_on(self, messages: Iterable[tuple[Message, _Came]]) -> None:
+        for message, came in messages:
+            if isinstance(message, Bad):
+                self._receiver.bad(message.why, *came)
+            else:
+                self._receiver.push(message, *came)
+
+
+class _Into:
+    """A receiver that puts pushes and bad frames alike into `take`."""
+
+    def __init__(self, take: Callable[[Message, _Came], None]) -> None:
+        self._take = take
+
+    def push(self, push: Push, source: Source, received_us: int, frame: bytes) -> None:
+        self._take(push, (source, received_us, frame))
+
+    def bad(self, bad: BadFrame, source: Source, received_us: int, frame: bytes) -> None:
+        self._take(Bad(frame, bad), (source, received_us, frame))
 
 
 async def _first(condition: Coroutine[object, object, object], *ends: asyncio.Task[Ended]) -> None:
@@ -251,5 +264,5 @@ async def _first(condition: Coroutine[object, object, object], *ends: asyncio.Ta
         waiting.cancel()
 
 
-def _drop(push: Push, source: Source, received_us: int, frame: bytes) -> None:
+def _drop(message: Message, came: _Came) -> None:
     """Leave out what an old session still brings: the new one brings it too."""

@@ -89,6 +89,11 @@ class Feed:
         await asyncio.wait({self.ended})
         await self._socket.close()  # a session that failed at its start has not come to that
 
+    def deliver_to(self, receiver: Receiver) -> None:
+        """Bring all that comes from here on to another receiver."""
+        self.deliver = receiver.push
+        self._receiver = receiver
+
     async def fence(self) -> None:
         """Return when all that the exchange had pushed at the time of the call has been delivered."""
         request_id = self.session.ping(time.monotonic())

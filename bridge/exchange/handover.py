@@ -1,6 +1,6 @@
-"""Which pushes go on while a new session takes over from an old one, so that nothing is lost or repeated.
+"""What goes on while a new session takes over from an old one, so that nothing is lost or repeated.
 
-From the moment the new session subscribes, the old one's pushes go on and are remembered, the new one's
+While the new session opens and subscribes, the old one's pushes go on and are remembered, the new one's
 are held back. When the new session is live and the old one has answered one more ping, all that the
 exchange pushed before the new session was live has come in over the old one. Then the old session is
 dropped, and of what was held only the unseen goes on.
@@ -8,17 +8,17 @@ dropped, and of what was held only the unseen goes on.
 What is unseen: trades have ids, and their channel knows them. A depth snapshot replaces the book. Of every
 other series, one symbol's tickers or one currency's balances, the new session first brings what the old one
 ended with: it goes on from there. Comparing items one by one would not do, since a balance that goes back
-to what it was reads as it did before.
+to what it was reads as it did before. A frame that is no message is a series of its own, by its bytes.
 """
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable
-from typing import Generic, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 import msgspec
 from msgspec import Raw
 
-from bridge.exchange.frames import Push
+from bridge.exchange.frames import BadFrame, Push
 
 # What comes with a snapshot on subscribing, and so needs no comparing.
 _BY_SYMBOL = ("trades", "depth")
@@ -29,6 +29,16 @@ _TICKERS = ("ticker", "all_ticker")
 Context = TypeVar("Context")
 Series = tuple[str, str]
 """A channel, and the symbol or currency."""
+
+
+class Bad(NamedTuple):
+    """A frame that is no message of the protocol, and why."""
+
+    frame: bytes
+    why: BadFrame
+
+
+Message = Push | Bad
 
 
 class _Item(msgspec.Struct, gc=False):
@@ -44,38 +54,44 @@ _UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
 class Handover(Generic[Context]):
-    """One handover. `Context` is whatever the caller wants back with a held push."""
+    """One handover. `Context` is whatever the caller wants back with a held message."""
 
     def __init__(self) -> None:
         self._remembered: list[Push] = []
-        self._held: list[tuple[Push, Context]] = []
+        self._bad: Counter[bytes] = Counter()
+        self._held: list[tuple[Message, Context]] = []
 
-    def remember(self, push: Push) -> None:
-        """Take note of a push of the old session."""
-        if push.channel not in _BY_SYMBOL:
-            self._remembered.append(push)
+    def remember(self, message: Message) -> None:
+        """Take note of a message of the old session."""
+        if isinstance(message, Bad):
+            self._bad[message.frame] += 1
+        elif message.channel not in _BY_SYMBOL:
+            self._remembered.append(message)
 
-    def hold(self, push: Push, context: Context) -> None:
-        """Keep a push of the new session back."""
-        self._held.append((push, context))
+    def hold(self, message: Message, context: Context) -> None:
+        """Keep a message of the new session back."""
+        self._held.append((message, context))
 
-    def release(self) -> list[tuple[Push, Context]]:
+    def release(self) -> list[tuple[Message, Context]]:
         """Return what was held and goes on, in order.
 
         To be called when the new session has brought all that the old one has: of what comes later nobody
         can tell whether it was seen.
         """
-        pushes = [push for push, _ in self._held]
-        seen = self._seen(pushes)
-        last_snapshot = {_symbol(push): place for place, push in enumerate(pushes) if _is_snapshot(push)}
+        pushes = [(place, held) for place, (held, _) in enumerate(self._held) if isinstance(held, Push)]
+        seen = self._seen(push for _, push in pushes)
+        last_snapshot = {_symbol(push): place for place, push in pushes if _is_snapshot(push)}
         released = []
-        for place, (push, context) in enumerate(self._held):
-            if push.channel == "depth":
-                goes_on = push if place >= last_snapshot.get(_symbol(push), 0) else None
-            elif push.channel == "trades":
-                goes_on = push
-            else:
-                goes_on = _without(seen, push)
+        for place, (held, context) in enumerate(self._held):
+            goes_on: Message | None = held
+            if isinstance(held, Bad):
+                if self._bad[held.frame]:
+                    self._bad[held.frame] -= 1
+                    goes_on = None
+            elif held.channel == "depth":
+                goes_on = held if place >= last_snapshot.get(_symbol(held), 0) else None
+            elif held.channel != "trades":
+                goes_on = _without(seen, held)
             if goes_on is not None:
                 released.append((goes_on, context))
         self._held.clear()
@@ -125,14 +141,14 @@ def _without(seen: dict[Series, int], push: Push) -> Push | None:
 
 
 def _items(push: Push) -> list[bytes]:
-    """Return the items of a push's list; a list that is none counts as one item."""
+    """Return the items of a push's list; a list that is none, or empty, counts as one item."""
     try:
         items = _decode_items(push.params)
         if len(items) == 1 and bytes(items[0])[:1] == b"[":
             items = _decode_items(items[0])
     except _UNREADABLE:
         return [push.params]
-    return [bytes(item) for item in items]
+    return [bytes(item) for item in items] or [push.params]
 
 
 def _series(push: Push, item: bytes) -> Series:

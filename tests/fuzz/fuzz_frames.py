@@ -29,7 +29,7 @@ with atheris.instrument_imports(include=["bridge.channels", "bridge.exchange", "
     from bridge.channels import CHANNELS
     from bridge.channels.channel import Source
     from bridge.exchange.frames import BadFrame, inflate, within
-    from bridge.exchange.handover import Handover
+    from bridge.exchange.handover import Bad, Handover, Message
     from bridge.exchange.session import Credentials, Session, Timing
     from bridge.metrics import Metrics
     from bridge.pipeline import Pipeline
@@ -94,17 +94,25 @@ class Conversation:
             push = self.session.receive(text, self.now)
         except BadFrame as bad:
             self.pipeline.bad(bad, self.source, RECEIVED_US, frame)
+            self.hand_over(Bad(frame, bad), frame)
             return
         if push is not None:
             self.pipeline.push(push, self.source, RECEIVED_US, frame)
-            self.handover.hold(push, frame)
-            if len(frame) % 2:
-                self.handover.remember(push)
+            self.hand_over(push, frame)
+
+    def hand_over(self, message: Message, frame: bytes) -> None:
+        """Let the next session bring a message too, and this one not always."""
+        self.handover.hold(message, frame)
+        if len(frame) % 2:
+            self.handover.remember(message)
 
     def end(self) -> None:
         """Let another session take over."""
-        for push, frame in self.handover.release():
-            self.pipeline.push(push, Source("next", "main"), RECEIVED_US, frame)
+        for message, frame in self.handover.release():
+            if isinstance(message, Bad):
+                self.pipeline.bad(message.why, Source("next", "main"), RECEIVED_US, frame)
+            else:
+                self.pipeline.push(message, Source("next", "main"), RECEIVED_US, frame)
 
 
 def emit(records: Sequence[Record]) -> Sequence[Record]:

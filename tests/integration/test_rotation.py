@@ -2,8 +2,11 @@
 
 import threading
 import zlib
-from collections.abc import Iterator
+from base64 import b64decode
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +14,7 @@ import msgspec
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
+from bridge.simulator import Faults
 from tests.support.checks import assert_books_are, assert_no_hole, assert_trades_are, by_symbol, records_of
 from tests.support.exchange import ExchangeThread, books
 from tests.support.kafka_broker import Broker
@@ -19,17 +23,15 @@ from tests.support.waiting import eventually
 
 
 @contextmanager
-def listener(url: str) -> Iterator[list[dict[str, Any]]]:
-    """Listen to the tickers over one connection that is never replaced; gives what it has heard."""
-    heard: list[dict[str, Any]] = []
+def listener(url: str) -> Iterator[list[bytes]]:
+    """Listen to the tickers over one connection that is never replaced; gives the frames it has heard."""
+    heard: list[bytes] = []
 
     def listen() -> None:
         try:
             for message in socket:
                 assert isinstance(message, bytes)
-                frame = msgspec.json.decode(zlib.decompress(message))
-                if frame.get("method") == "ticker.update":
-                    heard.extend(frame["params"])
+                heard.append(message)
         except ConnectionClosed:
             return
 
@@ -61,9 +63,55 @@ def test_rotation_loses_and_repeats_nothing(kafka: Broker, prefix: str, tmp_path
         found = [
             _figures(one) for one in records if one["seq"] > 0 or one["session"] != records[0]["session"]
         ]
-        told = [_figures(one) for one in heard if one["symbol"] == symbol]
+        told = [_figures(one) for one in _tickers(heard) if one["symbol"] == symbol]
         once = _without_answers_to_subscribing(found, told)
         assert once == told[told.index(once[0]) :], symbol
+
+
+def test_a_bad_frame_that_comes_on_both_sessions_is_one_dead_letter(
+    kafka: Broker, prefix: str, tmp_path: Path
+) -> None:
+    faults = Faults(corrupt=0.2, bad_json=0.2, unknown_method=0.1)
+    with (
+        ExchangeThread(symbols=SYMBOLS, rate=600, faults=faults) as exchange,
+        listener(exchange.url) as all_of,
+    ):
+        sections = {"exchange": {"max_session_age": 0.5}}
+        with RunningBridge(tmp_path, config(exchange.url, kafka, prefix, sections)) as bridge:
+            rotations = partial(bridge.metric, "reconnects_total", reason="rotated")
+            bridge.wait_ready()
+            eventually(lambda: rotations() >= 8, 60, "8 rotations")
+            exchange.quiesce()
+            before = rotations()
+            eventually(lambda: rotations() >= before + 2, 20, "rotations after the last frame")
+            assert bridge.metric("reconnects_total", reason="closed") == 0
+            assert bridge.stop() == 0
+        letters = records_of(kafka, prefix, "deadletter")
+    heard = [frame for frame in all_of if _is_bad(frame)]
+    letters.sort(key=lambda letter: int(letter.json["received_us"]))
+    told = [b64decode(letter.json["frame_base64"]) for letter in letters]
+    assert Counter(told) <= Counter(heard)
+    first = next(frame for frame in told if heard.count(frame) == 1)
+    assert set(heard[heard.index(first) :]) <= set(told)
+
+
+def _messages(frames: Iterable[bytes]) -> Iterator[dict[str, Any]]:
+    for frame in frames:
+        yield msgspec.json.decode(zlib.decompress(frame))
+
+
+def _tickers(frames: Iterable[bytes]) -> Iterator[dict[str, Any]]:
+    for message in _messages(frames):
+        if message.get("method") == "ticker.update":
+            yield from message["params"]
+
+
+def _is_bad(frame: bytes) -> bool:
+    try:
+        (message,) = _messages([frame])
+    except (zlib.error, msgspec.DecodeError):
+        return True
+    return message.get("method") == "moon.update"
 
 
 def _figures(ticker: dict[str, Any]) -> tuple[object, ...]:

@@ -3,16 +3,17 @@
 import json
 from collections import Counter, defaultdict
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge.exchange.frames import Push, decode
-from bridge.exchange.handover import Handover
+from bridge.exchange.frames import BadFrame, Push, decode
+from bridge.exchange.handover import Bad, Handover
 
 Book = dict[str, dict[str, str]]
+Context = TypeVar("Context")
 
 
 class Happened(NamedTuple):
@@ -37,7 +38,12 @@ def released(old: list[Push], new: list[Push]) -> list[tuple[str, Any]]:
         handover.remember(message)
     for place, message in enumerate(new):
         handover.hold(message, place)
-    return [(message.channel, json.loads(bytes(message.params))) for message, _ in handover.release()]
+    return [(message.channel, json.loads(bytes(message.params))) for message, _ in released_by(handover)]
+
+
+def released_by(handover: Handover[Context]) -> list[tuple[Push, Context]]:
+    """Return what goes on of pushes alone."""
+    return [(message, context) for message, context in handover.release() if isinstance(message, Push)]
 
 
 def balances(*totals: str, currency: str = "USDT") -> list[Push]:
@@ -155,6 +161,53 @@ def test_a_book_goes_on_from_its_last_snapshot() -> None:
     ]
 
 
+# Bad frames
+
+
+def bad(content: str) -> Bad:
+    return Bad(content.encode(), BadFrame("json", "not JSON"))
+
+
+def released_bad(old: str, new: str) -> str:
+    """Return the contents of the new session's bad frames that go on; the old one's had these."""
+    handover: Handover[None] = Handover()
+    for content in old:
+        handover.remember(bad(content))
+    for content in new:
+        handover.hold(bad(content), None)
+    return "".join(message.frame.decode() for message, _ in handover.release() if isinstance(message, Bad))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "goes_on"),
+    [
+        pytest.param("", "AB", "AB", id="only the new session brought it"),
+        pytest.param("AB", "", "", id="only the old session brought it"),
+        pytest.param("AB", "AB", "", id="both brought it"),
+        pytest.param("ABX", "YB", "Y", id="each has damage of its own"),
+        pytest.param("A", "AA", "A", id="it comes once more"),
+        pytest.param("AA", "A", "", id="it came before the new session was there"),
+    ],
+)
+def test_a_bad_frame_that_both_sessions_bring_goes_on_once(old: str, new: str, goes_on: str) -> None:
+    assert released_bad(old, new) == goes_on
+
+
+@given(st.text("ABC"), st.text("ABC"))
+def test_of_bad_frames_as_many_go_on_as_one_session_alone_brought(old: str, new: str) -> None:
+    assert Counter(old + released_bad(old, new)) == Counter(old) | Counter(new)
+
+
+def test_a_bad_frame_goes_on_in_its_place_among_the_pushes_with_its_context() -> None:
+    handover: Handover[int] = Handover()
+    snapshot, delta = (push("depth", [clean, {}, "A"]) for clean in (True, False))
+    held: list[Push | Bad] = [delta, bad("X"), snapshot, bad("Y"), delta]
+    handover.remember(bad("Y"))
+    for place, message in enumerate(held):
+        handover.hold(message, place)
+    assert handover.release() == [(held[1], 1), (held[2], 2), (held[4], 4)]
+
+
 # Params of any shape
 
 
@@ -181,7 +234,7 @@ def test_params_of_any_shape_go_on_to_be_judged(channel: str, params: str) -> No
 
 
 @pytest.mark.parametrize(
-    "params", ["null", "{}", "[1,2]", '[{"symbol":1}]', '[{"no":"symbol"},{"symbol":"A"}]']
+    "params", ["null", "{}", "[]", "[[]]", "[1,2]", '[{"symbol":1}]', '[{"no":"symbol"},{"symbol":"A"}]']
 )
 def test_params_of_any_shape_go_on_once(params: str) -> None:
     assert released([push("ticker", params)], [push("ticker", params)]) == []
@@ -266,7 +319,7 @@ def merged(rotation: Rotation, draw: st.DataObject, first: dict[int, list[Happen
             handover.hold(message, happened.symbol)
     on += [
         Happened(message.channel, symbol, json.loads(bytes(message.params)))
-        for message, symbol in handover.release()
+        for message, symbol in released_by(handover)
     ]
     return on + rotation.of_new(rotation.release, len(rotation.pushes))
 
