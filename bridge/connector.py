@@ -19,11 +19,13 @@ from bridge import __version__
 from bridge.backoff import Backoff
 from bridge.channels.channel import Source
 from bridge.config import ExchangeConfig
+from bridge.events import Journal
 from bridge.exchange.frames import BadFrame, Push
 from bridge.exchange.handover import Bad, Handover, Message
 from bridge.exchange.session import Credentials, Session, Timing
 from bridge.feed import Ended, Feed, Receiver
 from bridge.metrics import Metrics
+from bridge.records import Cause
 from bridge.socket import Socket
 
 log = structlog.get_logger(__name__)
@@ -38,7 +40,9 @@ _Came = tuple[Source, int, bytes]
 class Connector:
     """Keeps the subscriptions of `wanted` (channel to symbols) alive, one session at a time.
 
-    `account` and `credentials` go together, for private channels.
+    `account` and `credentials` go together, for private channels. Of these nobody can fill in what is pushed
+    while no session listens: each such time is told to the `journal`. `alive` tells until when each of them
+    was listened to before, in microseconds since the epoch, and is kept up to date.
     """
 
     def __init__(
@@ -47,18 +51,23 @@ class Connector:
         *,
         config: ExchangeConfig,
         receiver: Receiver,
+        journal: Journal,
         metrics: Metrics,
         shard: str,
         account: str | None = None,
         credentials: Credentials | None = None,
+        alive: Mapping[str, int] | None = None,
     ) -> None:
         self.wanted = {channel: list(symbols) for channel, symbols in wanted.items()}
         self.account = account
         self._config = config
         self._receiver = receiver
+        self._journal = journal
         self._metrics = metrics
         self._shard = shard
         self._credentials = credentials
+        self._alive = dict(alive or {})
+        self._cause: Cause = "takeover"
         self._feeds: list[Feed] = []
         self._reading = asyncio.Event()
         self._reading.set()
@@ -85,6 +94,12 @@ class Connector:
                 "session ended", reason=ended.reason, detail=ended.detail, next_try_in=round(delay, 3)
             )
             await asyncio.sleep(delay)
+
+    def alive(self) -> dict[str, int]:
+        """Tell until when each private channel has been listened to."""
+        if self.account is not None and self._feeds and self._feeds[0].live.is_set():
+            self._alive.update(dict.fromkeys(self.wanted, self._feeds[0].heard_us))
+        return self._alive
 
     def subscribe(self, channel: str, symbols: Sequence[str]) -> None:
         """Add symbols of a channel, in this session and all that follow."""
@@ -125,25 +140,49 @@ class Connector:
     async def _session(self) -> Ended:
         """Open a session and serve it, and those that take over from it, to the last one's end."""
         try:
-            feed = await self._open(self._receiver)
+            feed = await self._open(self._receiver, self._cause)
         except TimeoutError:
             return Ended("timeout", f"no connection to {self._config.url}")
         except (OSError, EOFError, WebSocketException) as error:
             return Ended("refused", f"{self._config.url}: {error}")
         try:
             self._begin(feed)
+            await _first(feed.live.wait(), feed.ended)
+            if feed.live.is_set():
+                self._listens(feed)
             patience = self._lifetime()
             while True:
                 await asyncio.wait({feed.ended}, timeout=patience)
                 await _first(self._reading.wait(), feed.ended)
                 if feed.ended.done():
-                    return feed.ended.result()
+                    ended = feed.ended.result()
+                    self._cause = ended.reason
+                    return ended
                 served, feed = feed, await self._rotate(feed)
                 patience = self._lifetime() if feed is not served else self._config.reconnect_max
         finally:
-            await asyncio.gather(*(self._end(feed) for feed in self._feeds))
+            self.alive()
+            await asyncio.gather(*(self._end(feed, "stopped") for feed in self._feeds))
 
-    async def _open(self, receiver: Receiver) -> Feed:
+    def _listens(self, feed: Feed) -> None:
+        """Tell of the time in which nobody listened to the private channels."""
+        if self.account is None:
+            return
+        for channel in self.wanted:
+            if channel in self._alive:
+                self._metrics.counter("gaps_total", channel=channel).value += 1
+                self._journal.tell(
+                    "gap",
+                    session=feed.source.session,
+                    account=self.account,
+                    channel=channel,
+                    cause=feed.source.cause,
+                    after_us=self._alive[channel],
+                    before_us=feed.heard_us,
+                    filled=0,
+                )
+
+    async def _open(self, receiver: Receiver, cause: Cause) -> Feed:
         config = self._config
         opened = await connect(
             config.url,
@@ -164,10 +203,11 @@ class Connector:
         return Feed(
             cast("Socket", opened),
             session,
-            Source(uuid.uuid4().hex[:16], self.account),
+            Source(uuid.uuid4().hex[:16], self.account, cause),
             max_frame_bytes=config.max_frame_bytes,
             receiver=receiver,
             deliver=receiver.push,
+            journal=self._journal,
             metrics=self._metrics,
             shard=self._shard,
         )
@@ -175,14 +215,25 @@ class Connector:
     def _begin(self, feed: Feed) -> None:
         self._feeds.append(feed)
         feed.begin()
-        self._log.info("session opened", session=feed.source.session, **self.wanted)
+        source = feed.source
+        self._log.info("session opened", session=source.session, **self.wanted)
+        self._journal.tell("session_begun", session=source.session, account=self.account, cause=source.cause)
         if not self._reading.is_set():
             feed.pause()
 
-    async def _end(self, feed: Feed) -> None:
+    async def _end(self, feed: Feed, cause: Cause) -> None:
+        """Close a session; `cause` says why, unless it has ended by itself."""
         if feed in self._feeds:
             self._feeds.remove(feed)
+        over = None if not feed.ended.done() or feed.ended.cancelled() else feed.ended.result()
         await feed.close()
+        self._journal.tell(
+            "session_ended",
+            session=feed.source.session,
+            account=self.account,
+            cause=over.reason if over else cause,
+            detail=over.detail if over else "closed from this side",
+        )
 
     def _lifetime(self) -> float:
         return self._config.max_session_age * random.uniform(1 - _AGE_JITTER, 1)  # noqa: S311
@@ -199,7 +250,7 @@ class Connector:
         # A damaged frame may come on both as soon as both are open, which is before this side knows of it.
         old.deliver_to(_Into(remember))
         try:
-            new = await self._open(_Into(handover.hold))
+            new = await self._open(_Into(handover.hold), "rotated")
         except (OSError, EOFError, WebSocketException) as error:
             old.deliver_to(self._receiver)
             self._log.warning("no session to take over yet", detail=str(error))
@@ -224,14 +275,20 @@ class Connector:
             for message, came in late:
                 remember(message, came)
             if not old.ended.done():
-                await self._end(new)
+                await self._end(new, "rotated")
                 return old
         self._pass_on(handover.release())
         new.deliver_to(self._receiver)
         old.deliver_to(_Into(_drop))
         self._metrics.counter("reconnects_total", reason="rotated").value += 1
         self._log.info("session rotated", old=old.source.session, new=new.source.session)
-        await self._end(old)
+        self._journal.tell(
+            "session_rotated",
+            session=new.source.session,
+            account=self.account,
+            detail=f"takes over from {old.source.session}",
+        )
+        await self._end(old, "rotated")
         return new
 
     def _pass_on(self, messages: Iterable[tuple[Message, _Came]]) -> None:

@@ -10,6 +10,7 @@ import structlog
 from websockets.exceptions import ConnectionClosed
 
 from bridge.channels.channel import Source
+from bridge.events import Journal
 from bridge.exchange.frames import BadFrame, Push, inflate, within
 from bridge.exchange.session import ClockRead, Confirmed, Ponged, Refused, Session
 from bridge.metrics import Metrics
@@ -56,6 +57,7 @@ class Feed:
         max_frame_bytes: int,
         receiver: Receiver,
         deliver: Deliver,
+        journal: Journal,
         metrics: Metrics,
         shard: str,
     ) -> None:
@@ -64,9 +66,11 @@ class Feed:
         self.deliver = deliver
         self.live = asyncio.Event()
         self.refused: list[Refused] = []
+        self.heard_us = 0  # when the last frame came
         self._socket = socket
         self._max_frame_bytes = max_frame_bytes
         self._receiver = receiver
+        self._journal = journal
         self._fruitful = False
         self._wake = asyncio.Event()
         self._fences: dict[int, asyncio.Future[None]] = {}
@@ -122,6 +126,7 @@ class Feed:
 
     def _take(self, frames: Sequence[bytes], binary: bool) -> None:
         now, received_us = time.monotonic(), time.time_ns() // 1000
+        self.heard_us = received_us
         self._frames.value += len(frames)
         self._bytes.value += sum(map(len, frames))
         receive, source, limit = self.session.receive, self.source, self._max_frame_bytes
@@ -193,6 +198,15 @@ class Feed:
                     self._log.error(
                         "subscription refused by the exchange", channel=channel, symbols=symbols, error=error
                     )
+                    for symbol in symbols or (None,):
+                        self._journal.tell(
+                            "subscription_refused",
+                            session=self.source.session,
+                            account=self.source.account,
+                            channel=channel,
+                            symbol=symbol,
+                            detail=error,
+                        )
         if self.session.live:
             self.live.set()
 

@@ -18,7 +18,7 @@ from prometheus_client.metrics_core import InfoMetricFamily, Metric
 
 from bridge import __version__
 from bridge.channels import CHANNELS
-from bridge.records import DEADLETTER, REASONS
+from bridge.records import DEADLETTER, EVENTS, REASONS
 
 PREFIX = "digifinex_bridge_"
 
@@ -101,11 +101,15 @@ class Declaration:
 
 
 _CHANNELS = tuple(CHANNELS)
-_TOPICS = (*CHANNELS, DEADLETTER)
+_TOPICS = (*CHANNELS, DEADLETTER, EVENTS)
 _RECONNECTS = ("closed", "refused", "timeout", "stale", "rejected", "rotated")
 
 DECLARATIONS: tuple[Declaration, ...] = (
     Declaration("connected", Gauge, "Sessions that are open, whether subscribed yet or not.", "shard"),
+    Declaration("shard_owned", Gauge, "1 while this replica serves the shard, else 0.", "shard"),
+    Declaration(
+        "shards_lost_total", Counter, "Shards taken away while they were served: fenced off, or reassigned."
+    ),
     Declaration("frames_total", Counter, "Frames received from the exchange.", "shard"),
     Declaration("received_bytes_total", Counter, "Bytes of frames received, as compressed.", "shard"),
     Declaration("records_total", Counter, "Records acknowledged by Kafka.", "channel", _TOPICS),

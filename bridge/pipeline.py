@@ -6,10 +6,12 @@ import msgspec
 import structlog
 
 from bridge.channels import CHANNELS
-from bridge.channels.channel import BadItem, Normalise, Outcome, Source
+from bridge.channels.channel import BadItem, Normalise, Source
+from bridge.events import Journal
 from bridge.exchange.frames import BadFrame, Push
 from bridge.metrics import Counter, Gauge, Histogram, Metrics
 from bridge.records import Reason, Record, deadletter
+from bridge.watermark import Gap, Watermarks
 
 log = structlog.get_logger(__name__)
 
@@ -40,7 +42,8 @@ class Pipeline:
     """Takes what the sessions of one shard bring, and gives records to `emit`.
 
     `emit` returns those that are too large for Kafka. Records of channels outside of `wanted`
-    are made and dropped. `on_tickers`, if any, is called with the keys of each push of all_ticker.
+    are made and dropped. `watermarks` tell which trades are on Kafka already; gaps are told to the `journal`.
+    `on_tickers`, if any, is called with the keys of each push of all_ticker.
     """
 
     def __init__(
@@ -48,16 +51,19 @@ class Pipeline:
         *,
         wanted: Collection[str],
         emit: Emit,
+        watermarks: Watermarks,
+        journal: Journal,
         metrics: Metrics,
         on_tickers: Callable[[Collection[bytes]], None] | None,
     ) -> None:
         self._emit = emit
+        self._journal = journal
         self._metrics = metrics
         self._on_tickers = on_tickers
         self._lanes: dict[str, _Lane] = {}
         for name, channel in CHANNELS.items():
             lane = self._lanes[name] = _Lane()
-            lane.normalise = channel.normaliser()
+            lane.normalise = channel.normaliser(watermarks)
             lane.wanted = name in wanted
             lane.lag = metrics.histogram("exchange_lag_seconds", channel=name)
             lane.last_push = (
@@ -91,13 +97,15 @@ class Pipeline:
         if outcome.time_us is not None:
             lane.lag.observe((received_us - outcome.time_us) / 1e6)
         if lane.wanted:
+            if outcome.gap is not None:
+                # The gap first: once the trades behind it are on Kafka, nobody could tell of it any more.
+                self._tell(outcome.gap, lane, source)
             bad = outcome.bad
             for record in self._emit(outcome.records):
                 bad = [*bad, f"a record of {len(record.value)} bytes is larger than its topic takes"]
             if bad:
                 self._deadletter("payload", push.channel, _told(bad), source, received_us, frame)
-            if outcome.duplicates or outcome.recovered or outcome.gaps:
-                self._count(lane, outcome)
+            lane.duplicates.value += outcome.duplicates
         if self._on_tickers is not None and push.channel == "all_ticker":
             self._on_tickers({record.key for record in outcome.records if record.key is not None})
 
@@ -107,10 +115,11 @@ class Pipeline:
             self._metrics.counter("decompression_errors_total").value += 1
         self._deadletter(bad.reason, None, bad.detail, source, received_us, frame)
 
-    def _count(self, lane: _Lane, outcome: Outcome) -> None:
-        lane.duplicates.value += outcome.duplicates
-        lane.recovered.value += outcome.recovered
-        lane.gaps.value += outcome.gaps
+    def _tell(self, gap: Gap, lane: _Lane, source: Source) -> None:
+        lane.recovered.value += gap.filled
+        if not gap.closed:
+            lane.gaps.value += 1
+        self._journal.gap_of_trades(gap, source.session, source.cause)
 
     def _deadletter(
         self,

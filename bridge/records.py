@@ -1,27 +1,49 @@
 """Record: one message on its way to Kafka."""
 
 import base64
-from typing import Literal
+from typing import Literal, NamedTuple, TypeAlias
 
 import msgspec
 
 Reason = Literal["decompression", "json", "unknown_method", "payload"]
 
 REASONS: tuple[Reason, ...] = ("decompression", "json", "unknown_method", "payload")
+Cause = Literal[
+    "closed", "refused", "timeout", "stale", "rejected", "rotated", "stopped", "takeover", "repeated_list"
+]
+"""Why a session ended or was opened, or what brought a gap about."""
+
 DEADLETTER = "deadletter"
+EVENTS = "events"
+STATE = "bridge-state"
+
+
+class Stretch(NamedTuple):
+    """What lies after one trade of a symbol and before another, by their ids and times in µs."""
+
+    after_id: int
+    after_us: int
+    before_id: int
+    before_us: int
+
+
+Mark: TypeAlias = tuple[int, int, Stretch | None]
+"""What a watermark keeps of a trade: its id, its time in µs, and the stretch before it that may be a gap."""
 
 
 class Record(msgspec.Struct, frozen=True, gc=False):
     """One message on its way to Kafka.
 
     `channel` names the topic (`<prefix>.<channel>.v1`), `key` decides the partition (None: any),
-    `value` is the JSON object, `time_us` the time of reception in microseconds since the epoch.
+    `value` is the JSON object, `time_us` the time of reception in microseconds since the epoch, `mark` what
+    a trade adds to its symbol's watermark.
     """
 
     channel: str
     key: bytes | None
     value: bytes
     time_us: int
+    mark: Mark | None = None
 
 
 class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):

@@ -3,7 +3,10 @@
 import asyncio
 import gc
 import signal
+import socket
+import uuid
 from collections.abc import Mapping
+from functools import partial
 
 import structlog
 from aiokafka.errors import KafkaError
@@ -12,24 +15,35 @@ from bridge import __version__, plan
 from bridge.backoff import Backoff
 from bridge.config import Config
 from bridge.endpoints import Endpoints
+from bridge.kafka.leases import Leases
 from bridge.kafka.topics import Topic, TopicError, prepare
 from bridge.metrics import Metrics
+from bridge.records import STATE
 from bridge.shard import Shard
 
 log = structlog.get_logger(__name__)
 
 
 class Bridge:
-    """The whole bridge in one process: `run` until `stop` is set."""
+    """The whole bridge in one process, as one replica: `run` until `stop` is set."""
 
     def __init__(self, config: Config) -> None:
         self.metrics = Metrics()
         self.stop = asyncio.Event()
+        self.failed = False
+        self.replica = f"{socket.gethostname()}-{uuid.uuid4().hex[:8]}"
         self._config = config
-        self._shards: list[Shard] = []
+        self._shards: dict[int, Shard] = {}
+        self._leases: Leases | None = None
+        self._leases_changed = asyncio.Event()
+        self._left_behind = 0
         self._trouble: str | None = f"no answer from {config.kafka.bootstrap_servers} yet"
-        self.metrics.gauge("pending_records").read = lambda: sum(s.sink.pending_records for s in self._shards)
-        self.metrics.gauge("pending_bytes").read = lambda: sum(s.sink.pending_bytes for s in self._shards)
+        self.metrics.gauge("pending_records").read = lambda: sum(
+            shard.sink.pending_records for shard in self._shards.values()
+        )
+        self.metrics.gauge("pending_bytes").read = lambda: sum(
+            shard.sink.pending_bytes for shard in self._shards.values()
+        )
 
     async def run(self) -> int:
         """Return how many records were left behind.
@@ -40,31 +54,87 @@ class Bridge:
         topics = await self._topics()
         if topics is None:
             return 0
-        self._shards = [
-            Shard(n, self._config, topics, self.metrics, self.stop) for n in range(self._config.kafka.shards)
-        ]
+        leases = self._leases = Leases(
+            self._config.kafka,
+            topics[STATE].name,
+            metrics=self.metrics,
+            on_change=self._leases_changed.set,
+        )
         # What is here now stays: a full collection that walks it costs more than parsing many frames.
         gc.collect()
         gc.freeze()
-        return sum(await asyncio.gather(*(shard.run() for shard in self._shards)))
-
-    @property
-    def failed(self) -> bool:
-        """True if a mistake of our own, not a signal, stopped the bridge."""
-        return any(shard.failed for shard in self._shards)
+        async with asyncio.TaskGroup() as group:
+            member = group.create_task(self._be_member(leases), name="leases")
+            stopped = group.create_task(self.stop.wait(), name="stop")
+            serving: dict[int, asyncio.Task[None]] = {}
+            while not self.stop.is_set():
+                changed = asyncio.ensure_future(self._leases_changed.wait())
+                await asyncio.wait({changed, stopped}, return_when=asyncio.FIRST_COMPLETED)
+                changed.cancel()
+                self._leases_changed.clear()
+                for number in leases.shards or ():
+                    if number not in serving or serving[number].done():
+                        serving[number] = group.create_task(self._serve(number, topics, leases))
+                for number, shard in self._shards.items():
+                    if number not in (leases.shards or ()):
+                        shard.lose("the group has given it to another replica")
+            for shard in self._shards.values():
+                shard.stop()
+            await asyncio.gather(*serving.values())
+            member.cancel()
+        return self._left_behind
 
     def missing(self) -> dict[str, object]:
-        """Say what keeps the bridge from being ready; nothing if it is."""
+        """Say what keeps the bridge from being ready; nothing if it is. Without shards it stands by."""
         if self._trouble is not None:
             return {"kafka": self._trouble}
+        if self._leases is None or self._leases.shards is None:
+            return {"shards": self._leases.trouble if self._leases else "not shared out yet"}
         missing: dict[str, object] = {}
-        for shard in self._shards:
+        if waiting := sorted(self._leases.shards - self._shards.keys()):
+            missing["shards"] = f"not begun: {', '.join(map(str, waiting))}"
+        for shard in self._shards.values():
             for what, detail in shard.missing().items():
                 known = missing.get(what)
                 missing[what] = (
                     known + detail if isinstance(known, list) and isinstance(detail, list) else detail
                 )
         return missing
+
+    async def _be_member(self, leases: Leases) -> None:
+        """Take part in the group; a mistake of our own stops the bridge as a signal would."""
+        try:
+            await leases.run()
+        except Exception:
+            log.exception("the leases failed, so the bridge stops")
+            self.failed = True
+            self.stop.set()
+
+    async def _serve(self, number: int, topics: Mapping[str, Topic], leases: Leases) -> None:
+        """Serve a shard as long as it is ours; again, if another replica had it in between."""
+        owned = self.metrics.gauge("shard_owned", shard=str(number))
+        backoff = Backoff(0.1, 5.0)
+        while not self.stop.is_set() and number in (leases.shards or ()):
+            shard = self._shards[number] = Shard(
+                number,
+                self._config,
+                topics,
+                self.metrics,
+                replica=self.replica,
+                is_ours=partial(leases.is_ours, number),
+            )
+            owned.value = 1
+            try:
+                self._left_behind += await shard.run()
+            finally:
+                owned.value = 0
+                del self._shards[number]
+            if shard.failed:
+                self.failed = True
+                self.stop.set()
+            if shard.lost:
+                self.metrics.counter("shards_lost_total").value += 1
+                await asyncio.sleep(backoff.next())
 
     async def _topics(self) -> Mapping[str, Topic] | None:
         """Return the topics as soon as Kafka answers; None if the stop comes first."""

@@ -6,22 +6,32 @@ from collections.abc import Awaitable, Callable, Collection, Mapping
 import structlog
 
 from bridge import plan
+from bridge.channels import CHANNELS
 from bridge.config import AccountConfig, Config, Delivery
 from bridge.connector import Connector
+from bridge.events import Journal
 from bridge.exchange.session import Credentials
 from bridge.kafka.sink import Sink
+from bridge.kafka.state import Lost, State
 from bridge.kafka.topics import Topic
 from bridge.metrics import Metrics
 from bridge.pipeline import Pipeline
+from bridge.records import STATE
 
 log = structlog.get_logger(__name__)
 
 # Of the 10 s that a stop may take: what is queued gets this long; goodbyes and closing need the rest.
 _DRAIN = 4.5
 
+_PRIVATE = frozenset(name for name, channel in CHANNELS.items() if channel.private)
+_NOTE_ALIVE = 1.0  # seconds between two notes that private channels are listened to
+
 
 class Shard:
-    """One shard, numbered from 0, of a bridge that `stop` ends; `failed` if a mistake of our own set it."""
+    """One shard, numbered from 0, as a replica serves it from taking it over to losing it.
+
+    `failed` if a mistake of our own has ended it, `lost` if it is another replica's now.
+    """
 
     def __init__(
         self,
@@ -29,10 +39,13 @@ class Shard:
         config: Config,
         topics: Mapping[str, Topic],
         metrics: Metrics,
-        stop: asyncio.Event,
+        *,
+        replica: str,
+        is_ours: Callable[[float], Awaitable[bool]],
     ) -> None:
         self.failed = False
-        self._stop = stop
+        self.lost = False
+        self._over = asyncio.Event()
         self._config = config
         self._metrics = metrics
         self._label = str(number)
@@ -40,42 +53,57 @@ class Shard:
         self._plan = plan.plan(config, number)
         self._markets: set[bytes] = set()
         self._paused = metrics.gauge("reading_paused", shard=self._label)
-        exactly_once = config.kafka.delivery is Delivery.EXACTLY_ONCE
+        kafka = config.kafka
+        exactly_once = kafka.delivery is Delivery.EXACTLY_ONCE
+        self._state = State(kafka, topics[STATE], number, replica)
         self.sink = Sink(
-            config.kafka,
+            kafka,
             topics,
-            transactional_id=f"{config.kafka.group_id}-{number}" if exactly_once else None,
+            transactional_id=f"{kafka.group_id}-{kafka.topic_prefix}-{number}" if exactly_once else None,
+            state=self._state,
+            is_ours=is_ours,
             metrics=metrics,
             on_room=self._on_room,
         )
-        self._pipeline = Pipeline(
-            wanted=self._plan.records,
-            emit=self.sink.add,
-            metrics=metrics,
-            on_tickers=self._follow if self._plan.follows else None,
-        )
-        self._connectors = [self._connector(wanted) for wanted in self._plan.public]
-        self._connectors += [self._connector(wanted, account) for account, wanted in self._plan.private]
+        self._journal = Journal(replica, number, self.sink.add)
+        self._pipeline: Pipeline
+        self._connectors: list[Connector] = []
         self._group = asyncio.TaskGroup()
         self._running: set[asyncio.Task[None]] = set()
         self._stopping = False
 
     async def run(self) -> int:
-        """Serve until `stop`, then deliver what was received; return how many records were left behind."""
+        """Serve until `stop`, then deliver what was received; return how many records were left behind.
+
+        Or until it is lost: then what was received is left to the one who has it now.
+        """
         async with self._group:
             delivering = self._group.create_task(self._part(self.sink.run), name=f"sink {self._label}")
-            for connector in self._connectors:
-                self._start(connector)
-            await self._stop.wait()
+            serving = self._group.create_task(self._serve(), name=f"shard {self._label}")
+            await self._over.wait()
             self._stopping = True
+            serving.cancel()
+            await asyncio.wait({serving})
             for task in self._running:
                 task.cancel()
             if self._running:
                 await asyncio.wait(self._running)
-            self.sink.drain()
-            await asyncio.wait({delivering}, timeout=_DRAIN)
+            if not self.lost:
+                self.sink.drain()
+                await asyncio.wait({delivering}, timeout=_DRAIN)
             delivering.cancel()
-        return self.sink.pending_records
+        return 0 if self.lost else self.sink.pending_records
+
+    def stop(self) -> None:
+        """End it, with all that was received delivered."""
+        self._over.set()
+
+    def lose(self, why: str) -> None:
+        """End it at once, for it is another replica's now."""
+        if not self._over.is_set():
+            log.warning("shard lost", shard=self._label, why=why)
+            self.lost = True
+            self._over.set()
 
     def missing(self) -> dict[str, object]:
         """Say what keeps the shard from being ready; nothing if it is."""
@@ -83,9 +111,46 @@ class Shard:
         if (kafka := self.sink.missing()) is not None:
             missing["kafka"] = kafka
         subscriptions = [text for connector in self._connectors for text in connector.missing()]
+        if not self.sink.taken_over.is_set():
+            subscriptions = [f"shard {self._label} is being taken over"]
         if subscriptions:
             missing["subscriptions"] = subscriptions
         return missing
+
+    async def _serve(self) -> None:
+        """Subscribe, once it is known what Kafka has already."""
+        await self.sink.taken_over.wait()
+        previous = self._state.previous
+        detail = f"from {previous.replica}" if previous else "as the first"
+        log.info("shard taken over", shard=self._label, detail=detail)
+        self._journal.tell("takeover", detail=detail)
+        self._pipeline = Pipeline(
+            wanted=self._plan.records,
+            emit=self.sink.add,
+            watermarks=self._state.watermarks,
+            journal=self._journal,
+            metrics=self._metrics,
+            on_tickers=self._follow if self._plan.follows else None,
+        )
+        self._connectors += [self._connector(wanted) for wanted in self._plan.public]
+        self._connectors += [self._connector(wanted, account) for account, wanted in self._plan.private]
+        for connector in self._connectors:
+            self._start(connector)
+        while self._plan.private:
+            await asyncio.sleep(_NOTE_ALIVE)
+            self._note_alive()
+
+    def _note_alive(self) -> None:
+        """Keep until when private channels were listened to, when all that they brought is on Kafka."""
+        if self.sink.pending(_PRIVATE):
+            return
+        for account, _ in self._plan.private:
+            alive: dict[str, int] = {}
+            for connector in self._connectors:
+                if connector.account == account.name:
+                    for channel, heard_us in connector.alive().items():
+                        alive[channel] = min(heard_us, alive.get(channel, heard_us))
+            self.sink.listened(account.name, alive)
 
     def _connector(self, wanted: plan.Wanted, account: AccountConfig | None = None) -> Connector:
         credentials = None
@@ -95,10 +160,12 @@ class Shard:
             wanted,
             config=self._config.exchange,
             receiver=self._pipeline,
+            journal=self._journal,
             metrics=self._metrics,
             shard=self._label,
             account=account.name if account else None,
             credentials=credentials,
+            alive=self._state.alive.get(account.name) if account else None,
         )
 
     def _start(self, connector: Connector) -> None:
@@ -109,10 +176,12 @@ class Shard:
         """Run a part of the shard; if it fails, the bridge stops as on a signal, and delivers what it has."""
         try:
             await run()
+        except Lost as why:
+            self.lose(str(why))
         except Exception:
             log.exception("a part of the bridge failed, so it stops", shard=self._label)
             self.failed = True
-            self._stop.set()
+            self._over.set()
 
     def _on_room(self, room: bool) -> None:
         self._paused.value = 0 if room else 1

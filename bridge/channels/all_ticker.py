@@ -3,4 +3,4 @@
 from bridge.channels.channel import Channel
 from bridge.channels.ticker import normaliser
 
-CHANNEL = Channel("all_ticker", lambda: normaliser("all_ticker"))
+CHANNEL = Channel("all_ticker", lambda _: normaliser("all_ticker"))

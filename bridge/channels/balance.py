@@ -7,6 +7,7 @@ from bridge.channels.channel import BadItem, Channel, Normalise, Outcome, Source
 from bridge.channels.figures import Figure, Name, exact
 from bridge.channels.items import decode_items
 from bridge.records import Record
+from bridge.watermark import Watermarks
 
 
 class Balance(Struct, gc=False):
@@ -61,7 +62,7 @@ def normalise(params: bytes, source: Source, received_us: int) -> Outcome:
     return outcome
 
 
-def _normaliser() -> Normalise:
+def _normaliser(_: Watermarks) -> Normalise:
     return normalise
 
 

@@ -4,16 +4,18 @@ from collections.abc import Callable
 
 import msgspec
 
-from bridge.records import Record
+from bridge.records import Cause, Record
+from bridge.watermark import Gap, Watermarks
 
 
 class Series:
     """The records of one symbol that one session makes for a channel: their key, and the next `seq`.
 
-    `head` is how each of their values begins, up to the `seq`; `name` is the symbol as JSON.
+    `head` is how each of their values begins, up to the `seq`; `name` is the symbol as JSON; `linked` once
+    it is known what of the symbol the session did not bring.
     """
 
-    __slots__ = ("head", "key", "name", "seq", "symbol")
+    __slots__ = ("head", "key", "linked", "name", "seq", "symbol")
 
     def __init__(self, channel: str, session: str, symbol: str) -> None:
         self.symbol = symbol
@@ -24,6 +26,7 @@ class Series:
             msgspec.json.encode(session),
         )
         self.seq = 0
+        self.linked = False
 
     def next_seq(self) -> int:
         """Return the number of the next record: 0, 1, 2 and so on."""
@@ -33,13 +36,17 @@ class Series:
 
 
 class Source:
-    """One session as its records name it, with a series for each channel and symbol."""
+    """One session as its records name it, with a series for each channel and symbol.
 
-    __slots__ = ("_series", "account", "session")
+    `cause` says why it had to be opened: what ended the one before it, or that the shard was taken over.
+    """
 
-    def __init__(self, session: str, account: str | None = None) -> None:
+    __slots__ = ("_series", "account", "cause", "session")
+
+    def __init__(self, session: str, account: str | None = None, cause: Cause = "takeover") -> None:
         self.session = session
         self.account = account
+        self.cause = cause
         self._series: dict[tuple[str, bytes], Series] = {}
 
     def series(self, channel: str, symbol: bytes) -> Series:
@@ -56,16 +63,15 @@ class Outcome(msgspec.Struct, gc=False):
     """What one push came to.
 
     `bad` says for each item that could not become a record why; `time_us` is the exchange's time of
-    the newest live item (None: the push has none), in microseconds since the epoch; `duplicates`,
-    `recovered` and `gaps` are told by the channels that can tell.
+    the newest live item (None: the push has none), in microseconds since the epoch; `duplicates` and the
+    `gap`, of the symbol whose `key` the records have, are told by the channels that can tell.
     """
 
     records: list[Record]
     bad: list[str] = []
     time_us: int | None = None
     duplicates: int = 0
-    recovered: int = 0
-    gaps: int = 0
+    gap: Gap | None = None
 
 
 class BadItem(Exception):
@@ -79,10 +85,11 @@ Normalise = Callable[[bytes, Source, int], Outcome]
 class Channel(msgspec.Struct, frozen=True):
     """One channel of the API.
 
-    `normaliser` makes a normaliser with a memory of its own; `private` channels need an account;
+    `normaliser` makes a normaliser with a memory of its own, which begins with the watermarks of what is
+    on Kafka already; `private` channels need an account;
     the schema of the records is `digifinex.<name>.v1`.
     """
 
     name: str
-    normaliser: Callable[[], Normalise]
+    normaliser: Callable[[Watermarks], Normalise]
     private: bool = False

@@ -9,6 +9,7 @@ from msgspec import Raw, Struct
 from bridge.channels.channel import BadItem, Channel, Normalise, Outcome, Source
 from bridge.channels.figures import USUAL, USUAL_NAME, Figure, Name, exact
 from bridge.records import Record
+from bridge.watermark import Watermarks
 
 # digifinex.depth.v1: head, seq, received_us, symbol, snapshot, asks, bids.
 _RECORD = b'%b%d,"received_us":%d,"symbol":%b,"snapshot":%b,"asks":%b,"bids":%b}'
@@ -73,7 +74,7 @@ def _price(level: _Level) -> Decimal:
     return Decimal(level[0])
 
 
-def _normaliser() -> Normalise:
+def _normaliser(_: Watermarks) -> Normalise:
     return normalise
 
 

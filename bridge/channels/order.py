@@ -9,6 +9,7 @@ from bridge.channels.channel import BadItem, Channel, Normalise, Outcome, Source
 from bridge.channels.figures import NULL, Figure, Name, Time, exact, exact_or_null, microseconds
 from bridge.channels.items import decode_items
 from bridge.records import Record
+from bridge.watermark import Watermarks
 
 _MILLISECOND = 1_000
 
@@ -101,7 +102,7 @@ def normalise(params: bytes, source: Source, received_us: int) -> Outcome:
     return outcome
 
 
-def _normaliser() -> Normalise:
+def _normaliser(_: Watermarks) -> Normalise:
     return normalise
 
 

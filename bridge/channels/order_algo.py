@@ -10,6 +10,7 @@ from bridge.channels.figures import Figure, Name, Time, exact, microseconds
 from bridge.channels.items import decode_items
 from bridge.channels.order import MODES
 from bridge.records import Record
+from bridge.watermark import Watermarks
 
 _MILLISECOND = 1_000
 
@@ -85,7 +86,7 @@ def normalise(params: bytes, source: Source, received_us: int) -> Outcome:
     return outcome
 
 
-def _normaliser() -> Normalise:
+def _normaliser(_: Watermarks) -> Normalise:
     return normalise
 
 

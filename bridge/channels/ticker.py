@@ -100,4 +100,4 @@ def _unusual_lines(params: bytes, outcome: Outcome) -> Iterable[_Line]:
         yield ticker.symbol.encode(), _RECORD_FIGURES % tuple(figures), b"%d" % time_us
 
 
-CHANNEL = Channel("ticker", lambda: normaliser("ticker"))
+CHANNEL = Channel("ticker", lambda _: normaliser("ticker"))

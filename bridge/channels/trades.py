@@ -4,14 +4,16 @@ import re
 from array import array
 from bisect import bisect_left
 from operator import attrgetter
-from typing import Annotated, Literal
+from typing import Annotated, Literal, cast
 
 import msgspec
 from msgspec import Meta, Raw, Struct
+from msgspec.structs import replace
 
-from bridge.channels.channel import BadItem, Channel, Outcome, Source
+from bridge.channels.channel import BadItem, Channel, Outcome, Series, Source
 from bridge.channels.figures import USUAL, USUAL_NAME, Figure, Name, Time, exact, microseconds
-from bridge.records import Record
+from bridge.records import Mark, Record, Stretch
+from bridge.watermark import Gap, Watermark, Watermarks
 
 _SECOND = 1_000_000
 
@@ -50,11 +52,30 @@ _Line = tuple[int, int, bytes, bytes, bytes]
 """A trade's id, its time in µs, and its price, amount and side as a record has them."""
 
 
-class Trades:
-    """The normaliser of trades; remembers per symbol the ids it has let through, from whichever session."""
+class _Memory:
+    """What is known of a symbol's trades: the ids let through, ascending, and the time of the newest.
 
-    def __init__(self) -> None:
-        self._seen: dict[bytes, array[int]] = {}
+    `open` stands while a session has brought trades but no clean list, so that some may be missing before
+    them. `first` is the first session of all until its list has come: what that shows is no gap.
+    """
+
+    __slots__ = ("first", "open", "seen", "time_us")
+
+    def __init__(self, known: Watermark | None, first: Series | None) -> None:
+        self.seen = array("q", known.ids if known else ())
+        self.time_us = known.time_us if known else 0
+        self.open = known.open if known else None
+        self.first = first
+
+
+class Trades:
+    """The normaliser of trades; remembers per symbol the ids it has let through, from whichever session.
+
+    It goes on from the watermarks of what is on Kafka already.
+    """
+
+    def __init__(self, watermarks: Watermarks) -> None:
+        self._memories = {symbol: _Memory(known, None) for symbol, known in watermarks.items()}
 
     def __call__(self, params: bytes, source: Source, received_us: int) -> Outcome:
         """Return the records of the trades that are new."""
@@ -62,15 +83,18 @@ class Trades:
         usual = _usual(params)
         clean, lines, symbol = _usual_push(*usual.groups()) if usual else _unusual_push(params, outcome)
         series = source.series("trades", symbol)
-        seen = self._seen.get(series.key)
-        if seen is None:
-            seen = self._seen[series.key] = array("q")
-        elif clean and lines and seen and lines[0][0] > seen[-1]:
-            outcome.gaps = 1
-        resumed = clean and bool(seen)
+        memory = self._memories.get(series.key)
+        if memory is None:
+            memory = self._memories[series.key] = _Memory(None, series)
+        seen = memory.seen
+        if clean:
+            last_known = _last_known(memory)
+        elif not series.linked and lines:
+            _unlinked(memory, series, lines[0])
         for trade_id, time_us, price, amount, side in lines:
             if not seen or trade_id > seen[-1]:
                 seen.append(trade_id)
+                memory.time_us = time_us
             elif not _is_new(trade_id, seen):
                 outcome.duplicates += 1
                 continue
@@ -88,12 +112,62 @@ class Trades:
                 side,
                 b"true" if clean else b"false",
             )
-            outcome.records.append(Record("trades", series.key, value, received_us))
-        if resumed:
-            outcome.recovered = len(outcome.records)
+            mark = (trade_id, time_us, memory.open)
+            outcome.records.append(Record("trades", series.key, value, received_us, mark))
+        if clean and lines:
+            outcome.gap = _linked(memory, series, last_known, lines[0], outcome.records)
         if len(seen) > 2 * _WINDOW:
             del seen[:_WINDOW]
         return outcome
+
+
+def _last_known(memory: _Memory) -> tuple[int, int] | None:
+    """Return the id and time of the trade since which others may be missing."""
+    if memory.open is not None:
+        return memory.open.after_id, memory.open.after_us
+    return (memory.seen[-1], memory.time_us) if memory.seen else None
+
+
+def _unlinked(memory: _Memory, series: Series, first: _Line) -> None:
+    """Take note that a session brings trades, and has not shown what came before them."""
+    if memory.first is series:
+        return
+    memory.first = None
+    if memory.open is None:
+        memory.open = Stretch(memory.seen[-1], memory.time_us, first[0], first[1])
+
+
+def _linked(
+    memory: _Memory,
+    series: Series,
+    last_known: tuple[int, int] | None,
+    oldest: _Line,
+    records: list[Record],
+) -> Gap | None:
+    """Take note that a session's clean list has come, and return the gap that it shows or closes.
+
+    The list proves, if it reaches back to the last trade known before, that none is missing since.
+    """
+    was_open, memory.open = memory.open, None
+    was_linked, series.linked = series.linked, True
+    was_first, memory.first = memory.first, None
+    if was_open and records:
+        # Until the last one is on Kafka, a restart has to look for all of the list again.
+        records[-1] = replace(records[-1], mark=(*_moment(records[-1]), None))
+    if last_known is None or was_first is series:
+        return None
+    closed = oldest[0] <= last_known[0]
+    if closed and not records:
+        return None
+    new = [_moment(record) for record in records[:1]]
+    if was_open:
+        new.append((was_open.before_id, was_open.before_us))
+    return Gap(series.key, Stretch(*last_known, *min(new)), len(records), closed, was_linked)
+
+
+def _moment(record: Record) -> tuple[int, int]:
+    trade_id, time_us, _ = cast("Mark", record.mark)
+    return trade_id, time_us
 
 
 def _usual_push(

@@ -215,6 +215,11 @@ class KafkaConfig(_Section):
         ge=1,
         description="Shares into which the subscriptions are divided, served by one replica each at a time.",
     )
+    session_timeout: Seconds = Field(
+        default=10.0,
+        description="Seconds without a sign of life after which the group gives a replica's shards to "
+        "another. The broker sets bounds to it (`group.min.session.timeout.ms`, 6 s by default).",
+    )
     security_protocol: SecurityProtocol = Field(
         default=SecurityProtocol.PLAINTEXT,
         description="Encryption and authentication towards the brokers.",

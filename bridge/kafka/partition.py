@@ -26,12 +26,14 @@ class Partition:
     """What was sent since the last settlement, and behind it what is queued.
 
     One batch at a time is in flight (`delivery`): Kafka could take more of them, but aiokafka sends no more
-    than one request to a broker at once, and larger batches cost less.
+    than one request to a broker at once, and larger batches cost less. The records of a `marked` one bring
+    about state.
     """
 
     __slots__ = (
         "batches",
         "delivery",
+        "marked",
         "most",
         "number",
         "queued",
@@ -42,9 +44,10 @@ class Partition:
         "topic",
     )
 
-    def __init__(self, topic: Topic, number: int) -> None:
+    def __init__(self, topic: Topic, number: int, *, marked: bool = False) -> None:
         self.topic = topic
         self.number = number
+        self.marked = marked
         self.room = topic.max_record_bytes
         self.queued: list[Record] = []
         self.sent: list[Record] = []

@@ -1,14 +1,17 @@
 """The sink: accumulate records per partition, flush them as batches, settle what Kafka has for good.
 
 A record stays with its partition until it is settled: by its batch's acknowledgement (at-least-once), or by
-the commit of its transaction (exactly-once). When anything fails, the producer is rebuilt, which aborts an
-open transaction, and all that is not settled is sent again, in order.
+the commit of its transaction (exactly-once). When anything fails, the producer is rebuilt, which settles an
+open transaction one way or the other, and all that is not settled is sent again, in order.
+
+With the records goes the state that they bring about: in their transaction, or right after them.
 """
 
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
+from itertools import chain
 
 import msgspec
 import structlog
@@ -21,14 +24,16 @@ from aiokafka.errors import (
     RecordListTooLargeError,
     UnknownError,
 )
+from aiokafka.producer.message_accumulator import BatchBuilder
 
 from bridge.backoff import Backoff
 from bridge.config import KafkaConfig
 from bridge.kafka.partition import OBJECT_OVERHEAD, Partition
 from bridge.kafka.producer import abort, close_producer, open_producer
+from bridge.kafka.state import Alive, Lost, Save, State
 from bridge.kafka.topics import Topic
 from bridge.metrics import Metrics
-from bridge.records import DEADLETTER, Record, deadletter
+from bridge.records import DEADLETTER, EVENTS, Record, deadletter
 
 log = structlog.get_logger(__name__)
 
@@ -50,17 +55,20 @@ _CLOSE_PATIENCE = 1.0  # seconds
 
 
 class _Provenance(msgspec.Struct):
-    session: str
+    session: str | None
 
 
 _provenance = msgspec.json.Decoder(_Provenance).decode
 
 
 class Sink:
-    """Delivers the records of one shard.
+    """Delivers the records of one shard, and keeps its `state`.
 
-    `transactional_id` makes it exactly-once, None at-least-once. `on_room(False)` is called when more than
-    `max_pending_bytes` wait, `on_room(True)` when it is down to half of that.
+    `transactional_id` makes it exactly-once, None at-least-once. `is_ours` tells whether the shard still is
+    this replica's, by what Kafka said not longer than so many seconds ago. `on_room(False)` is called when
+    more than `max_pending_bytes` wait, `on_room(True)` when it is down to half of that.
+
+    `taken_over` is set when the shard's state has been read, and nobody else can write to it any more.
     """
 
     def __init__(
@@ -69,6 +77,8 @@ class Sink:
         topics: Mapping[str, Topic],
         *,
         transactional_id: str | None,
+        state: State,
+        is_ours: Callable[[float], Awaitable[bool]],
         metrics: Metrics,
         on_room: Callable[[bool], None],
     ) -> None:
@@ -76,7 +86,10 @@ class Sink:
         self.pending_bytes = 0
         self._config = config
         self._topics = topics
+        self.taken_over = asyncio.Event()
         self._transactional_id = transactional_id
+        self._state = state
+        self._is_ours = is_ours
         self._metrics = metrics
         self._on_room = on_room
         self._no_room = False
@@ -93,6 +106,12 @@ class Sink:
         self._in_flight = 0
         self._asked_at: float | None = None
         self._stopping = False
+        self._state_partition = Partition(state.topic, state.shard)
+        self._events: list[Partition] = []
+        # Exactly-once: what is saved when the commit that was asked for has taken place.
+        self._committing: Save | None = None
+        # At-least-once: what is on its way to the state's topic.
+        self._saving: Save | None = None
 
     def add(self, records: Iterable[Record]) -> list[Record]:
         """Queue records for delivery; return those larger than their topics take, which were not queued."""
@@ -121,19 +140,24 @@ class Sink:
         return refused
 
     async def run(self) -> None:
-        """Deliver until `drain` is called and nothing is left, through every kind of trouble."""
+        """Deliver until `drain` is called and nothing is left, through every kind of trouble.
+
+        Raises:
+            Lost: the shard is another replica's now, and so is what is not delivered.
+        """
         while not (self._stopping and not self.pending_records):
             self._asked_at = time.monotonic()
             try:
-                producer = await open_producer(self._config, self._topics, self._transactional_id)
+                producer = await self._open()
             except KafkaError as error:
                 self._count(error)
                 self._trouble = f"no producer on {self._config.bootstrap_servers}: {error}"
                 log.warning("Kafka is away", error=str(error), bootstrap=self._config.bootstrap_servers)
                 await asyncio.sleep(self._backoff.next())
                 continue
-            self._trouble = self._asked_at = None
             try:
+                await self._take_over()
+                self._trouble = self._asked_at = None
                 if self._transactional_id is None:
                     await self._at_least_once(producer)
                 else:
@@ -147,6 +171,16 @@ class Sink:
             finally:
                 await close_producer(producer, _CLOSE_PATIENCE)
             await asyncio.sleep(self._backoff.next())
+
+    def pending(self, channels: Collection[str]) -> bool:
+        """Tell if records of these channels wait or are not settled yet."""
+        names = {self._topics[channel].name for channel in channels if channel in self._topics}
+        return any(p.queued or p.sent for p in self._partitions.values() if p.topic.name in names)
+
+    def listened(self, account: str, alive: Alive) -> None:
+        """Keep with the state until when an account's private channels were listened to."""
+        self._state.listened(account, alive)
+        self._something.set()
 
     def drain(self) -> None:
         """Let `run` end as soon as all that is queued is settled."""
@@ -173,16 +207,61 @@ class Sink:
         number = topic.partition(record.key)
         partition = self._partitions.get((topic.name, number))
         if partition is None:
-            partition = self._partitions[topic.name, number] = Partition(topic, number)
+            partition = Partition(topic, number, marked=record.mark is not None)
+            self._partitions[topic.name, number] = partition
+            if record.channel == EVENTS:
+                self._events.append(partition)
         self._routes[record.channel][record.key] = partition
         return partition
+
+    # Take over
+
+    async def _open(self) -> AIOKafkaProducer:
+        """Open a producer, which from then on is the only one that can write for the shard.
+
+        Raises:
+            Lost: the group has given the shard to another replica.
+            KafkaError: Kafka does not answer or refuses.
+        """
+        await self._check_lease(0.0)
+        return await open_producer(self._config, self._topics, self._transactional_id)
+
+    async def _check_lease(self, max_age: float) -> None:
+        if not await self._is_ours(max_age):
+            raise Lost("the group has given it to another replica")
+
+    async def _take_over(self) -> None:
+        """Learn from the state what Kafka has of what was sent, and queue the rest once more.
+
+        Raises:
+            Lost: another replica has served the shard meanwhile.
+            KafkaError: Kafka does not answer.
+        """
+        committed = await self._state.catch_up()
+        if self._committing is not None and self._committing.transaction == committed:
+            log.info("a commit without an answer had taken place", transaction=committed)
+            self._state.saved(self._committing)
+            self._settle(self._partitions.values())
+        self._committing = self._saving = None
+        for partition in self._partitions.values():
+            partition.requeue()
+            if partition.queued:
+                self._dirty[partition] = None
+        self.taken_over.set()
 
     # Flush
 
     async def _at_least_once(self, producer: AIOKafkaProducer) -> None:
         while await self._anything():
+            # Nobody fences a producer without transactions, so it has to look whether it may write.
+            await self._check_lease(self._config.session_timeout / 2)
             await self._flush(producer)
-            await self._pause(self._config.flush_interval)
+            if self._state.unsaved and self._saving is None:
+                self._saving = await self._save(producer, ())
+            if self._stopping:
+                await self._all_answered()
+            else:
+                await self._pause(self._config.flush_interval)
 
     async def _exactly_once(self, producer: AIOKafkaProducer) -> None:
         """Commit one transaction after another; the next one's records gather meanwhile.
@@ -204,18 +283,22 @@ class Sink:
                     await self._pause(left)
                     await self._flush(producer, full_only=True)
             await self._flush(producer)
+            marked = (partition.sent for partition in self._partitions.values() if partition.marked)
+            save = await self._save(producer, chain.from_iterable(marked))
             await self._all_answered()
             self._asked_at = time.monotonic()
+            self._committing = save
             await producer.commit_transaction()
-            self._asked_at = None
+            self._asked_at = self._committing = None
+            self._state.saved(save)
             self._settle(self._partitions.values())
 
     async def _anything(self) -> bool:
-        """Wait for a record to send; False when stopping and all is settled."""
-        while not self._dirty:
+        """Wait for something to send; False when stopping and all is settled."""
+        while not (self._dirty or self._state.unsaved):
             if self._stopping or self._failures:
                 await self._all_answered()
-                if not self._dirty:
+                if not (self._dirty or self._state.unsaved):
                     return False
             self._something.clear()
             await self._something.wait()
@@ -236,22 +319,46 @@ class Sink:
         """
         if self._failures:
             await self._all_answered()
+        await self._flush_events(producer)
         least = _FULL_BATCH if full_only else 1
         ready = [p for p in self._dirty if p.delivery is None and len(p.queued) >= least]
         for partition in ready:
-            batch = partition.take_batch(producer)
-            if not partition.queued:
-                del self._dirty[partition]
-            try:
-                delivery = await producer.send_batch(batch, partition.topic.name, partition=partition.number)
-            except (KafkaError, AssertionError) as error:
-                self._failures.append((partition, error))
-                await self._all_answered()
-            partition.delivery = delivery
-            partition.sent_at = time.monotonic()
-            self._in_flight += 1
-            self._quiet.clear()
-            delivery.add_done_callback(lambda done, partition=partition: self._answered(partition, done))
+            await self._send(producer, partition, partition.take_batch(producer))
+
+    async def _flush_events(self, producer: AIOKafkaProducer) -> None:
+        """Send all events: no trade is on Kafka before the gap in front of it has been told there."""
+        for partition in self._events:
+            while partition.queued:
+                await self._send(producer, partition, partition.take_batch(producer))
+                if self._transactional_id is None or partition.queued:
+                    await self._all_answered()
+
+    async def _save(self, producer: AIOKafkaProducer, sent: Iterable[Record]) -> Save:
+        """Send the state that the sent records bring about."""
+        save = self._state.save(sent)
+        now_ms = time.time_ns() // 1_000_000
+        batch = producer.create_batch()
+        for key, value in save.values.items():
+            if batch.append(timestamp=now_ms, key=key, value=value) is None:
+                await self._send(producer, self._state_partition, batch)
+                batch = producer.create_batch()
+                batch.append(timestamp=now_ms, key=key, value=value)
+        await self._send(producer, self._state_partition, batch)
+        return save
+
+    async def _send(self, producer: AIOKafkaProducer, partition: Partition, batch: BatchBuilder) -> None:
+        if not partition.queued:
+            self._dirty.pop(partition, None)
+        try:
+            delivery = await producer.send_batch(batch, partition.topic.name, partition=partition.number)
+        except (KafkaError, AssertionError) as error:
+            self._failures.append((partition, error))
+            await self._all_answered()
+        partition.delivery = delivery
+        partition.sent_at = time.monotonic()
+        self._in_flight += 1
+        self._quiet.clear()
+        delivery.add_done_callback(lambda done: self._answered(partition, done))
 
     # Settle
 
@@ -271,7 +378,20 @@ class Sink:
         if len(partition.queued) >= _FULL_BATCH:
             self._batch_is_full.set()
         if self._transactional_id is None:
-            self._settle([partition])
+            self._acknowledged(partition)
+
+    def _acknowledged(self, partition: Partition) -> None:
+        """At-least-once: what Kafka has acknowledged is settled, and may bring about state."""
+        if partition is self._state_partition:
+            if self._saving is not None:
+                self._state.saved(self._saving)
+            self._saving = None
+            return
+        if partition.marked:
+            self._state.acknowledged(partition.sent)
+        self._settle([partition])
+        if self._state.unsaved:
+            self._something.set()
 
     async def _all_answered(self) -> None:
         """Wait until no batch is in flight.
@@ -308,7 +428,7 @@ class Sink:
     # Recover
 
     def _recover(self, error: Exception) -> None:
-        """Queue again what is not settled; a record that Kafka won't ever take goes to the dead letters."""
+        """Tell and count what failed; a record that Kafka won't ever take goes to the dead letters."""
         failures, self._failures = self._failures, []
         for partition, failure in failures:
             self._count(failure)
@@ -318,17 +438,13 @@ class Sink:
                 partition=partition.number,
                 error=str(failure),
             )
-            if isinstance(failure, _RECORDS_FAULT):
+            if isinstance(failure, _RECORDS_FAULT) and partition is not self._state_partition:
                 refused = partition.blame(_DOUBTS if isinstance(failure, UnknownError) else 1)
                 if refused is not None:
                     self._give_up(refused, partition, failure)
         if not failures:
             self._count(error)
             log.error("producer failed", error=str(error))
-        for partition in self._partitions.values():
-            partition.requeue()
-            if partition.queued:
-                self._dirty[partition] = None
 
     def _give_up(self, record: Record, partition: Partition, error: BaseException) -> None:
         self._release(1, len(record.value))
@@ -341,7 +457,7 @@ class Sink:
 
         def letter(detail: str, frame: bytes) -> Record:
             return deadletter(
-                session=_provenance(record.value).session,
+                session=_provenance(record.value).session or "none",
                 received_us=record.time_us,
                 reason="payload",
                 channel=record.channel,

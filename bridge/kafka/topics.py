@@ -19,12 +19,20 @@ from aiokafka.partitioner import murmur2
 
 from bridge.config import KafkaConfig
 from bridge.kafka.client import connection
-from bridge.records import DEADLETTER
+from bridge.records import DEADLETTER, EVENTS, STATE
 
 log = structlog.get_logger(__name__)
 
 # A frame of the default max_frame_bytes in base64, with room for the rest of its dead letter.
 DEADLETTER_MAX_BYTES = 16 * 1024 * 1024
+
+# Of bridge-state the log cleaner leaves the newest segment alone, and whoever takes a shard over reads it.
+_STATE_SETTINGS = {
+    "cleanup.policy": "compact",
+    "compression.type": "producer",
+    "segment.bytes": str(8 * 1024 * 1024),
+    "min.cleanable.dirty.ratio": "0.1",
+}
 
 _KAFKAS_DEFAULT_MAX_BYTES = 1048588
 _BATCH_OVERHEAD = 128  # bytes of a batch and a record around its key and value, rounded up
@@ -55,38 +63,68 @@ class Topic:
 
 
 def topic_name(config: KafkaConfig, channel: str) -> str:
-    """Return the name of a channel's topic."""
-    return f"{config.topic_prefix}.{channel}.v1"
+    """Return the name of a channel's topic, also of the dead letters', the events' and the state's."""
+    return f"{config.topic_prefix}.{channel}" + ("" if channel == STATE else ".v1")
+
+
+def partitions(config: KafkaConfig, channel: str) -> int:
+    """Return how many partitions a channel's topic is to have: one a shard for the state."""
+    return config.shards if channel == STATE else config.partitions
 
 
 async def prepare(config: KafkaConfig, channels: Iterable[str]) -> dict[str, Topic]:
-    """Return the topics of these channels and of dead letters, which exist from then on.
+    """Return the topics of these channels, of dead letters, events and state, which exist from then on.
 
     Raises:
         TopicError: a topic is missing and may not be created, can't be created, or has other partitions.
         KafkaError: Kafka does not answer, or refuses to.
     """
-    names = {channel: topic_name(config, channel) for channel in [*channels, DEADLETTER]}
+    names = {channel: topic_name(config, channel) for channel in [*channels, DEADLETTER, EVENTS, STATE]}
+    wanted = {name: partitions(config, channel) for channel, name in names.items()}
     admin = AIOKafkaAdminClient(**connection(config))
     try:
         await admin.start()
-        partitions = await existing(admin, names.values())
-        missing = {channel: name for channel, name in names.items() if name not in partitions}
+        found = await existing(admin, names.values())
+        missing = {channel: name for channel, name in names.items() if name not in found}
         if missing:
             if not config.create_topics:
                 raise TopicError(
-                    f"topic {', '.join(missing.values())} does not exist and kafka.create_topics is false: "
-                    f"create it with {config.partitions} partitions, or set kafka.create_topics = true"
+                    " ".join(
+                        f"topic {name} does not exist and kafka.create_topics is false: create it with "
+                        f"{wanted[name]} partitions, or set kafka.create_topics = true."
+                        for name in missing.values()
+                    )
                 )
             await _create(admin, config, missing)
-            partitions |= dict.fromkeys(missing.values(), config.partitions)
-        _verify(partitions, config.partitions)
+            found |= {name: wanted[name] for name in missing.values()}
+        for channel, name in names.items():
+            if found[name] != wanted[name]:
+                raise TopicError(mismatch(channel, name, found[name], wanted[name]))
         limits = await max_message_bytes(admin, names.values())
         if DEADLETTER in missing:  # a topic that is new may not be known to every broker yet
             limits[names[DEADLETTER]] = DEADLETTER_MAX_BYTES
     finally:
         await admin.close()
-    return {channel: Topic(name, partitions[name], limits[name]) for channel, name in names.items()}
+    return {channel: Topic(name, found[name], limits[name]) for channel, name in names.items()}
+
+
+def mismatch(channel: str, name: str, found: int, wanted: int) -> str:
+    """Say what to do about a topic with other partitions than configured."""
+    if channel != STATE:
+        return (
+            f"topic {name} has {found} partitions, kafka.partitions is {wanted}: "
+            f"set kafka.partitions = {found}, or use another kafka.topic_prefix"
+        )
+    if found > wanted:
+        return (
+            f"topic {name} has state of {found} shards, kafka.shards is {wanted}: "
+            f"set kafka.shards = {found}, for shards can't become fewer"
+        )
+    return (
+        f"topic {name} has state of {found} shards, kafka.shards is {wanted}: set kafka.shards = {found}, or "
+        f"stop all replicas and give the topic {wanted} partitions "
+        f"(kafka-topics.sh --alter --topic {name} --partitions {wanted}); the state then moves by itself"
+    )
 
 
 async def existing(admin: AIOKafkaAdminClient, names: Iterable[str]) -> dict[str, int]:
@@ -95,14 +133,14 @@ async def existing(admin: AIOKafkaAdminClient, names: Iterable[str]) -> dict[str
     Raises:
         KafkaError: Kafka refuses to tell.
     """
-    partitions = {}
+    found = {}
     for topic in await admin.describe_topics(list(names)):
         error = for_code(topic["error_code"])
         if error is NoError:
-            partitions[topic["topic"]] = len(topic["partitions"])
+            found[topic["topic"]] = len(topic["partitions"])
         elif error is not UnknownTopicOrPartitionError:
             raise error(topic["topic"])
-    return partitions
+    return found
 
 
 async def max_message_bytes(admin: AIOKafkaAdminClient, names: Iterable[str]) -> dict[str, int]:
@@ -126,34 +164,27 @@ async def max_message_bytes(admin: AIOKafkaAdminClient, names: Iterable[str]) ->
 
 
 async def _create(admin: AIOKafkaAdminClient, config: KafkaConfig, names: Mapping[str, str]) -> None:
-    topics = [_new_topic(config, channel, name) for channel, name in names.items()]
-    response: Any = await admin.create_topics(topics)
+    topics = {name: _new_topic(config, channel, name) for channel, name in names.items()}
+    response: Any = await admin.create_topics(list(topics.values()))
     for name, code, message in response.topic_errors:
-        error = for_code(code)
+        topic, error = topics[name], for_code(code)
         if error is NoError:
-            log.info("topic created", topic=name, partitions=config.partitions)
+            log.info("topic created", topic=name, partitions=topic.num_partitions)
         elif error is not TopicAlreadyExistsError:
             raise TopicError(
                 f"topic {name} can't be created: {message or error.__name__} "
-                f"(kafka.partitions = {config.partitions}, "
+                f"(partitions = {topic.num_partitions}, "
                 f"kafka.replication_factor = {config.replication_factor})"
             )
 
 
 def _new_topic(config: KafkaConfig, channel: str, name: str) -> NewTopic:
     settings = {"cleanup.policy": "delete", "compression.type": "producer"}
-    if channel == DEADLETTER:
+    if channel == STATE:
+        settings = _STATE_SETTINGS
+    elif channel == DEADLETTER:
         settings["max.message.bytes"] = str(DEADLETTER_MAX_BYTES)
-    topic = NewTopic(name, config.partitions, 1, topic_configs=settings)
+    topic = NewTopic(name, partitions(config, channel), 1, topic_configs=settings)
     # -1 is the broker's own default to Kafka, but "not given" to the constructor, which refuses it.
     topic.replication_factor = config.replication_factor
     return topic
-
-
-def _verify(partitions: Mapping[str, int], expected: int) -> None:
-    for name, number in partitions.items():
-        if number != expected:
-            raise TopicError(
-                f"topic {name} has {number} partitions, kafka.partitions is {expected}: "
-                f"set kafka.partitions = {number}, or use another kafka.topic_prefix"
-            )

@@ -28,6 +28,7 @@ import structlog
 with atheris.instrument_imports(include=["bridge.channels", "bridge.exchange", "bridge.pipeline"]):
     from bridge.channels import CHANNELS
     from bridge.channels.channel import Source
+    from bridge.events import Journal
     from bridge.exchange.frames import BadFrame, inflate, within
     from bridge.exchange.handover import Bad, Handover, Message
     from bridge.exchange.session import Credentials, Session, Timing
@@ -55,7 +56,14 @@ class Conversation:
         )
         self.source = Source("fuzz", "main")
         self.handover: Handover[bytes] = Handover()
-        self.pipeline = Pipeline(wanted=CHANNELS, emit=emit, metrics=METRICS, on_tickers=None)
+        self.pipeline = Pipeline(
+            wanted=CHANNELS,
+            emit=emit,
+            watermarks={},
+            journal=Journal("replica", 0, emit),
+            metrics=METRICS,
+            on_tickers=None,
+        )
         self.now = 0.0
         self.session.start(self.now)
 

@@ -13,8 +13,10 @@ from structlog.testing import capture_logs
 from bridge.channels.channel import Source
 from bridge.config import ExchangeConfig
 from bridge.connector import Connector
+from bridge.events import Journal
 from bridge.exchange.frames import BadFrame, Push
 from bridge.metrics import Metrics
+from bridge.records import Record
 from bridge.simulator import Simulator
 from tests.support.waiting import soon
 
@@ -44,9 +46,15 @@ class Connected(Connector):
 
     def __init__(self, exchange: Simulator, receiver: Received, settings: Mapping[str, object]) -> None:
         self.metrics = Metrics()
+        self.told: list[Record] = []
         config = ExchangeConfig(url=exchange.url, reconnect_min=0.01, reconnect_max=0.05)
         super().__init__(
-            {"trades": SYMBOLS}, config=config, receiver=receiver, metrics=self.metrics, shard="0"
+            {"trades": SYMBOLS},
+            config=config,
+            receiver=receiver,
+            journal=Journal("replica", 0, self.told.extend),
+            metrics=self.metrics,
+            shard="0",
         )
         self.set(settings)
 

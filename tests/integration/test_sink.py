@@ -11,9 +11,10 @@ import pytest
 from bridge.config import Config, KafkaConfig
 from bridge.kafka.producer import open_producer
 from bridge.kafka.sink import Sink
+from bridge.kafka.state import State
 from bridge.kafka.topics import TopicError, prepare
 from bridge.metrics import Metrics
-from bridge.records import Record
+from bridge.records import STATE, Record
 from tests.support.consumers import create_topic, read_topic, set_topic
 from tests.support.exchange import ExchangeThread
 from tests.support.kafka_broker import Broker
@@ -43,6 +44,8 @@ class Delivery:
             self.config,
             topics,
             transactional_id=self.transactional_id,
+            state=State(self.config, topics[STATE], 0, "replica"),
+            is_ours=self.is_ours,
             metrics=self.metrics,
             on_room=self.room.append,
         )
@@ -53,6 +56,10 @@ class Delivery:
                 await done
             self.sink.drain()
             await running
+
+    async def is_ours(self, max_age: float) -> bool:
+        """There is one replica only."""
+        return max_age >= 0
 
     def errors(self) -> float:
         """Return how many errors of Kafka were counted."""

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from bridge.channels import CHANNELS
 from bridge.channels.channel import Source
+from bridge.events import Journal
 from bridge.exchange.frames import BadFrame, Push, decode, inflate, within
 from bridge.metrics import Metrics
 from bridge.pipeline import Pipeline
@@ -20,7 +21,14 @@ class Bridge:
         self.metrics = Metrics()
         self.records: list[Record] = []
         self._source = Source("s1", "main")
-        self._pipeline = Pipeline(wanted=CHANNELS, emit=self._emit, metrics=self.metrics, on_tickers=None)
+        self._pipeline = Pipeline(
+            wanted=CHANNELS,
+            emit=self._emit,
+            watermarks={},
+            journal=Journal("replica", 0, self._emit),
+            metrics=self.metrics,
+            on_tickers=None,
+        )
 
     def receive(self, frame: bytes, *, binary: bool) -> None:
         """Take a frame; an answer makes nothing."""

@@ -29,7 +29,10 @@ def _plain(node: Any, root: dict[str, Any]) -> Any:
             )
         case dict():
             kept = node.keys() - _TEXTS - {"$defs"}
-            return {key: sorted(node[key]) if _is_set(key, node) else _plain(node[key], root) for key in kept}
+            return {
+                key: sorted(node[key], key=str) if _is_set(key, node) else _plain(node[key], root)
+                for key in kept
+            }
         case list():
             return [_plain(item, root) for item in node]
         case _:

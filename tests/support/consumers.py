@@ -50,7 +50,9 @@ def read_topic(bootstrap: str, topic: str, isolation: str = "read_committed") ->
     )
     try:
         partitions = consumer.list_topics(topic, timeout=_TIMEOUT).topics[topic].partitions
-        consumer.assign([TopicPartition(topic, number, 0) for number in partitions])
+        places = [TopicPartition(topic, number, 0) for number in partitions]
+        ends = {place.partition: consumer.get_watermark_offsets(place)[1] for place in places}
+        consumer.assign(places)
         left, records = set(partitions), []
         while left:
             message = consumer.poll(_TIMEOUT)
@@ -61,6 +63,10 @@ def read_topic(bootstrap: str, topic: str, isolation: str = "read_committed") ->
                 assert partition is not None
                 assert offset is not None
                 assert value is not None
+                if offset + 1 >= ends[partition]:
+                    left.discard(partition)
+                if offset >= ends[partition]:
+                    continue  # it was not there when this began
                 records.append(ReadRecord(partition, offset, message.key(), value, message.timestamp()[1]))
             else:
                 assert error.name() == "_PARTITION_EOF", error

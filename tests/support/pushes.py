@@ -6,6 +6,7 @@ from typing import Any
 from bridge.channels import CHANNELS
 from bridge.channels.channel import Normalise, Outcome, Source
 from bridge.exchange.frames import Push, decode
+from bridge.watermark import Watermarks
 from tests.support.schemas import Json, validate
 
 RECEIVED_US = 1_600_000_000_000_000
@@ -27,10 +28,10 @@ def source(session: str = "s1") -> Source:
 class Feed:
     """One channel's normaliser, fed with pushes from any session; keeps its valid `records`."""
 
-    def __init__(self, channel: str) -> None:
+    def __init__(self, channel: str, watermarks: Watermarks | None = None) -> None:
         self.channel = channel
         self.records: list[Json] = []
-        self.normalise: Normalise = CHANNELS[channel].normaliser()
+        self.normalise: Normalise = CHANNELS[channel].normaliser(watermarks or {})
 
     def push(self, params: Any, session: Source) -> Outcome:
         """Take a push, and return what the normaliser says of it."""

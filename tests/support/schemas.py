@@ -7,7 +7,7 @@ from typing import Any
 
 from jsonschema import Draft202012Validator
 
-from bridge.records import DEADLETTER, Record
+from bridge.records import DEADLETTER, EVENTS, Record
 
 SCHEMAS = Path(__file__).parents[2] / "schemas"
 
@@ -43,5 +43,7 @@ def validate(record: Record) -> Json:
 
 
 def _key(channel: str, value: Json) -> bytes | None:
+    if channel == EVENTS:
+        return str(value["symbol"] or value["account"] or value["shard"]).encode()
     key: str | None = value[{DEADLETTER: "channel", "balance": "currency"}.get(channel, "symbol")]
     return None if key is None else key.encode()

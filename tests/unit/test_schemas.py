@@ -3,13 +3,15 @@
 import copy
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from jsonschema import Draft202012Validator, ValidationError
 
 from bridge.channels import CHANNELS
-from bridge.records import DEADLETTER
+from bridge.events import Kind
+from bridge.records import DEADLETTER, EVENTS, Cause
+from tests.support.checks import CHANNELS as IN_ORDER
 from tests.support.compatibility import incompatibilities
 from tests.support.schemas import SCHEMAS, Json, schema, validator
 
@@ -42,7 +44,7 @@ def refuses(channel: str, record: Json) -> bool:
     return not validator(channel).is_valid(record)
 
 
-ALL = sorted({*CHANNELS, DEADLETTER})
+ALL = sorted({*CHANNELS, DEADLETTER, EVENTS})
 DECIMALS = [(channel, name) for channel in ALL for name in decimals(channel)]
 ENUMS = [(channel, name) for channel in ALL for name, field in fields(channel).items() if "enum" in field]
 
@@ -163,11 +165,15 @@ def test_the_enumerations_are_those_of_the_contract() -> None:
         ("order_algo", "side"): ["buy", "sell"],
         ("order_algo", "status"): ["waiting", "triggering", "triggered", "canceled", "failed"],
         ("deadletter", "reason"): ["decompression", "json", "unknown_method", "payload"],
+        ("events", "event"): list(get_args(Kind)),
+        ("events", "channel"): [*IN_ORDER, None],
+        ("events", "cause"): [*get_args(Cause), None],
+        ("events", "closed_by"): ["clean_list", None],
     }
 
 
 def test_only_private_channels_name_an_account() -> None:
-    assert [channel for channel in ALL if "account" in fields(channel)] == PRIVATE
+    assert [channel for channel in sorted(CHANNELS) if "account" in fields(channel)] == PRIVATE
     assert PRIVATE == ["balance", "order", "order_algo"]
 
 

@@ -6,6 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bridge.channels.channel import Source
+from bridge.records import Stretch
+from bridge.watermark import Gap
 from tests.support.pushes import RECEIVED_US, Feed, bad, push, records, source
 from tests.support.schemas import Json
 
@@ -18,6 +20,11 @@ def trade(trade_id: int, **fields: object) -> Json:
         "amount": "0.027",
         "type": "buy",
     } | fields
+
+
+def at(trade_id: int) -> int:
+    """Return the time of a trade in microseconds."""
+    return int(trade(trade_id)["time"]) * 1_000_000
 
 
 def params(*ids: int, clean: bool = False, symbol: str = "ETH_USDT") -> list[object]:
@@ -61,7 +68,8 @@ class Exchange:
         self.shown = max(self.shown, start + len(shown))
         self.sent += len(shown)
         outcome = self.feed.push(params(*shown, clean=clean), self.sessions[session])
-        assert (outcome.bad, outcome.gaps) == ([], 0)
+        assert outcome.bad == []
+        assert outcome.gap is None or outcome.gap.closed
         self.duplicates += outcome.duplicates
 
 
@@ -126,19 +134,55 @@ def test_a_clean_list_after_a_pause_fills_in_what_was_missed() -> None:
     feed.push(params(1, 2, 3, clean=True), source("s1"))
     outcome = feed.push(params(2, 3, 4, 5, clean=True), source("s2"))
     assert ids(feed) == [1, 2, 3, 4, 5]
-    assert (outcome.recovered, outcome.duplicates, outcome.gaps) == (2, 2, 0)
+    assert outcome.duplicates == 2
+    assert outcome.gap == Gap(b"ETH_USDT", Stretch(3, at(3), 4, at(4)), 2, closed=True, repeated=False)
 
 
-def test_the_first_clean_list_recovers_nothing() -> None:
-    outcome = Feed("trades").push(params(1, 2, 3, clean=True), source())
-    assert (outcome.recovered, outcome.duplicates, outcome.gaps) == (0, 0, 0)
+def test_the_first_clean_list_of_all_tells_of_no_gap() -> None:
+    feed, session = Feed("trades"), source()
+    feed.push(params(3), session)
+    assert feed.push(params(1, 2, 3, 4, clean=True), session).gap is None
+    assert Feed("trades").push(params(1, 2, 3, clean=True), session).gap is None
 
 
 def test_a_clean_list_that_does_not_reach_back_to_the_last_trade_is_a_gap() -> None:
     feed = Feed("trades")
     feed.push(params(1, 2, 3, clean=True), source("s1"))
-    assert feed.push(params(8, 9, clean=True), source("s2")).gaps == 1
+    outcome = feed.push(params(8, 9, clean=True), source("s2"))
+    assert outcome.gap == Gap(b"ETH_USDT", Stretch(3, at(3), 8, at(8)), 2, closed=False, repeated=False)
     assert ids(feed) == [1, 2, 3, 8, 9]
+
+
+def test_a_clean_list_that_shows_nothing_new_tells_of_no_gap() -> None:
+    feed = Feed("trades")
+    feed.push(params(1, 2, 3, clean=True), source("s1"))
+    assert feed.push(params(2, 3, clean=True), source("s2")).gap is None
+
+
+def test_trades_that_come_before_their_session_s_clean_list_hide_no_gap() -> None:
+    feed, session = Feed("trades"), source("s2")
+    feed.push(params(1, 2, 3, clean=True), source("s1"))
+    assert feed.push(params(9), session).gap is None
+    outcome = feed.push(params(8, 9, clean=True), session)
+    assert outcome.gap == Gap(b"ETH_USDT", Stretch(3, at(3), 8, at(8)), 1, closed=False, repeated=False)
+    assert feed.push(params(10, clean=False), session).gap is None
+
+
+def test_a_gap_stays_open_over_sessions_until_a_clean_list_comes() -> None:
+    feed = Feed("trades")
+    feed.push(params(1, 2, 3, clean=True), source("s1"))
+    feed.push(params(6), source("s2"))
+    feed.push(params(8), source("s3"))
+    outcome = feed.push(params(2, 3, 4, 5, 6, 7, 8, clean=True), source("s4"))
+    assert outcome.gap == Gap(b"ETH_USDT", Stretch(3, at(3), 4, at(4)), 3, closed=True, repeated=False)
+    assert ids(feed) == [1, 2, 3, 6, 8, 4, 5, 7]
+
+
+def test_a_list_that_comes_again_in_a_session_with_new_trades_is_told_as_that() -> None:
+    feed, session = Feed("trades"), source()
+    feed.push(params(1, 2, 3, clean=True), session)
+    outcome = feed.push(params(3, 4, clean=True), session)
+    assert outcome.gap == Gap(b"ETH_USDT", Stretch(3, at(3), 4, at(4)), 1, closed=True, repeated=True)
 
 
 def test_trades_after_a_gap_that_come_late_are_still_let_through() -> None:

@@ -1,0 +1,82 @@
+"""events: what happened to the data and to the sessions, as records of `<prefix>.events.v1`."""
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Literal, TypeAlias, TypedDict, Unpack
+
+import msgspec
+
+from bridge.records import EVENTS, Cause, Record
+from bridge.watermark import Gap
+
+Kind: TypeAlias = Literal[
+    "gap", "session_begun", "session_ended", "session_rotated", "subscription_refused", "takeover"
+]
+
+
+class About(TypedDict, total=False):
+    """What an event may be about; times in microseconds since the epoch."""
+
+    session: str
+    account: str | None
+    channel: str
+    symbol: str | None
+    cause: Cause
+    detail: str
+    after_id: int
+    after_us: int
+    before_id: int
+    before_us: int
+    filled: int
+    closed_by: Literal["clean_list"] | None
+
+
+class Event(msgspec.Struct, frozen=True, kw_only=True):
+    """One event; what says nothing of its kind is null."""
+
+    schema: str = "digifinex.events.v1"
+    event: Kind
+    received_us: int
+    replica: str
+    shard: int
+    session: str | None = None
+    account: str | None = None
+    channel: str | None = None
+    symbol: str | None = None
+    cause: Cause | None = None
+    detail: str | None = None
+    after_id: int | None = None
+    after_us: int | None = None
+    before_id: int | None = None
+    before_us: int | None = None
+    filled: int | None = None
+    closed_by: Literal["clean_list"] | None = None
+
+
+class Journal:
+    """Tells what happens in one shard of a replica, by giving records to `emit`."""
+
+    def __init__(self, replica: str, shard: int, emit: Callable[[Sequence[Record]], object]) -> None:
+        self._replica = replica
+        self._shard = shard
+        self._emit = emit
+
+    def tell(self, kind: Kind, **about: Unpack[About]) -> None:
+        """Tell of an event that happens now. Its key is the symbol, the account or else the shard."""
+        now_us = time.time_ns() // 1000
+        event = Event(event=kind, received_us=now_us, replica=self._replica, shard=self._shard, **about)
+        key = event.symbol or event.account or str(self._shard)
+        self._emit([Record(EVENTS, key.encode(), msgspec.json.encode(event), now_us)])
+
+    def gap_of_trades(self, gap: Gap, session: str, cause: Cause) -> None:
+        """Tell of trades that a session did not bring, and of how many a clean list filled in."""
+        self.tell(
+            "gap",
+            session=session,
+            channel="trades",
+            symbol=gap.symbol.decode(),
+            cause="repeated_list" if gap.repeated else cause,
+            **gap.stretch._asdict(),
+            filled=gap.filled,
+            closed_by="clean_list" if gap.closed else None,
+        )

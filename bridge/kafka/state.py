@@ -1,0 +1,209 @@
+"""bridge-state: what of a shard is on Kafka, kept there with the records, and which replica serves it.
+
+A shard has a partition of it, on which the newest record of a key counts:
+
+    owner               who serves the shard, and the number of its last transaction
+    trades/<symbol>     the watermark of a symbol
+    account/<name>      until when the private channels were listened to, by channel
+
+They are written in the transaction of the records that they tell of. So after a crash they tell what is on
+Kafka; and after a commit without an answer, whether it took place.
+"""
+
+import asyncio
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+import msgspec
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.errors import KafkaTimeoutError
+
+from bridge.config import KafkaConfig
+from bridge.kafka.client import connection
+from bridge.kafka.topics import Topic
+from bridge.plan import shard_of
+from bridge.records import Record
+from bridge.watermark import Watermark, advanced
+
+_OWNER = b"owner"
+_TRADES = b"trades/"
+_ACCOUNT = b"account/"
+
+_PATIENCE = 60.0  # seconds to read the whole state
+_POLL_MS = 500
+
+Alive = Mapping[str, int]
+"""Until when each private channel was listened to, in microseconds since the epoch."""
+
+
+class Owner(msgspec.Struct, frozen=True):
+    """Who serves a shard, of how many; `transaction` numbers what it has committed, from 1."""
+
+    replica: str
+    shards: int
+    transaction: int
+
+
+class Save(NamedTuple):
+    """What goes to Kafka at once: the number of the transaction, keys with values, changed watermarks."""
+
+    transaction: int
+    values: dict[bytes, bytes]
+    changed: dict[bytes, Watermark]
+
+
+class Lost(Exception):
+    """The shard is another replica's now; the text says whose."""
+
+
+_decode_owner = msgspec.json.Decoder(Owner).decode
+_decode_watermark = msgspec.json.Decoder(Watermark).decode
+_decode_alive = msgspec.json.Decoder(dict[str, int]).decode
+
+
+class State:
+    """The state of one shard, as `replica` keeps it."""
+
+    def __init__(self, config: KafkaConfig, topic: Topic, shard: int, replica: str) -> None:
+        self.topic = topic
+        self.shard = shard
+        self.watermarks: dict[bytes, Watermark] = {}
+        self.alive: dict[str, Alive] = {}
+        self.previous: Owner | None = None
+        self._config = config
+        self._replica = replica
+        self._transaction = 0
+        self._read_to: int | None = None
+        self._claimed = False
+        self._notes: dict[bytes, bytes] = {}
+        self._behind: dict[bytes, Watermark] = {}
+
+    async def catch_up(self) -> int:
+        """Read what Kafka has; return the number of our last transaction that was committed.
+
+        To be called when a producer was opened, which settles the transaction that was left open.
+
+        Raises:
+            Lost: another replica has served the shard since we have read it last.
+            KafkaError: Kafka does not answer.
+        """
+        found, end = (await self._read({self.shard: self._read_to}))[self.shard]
+        owner = _decode_owner(found[_OWNER]) if _OWNER in found else None
+        if self._read_to is None:
+            self.previous = owner
+            if owner is None or owner.shards != self._config.shards:
+                found = await self._moved_here(found)
+            self._load(found)
+        elif owner is not None and owner.replica != self._replica:
+            raise Lost(f"replica {owner.replica} has taken over")
+        self._read_to = end
+        return owner.transaction if owner is not None and owner.replica == self._replica else 0
+
+    def listened(self, account: str, alive: Alive) -> None:
+        """Take note until when the private channels of an account were listened to."""
+        if self.alive.get(account) != alive:
+            self.alive[account] = alive
+            self._notes[_ACCOUNT + account.encode()] = msgspec.json.encode(alive)
+
+    def acknowledged(self, records: Iterable[Record]) -> None:
+        """Take note that these records are on Kafka for good, and their state is not yet."""
+        changed = advanced(self.watermarks, records)
+        self.watermarks.update(changed)
+        self._behind.update(changed)
+
+    @property
+    def unsaved(self) -> bool:
+        """Whether there is something to save besides what records yet to be sent bring about."""
+        return bool(self._notes or self._behind) or not self._claimed
+
+    def save(self, sent: Iterable[Record]) -> Save:
+        """Return what has to be saved together with records that were sent."""
+        self._transaction += 1
+        owner = Owner(self._replica, self._config.shards, self._transaction)
+        changed = self._behind | advanced(self.watermarks, sent)
+        values = {_OWNER: msgspec.json.encode(owner), **self._notes}
+        for symbol, watermark in changed.items():
+            values[_TRADES + symbol] = msgspec.json.encode(watermark)
+        return Save(self._transaction, values, changed)
+
+    def saved(self, save: Save) -> None:
+        """Take note that Kafka has this for good."""
+        self._claimed = True
+        for symbol, watermark in save.changed.items():
+            if self._behind.get(symbol) is watermark:
+                del self._behind[symbol]
+            elif symbol not in self._behind:
+                self.watermarks[symbol] = watermark
+        for key, value in save.values.items():
+            if self._notes.get(key) == value:
+                del self._notes[key]
+
+    def _load(self, found: Mapping[bytes, bytes]) -> None:
+        for key, value in found.items():
+            if key.startswith(_TRADES):
+                self.watermarks[key.removeprefix(_TRADES)] = _decode_watermark(value)
+            elif key.startswith(_ACCOUNT):
+                self.alive[key.removeprefix(_ACCOUNT).decode()] = _decode_alive(value)
+        if self.previous is not None and self.previous.replica == self._replica:
+            self._transaction = self.previous.transaction
+
+    async def _moved_here(self, own: Mapping[bytes, bytes]) -> dict[bytes, bytes]:
+        """Return what all partitions have of the shard, for there were fewer shards before, or none.
+
+        Of a symbol that has moved more than once the newest watermark counts.
+        """
+        found = dict(own)
+        others = await self._read({n: None for n in range(self.topic.partitions) if n != self.shard})
+        for values, _ in others.values():
+            for key, value in values.items():
+                if self._is_ours(key) and _newness(key, value) > _newness(key, found.get(key)):
+                    found[key] = self._notes[key] = value
+        return found
+
+    def _is_ours(self, key: bytes) -> bool:
+        _kind, _, name = key.partition(b"/")
+        return bool(name) and shard_of(name.decode(), self._config.shards) == self.shard
+
+    async def _read(self, offsets: Mapping[int, int | None]) -> dict[int, tuple[dict[bytes, bytes], int]]:
+        """Return of each partition the newest value of each key from an offset on, and where it ends."""
+        if not offsets:
+            return {}
+        consumer = AIOKafkaConsumer(
+            **connection(self._config), isolation_level="read_committed", auto_offset_reset="earliest"
+        )
+        try:
+            async with asyncio.timeout(_PATIENCE):
+                await consumer.start()
+                return await self._read_all(consumer, offsets)
+        except TimeoutError:
+            raise KafkaTimeoutError(f"{self.topic.name} could not be read in {_PATIENCE:g} s") from None
+        finally:
+            await consumer.stop()
+
+    async def _read_all(
+        self, consumer: AIOKafkaConsumer, offsets: Mapping[int, int | None]
+    ) -> dict[int, tuple[dict[bytes, bytes], int]]:
+        places = {TopicPartition(self.topic.name, n): offset for n, offset in offsets.items()}
+        consumer.assign(list(places))
+        ends = await consumer.end_offsets(list(places))
+        for place, offset in places.items():
+            if offset is None:
+                await consumer.seek_to_beginning(place)
+            else:
+                consumer.seek(place, offset)
+        found: dict[int, tuple[dict[bytes, bytes], int]] = {
+            place.partition: ({}, ends[place]) for place in places
+        }
+        while [place for place in places if await consumer.position(place) < ends[place]]:
+            for place, batch in (await consumer.getmany(timeout_ms=_POLL_MS)).items():
+                found[place.partition][0].update((one.key, one.value) for one in batch)
+        return found
+
+
+def _newness(key: bytes, value: bytes | None) -> int:
+    """Return a number that is higher for the newer of two values of a key."""
+    if value is None:
+        return -1
+    if key.startswith(_TRADES):
+        return _decode_watermark(value).ids[-1]
+    return max(_decode_alive(value).values(), default=0)

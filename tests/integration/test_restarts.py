@@ -1,0 +1,255 @@
+"""Killed and started again: what is on Kafka goes on where it ended."""
+
+import asyncio
+import random
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiokafka import AIOKafkaProducer
+from aiokafka.errors import KafkaConnectionError
+
+from bridge.config import KafkaConfig
+from bridge.kafka.sink import Sink
+from bridge.kafka.state import Lost, State
+from bridge.kafka.topics import prepare
+from bridge.metrics import Metrics
+from bridge.records import STATE, Record
+from tests.support.checks import assert_no_hole, assert_trades_are, by_symbol, records_of
+from tests.support.consumers import ReadRecord, read_topic
+from tests.support.exchange import ExchangeThread
+from tests.support.kafka_broker import Broker
+from tests.support.process import ACCOUNTS, SYMBOLS, RunningBridge, config
+from tests.support.waiting import eventually, soon
+
+QUICK = {"session_timeout": 2.0}
+
+
+def gaps_of(kafka: Broker, prefix: str, channel: str) -> list[dict[str, Any]]:
+    """Return the gaps of a channel that the bridge has told."""
+    events = [record.json for record in records_of(kafka, prefix, "events")]
+    return [one for one in events if (one["event"], one["channel"]) == ("gap", channel)]
+
+
+def assert_trades_are_but_for_gaps(
+    records: Sequence[ReadRecord], made: Mapping[str, list[dict[str, Any]]], gaps: Sequence[Mapping[str, Any]]
+) -> None:
+    """Each trade is there once, in order; what is missing lies in a gap that was told, with its bounds."""
+    assert_no_hole(records)
+    found = by_symbol(records)
+    for symbol, trades in made.items():
+        ids = [one["id"] for one in found[symbol]]
+        assert ids == sorted(set(ids)), symbol
+        mine = [(one["after_id"], one["before_id"]) for one in gaps if one["symbol"] == symbol]
+        missing = [
+            one["id"] for one in trades if ids[0] <= one["id"] <= ids[-1] and one["id"] not in set(ids)
+        ]
+        for trade_id in missing:
+            assert any(after < trade_id < before for after, before in mine), (symbol, trade_id)
+        for after, before in mine:
+            assert after in ids
+            assert ids[ids.index(after) + 1] == before
+
+
+@pytest.mark.parametrize("delivery", ["exactly-once", "at-least-once"])
+def test_a_bridge_killed_at_any_moment_goes_on_where_kafka_ended(
+    kafka: Broker, prefix: str, tmp_path: Path, delivery: str
+) -> None:
+    keys = {"delivery": delivery, **QUICK}
+    with ExchangeThread(symbols=SYMBOLS, rate=60, accounts=ACCOUNTS) as exchange:
+        settings = config(exchange.url, kafka, prefix, {"kafka": keys}, accounts=True)
+        for _ in range(4):
+            with RunningBridge(tmp_path, settings) as bridge:
+                bridge.wait_ready()
+                time.sleep(random.uniform(0.0, 1.5))  # any moment will do
+                bridge.process.kill()
+        with RunningBridge(tmp_path, settings) as bridge:
+            bridge.wait_ready()
+            exchange.quiesce()
+            assert bridge.stop() == 0
+        trades = records_of(kafka, prefix, "trades")
+        if delivery == "exactly-once":
+            assert_trades_are(trades, exchange.truth.made)
+        else:
+            _assert_at_least_once(trades, exchange.truth.made)
+    gaps = gaps_of(kafka, prefix, "trades")
+    assert gaps
+    assert {(gap["cause"], gap["closed_by"]) for gap in gaps} == {("takeover", "clean_list")}
+    assert all(gap["filled"] > 0 for gap in gaps)
+
+
+def _assert_at_least_once(records: Sequence[ReadRecord], made: Mapping[str, list[dict[str, Any]]]) -> None:
+    """None is missing, and few are there twice."""
+    for symbol, series in by_symbol(records).items():
+        ids = Counter(one["id"] for one in series)
+        assert sorted(ids) == [one["id"] for one in made[symbol] if one["id"] >= min(ids)]
+        assert ids.total() - len(ids) < 20
+
+
+def test_what_the_exchange_no_longer_shows_is_a_gap_with_its_bounds(
+    kafka: Broker, prefix: str, tmp_path: Path
+) -> None:
+    """While the bridge is away more is traded than a clean list shows."""
+    with ExchangeThread(symbols=SYMBOLS, rate=300) as exchange:
+        settings = config(exchange.url, kafka, prefix, {"kafka": QUICK})
+        with RunningBridge(tmp_path, settings) as bridge:
+            bridge.wait_ready()
+            eventually(lambda: bridge.metric("records_total", channel="trades") > 50, 30, "trades")
+            bridge.process.kill()
+        before = sum(map(len, exchange.truth.made.values()))
+
+        def traded() -> bool:
+            return sum(map(len, exchange.truth.made.values())) > before + 3 * 400
+
+        eventually(traded, 60, "more trades than a clean list shows")
+        with RunningBridge(tmp_path, settings) as bridge:
+            bridge.wait_ready()
+            eventually(lambda: bridge.metric("gaps_total", channel="trades") == len(SYMBOLS), 30, "gaps")
+            exchange.quiesce()
+            assert bridge.stop() == 0
+        gaps = gaps_of(kafka, prefix, "trades")
+        assert [gap["closed_by"] for gap in gaps] == [None] * len(SYMBOLS)
+        trades = records_of(kafka, prefix, "trades")
+        assert_trades_are_but_for_gaps(trades, exchange.truth.made, gaps)
+        times = {(one["symbol"], one["id"]): one["time_us"] for one in (record.json for record in trades)}
+        for gap in gaps:
+            assert times[gap["symbol"], gap["after_id"]] == gap["after_us"]
+            assert times[gap["symbol"], gap["before_id"]] == gap["before_us"]
+
+
+def test_the_time_in_which_nobody_listened_to_private_channels_is_a_gap(
+    kafka: Broker, prefix: str, tmp_path: Path
+) -> None:
+    with ExchangeThread(symbols=SYMBOLS, rate=100, accounts=ACCOUNTS) as exchange:
+        settings = config(exchange.url, kafka, prefix, {"kafka": QUICK}, accounts=True)
+        with RunningBridge(tmp_path, settings) as bridge:
+            bridge.wait_ready()
+            state = f"{prefix}.bridge-state"
+            eventually(lambda: _last_of(kafka, state, b"account/main"), 30, "a note that somebody listens")
+            killed_us = time.time_ns() // 1000
+            bridge.process.kill()
+        with RunningBridge(tmp_path, settings) as bridge:
+            eventually(lambda: bridge.metric("gaps_total", channel="order") == 1, 30, "the first gap")
+            ready_us = time.time_ns() // 1000
+            for client in list(exchange.simulator.clients):
+                exchange.call(client.cut)
+            eventually(lambda: bridge.metric("gaps_total", channel="order") == 2, 30, "the second gap")
+            assert bridge.stop() == 0
+    for channel in ("order", "order_algo", "balance"):
+        first, second = gaps_of(kafka, prefix, channel)
+        assert (first["cause"], second["cause"]) == ("takeover", "closed")
+        assert (first["account"], first["symbol"], first["closed_by"]) == ("main", None, None)
+        assert first["after_us"] <= killed_us < first["before_us"] <= ready_us
+        assert first["before_us"] <= second["after_us"] < second["before_us"]
+
+
+def _last_of(kafka: Broker, topic: str, key: bytes) -> object:
+    return next((one.json for one in reversed(read_topic(kafka.bootstrap, topic)) if one.key == key), None)
+
+
+def test_a_commit_whose_answer_is_lost_is_not_done_again(
+    kafka: Broker, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit = AIOKafkaProducer.commit_transaction
+    unanswered = [True, False, True]
+
+    async def commit_without_answer(producer: AIOKafkaProducer) -> None:
+        await commit(producer)
+        if unanswered and unanswered.pop():
+            raise KafkaConnectionError("the answer is lost")
+
+    monkeypatch.setattr(AIOKafkaProducer, "commit_transaction", commit_without_answer)
+
+    async def scenario() -> None:
+        one = await _Lone.open(kafka, prefix, "replica")
+        running = asyncio.create_task(one.sink.run())
+        for n in range(60):
+            one.sink.add([trade(n)])
+            await asyncio.sleep(0.005)
+        one.sink.drain()
+        await running
+        assert one.metrics.counter("kafka_errors_total", error="KafkaConnectionError").value == 2
+
+    asyncio.run(scenario())
+    assert not unanswered
+    assert [one.json["n"] for one in read_topic(kafka.bootstrap, f"{prefix}.trades.v1")] == list(range(60))
+
+
+@pytest.mark.parametrize(
+    ("delivery", "still_ours"),
+    [
+        pytest.param("exactly-once", True, id="fenced, and the group has given it back since"),
+        pytest.param("exactly-once", False, id="fenced, and the group has given it away"),
+        pytest.param("at-least-once", False, id="not fenced, and the group has given it away"),
+    ],
+)
+def test_a_sink_whose_shard_was_served_by_another_meanwhile_writes_nothing_more(
+    kafka: Broker, prefix: str, delivery: str, still_ours: bool
+) -> None:
+
+    async def scenario() -> None:
+        one = await _Lone.open(kafka, prefix, "one", delivery)
+        running = asyncio.create_task(one.sink.run())
+        one.sink.add([trade(1)])
+        await soon(lambda: one.sink.pending_records == 0, 20, "the first record")
+        two = await _Lone.open(kafka, prefix, "two", delivery)
+        other = asyncio.create_task(two.sink.run())
+        await two.sink.taken_over.wait()
+        assert two.state.watermarks[b"BTC_USDT"].ids == [1]
+        two.sink.add([trade(2)])
+        two.sink.drain()
+        await other
+        one.ours = still_ours
+        one.sink.add([trade(2)])
+        with pytest.raises(Lost):
+            await asyncio.wait_for(running, 20)
+
+    asyncio.run(scenario())
+    assert [one.json["n"] for one in read_topic(kafka.bootstrap, f"{prefix}.trades.v1")] == [1, 2]
+
+
+class _Lone:
+    """A sink without a bridge around it, for a shard that is its own as long as `ours`."""
+
+    def __init__(self, settings: KafkaConfig, state: State, metrics: Metrics) -> None:
+        self.config = settings
+        self.state = state
+        self.metrics = metrics
+        self.ours = True
+        self.sink: Sink
+
+    @classmethod
+    async def open(cls, kafka: Broker, prefix: str, replica: str, delivery: str = "exactly-once") -> "_Lone":
+        settings = KafkaConfig.model_validate(
+            {
+                "bootstrap_servers": kafka.bootstrap,
+                "topic_prefix": prefix,
+                "partitions": 3,
+                "delivery": delivery,
+                "session_timeout": 0.1,
+            }
+        )
+        topics = await prepare(settings, ["trades"])
+        one = cls(settings, State(settings, topics[STATE], 0, replica), Metrics())
+        one.sink = Sink(
+            settings,
+            topics,
+            transactional_id=prefix if delivery == "exactly-once" else None,
+            state=one.state,
+            is_ours=one.is_ours,
+            metrics=one.metrics,
+            on_room=lambda room: None,
+        )
+        return one
+
+    async def is_ours(self, max_age: float) -> bool:
+        """Answer as the group would."""
+        return self.ours and max_age >= 0
+
+
+def trade(number: int) -> Record:
+    value = b'{"session":"s","n":%d}' % number
+    return Record("trades", b"BTC_USDT", value, 1_600_000_000_000_000, (number, 1, None))
