@@ -252,9 +252,15 @@ class Sink:
     # Flush
 
     async def _at_least_once(self, producer: AIOKafkaProducer) -> None:
+        timeout = self._config.session_timeout
+        looked_at = time.monotonic()
         while await self._anything():
-            # Nobody fences a producer without transactions, so it has to look whether it may write.
-            await self._check_lease(self._config.session_timeout / 2)
+            # Nobody fences a producer without transactions, so it has to look whether it may write; and
+            # after a time in which another replica could have had the shard, whether one has.
+            await self._check_lease(timeout / 2)
+            if time.monotonic() - looked_at > timeout:
+                await self._state.catch_up()
+            looked_at = time.monotonic()
             await self._flush(producer)
             if self._state.unsaved and self._saving is None:
                 self._saving = await self._save(producer, ())

@@ -1,0 +1,234 @@
+"""Replicas share the shards out, and take over from each other what one of them had."""
+
+import json
+import os
+import signal
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import pytest
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.cimpl import NewPartitions
+
+from bridge.plan import shard_of
+from bridge.simulator.market import symbol_names
+from tests.support.checks import assert_no_hole, assert_trades_are, assert_trades_are_at_least, records_of
+from tests.support.consumers import create_topic, read_topic
+from tests.support.exchange import ExchangeThread
+from tests.support.kafka_broker import Broker
+from tests.support.process import ACCOUNTS, RunningBridge, config
+from tests.support.waiting import eventually
+
+SYMBOLS = symbol_names(8)
+SHARDS = 4
+SESSION_TIMEOUT = 2.0
+KAFKA = {"shards": SHARDS, "session_timeout": SESSION_TIMEOUT}
+
+
+class Replicas:
+    """Bridges of one group."""
+
+    def __init__(self, folder: Path, settings: Mapping[str, Any], stack: ExitStack) -> None:
+        self._folder = folder
+        self._settings = settings
+        self._stack = stack
+        self.running: list[RunningBridge] = []
+
+    def start(self) -> RunningBridge:
+        """Start one more, and return when it is ready."""
+        replica = self._stack.enter_context(self.unready())
+        self.running.append(replica)
+        replica.wait_ready()
+        return replica
+
+    def unready(self) -> RunningBridge:
+        """Return one more, that is not to become ready."""
+        folder = self._folder / f"replica-{len(list(self._folder.iterdir()))}"
+        folder.mkdir()
+        return RunningBridge(folder, self._settings)
+
+    def kill(self, replica: RunningBridge) -> None:
+        """Kill one with SIGKILL."""
+        replica.process.kill()
+        replica.process.wait()
+        self.running.remove(replica)
+
+    def owned(self) -> list[list[str]]:
+        """Return the shards that each replica serves."""
+        return [owned(replica) for replica in self.running]
+
+    def spread(self) -> bool:
+        """Tell if each shard is served once, by a replica that is ready."""
+        return sorted(chain.from_iterable(self.owned())) == [str(n) for n in range(SHARDS)] and all(
+            replica.ready()[0] == 200 for replica in self.running
+        )
+
+
+def owned(replica: RunningBridge) -> list[str]:
+    """Return the shards that a replica serves."""
+    prefix, suffix = 'digifinex_bridge_shard_owned{shard="', '"} 1.0'
+    lines = replica.metrics().splitlines()
+    return [line.removeprefix(prefix).removesuffix(suffix) for line in lines if _serves(line, prefix, suffix)]
+
+
+def _serves(line: str, prefix: str, suffix: str) -> bool:
+    return line.startswith(prefix) and line.endswith(suffix)
+
+
+@contextmanager
+def replicas(
+    tmp_path: Path, exchange: ExchangeThread, kafka: Broker, prefix: str, **keys: object
+) -> Iterator[Replicas]:
+    """Give replicas that can be started and killed."""
+    settings = config(exchange.url, kafka, prefix, {"kafka": {**KAFKA, **keys}}, accounts=True)
+    settings["channels"] = {"trades": SYMBOLS, "depth": SYMBOLS, "all_ticker": True}
+    with ExitStack() as stack:
+        yield Replicas(tmp_path, settings, stack)
+
+
+def finish(
+    group: Replicas, exchange: ExchangeThread, kafka: Broker, prefix: str, delivery: str = "exactly-once"
+) -> None:
+    """Stop the market, then the replicas, and look at the trades: each once, in order, none missing."""
+    eventually(group.spread, 30, "each shard served")
+    exchange.quiesce()
+    for replica in group.running:
+        assert replica.stop() == 0
+    trades = records_of(kafka, prefix, "trades")
+    if delivery == "at-least-once":
+        assert_trades_are_at_least(trades, exchange.truth.made)
+        return
+    assert_trades_are(trades, exchange.truth.made)
+    assert_no_hole(records_of(kafka, prefix, "depth"))
+
+
+def sessions(kafka: Broker, prefix: str) -> dict[int, list[str]]:
+    """Return the sessions that were begun in each shard."""
+    begun: dict[int, list[str]] = {n: [] for n in range(SHARDS)}
+    for event in records_of(kafka, prefix, "events"):
+        if event.json["event"] == "session_begun":
+            begun[event.json["shard"]].append(event.json["session"])
+    return begun
+
+
+@pytest.fixture
+def exchange() -> Iterator[ExchangeThread]:
+    with ExchangeThread(symbols=len(SYMBOLS), rate=120, accounts=ACCOUNTS) as running:
+        yield running
+
+
+def test_a_second_replica_takes_half_of_the_shards_and_the_others_keep_their_connections(
+    kafka: Broker, prefix: str, tmp_path: Path, exchange: ExchangeThread
+) -> None:
+    with replicas(tmp_path, exchange, kafka, prefix) as group:
+        first = group.start()
+        eventually(group.spread, 30, "all shards served")
+        second = group.start()
+        eventually(lambda: sorted(map(len, group.owned())) == [2, 2], 30, "two shards each")
+        kept = [int(shard) for shard in owned(first)]
+        moved = [int(shard) for shard in owned(second)]
+        assert first.metric("shards_lost_total") == 2
+        finish(group, exchange, kafka, prefix)
+    begun = sessions(kafka, prefix)
+    for shard in moved:
+        assert len(begun[shard]) == 2 * _sessions_of(shard)
+    for shard in kept:
+        assert len(begun[shard]) == _sessions_of(shard)
+
+
+def _sessions_of(shard: int) -> int:
+    """Return how many sessions a shard needs: a public one, if it has markets, and its account's."""
+    markets = [symbol for symbol in SYMBOLS if shard_of(symbol, SHARDS) == shard]
+    return bool(markets or shard == 0) + (shard_of("main", SHARDS) == shard)
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_when_a_replica_is_killed_the_others_take_over(
+    kafka: Broker, prefix: str, tmp_path: Path, exchange: ExchangeThread, count: int
+) -> None:
+    """Of three, two are killed at once."""
+    with replicas(tmp_path, exchange, kafka, prefix) as group:
+        for _ in range(count):
+            group.start()
+        eventually(group.spread, 30, "each shard served")
+        for replica in group.running[1:]:
+            group.kill(replica)
+        eventually(group.spread, SESSION_TIMEOUT + 20, "the last one serves all")
+        finish(group, exchange, kafka, prefix)
+
+
+def test_a_replica_that_stops_hands_its_shards_over_at_once(
+    kafka: Broker, prefix: str, tmp_path: Path, exchange: ExchangeThread
+) -> None:
+    keys = {"session_timeout": 60.0}
+    with replicas(tmp_path, exchange, kafka, prefix, **keys) as group:
+        group.start()
+        leaving = group.start()
+        eventually(lambda: sorted(map(len, group.owned())) == [2, 2], 30, "two shards each")
+        group.running.remove(leaving)
+        assert leaving.stop() == 0
+        eventually(group.spread, 30, "the other one serves all, without waiting for the session timeout")
+        finish(group, exchange, kafka, prefix)
+
+
+@pytest.mark.parametrize("delivery", ["exactly-once", "at-least-once"])
+def test_a_replica_that_was_frozen_past_its_session_timeout_writes_nothing_when_it_wakes(
+    kafka: Broker, prefix: str, tmp_path: Path, exchange: ExchangeThread, delivery: str
+) -> None:
+    with replicas(tmp_path, exchange, kafka, prefix, delivery=delivery) as group:
+        group.start()
+        frozen = group.start()
+        eventually(lambda: sorted(map(len, group.owned())) == [2, 2], 30, "two shards each")
+        group.running.remove(frozen)
+        its_own = sessions_of(frozen)
+        os.kill(frozen.process.pid, signal.SIGSTOP)
+        eventually(group.spread, SESSION_TIMEOUT + 20, "the other one serves all")
+        taken_us = time.time_ns() // 1000
+        os.kill(frozen.process.pid, signal.SIGCONT)
+        eventually(lambda: frozen.metric("shards_lost_total") >= 2, 30, "it notices")
+        group.running.append(frozen)
+        finish(group, exchange, kafka, prefix, delivery)
+    for channel in ("trades", "depth"):
+        for record in records_of(kafka, prefix, channel):
+            assert record.json["session"] not in its_own or record.json["received_us"] < taken_us
+
+
+def sessions_of(replica: RunningBridge) -> list[str]:
+    """Return the sessions that a replica has opened until now."""
+    log = [json.loads(line) for line in replica.stderr.splitlines()]
+    return [line["session"] for line in log if line["event"] == "session opened"]
+
+
+def test_more_shards_take_their_state_with_them(
+    kafka: Broker, prefix: str, tmp_path: Path, exchange: ExchangeThread
+) -> None:
+    """The way that the error tells: stop all, give the topic more partitions, start again."""
+    with replicas(tmp_path, exchange, kafka, prefix, shards=2) as group:
+        one = group.start()
+        eventually(lambda: one.metric("records_total", channel="trades") > 100, 30, "trades")
+        assert one.stop() == 0
+        group.running.clear()
+    topic = f"{prefix}.bridge-state"
+    with replicas(tmp_path, exchange, kafka, prefix) as group:
+        with group.unready() as refused:
+            assert refused.process.wait(30) == 1
+            assert "2 shards, kafka.shards is 4" in refused.stderr
+        admin = AdminClient({"bootstrap.servers": kafka.bootstrap})
+        for done in admin.create_partitions([NewPartitions(topic, SHARDS)]).values():
+            done.result()
+        group.start()
+        finish(group, exchange, kafka, prefix)
+
+
+def test_fewer_shards_than_have_state_are_refused(kafka: Broker, prefix: str, tmp_path: Path) -> None:
+    create_topic(kafka.bootstrap, f"{prefix}.bridge-state", SHARDS)
+    settings = config("ws://127.0.0.1:1/", kafka, prefix)
+    with RunningBridge(tmp_path, settings) as bridge:
+        assert bridge.process.wait(30) == 1
+        assert "set kafka.shards = 4" in bridge.stderr
+        assert "Traceback" not in bridge.stderr
+    assert read_topic(kafka.bootstrap, f"{prefix}.bridge-state") == []
