@@ -14,8 +14,8 @@ from bridge.config import AccountConfig, Config, ExchangeConfig, KafkaConfig
 from bridge.exchange.frames import BadFrame, inflate
 from bridge.exchange.session import ClockRead, Credentials, Event, Ponged, Session, Timing
 from bridge.kafka.client import connection
-from bridge.kafka.topics import existing, topic_name
-from bridge.records import DEADLETTER
+from bridge.kafka.topics import existing, mismatch, partitions, topic_name
+from bridge.records import DEADLETTER, EVENTS, STATE
 
 Say = Callable[[str], None]
 
@@ -58,7 +58,8 @@ def _subscriptions(wanted: plan.Wanted) -> str:
 async def _kafka(config: Config, say: Say) -> bool:
     """Say how the topics stand; return whether `run` could use them."""
     say(f"Kafka at {config.kafka.bootstrap_servers}")
-    names = [topic_name(config.kafka, channel) for channel in (*sorted(plan.channels(config)), DEADLETTER)]
+    channels = (*sorted(plan.channels(config)), DEADLETTER, EVENTS, STATE)
+    names = [topic_name(config.kafka, channel) for channel in channels]
     try:
         async with asyncio.timeout(_KAFKA_PATIENCE):
             found = await _partitions(config.kafka, names)
@@ -68,7 +69,8 @@ async def _kafka(config: Config, say: Say) -> bool:
     except (KafkaError, OSError) as error:
         say(f"  {error}")
         return False
-    usable = [_topic(config.kafka, name, found.get(name), say) for name in names]
+    named = zip(channels, names, strict=True)
+    usable = [_topic(config.kafka, channel, found.get(name), say) for channel, name in named]
     return all(usable)
 
 
@@ -81,15 +83,17 @@ async def _partitions(config: KafkaConfig, names: list[str]) -> dict[str, int]:
         await admin.close()
 
 
-def _topic(config: KafkaConfig, name: str, partitions: int | None, say: Say) -> bool:
-    if partitions is None:
-        will = f"would be created with {config.partitions} partitions"
+def _topic(config: KafkaConfig, channel: str, found: int | None, say: Say) -> bool:
+    name, wanted = topic_name(config, channel), partitions(config, channel)
+    number = f"{wanted} partition{'s' if wanted > 1 else ''}"
+    if found is None:
+        will = f"would be created with {number}"
         say(f"  {name}: missing, {will if config.create_topics else 'and kafka.create_topics is false'}")
         return config.create_topics
-    if partitions != config.partitions:
-        say(f"  {name}: has {partitions} partitions, and kafka.partitions is {config.partitions}")
+    if found != wanted:
+        say(f"  {mismatch(channel, name, found, wanted)}")
         return False
-    say(f"  {name}: exists, {partitions} partitions")
+    say(f"  {name}: exists, {number}")
     return True
 
 

@@ -46,6 +46,8 @@ async def run(seconds: float | None = None, symbols: int = 6, rate: float = 200.
             with Reader(bootstrap, topics, PARTITIONS) as reader:
                 serving = asyncio.create_task(bridge.run())
                 print(_welcome(exchange.url, bootstrap, topics), flush=True)
+                while bridge.missing() and not serving.done() and not await _stopped(stop, _REFRESH):
+                    continue
                 await _show(console, _Figures(reader, exchange.truth.counts, topics), stop, seconds, serving)
                 await exchange.quiesce()
                 held = await _settled(exchange.truth.counts, reader)
@@ -75,6 +77,7 @@ def _config(url: str, symbols: list[str], bootstrap: str) -> Config:
                 "bootstrap_servers": bootstrap,
                 "delivery": "at-least-once",
                 "partitions": PARTITIONS,
+                "shards": PARTITIONS,
             },
         }
     )
@@ -119,16 +122,20 @@ async def _show(
                 live.update(_table(figures), refresh=True)
             else:
                 print(_line(figures), flush=True)
-            try:
-                async with asyncio.timeout(min(left, _REFRESH if live else _LINE)):
-                    await stop.wait()
-            except TimeoutError:
-                continue
+            await _stopped(stop, min(left, _REFRESH if live else _LINE))
     finally:
         if live:
             live.stop()
     if serving.done():
         serving.result()
+
+
+async def _stopped(stop: asyncio.Event, patience: float) -> bool:
+    try:
+        async with asyncio.timeout(patience):
+            return await stop.wait()
+    except TimeoutError:
+        return False
 
 
 async def _settled(sent: Callable[[], dict[str, int]], reader: Reader) -> dict[str, int]:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 import structlog
 from aiokafka import AIOKafkaProducer
-from aiokafka.errors import KafkaError, KafkaTimeoutError
+from aiokafka.errors import IllegalOperation, KafkaError, KafkaTimeoutError
 
 from bridge.config import Compression, KafkaConfig
 from bridge.kafka.client import connection
@@ -15,6 +15,9 @@ log = structlog.get_logger(__name__)
 
 # Twice aiokafka's default throughput; larger batches bring nothing more.
 MAX_BATCH_BYTES = 131072
+
+# What a producer raises; the last two when its transaction has failed behind its back.
+PRODUCER_FAILURES = (KafkaError, IllegalOperation, AssertionError)
 
 _REQUEST_TIMEOUT_MS = 10_000
 _RETRY_BACKOFF_MS = 50
@@ -62,7 +65,7 @@ async def abort(producer: AIOKafkaProducer, patience: float) -> None:
     try:
         async with asyncio.timeout(patience):
             await producer.abort_transaction()
-    except (KafkaError, TimeoutError, AssertionError) as error:
+    except (*PRODUCER_FAILURES, TimeoutError) as error:
         log.warning("an open transaction is left to time out", error=repr(error))
 
 

@@ -29,7 +29,7 @@ from aiokafka.producer.message_accumulator import BatchBuilder
 from bridge.backoff import Backoff
 from bridge.config import KafkaConfig
 from bridge.kafka.partition import OBJECT_OVERHEAD, Partition
-from bridge.kafka.producer import abort, close_producer, open_producer
+from bridge.kafka.producer import PRODUCER_FAILURES, abort, close_producer, open_producer
 from bridge.kafka.state import Alive, Lost, Save, State
 from bridge.kafka.topics import Topic
 from bridge.metrics import Metrics
@@ -166,7 +166,7 @@ class Sink:
             except asyncio.CancelledError:
                 await abort(producer, _CLOSE_PATIENCE)
                 raise
-            except (KafkaError, AssertionError) as error:  # aiokafka asserts the state of its transactions
+            except PRODUCER_FAILURES as error:
                 self._recover(error)
             finally:
                 await close_producer(producer, _CLOSE_PATIENCE)
@@ -252,13 +252,14 @@ class Sink:
     # Flush
 
     async def _at_least_once(self, producer: AIOKafkaProducer) -> None:
-        timeout = self._config.session_timeout
+        # With heartbeats every quarter of the session timeout, the group gives nothing away in half of it.
+        safe_for = self._config.session_timeout / 2
         looked_at = time.monotonic()
         while await self._anything():
             # Nobody fences a producer without transactions, so it has to look whether it may write; and
             # after a time in which another replica could have had the shard, whether one has.
-            await self._check_lease(timeout / 2)
-            if time.monotonic() - looked_at > timeout:
+            await self._check_lease(safe_for)
+            if time.monotonic() - looked_at > safe_for:
                 await self._state.catch_up()
             looked_at = time.monotonic()
             await self._flush(producer)
@@ -357,7 +358,7 @@ class Sink:
             self._dirty.pop(partition, None)
         try:
             delivery = await producer.send_batch(batch, partition.topic.name, partition=partition.number)
-        except (KafkaError, AssertionError) as error:
+        except PRODUCER_FAILURES as error:
             self._failures.append((partition, error))
             await self._all_answered()
         partition.delivery = delivery

@@ -17,7 +17,7 @@ import pytest
 
 from bridge.channels import CHANNELS
 from bridge.config import load
-from bridge.records import DEADLETTER
+from bridge.records import DEADLETTER, EVENTS
 from tests.support.kafka_broker import JARS, Broker, free_ports
 from tests.support.process import ROOT
 from tests.support.schemas import SCHEMAS, schema
@@ -31,6 +31,7 @@ SHELL = {name: value for name, value in os.environ.items() if not name.startswit
 
 BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
 SECONDS = 60.0
+TOPICS = {*CHANNELS, DEADLETTER, EVENTS}
 
 
 class Ends(NamedTuple):
@@ -241,8 +242,8 @@ def test_a_configuration_is_valid(tmp_path: Path, text: str) -> None:
 
 def test_every_topic_has_a_sample_that_is_its_schema_s_example() -> None:
     samples = {sample["schema"]: sample for sample in map(json.loads, blocks("json"))}
-    assert samples == {f"digifinex.{c}.v1": schema(c)["examples"][0] for c in (*CHANNELS, DEADLETTER)}
-    assert {path.parent.name for path in SCHEMAS.glob("*/v1.json")} == {*CHANNELS, DEADLETTER}
+    assert samples == {f"digifinex.{c}.v1": schema(c)["examples"][0] for c in TOPICS}
+    assert {path.parent.name for path in SCHEMAS.glob("*/v1.json")} == TOPICS
 
 
 @pytest.mark.parametrize(("language", "name"), [("python", "trades.py"), ("java", "Trades.java")])

@@ -1,0 +1,96 @@
+"""Watermarks: what a restart has to know to repeat no trade and to skip none."""
+
+import msgspec
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bridge.channels.channel import Source
+from bridge.channels.trades import Trades
+from bridge.records import Record, Stretch
+from bridge.watermark import KEPT, Watermark, Watermarks, advanced
+
+SYMBOL = b"ETH_USDT"
+
+
+def record(trade_id: int, open_stretch: Stretch | None = None) -> Record:
+    return Record("trades", SYMBOL, b"{}", 1, (trade_id, trade_id * 10, open_stretch))
+
+
+def after(*ids: int) -> Watermark:
+    return advanced({}, map(record, ids))[SYMBOL]
+
+
+def push(trades: Trades, source: Source, ids: list[int], *, clean: bool) -> list[Record]:
+    items = [
+        {"id": one, "time": 1_597_419_159, "price": "1", "amount": "2", "type": "buy"}
+        for one in reversed(ids)
+    ]
+    return trades(msgspec.json.encode([clean, items, SYMBOL.decode()]), source, 1).records
+
+
+def ids_of(records: list[Record]) -> list[int]:
+    return [record.mark[0] for record in records if record.mark]
+
+
+def test_a_watermark_has_the_newest_ids_in_order_and_the_time_of_the_newest() -> None:
+    assert after(1, 2, 5, 3) == Watermark([1, 2, 3, 5], time_us=50)
+    assert after(*range(100)).ids == list(range(100 - KEPT, 100))
+
+
+def test_records_of_other_channels_change_nothing() -> None:
+    assert advanced({}, [Record("depth", SYMBOL, b"{}", 1)]) == {}
+
+
+def test_a_watermark_goes_on_from_the_one_before_and_leaves_that_alone() -> None:
+    before: Watermarks = {SYMBOL: Watermark([1, 2], time_us=20)}
+    assert advanced(before, [record(3)]) == {SYMBOL: Watermark([1, 2, 3], time_us=30)}
+    assert before == {SYMBOL: Watermark([1, 2], time_us=20)}
+
+
+def test_nothing_after_an_open_stretch_is_forgotten() -> None:
+    """The list that closes it may show trades before all of them."""
+    stretch = Stretch(5, 50, 10, 100)
+    known = [*map(record, range(6)), *(record(n, stretch) for n in range(10, 200))]
+    watermark = advanced({}, known)[SYMBOL]
+    assert watermark.ids == list(range(10, 200))
+    assert watermark.open == stretch
+    assert advanced({SYMBOL: watermark}, [record(200)])[SYMBOL].ids == list(range(201 - KEPT, 201))
+
+
+def test_a_watermark_is_the_same_on_kafka() -> None:
+    for watermark in (after(1, 2), Watermark([7], 1, Stretch(1, 2, 3, 4))):
+        assert msgspec.json.decode(msgspec.json.encode(watermark), type=Watermark) == watermark
+
+
+@given(st.data())
+def test_a_crash_at_any_record_repeats_no_trade_and_skips_none(data: st.DataObject) -> None:
+    """What is committed when the process dies is any beginning of what it had made of the pushes."""
+    stream = sorted(data.draw(st.sets(st.integers(0, 10**12), min_size=2, max_size=40)))
+    watermarks: dict[bytes, Watermark] = {}
+    on_kafka: list[int] = []
+    shown = 0
+    for life in range(data.draw(st.integers(1, 5))):
+        trades, source = Trades(watermarks), Source(f"s{life}")
+        made: list[Record] = []
+        begin = stream.index(on_kafka[-1]) if on_kafka else 0
+        # The exchange may have gone on, and trades may come before their session's list.
+        shown = max(shown, begin + 1)
+        listed = data.draw(st.integers(shown, len(stream)))
+        early = data.draw(st.integers(listed, min(listed + 3, len(stream))))
+        lists_first = life == 0 or data.draw(st.booleans())
+        if not lists_first and early > listed:
+            made += push(trades, source, stream[listed:early], clean=False)
+        made += push(trades, source, stream[begin:early], clean=True)
+        shown = early
+        while shown < len(stream) and data.draw(st.booleans()):
+            made += push(trades, source, stream[shown : shown + 2], clean=False)
+            shown = min(shown + 2, len(stream))
+        kept = made[: data.draw(st.integers(0, len(made)))]
+        watermarks.update(advanced(watermarks, kept))
+        on_kafka = sorted(on_kafka + ids_of(kept))
+        if lists_first:
+            assert on_kafka == stream[: len(on_kafka)]
+    trades = Trades(watermarks)
+    on_kafka += ids_of(push(trades, Source("last"), stream, clean=True))
+    first = min(on_kafka)
+    assert sorted(on_kafka) == [one for one in stream if one >= first]
