@@ -14,11 +14,14 @@ class Backoff:
         self._longest = longest
         self._bound = shortest
 
-    def next(self) -> float:
-        """Return the seconds to wait before the next try."""
-        bound = self._bound
+    def next(self, *, longer: bool = False) -> float:
+        """Return the seconds to wait before the next try.
+
+        `longer`: the other side is overloaded; wait four times as long, and not less than half of that.
+        """
+        bound = min(self._longest, 4 * self._bound) if longer else self._bound
         self._bound = min(self._longest, 2 * bound)
-        return random.uniform(0, bound)  # noqa: S311
+        return random.uniform(bound / 2 if longer else 0, bound)  # noqa: S311
 
     def reset(self) -> None:
         """Start over, since a try has succeeded."""

@@ -9,20 +9,22 @@ import random
 import time
 import uuid
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from http import HTTPStatus
 from typing import cast
 
 import structlog
 from websockets.asyncio.client import connect
-from websockets.exceptions import WebSocketException
+from websockets.exceptions import InvalidStatus, WebSocketException
 
 from bridge import __version__
 from bridge.backoff import Backoff
 from bridge.channels.channel import Source
 from bridge.config import ExchangeConfig
+from bridge.courtesy import Courtesy, calm, spread
 from bridge.events import Journal
 from bridge.exchange.frames import BadFrame, Push
 from bridge.exchange.handover import Bad, Handover, Message
-from bridge.exchange.session import Credentials, Session, Timing
+from bridge.exchange.session import Credentials, Session, Timing, subscribes
 from bridge.feed import Ended, Feed, Receiver
 from bridge.metrics import Metrics
 from bridge.records import Cause
@@ -32,6 +34,10 @@ log = structlog.get_logger(__name__)
 
 _CLOSING_HANDSHAKE = 2.0  # seconds
 _AGE_JITTER = 0.1  # of max_session_age
+_LONG_LIFE = 600.0  # seconds; a rotation after less can't be moved away from a full hour
+
+_OVERLOADED = (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.BAD_GATEWAY, HTTPStatus.SERVICE_UNAVAILABLE)
+_SPREAD = 10.0  # seconds over which reconnects around a full hour are spread
 
 _Came = tuple[Source, int, bytes]
 """From which session a message came, when in µs, and its frame."""
@@ -50,6 +56,7 @@ class Connector:
         wanted: Mapping[str, Sequence[str]],
         *,
         config: ExchangeConfig,
+        courtesy: Courtesy,
         receiver: Receiver,
         journal: Journal,
         metrics: Metrics,
@@ -61,6 +68,7 @@ class Connector:
         self.wanted = {channel: list(symbols) for channel, symbols in wanted.items()}
         self.account = account
         self._config = config
+        self._courtesy = courtesy
         self._receiver = receiver
         self._journal = journal
         self._metrics = metrics
@@ -89,7 +97,9 @@ class Connector:
             if ended.fruitful:
                 backoff.reset()
             # A refused account would be refused again: it waits the longest there is.
-            delay = self._config.reconnect_max if ended.reason == "rejected" else backoff.next()
+            longest = self._config.reconnect_max
+            delay = longest if ended.reason == "rejected" else backoff.next(longer=ended.overloaded)
+            delay += spread(time.time() + delay, min(longest, _SPREAD))
             self._log.warning(
                 "session ended", reason=ended.reason, detail=ended.detail, next_try_in=round(delay, 3)
             )
@@ -143,6 +153,11 @@ class Connector:
             feed = await self._open(self._receiver, self._cause)
         except TimeoutError:
             return Ended("timeout", f"no connection to {self._config.url}")
+        except InvalidStatus as error:
+            status = error.response.status_code
+            if status == HTTPStatus.TOO_MANY_REQUESTS:
+                self._courtesy.pause(time.monotonic(), self._asked_to_wait(error))
+            return Ended("refused", f"{self._config.url}: {error}", overloaded=status in _OVERLOADED)
         except (OSError, EOFError, WebSocketException) as error:
             return Ended("refused", f"{self._config.url}: {error}")
         try:
@@ -184,6 +199,7 @@ class Connector:
 
     async def _open(self, receiver: Receiver, cause: Cause) -> Feed:
         config = self._config
+        await self._courtesy.admit(subscribes(self.wanted))
         opened = await connect(
             config.url,
             create_connection=Socket,
@@ -236,7 +252,13 @@ class Connector:
         )
 
     def _lifetime(self) -> float:
-        return self._config.max_session_age * random.uniform(1 - _AGE_JITTER, 1)  # noqa: S311
+        age = self._config.max_session_age * random.uniform(1 - _AGE_JITTER, 1)  # noqa: S311
+        return age if age < _LONG_LIFE else calm(time.time() + age) - time.time()
+
+    def _asked_to_wait(self, refusal: InvalidStatus) -> float:
+        """Return the seconds after which the exchange wants to be asked again."""
+        answer = refusal.response.headers.get("Retry-After", "")
+        return float(answer) if answer.isdecimal() else self._config.reconnect_max
 
     async def _rotate(self, old: Feed) -> Feed:
         """Let a fresh session take over from `old`; return the one that serves on."""

@@ -36,11 +36,12 @@ class Receiver(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """Why a session ended; `fruitful` if it had brought a push."""
+    """Why a session ended; `fruitful` if it had brought a push, `overloaded` if the server has too much."""
 
     reason: Reason
     detail: str
     fruitful: bool = False
+    overloaded: bool = False
 
 
 class Feed:

@@ -14,6 +14,7 @@ from aiokafka.errors import KafkaError
 from bridge import __version__, plan
 from bridge.backoff import Backoff
 from bridge.config import Config
+from bridge.courtesy import Courtesy
 from bridge.endpoints import Endpoints
 from bridge.kafka.leases import Leases
 from bridge.kafka.topics import Topic, TopicError, prepare
@@ -37,6 +38,9 @@ class Bridge:
         self._leases: Leases | None = None
         self._leases_changed = asyncio.Event()
         self._left_behind = 0
+        self._courtesy = Courtesy(
+            config.exchange.handshakes_per_second, config.exchange.subscribes_per_second
+        )
         self._trouble: str | None = f"no answer from {config.kafka.bootstrap_servers} yet"
         self.metrics.gauge("pending_records").read = lambda: sum(
             shard.sink.pending_records for shard in self._shards.values()
@@ -122,6 +126,7 @@ class Bridge:
                 self.metrics,
                 replica=self.replica,
                 is_ours=partial(leases.is_ours, number),
+                courtesy=self._courtesy,
             )
             owned.value = 1
             try:

@@ -9,6 +9,7 @@ from bridge import plan
 from bridge.channels import CHANNELS
 from bridge.config import AccountConfig, Config, Delivery
 from bridge.connector import Connector
+from bridge.courtesy import Courtesy
 from bridge.events import Journal
 from bridge.exchange.session import Credentials
 from bridge.kafka.sink import Sink
@@ -42,11 +43,13 @@ class Shard:
         *,
         replica: str,
         is_ours: Callable[[float], Awaitable[bool]],
+        courtesy: Courtesy,
     ) -> None:
         self.failed = False
         self.lost = False
         self._over = asyncio.Event()
         self._config = config
+        self._courtesy = courtesy
         self._metrics = metrics
         self._label = str(number)
         self._number = number
@@ -159,6 +162,7 @@ class Shard:
         return Connector(
             wanted,
             config=self._config.exchange,
+            courtesy=self._courtesy,
             receiver=self._pipeline,
             journal=self._journal,
             metrics=self._metrics,
@@ -205,18 +209,20 @@ class Shard:
         self._markets.update(markets)
         if symbols:
             log.info("markets found", shard=self._label, symbols=symbols)
-        for symbol in symbols:
-            for channel in self._plan.follows:
-                self._subscribe(channel, symbol)
+            self._subscribe([(channel, symbol) for symbol in symbols for channel in self._plan.follows])
 
-    def _subscribe(self, channel: str, symbol: str) -> None:
-        """Add a subscription to the newest session, or to one of its own when that is full."""
+    def _subscribe(self, subscriptions: list[plan.Subscription]) -> None:
+        """Add subscriptions to the newest session as far as it has room, and for the rest open others."""
+        size = self._config.exchange.subscriptions_per_session
         newest = next((c for c in reversed(self._connectors) if c.account is None), None)
-        if newest is not None and plan.count(newest.wanted) < self._config.exchange.subscriptions_per_session:
-            newest.subscribe(channel, [symbol])
-            return
-        connector = self._connector({channel: [symbol]})
-        if self._paused.value:
-            connector.pause()
-        self._connectors.append(connector)
-        self._start(connector)
+        room = max(0, size - plan.count(newest.wanted)) if newest else 0
+        if newest:
+            for wanted in plan.sessions(subscriptions[:room], size):
+                for channel, symbols in wanted.items():
+                    newest.subscribe(channel, symbols)
+        for wanted in plan.sessions(subscriptions[room:], size):
+            connector = self._connector(wanted)
+            if self._paused.value:
+                connector.pause()
+            self._connectors.append(connector)
+            self._start(connector)

@@ -21,6 +21,7 @@ from bridge.config.values import (
     LogFormat,
     LogLevel,
     Markets,
+    Rate,
     Replicas,
     RequiredSecret,
     SaslMechanism,
@@ -67,6 +68,16 @@ class ExchangeConfig(_Section):
     )
     reconnect_max: Seconds = Field(
         default=30.0, description="Seconds, at most, between two attempts to connect."
+    )
+    handshakes_per_second: Rate = Field(
+        default=5.0,
+        description="Connections that one process opens a second, at most, so that many sessions never storm "
+        "the exchange.",
+    )
+    subscribes_per_second: Rate = Field(
+        default=20.0,
+        description="Subscribe requests that one process sends a second, at most, with the connections that "
+        "it opens.",
     )
     max_frame_bytes: int = Field(
         default=8_388_608,

@@ -159,6 +159,7 @@ def _replicas(factor: int) -> int:
 
 
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Names = Annotated[tuple[str, ...], BeforeValidator(_split), AfterValidator(_names)]
 Markets = Annotated[Names, AfterValidator(_markets)]
 ExplicitNames = Annotated[Names, AfterValidator(_explicit)]

@@ -301,8 +301,7 @@ class Session:
     def _subscribe(self, channel: str, symbols: Sequence[str], now: float) -> None:
         if self.state is State.LIVE:
             self._enter(State.SUBSCRIBING)
-        for first in range(0, max(len(symbols), 1), _CHUNK):
-            chunk = tuple(symbols[first : first + _CHUNK])
+        for chunk in _chunks(symbols):
             request_id = self._ask(_Asked("subscribe", now, now + self._timing.reply_timeout, channel, chunk))
             self._to_send.append(requests.subscribe(request_id, channel, chunk))
 
@@ -349,3 +348,13 @@ class Session:
     def _enter(self, state: State) -> None:
         assert state in TRANSITIONS[self.state], f"{self.state} -> {state}"  # noqa: S101
         self.state = state
+
+
+def subscribes(wanted: Mapping[str, Sequence[str]]) -> int:
+    """Return how many subscribe requests a session sends for these symbols of each channel."""
+    return sum(len(_chunks(symbols)) for symbols in wanted.values())
+
+
+def _chunks(symbols: Sequence[str]) -> list[Symbols]:
+    """Return what one request each asks for; a channel without symbols is one request."""
+    return [tuple(symbols[first : first + _CHUNK]) for first in range(0, max(len(symbols), 1), _CHUNK)]

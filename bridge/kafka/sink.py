@@ -110,6 +110,8 @@ class Sink:
         self._events: list[Partition] = []
         # Exactly-once: what is saved when the commit that was asked for has taken place.
         self._committing: Save | None = None
+        # At-least-once: until when nobody else can have the shard.
+        self._safe_until = float("inf")
         # At-least-once: what is on its way to the state's topic.
         self._saving: Save | None = None
 
@@ -254,14 +256,14 @@ class Sink:
     async def _at_least_once(self, producer: AIOKafkaProducer) -> None:
         # With heartbeats every quarter of the session timeout, the group gives nothing away in half of it.
         safe_for = self._config.session_timeout / 2
-        looked_at = time.monotonic()
+        self._safe_until = time.monotonic() + safe_for
         while await self._anything():
             # Nobody fences a producer without transactions, so it has to look whether it may write; and
             # after a time in which another replica could have had the shard, whether one has.
             await self._check_lease(safe_for)
-            if time.monotonic() - looked_at > safe_for:
+            if time.monotonic() > self._safe_until:
                 await self._state.catch_up()
-            looked_at = time.monotonic()
+            self._safe_until = time.monotonic() + safe_for
             await self._flush(producer)
             if self._state.unsaved and self._saving is None:
                 self._saving = await self._save(producer, ())
@@ -330,6 +332,8 @@ class Sink:
         least = _FULL_BATCH if full_only else 1
         ready = [p for p in self._dirty if p.delivery is None and len(p.queued) >= least]
         for partition in ready:
+            if time.monotonic() > self._safe_until:
+                return  # the process was frozen in the middle of this
             await self._send(producer, partition, partition.take_batch(producer))
 
     async def _flush_events(self, producer: AIOKafkaProducer) -> None:

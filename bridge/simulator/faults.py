@@ -18,6 +18,7 @@ class Faults:
 
     drop: float = 0.0  # seconds between hanging up on every connection; 0: never
     refuse: int = 0  # handshakes answered with HTTP 502 after each drop
+    max_handshakes: int = 0  # in a second; more are answered with HTTP 429; 0: any number
     stall_every: float = 0.0  # seconds from one stall to the next; 0: never
     stall_for: float = 1.0  # seconds in which nothing is sent, then all of it
     mute_after: float = 0.0  # seconds after which a connection hears and says nothing more; 0: never

@@ -36,7 +36,7 @@ class Simulator:
     keys to secrets. Answers come compressed or as plain text, before or after the first push; an unknown
     market is refused or, as others have seen, acknowledged. `keep_trades` is for tests: memory then grows
     with every trade. A client that leaves more than `backlog` bytes unread is cut off, and counted in
-    `clients.too_slow`; `handshakes` counts those that were accepted, `refusals` those answered with 502.
+    `clients.too_slow`; `handshakes` counts those that were accepted, `refusals` those that were not.
     """
 
     def __init__(
@@ -71,6 +71,7 @@ class Simulator:
         self._address = (host, port)
         self._answers = answers
         self._to_refuse = 0
+        self._admitted: list[float] = []
         self._server: Server
         self._pacing: asyncio.Task[None]
         self._misbehaving: asyncio.Task[None]
@@ -209,6 +210,15 @@ class Simulator:
             self._to_refuse -= 1
             self.refusals += 1
             return connection.respond(HTTPStatus.BAD_GATEWAY, "502 Bad Gateway\n")
+        if self._faults.max_handshakes:
+            second = time.monotonic() - 1
+            self._admitted = [moment for moment in self._admitted if moment > second]
+            if len(self._admitted) >= self._faults.max_handshakes:
+                self.refusals += 1
+                response = connection.respond(HTTPStatus.TOO_MANY_REQUESTS, "429 Too Many Requests\n")
+                response.headers["Retry-After"] = "1"
+                return response
+            self._admitted.append(time.monotonic())
         self.handshakes += 1
         return None
 

@@ -13,6 +13,7 @@ from structlog.testing import capture_logs
 from bridge.channels.channel import Source
 from bridge.config import ExchangeConfig
 from bridge.connector import Connector
+from bridge.courtesy import Courtesy
 from bridge.events import Journal
 from bridge.exchange.frames import BadFrame, Push
 from bridge.metrics import Metrics
@@ -51,6 +52,7 @@ class Connected(Connector):
         super().__init__(
             {"trades": SYMBOLS},
             config=config,
+            courtesy=Courtesy(config.handshakes_per_second, config.subscribes_per_second),
             receiver=receiver,
             journal=Journal("replica", 0, self.told.extend),
             metrics=self.metrics,

@@ -9,6 +9,7 @@ import psutil
 import pytest
 
 from bridge.simulator import Faults
+from bridge.simulator.market import symbol_names
 from tests.support.checks import assert_no_hole, assert_trades_are, records_of
 from tests.support.exchange import ExchangeThread
 from tests.support.kafka_broker import Broker, free_ports
@@ -207,3 +208,38 @@ def test_every_market_follows_new_listings_over_many_sessions(
             assert bridge.metric("reconnects_total") == 0
             assert bridge.stop() == 0
         assert_trades_are(records_of(kafka, prefix, "trades"), exchange.truth.made)
+
+
+def test_many_sessions_never_storm_the_exchange(kafka: Broker, prefix: str, tmp_path: Path) -> None:
+    """24 of them at the start, and again when all are cut at once, on a server that takes 10 a second."""
+    symbols = symbol_names(12)
+    with ExchangeThread(symbols=symbols, rate=100, faults=Faults(max_handshakes=10)) as exchange:
+        sections: dict[str, Any] = {
+            "channels": {"trades": symbols, "depth": symbols, "ticker": [], "all_ticker": False},
+            "exchange": {"subscriptions_per_session": 1, "reconnect_min": 0.1},
+        }
+        with RunningBridge(tmp_path, config(exchange.url, kafka, prefix, sections)) as bridge:
+            bridge.wait_ready(60)
+            exchange.run(exchange.simulator.drop_all())
+            eventually(lambda: exchange.simulator.handshakes >= 48, 60, "all sessions again")
+            eventually(lambda: bridge.ready()[0] == 200, 60, "ready again")
+            assert exchange.simulator.refusals == 0
+            all_trades_arrive(bridge, exchange)
+            assert bridge.stop() == 0
+        assert_trades_are(records_of(kafka, prefix, "trades"), exchange.truth.made)
+
+
+def test_an_exchange_that_says_too_many_is_left_alone_for_as_long_as_it_asks(
+    kafka: Broker, prefix: str, tmp_path: Path
+) -> None:
+    with ExchangeThread(symbols=SYMBOLS, rate=100, faults=Faults(max_handshakes=2)) as exchange:
+        quick = {"subscriptions_per_session": 1, "reconnect_min": 0.01, "handshakes_per_second": 1000}
+        settings = config(exchange.url, kafka, prefix, {"exchange": quick})
+        with RunningBridge(tmp_path, settings) as bridge:
+            bridge.wait_ready(100)
+            sessions = 3 * len(SYMBOLS) + 1
+            assert exchange.simulator.handshakes == sessions
+            assert bridge.metric("reconnects_total", reason="refused") == exchange.simulator.refusals > 0
+            # All of them try at once at first; after that they try as one, after what was asked for.
+            assert exchange.simulator.refusals < sessions * sessions / 2
+            assert bridge.stop() == 0

@@ -29,3 +29,11 @@ def test_a_success_starts_over() -> None:
         backoff.next()
     backoff.reset()
     assert backoff.next() <= 0.1
+
+
+def test_an_overloaded_server_is_left_alone_for_longer() -> None:
+    for _ in range(100):
+        backoff = Backoff(0.5, 30.0)
+        assert 1.0 <= backoff.next(longer=True) <= 2.0
+        assert 8.0 <= backoff.next(longer=True) <= 16.0
+        assert 15.0 <= backoff.next(longer=True) <= 30.0

@@ -1,0 +1,72 @@
+"""The budget of connections, and what is done around full hours."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bridge.courtesy import Courtesy, calm, spread
+
+HOUR = 3600.0
+SOME_HOUR = 494_000 * HOUR
+
+
+@given(
+    st.floats(0.5, 50),
+    st.floats(0.5, 50),
+    st.lists(st.tuples(st.floats(0, 2), st.integers(0, 10)), min_size=1, max_size=60),
+)
+def test_no_more_than_the_budget_is_used_in_any_time(
+    handshakes: float, subscribes: float, asked: list[tuple[float, int]]
+) -> None:
+    """But for what a burst of one second allows, and the one that is the last."""
+    courtesy = Courtesy(handshakes, subscribes)
+    now, opened = 100.0, []
+    for pause, requests in asked:
+        now += pause
+        opened.append((now + courtesy.reserve(now, requests), 1 / handshakes + requests / subscribes))
+    for first, (begin, _) in enumerate(opened):
+        for last in range(first, len(opened)):
+            used = sum(cost for _, cost in opened[first:last])
+            assert used <= opened[last][0] - begin + 1.0 + 1e-6
+
+
+def test_who_comes_first_goes_first_and_a_few_need_not_wait() -> None:
+    courtesy = Courtesy(5.0, 20.0)
+    waits = [courtesy.reserve(10.0, 0) for _ in range(10)]
+    assert waits == sorted(waits)
+    assert waits[:6] == pytest.approx([0.0] * 6)
+    assert waits[-1] == pytest.approx(0.8)
+
+
+def test_after_a_pause_that_the_exchange_asked_for_the_budget_goes_on() -> None:
+    courtesy = Courtesy(5.0, 20.0)
+    courtesy.pause(10.0, 30.0)
+    assert courtesy.reserve(11.0, 0) == pytest.approx(29.0)
+    assert courtesy.reserve(11.0, 0) == pytest.approx(29.2)
+    assert courtesy.reserve(100.0, 0) == 0.0
+
+
+def test_a_pause_ends_some_time_whatever_was_asked_for() -> None:
+    courtesy = Courtesy(5.0, 20.0)
+    courtesy.pause(0.0, 1e9)
+    assert courtesy.reserve(0.0, 0) == pytest.approx(300.0)
+
+
+@given(st.floats(-60, 60))
+def test_reconnects_around_a_full_hour_are_spread(offset: float) -> None:
+    waits = [spread(SOME_HOUR + offset, 10.0) for _ in range(50)]
+    assert 0 <= min(waits) < max(waits) <= 10
+
+
+@given(st.floats(61, HOUR - 61))
+def test_at_other_times_they_are_not(offset: float) -> None:
+    assert spread(SOME_HOUR + offset, 10.0) == 0.0
+
+
+@given(st.floats(0, HOUR))
+def test_a_calm_moment_is_the_one_asked_for_or_one_before_the_hour(offset: float) -> None:
+    asked = SOME_HOUR + offset
+    found = calm(asked)
+    assert asked - 181 <= found <= asked
+    assert 60 <= found % HOUR <= HOUR - 60
+    assert found == asked or (offset <= 60 or offset >= HOUR - 60)
