@@ -19,6 +19,7 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.errors import (
     InvalidTimestampError,
     KafkaError,
+    KafkaTimeoutError,
     MessageSizeTooLargeError,
     PolicyViolationError,
     RecordListTooLargeError,
@@ -52,6 +53,7 @@ _FULL_BATCH = 256  # records that are worth a flush before its time
 
 _SILENCE = 5.0  # seconds without an acknowledgement after which Kafka counts as away
 _CLOSE_PATIENCE = 1.0  # seconds
+_PATIENCE = 30.0  # seconds without any answer until a producer is given up, for aiokafka may wait for ever
 
 
 class _Provenance(msgspec.Struct):
@@ -245,6 +247,7 @@ class Sink:
             self._state.saved(self._committing)
             self._settle(self._partitions.values())
         self._committing = self._saving = None
+        self._failures.clear()  # of batches that the old producer left unanswered when it was closed
         for partition in self._partitions.values():
             partition.requeue()
             if partition.queued:
@@ -282,7 +285,7 @@ class Sink:
         gathering = config.commit_interval - config.flush_interval
         flush_at = 0.0
         while await self._anything():
-            await producer.begin_transaction()
+            await _answer_of(producer.begin_transaction())
             flush_at = max(flush_at + gathering, time.monotonic() + config.flush_interval)
             while (left := flush_at - time.monotonic()) > 0 and (self._dirty or not self._stopping):
                 if self._stopping:
@@ -297,7 +300,7 @@ class Sink:
             await self._all_answered()
             self._asked_at = time.monotonic()
             self._committing = save
-            await producer.commit_transaction()
+            await _answer_of(producer.commit_transaction())
             self._asked_at = self._committing = None
             self._state.saved(save)
             self._settle(self._partitions.values())
@@ -410,9 +413,16 @@ class Sink:
         aiokafka commits a transaction whose batches have failed, so each one's answer is looked at first.
 
         Raises:
-            KafkaError: a batch has failed.
+            KafkaError: a batch has failed, or Kafka answers none.
         """
-        await self._quiet.wait()
+        while self._in_flight:
+            in_flight = self._in_flight
+            try:
+                async with asyncio.timeout(_PATIENCE):
+                    await self._quiet.wait()
+            except TimeoutError:
+                if self._in_flight == in_flight:
+                    raise KafkaTimeoutError(f"no answer to {in_flight} batches in {_PATIENCE:g} s") from None
         if self._failures:
             raise KafkaError(str(self._failures[0][1]))
 
@@ -482,3 +492,11 @@ class Sink:
 
     def _count(self, error: BaseException) -> None:
         self._metrics.counter("kafka_errors_total", error=type(error).__name__).value += 1
+
+
+async def _answer_of(request: Awaitable[None]) -> None:
+    try:
+        async with asyncio.timeout(_PATIENCE):
+            await request
+    except TimeoutError:
+        raise KafkaTimeoutError(f"no answer about the transaction in {_PATIENCE:g} s") from None

@@ -67,7 +67,7 @@ def test_a_broker_killed_under_load_loses_and_doubles_nothing(
                 eventually(reached, 30, f"{goal} records")
                 own_kafka.kill()
                 own_kafka.start()
-            eventually(lambda: bridge.ready()[0] == 200, 60, "ready again")
+            bridge.wait_ready(60)
             exchange.quiesce()
             sent = exchange.truth.counts()
             total = sum(sent.values())
@@ -222,7 +222,7 @@ def test_many_sessions_never_storm_the_exchange(kafka: Broker, prefix: str, tmp_
             bridge.wait_ready(60)
             exchange.run(exchange.simulator.drop_all())
             eventually(lambda: exchange.simulator.handshakes >= 48, 60, "all sessions again")
-            eventually(lambda: bridge.ready()[0] == 200, 60, "ready again")
+            bridge.wait_ready(60)
             assert exchange.simulator.refusals == 0
             all_trades_arrive(bridge, exchange)
             assert bridge.stop() == 0

@@ -190,7 +190,7 @@ def test_check_prints_what_is_shown(tour: Tour) -> None:
 
     def shape(text: str) -> list[str]:
         """Leave out what differs: figures, addresses, and that the topics are there by now."""
-        text = text.replace("missing, would be created with 12", "exists, 12")
+        text = text.replace("missing, would be created with", "exists,")
         return [re.sub(r"-?\d[\d.]*|localhost", "N", line) for line in tour.here(text).splitlines()]
 
     assert shape(printed) == shape(shown)
@@ -272,3 +272,10 @@ def test_links_lead_somewhere(document: Path) -> None:
         if anchor:
             titles = re.findall(r"^#+ (.*)$", path.read_text(), re.MULTILINE)
             assert anchor in [re.sub(r"[^\w -]", "", title).lower().replace(" ", "-") for title in titles]
+
+
+def test_the_proofs_of_the_guarantees_exist() -> None:
+    proofs = re.findall(r"`(test_\w+\.py)::(test_\w+)`", (ROOT / "docs/guarantees.md").read_text())
+    assert len(proofs) > 20
+    for file, test in proofs:
+        assert f"def {test}(" in (ROOT / "tests/integration" / file).read_text(), f"{file}::{test}"

@@ -1,6 +1,7 @@
 """Killed and started again: what is on Kafka goes on where it ended."""
 
 import asyncio
+import itertools
 import random
 import time
 from collections.abc import Mapping, Sequence
@@ -12,6 +13,7 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaConnectionError
 
 from bridge.config import KafkaConfig
+from bridge.kafka import sink
 from bridge.kafka.sink import Sink
 from bridge.kafka.state import Lost, State
 from bridge.kafka.topics import prepare
@@ -147,8 +149,9 @@ def _last_of(kafka: Broker, topic: str, key: bytes) -> object:
     return next((one.json for one in reversed(read_topic(kafka.bootstrap, topic)) if one.key == key), None)
 
 
+@pytest.mark.parametrize("answers", ["are lost", "never come"])
 def test_a_commit_whose_answer_is_lost_is_not_done_again(
-    kafka: Broker, prefix: str, monkeypatch: pytest.MonkeyPatch
+    kafka: Broker, prefix: str, monkeypatch: pytest.MonkeyPatch, answers: str
 ) -> None:
     commit = AIOKafkaProducer.commit_transaction
     unanswered = [True, False, True]
@@ -156,23 +159,31 @@ def test_a_commit_whose_answer_is_lost_is_not_done_again(
     async def commit_without_answer(producer: AIOKafkaProducer) -> None:
         await commit(producer)
         if unanswered and unanswered.pop():
+            if answers == "never come":
+                await asyncio.Event().wait()
             raise KafkaConnectionError("the answer is lost")
 
+    monkeypatch.setattr(sink, "_PATIENCE", 1.0)
     monkeypatch.setattr(AIOKafkaProducer, "commit_transaction", commit_without_answer)
 
-    async def scenario() -> None:
+    async def scenario() -> int:
         one = await _Lone.open(kafka, prefix, "replica")
         running = asyncio.create_task(one.sink.run())
-        for n in range(60):
-            one.sink.add([trade(n)])
-            await asyncio.sleep(0.005)
+        numbers = itertools.count()
+
+        def trade_on() -> bool:
+            one.sink.add([trade(next(numbers))])
+            return not unanswered
+
+        await soon(trade_on, 30, "two commits without an answer")
         one.sink.drain()
         await running
-        assert one.metrics.counter("kafka_errors_total", error="KafkaConnectionError").value == 2
+        error = "KafkaTimeoutError" if answers == "never come" else "KafkaConnectionError"
+        assert one.metrics.counter("kafka_errors_total", error=error).value == 2
+        return next(numbers)
 
-    asyncio.run(scenario())
-    assert not unanswered
-    assert [one.json["n"] for one in read_topic(kafka.bootstrap, f"{prefix}.trades.v1")] == list(range(60))
+    made = asyncio.run(scenario())
+    assert [one.json["n"] for one in read_topic(kafka.bootstrap, f"{prefix}.trades.v1")] == list(range(made))
 
 
 @pytest.mark.parametrize(

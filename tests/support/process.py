@@ -119,7 +119,11 @@ class RunningBridge(Command):
     def wait_ready(self, seconds: float = 30) -> None:
         """Return as soon as /readyz says 200."""
         assert self.port
-        eventually(lambda: self.ready()[0] == 200, seconds, f"ready; {self.stderr[-3000:]}")
+        try:
+            eventually(lambda: self.ready()[0] == 200, seconds, "ready")
+        except AssertionError as error:
+            error.add_note(str(self.ready()[1]))
+            raise
 
     def metrics(self) -> str:
         """Return what /metrics says."""
