@@ -53,7 +53,7 @@ _FULL_BATCH = 256  # records that are worth a flush before its time
 
 _SILENCE = 5.0  # seconds without an acknowledgement after which Kafka counts as away
 _CLOSE_PATIENCE = 1.0  # seconds
-_PATIENCE = 30.0  # seconds without any answer until a producer is given up, for aiokafka may wait for ever
+_PATIENCE = 15.0  # seconds without any answer until a producer is given up, for aiokafka may wait for ever
 
 
 class _Provenance(msgspec.Struct):
