@@ -1,5 +1,6 @@
 """The bridge's topics: their names, partitions and limits; created where they are missing, or verified."""
 
+import asyncio
 import random
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import (
     IncompatibleBrokerVersion,
+    KafkaError,
     NoError,
     TopicAlreadyExistsError,
     UnknownTopicOrPartitionError,
@@ -35,6 +37,8 @@ _STATE_SETTINGS = {
 }
 
 _KAFKAS_DEFAULT_MAX_BYTES = 1048588
+_LOOKS = 50
+_LOOK = 0.1  # seconds between two looks for topics that were just created
 _BATCH_OVERHEAD = 128  # bytes of a batch and a record around its key and value, rounded up
 
 
@@ -101,8 +105,6 @@ async def prepare(config: KafkaConfig, channels: Iterable[str]) -> dict[str, Top
             if found[name] != wanted[name]:
                 raise TopicError(mismatch(channel, name, found[name], wanted[name]))
         limits = await max_message_bytes(admin, names.values())
-        if DEADLETTER in missing:  # a topic that is new may not be known to every broker yet
-            limits[names[DEADLETTER]] = DEADLETTER_MAX_BYTES
     finally:
         await admin.close()
     return {channel: Topic(name, found[name], limits[name]) for channel, name in names.items()}
@@ -146,21 +148,38 @@ async def existing(admin: AIOKafkaAdminClient, names: Iterable[str]) -> dict[str
 async def max_message_bytes(admin: AIOKafkaAdminClient, names: Iterable[str]) -> dict[str, int]:
     """Return `max.message.bytes` of each topic; Kafka's default where the broker does not tell."""
     limits = dict.fromkeys(names, _KAFKAS_DEFAULT_MAX_BYTES)
-    resources = [
-        ConfigResource(ConfigResourceType.TOPIC, name, configs={"max.message.bytes": None}) for name in limits
-    ]
-    try:
-        responses = await admin.describe_configs(resources)
-    except IncompatibleBrokerVersion:
-        log.warning("the broker tells no limits", assumed_max_message_bytes=_KAFKAS_DEFAULT_MAX_BYTES)
-        return limits
-    for response in responses:
-        for error_code, _, _, name, entries, *_ in response.resources:
-            if for_code(error_code) is not NoError:
-                log.warning("max.message.bytes unknown", topic=name, error=for_code(error_code).__name__)
-            for entry in entries:
-                limits[name] = int(entry[1])
+    unknown = list(limits)
+    errors: dict[str, str] = {}
+    for _ in range(_LOOKS):
+        try:
+            told = await _max_message_bytes(admin, unknown)
+        except IncompatibleBrokerVersion:
+            log.warning("the broker tells no limits", assumed_max_message_bytes=_KAFKAS_DEFAULT_MAX_BYTES)
+            return limits
+        limits |= {name: limit for name, limit in told.items() if isinstance(limit, int)}
+        errors |= {name: limit.__name__ for name, limit in told.items() if not isinstance(limit, int)}
+        # A topic that is new may not be known to every broker yet.
+        unknown = [name for name, limit in told.items() if limit is UnknownTopicOrPartitionError]
+        if not unknown:
+            break
+        await asyncio.sleep(_LOOK)
+    for name, error in errors.items():
+        if name in unknown or error != UnknownTopicOrPartitionError.__name__:
+            log.warning("max.message.bytes unknown", topic=name, error=error)
     return limits
+
+
+async def _max_message_bytes(
+    admin: AIOKafkaAdminClient, names: Iterable[str]
+) -> dict[str, int | type[KafkaError]]:
+    resources = [
+        ConfigResource(ConfigResourceType.TOPIC, name, configs={"max.message.bytes": None}) for name in names
+    ]
+    return {
+        name: int(entries[0][1]) if entries else for_code(error_code)
+        for response in await admin.describe_configs(resources)
+        for error_code, _, _, name, entries, *_ in response.resources
+    }
 
 
 async def _create(admin: AIOKafkaAdminClient, config: KafkaConfig, names: Mapping[str, str]) -> None:
