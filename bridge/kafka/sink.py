@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
+from dataclasses import replace
 from itertools import chain
 
 import msgspec
@@ -29,12 +30,14 @@ from aiokafka.producer.message_accumulator import BatchBuilder
 
 from bridge.backoff import Backoff
 from bridge.config import KafkaConfig
+from bridge.kafka.overflow import Overflow
 from bridge.kafka.partition import OBJECT_OVERHEAD, Partition
 from bridge.kafka.producer import PRODUCER_FAILURES, abort, close_producer, open_producer
 from bridge.kafka.state import Alive, Lost, Save, State
 from bridge.kafka.topics import Topic
 from bridge.metrics import Metrics
 from bridge.records import DEADLETTER, EVENTS, Record, deadletter
+from bridge.spool import Place
 
 log = structlog.get_logger(__name__)
 
@@ -50,6 +53,8 @@ _RECORDS_FAULT = (
 _DOUBTS = 5  # refusals of one record for a reason unknown, until it is taken for the reason
 
 _FULL_BATCH = 256  # records that are worth a flush before its time
+
+_REFILL = 2 * 1024 * 1024  # bytes of records that are read from disk at once
 
 _SILENCE = 5.0  # seconds without an acknowledgement after which Kafka counts as away
 _CLOSE_PATIENCE = 1.0  # seconds
@@ -83,6 +88,7 @@ class Sink:
         is_ours: Callable[[float], Awaitable[bool]],
         metrics: Metrics,
         on_room: Callable[[bool], None],
+        overflow: Overflow,
     ) -> None:
         self.pending_records = 0
         self.pending_bytes = 0
@@ -94,9 +100,10 @@ class Sink:
         self._is_ours = is_ours
         self._metrics = metrics
         self._on_room = on_room
+        self._overflow = overflow
         self._no_room = False
         self._routes: dict[str, dict[bytes | None, Partition]] = {channel: {} for channel in topics}
-        self._partitions: dict[tuple[str, int], Partition] = {}
+        self._places: dict[Place, Partition] = {}
         self._dirty: dict[Partition, None] = {}
         self._failures: list[tuple[Partition, BaseException]] = []
         self._trouble: str | None = f"no answer from {config.bootstrap_servers} yet"
@@ -119,6 +126,8 @@ class Sink:
 
     def add(self, records: Iterable[Record]) -> list[Record]:
         """Queue records for delivery; return those larger than their topics take, which were not queued."""
+        if self._overflow.active:
+            return self._queue_up(records)
         refused = []
         number = value_bytes = 0
         for record in records:
@@ -139,8 +148,10 @@ class Sink:
         self.pending_records += number
         self.pending_bytes += value_bytes + number * OBJECT_OVERHEAD
         if self.pending_bytes > self._config.max_pending_bytes and not self._no_room:
-            self._no_room = True
-            self._on_room(False)
+            self._no_room = True  # while it is told, records may be added
+            self._no_room = not self._overflow.begin(self._places.values(), self._committing)
+            if self._no_room:
+                self._on_room(False)
         return refused
 
     async def run(self) -> None:
@@ -179,7 +190,13 @@ class Sink:
     def pending(self, channels: Collection[str]) -> bool:
         """Tell if records of these channels wait or are not settled yet."""
         names = {self._topics[channel].name for channel in channels if channel in self._topics}
-        return any(p.queued or p.sent for p in self._partitions.values() if p.topic.name in names)
+        if self._overflow.active:
+            return True
+        return any(p.queued or p.sent for p in self._places.values() if p.topic.name in names)
+
+    def park(self) -> tuple[int, int]:
+        """When `run` has ended, leave on disk what waits; return how many records are there, and lost."""
+        return self._overflow.park(self._places.values(), self._committing)
 
     def listened(self, account: str, alive: Alive) -> None:
         """Keep with the state until when an account's private channels were listened to."""
@@ -196,7 +213,7 @@ class Sink:
         """Say what is wrong with Kafka; None if it answers."""
         if self._trouble is not None:
             return self._trouble
-        sent_at = [partition.sent_at for partition in self._partitions.values() if partition.delivery]
+        sent_at = [partition.sent_at for partition in self._places.values() if partition.delivery]
         if self._asked_at is not None:
             sent_at.append(self._asked_at)
         silence = time.monotonic() - min(sent_at) if sent_at else 0.0
@@ -206,16 +223,52 @@ class Sink:
 
     # Accumulate
 
+    def _queue_up(self, records: Iterable[Record]) -> list[Record]:
+        """Let records queue up behind those that wait on disk; return those larger than their topics take."""
+        refused, entries = [], []
+        for record in records:
+            partition = self._routes[record.channel].get(record.key) or self._route(record)
+            if len(record.value) + len(record.key or b"") > partition.room:
+                refused.append(record)
+            else:
+                entries.append((partition.place, record))
+        if entries and not self._overflow.put(entries):
+            self._has_room(False)
+        return refused
+
+    def _refill(self) -> None:
+        """Move the oldest records that wait on disk into the queues, as long as these have room."""
+        enough = min(self.pending_bytes + _REFILL, self._config.max_pending_bytes // 2)
+        while self._overflow.active and not self._stopping and self.pending_bytes < enough:
+            for place, record in self._overflow.next():
+                partition = self._places.get(place) or self._open_place(place, record)
+                if not partition.queued:
+                    self._dirty[partition] = None
+                partition.queued.append(record)
+                self.pending_records += 1
+                self.pending_bytes += len(record.value) + OBJECT_OVERHEAD
+
+    def _has_room(self, room: bool) -> None:
+        if room == self._no_room:
+            self._no_room = not room
+            self._on_room(room)
+
     def _route(self, record: Record) -> Partition:
         topic = self._topics[record.channel]
         number = topic.partition(record.key)
-        partition = self._partitions.get((topic.name, number))
-        if partition is None:
-            partition = Partition(topic, number, marked=record.mark is not None)
-            self._partitions[topic.name, number] = partition
-            if record.channel == EVENTS:
-                self._events.append(partition)
+        place = f"{topic.name}/{number}"
+        partition = self._places.get(place) or self._open_place(place, record)
         self._routes[record.channel][record.key] = partition
+        return partition
+
+    def _open_place(self, place: Place, record: Record) -> Partition:
+        name, _, number = place.rpartition("/")
+        # A record on disk may be of a channel that is not configured any more.
+        topic = self._topics.get(record.channel) or replace(self._topics[EVENTS], name=name)
+        partition = Partition(topic, int(number), marked=record.mark is not None)
+        self._places[place] = partition
+        if record.channel == EVENTS:
+            self._events.append(partition)
         return partition
 
     # Take over
@@ -242,13 +295,15 @@ class Sink:
             KafkaError: Kafka does not answer.
         """
         committed = await self._state.catch_up()
+        if not self.taken_over.is_set():
+            self._overflow.recover()
         if self._committing is not None and self._committing.transaction == committed:
             log.info("a commit without an answer had taken place", transaction=committed)
             self._state.saved(self._committing)
-            self._settle(self._partitions.values())
+            self._settle(self._places.values())
         self._committing = self._saving = None
         self._failures.clear()  # of batches that the old producer left unanswered when it was closed
-        for partition in self._partitions.values():
+        for partition in self._places.values():
             partition.requeue()
             if partition.queued:
                 self._dirty[partition] = None
@@ -269,7 +324,8 @@ class Sink:
             self._safe_until = time.monotonic() + safe_for
             await self._flush(producer)
             if self._state.unsaved and self._saving is None:
-                self._saving = await self._save(producer, ())
+                self._saving = self._state.save(())
+                await self._send_state(producer, self._saving)
             if self._stopping:
                 await self._all_answered()
             else:
@@ -295,18 +351,21 @@ class Sink:
                     await self._pause(left)
                     await self._flush(producer, full_only=True)
             await self._flush(producer)
-            marked = (partition.sent for partition in self._partitions.values() if partition.marked)
-            save = await self._save(producer, chain.from_iterable(marked))
+            marked = (partition.sent for partition in self._places.values() if partition.marked)
+            self._state.note(self._overflow.note(self._places.values(), with_sent=True))
+            self._committing = self._state.save(chain.from_iterable(marked))
+            await self._send_state(producer, self._committing)
             await self._all_answered()
             self._asked_at = time.monotonic()
-            self._committing = save
             await _answer_of(producer.commit_transaction())
-            self._asked_at = self._committing = None
+            save, self._asked_at, self._committing = self._committing, None, None
             self._state.saved(save)
-            self._settle(self._partitions.values())
+            self._settle(self._places.values())
+            self._overflow.settled(self._places.values())
 
     async def _anything(self) -> bool:
         """Wait for something to send; False when stopping and all is settled."""
+        self._refill()
         while not (self._dirty or self._state.unsaved):
             if self._stopping or self._failures:
                 await self._all_answered()
@@ -347,9 +406,7 @@ class Sink:
                 if self._transactional_id is None or partition.queued:
                     await self._all_answered()
 
-    async def _save(self, producer: AIOKafkaProducer, sent: Iterable[Record]) -> Save:
-        """Send the state that the sent records bring about."""
-        save = self._state.save(sent)
+    async def _send_state(self, producer: AIOKafkaProducer, save: Save) -> None:
         now_ms = time.time_ns() // 1_000_000
         batch = producer.create_batch()
         for key, value in save.values.items():
@@ -358,7 +415,6 @@ class Sink:
                 batch = producer.create_batch()
                 batch.append(timestamp=now_ms, key=key, value=value)
         await self._send(producer, self._state_partition, batch)
-        return save
 
     async def _send(self, producer: AIOKafkaProducer, partition: Partition, batch: BatchBuilder) -> None:
         if not partition.queued:
@@ -377,7 +433,8 @@ class Sink:
     # Settle
 
     def _answered(self, partition: Partition, delivery: "asyncio.Future[object]") -> None:
-        partition.delivery = None
+        if partition.delivery is delivery:
+            partition.delivery = None
         self._in_flight -= 1
         if not self._in_flight:
             self._quiet.set()
@@ -397,13 +454,15 @@ class Sink:
     def _acknowledged(self, partition: Partition) -> None:
         """At-least-once: what Kafka has acknowledged is settled, and may bring about state."""
         if partition is self._state_partition:
-            if self._saving is not None:
+            if self._saving is not None and partition.delivery is None:  # it was the last batch
                 self._state.saved(self._saving)
-            self._saving = None
+                self._overflow.settled(self._places.values())
+                self._saving = None
             return
         if partition.marked:
             self._state.acknowledged(partition.sent)
         self._settle([partition])
+        self._state.note(self._overflow.note(self._places.values(), with_sent=False))
         if self._state.unsaved:
             self._something.set()
 
@@ -442,9 +501,10 @@ class Sink:
     def _release(self, records: int, value_bytes: int) -> None:
         self.pending_records -= records
         self.pending_bytes -= value_bytes + records * OBJECT_OVERHEAD
-        if self._no_room and self.pending_bytes <= self._config.max_pending_bytes / 2:
-            self._no_room = False
-            self._on_room(True)
+        if self.pending_bytes <= self._config.max_pending_bytes / 2:
+            self._refill()
+            if self._no_room:
+                self._has_room(self._overflow.has_room())
 
     # Recover
 

@@ -5,6 +5,7 @@ A shard has a partition of it, on which the newest record of a key counts:
     owner               who serves the shard, and the number of its last transaction
     trades/<symbol>     the watermark of a symbol
     account/<name>      until when the private channels were listened to, by channel
+    spool               how much of the spool Kafka has taken
 
 They are written in the transaction of the records that they tell of. So after a crash they tell what is on
 Kafka; and after a commit without an answer, whether it took place.
@@ -67,15 +68,17 @@ class State:
     def __init__(self, config: KafkaConfig, topic: Topic, shard: int, replica: str) -> None:
         self.topic = topic
         self.shard = shard
+        self.shards = config.shards
         self.watermarks: dict[bytes, Watermark] = {}
         self.alive: dict[str, Alive] = {}
         self.previous: Owner | None = None
+        self.notes: dict[bytes, bytes] = {}
         self._config = config
         self._replica = replica
         self._transaction = 0
         self._read_to: int | None = None
         self._claimed = False
-        self._notes: dict[bytes, bytes] = {}
+        self._unsaved: dict[bytes, bytes] = {}
         self._behind: dict[bytes, Watermark] = {}
 
     async def catch_up(self) -> int:
@@ -103,7 +106,7 @@ class State:
         """Take note until when the private channels of an account were listened to."""
         if self.alive.get(account) != alive:
             self.alive[account] = alive
-            self._notes[_ACCOUNT + account.encode()] = msgspec.json.encode(alive)
+            self._unsaved[_ACCOUNT + account.encode()] = msgspec.json.encode(alive)
 
     def acknowledged(self, records: Iterable[Record]) -> None:
         """Take note that these records are on Kafka for good, and their state is not yet."""
@@ -114,14 +117,18 @@ class State:
     @property
     def unsaved(self) -> bool:
         """Whether there is something to save besides what records yet to be sent bring about."""
-        return bool(self._notes or self._behind) or not self._claimed
+        return bool(self._unsaved or self._behind) or not self._claimed
+
+    def note(self, notes: Mapping[bytes, bytes]) -> None:
+        """Have these values saved with the next ones."""
+        self._unsaved.update(notes)
 
     def save(self, sent: Iterable[Record]) -> Save:
         """Return what has to be saved together with records that were sent."""
         self._transaction += 1
         owner = Owner(self._replica, self._config.shards, self._transaction)
         changed = self._behind | advanced(self.watermarks, sent)
-        values = {_OWNER: msgspec.json.encode(owner), **self._notes}
+        values = {_OWNER: msgspec.json.encode(owner), **self._unsaved}
         for symbol, watermark in changed.items():
             values[_TRADES + symbol] = msgspec.json.encode(watermark)
         return Save(self._transaction, values, changed)
@@ -135,8 +142,8 @@ class State:
             elif symbol not in self._behind:
                 self.watermarks[symbol] = watermark
         for key, value in save.values.items():
-            if self._notes.get(key) == value:
-                del self._notes[key]
+            if self._unsaved.get(key) == value:
+                del self._unsaved[key]
 
     def _load(self, found: Mapping[bytes, bytes]) -> None:
         for key, value in found.items():
@@ -144,6 +151,8 @@ class State:
                 self.watermarks[key.removeprefix(_TRADES)] = _decode_watermark(value)
             elif key.startswith(_ACCOUNT):
                 self.alive[key.removeprefix(_ACCOUNT).decode()] = _decode_alive(value)
+            else:
+                self.notes[key] = value
         if self.previous is not None and self.previous.replica == self._replica:
             self._transaction = self.previous.transaction
 
@@ -157,7 +166,7 @@ class State:
         for values, _ in others.values():
             for key, value in values.items():
                 if self._is_ours(key) and _newness(key, value) > _newness(key, found.get(key)):
-                    found[key] = self._notes[key] = value
+                    found[key] = self._unsaved[key] = value
         return found
 
     def _is_ours(self, key: bytes) -> bool:
@@ -185,12 +194,11 @@ class State:
     ) -> dict[int, tuple[dict[bytes, bytes], int]]:
         places = {TopicPartition(self.topic.name, n): offset for n, offset in offsets.items()}
         consumer.assign(list(places))
+        # Not seek_to_beginning(): it may wait for ever if a topic is so new that its leader does not know it.
+        begins = await consumer.beginning_offsets(list(places))
         ends = await consumer.end_offsets(list(places))
         for place, offset in places.items():
-            if offset is None:
-                await consumer.seek_to_beginning(place)
-            else:
-                consumer.seek(place, offset)
+            consumer.seek(place, begins[place] if offset is None else offset)
         found: dict[int, tuple[dict[bytes, bytes], int]] = {
             place.partition: ({}, ends[place]) for place in places
         }
