@@ -13,6 +13,7 @@ from bridge import plan
 from bridge.config import AccountConfig, Config, ExchangeConfig, KafkaConfig
 from bridge.exchange.frames import BadFrame, inflate
 from bridge.exchange.session import ClockRead, Credentials, Event, Ponged, Session, Timing
+from bridge.kafka.access import denied
 from bridge.kafka.client import connection
 from bridge.kafka.topics import existing, mismatch, partitions, topic_name
 from bridge.records import DEADLETTER, EVENTS, STATE
@@ -62,6 +63,11 @@ async def _kafka(config: Config, say: Say) -> bool:
     names = [topic_name(config.kafka, channel) for channel in channels]
     try:
         async with asyncio.timeout(_KAFKA_PATIENCE):
+            refused = await denied(config.kafka, plan.channels(config))
+            for one in refused:
+                say(f"  missing ACL: {one}" + (", so its limits are assumed" if one.optional else ""))
+            if not all(one.optional for one in refused):
+                return False
             found = await _partitions(config.kafka, names)
     except TimeoutError:
         say(f"  no answer within {_KAFKA_PATIENCE:g} s")

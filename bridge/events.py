@@ -10,7 +10,17 @@ from bridge.records import EVENTS, Cause, Record
 from bridge.watermark import Gap
 
 Kind: TypeAlias = Literal[
-    "gap", "session_begun", "session_ended", "session_rotated", "subscription_refused", "takeover"
+    "gap",
+    "session_begun",
+    "session_ended",
+    "session_rotated",
+    "subscription_refused",
+    "takeover",
+    "spool_begun",
+    "spool_ended",
+    "spool_overflowed",
+    "spool_discarded",
+    "spool_damaged",
 ]
 
 

@@ -135,6 +135,9 @@ DECLARATIONS: tuple[Declaration, ...] = (
     Declaration("last_push_timestamp_seconds", Gauge, "When the last push came, since the epoch.", "channel"),
     Declaration("pending_records", Gauge, "Records received and not yet acknowledged by Kafka."),
     Declaration("pending_bytes", Gauge, "Bytes of records received and not yet acknowledged by Kafka."),
+    Declaration("spool_bytes", Gauge, "Bytes on disk, of records that Kafka does not take yet."),
+    Declaration("spool_records", Gauge, "Records that wait on disk only."),
+    Declaration("spool_age_seconds", Gauge, "Age of the oldest record that waits on disk only."),
     Declaration(
         "reading_paused",
         Gauge,

@@ -31,7 +31,7 @@ Mark: TypeAlias = tuple[int, int, Stretch | None]
 """What a watermark keeps of a trade: its id, its time in µs, and the stretch before it that may be a gap."""
 
 
-class Record(msgspec.Struct, frozen=True, gc=False):
+class Record(msgspec.Struct, frozen=True, gc=False, array_like=True):
     """One message on its way to Kafka.
 
     `channel` names the topic (`<prefix>.<channel>.v1`), `key` decides the partition (None: any),

@@ -5,7 +5,7 @@ import gc
 import signal
 import socket
 import uuid
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import partial
 
 import structlog
@@ -16,6 +16,7 @@ from bridge.backoff import Backoff
 from bridge.config import Config
 from bridge.courtesy import Courtesy
 from bridge.endpoints import Endpoints
+from bridge.kafka.access import denied
 from bridge.kafka.leases import Leases
 from bridge.kafka.topics import Topic, TopicError, prepare
 from bridge.metrics import Metrics
@@ -37,6 +38,7 @@ class Bridge:
         self._shards: dict[int, Shard] = {}
         self._leases: Leases | None = None
         self._leases_changed = asyncio.Event()
+        self._on_disk = 0
         self._left_behind = 0
         self._courtesy = Courtesy(
             config.exchange.handshakes_per_second, config.exchange.subscribes_per_second
@@ -48,16 +50,25 @@ class Bridge:
         self.metrics.gauge("pending_bytes").read = lambda: sum(
             shard.sink.pending_bytes for shard in self._shards.values()
         )
+        self.metrics.gauge("spool_bytes").read = lambda: sum(
+            shard.overflow.size for shard in self._shards.values()
+        )
+        self.metrics.gauge("spool_records").read = lambda: sum(
+            shard.overflow.waiting for shard in self._shards.values()
+        )
+        self.metrics.gauge("spool_age_seconds").read = lambda: max(
+            (shard.overflow.age for shard in self._shards.values()), default=0.0
+        )
 
-    async def run(self) -> int:
-        """Return how many records were left behind.
+    async def run(self) -> tuple[int, int]:
+        """Return how many records were not delivered: those that wait on disk, and those left behind.
 
         Raises:
             TopicError: the topics are not as configured.
         """
         topics = await self._topics()
         if topics is None:
-            return 0
+            return 0, 0
         leases = self._leases = Leases(
             self._config.kafka,
             topics[STATE].name,
@@ -86,7 +97,7 @@ class Bridge:
                 shard.stop()
             await asyncio.gather(*serving.values())
             member.cancel()
-        return self._left_behind
+        return self._on_disk, self._left_behind
 
     def missing(self) -> dict[str, object]:
         """Say what keeps the bridge from being ready; nothing if it is. Without shards it stands by."""
@@ -130,7 +141,9 @@ class Bridge:
             )
             owned.value = 1
             try:
-                self._left_behind += await shard.run()
+                on_disk, left_behind = await shard.run()
+                self._on_disk += on_disk
+                self._left_behind += left_behind
             finally:
                 owned.value = 0
                 del self._shards[number]
@@ -141,12 +154,22 @@ class Bridge:
                 self.metrics.counter("shards_lost_total").value += 1
                 await asyncio.sleep(backoff.next())
 
+    async def _denied(self, channels: Collection[str]) -> str:
+        """Name what Kafka does not allow, and the bridge can't do without."""
+        found = await denied(self._config.kafka, channels)
+        for one in found:
+            if one.optional:
+                log.warning("an ACL is missing", operation=one.operation, resource=one.resource)
+        return ", ".join(str(one) for one in found if not one.optional)
+
     async def _topics(self) -> Mapping[str, Topic] | None:
         """Return the topics as soon as Kafka answers; None if the stop comes first."""
         backoff = Backoff(0.5, 10.0)
         channels = sorted(plan.channels(self._config))
         while not self.stop.is_set():
             try:
+                if refused := await self._denied(channels):
+                    raise KafkaError(f"these ACLs are missing: {refused}")  # noqa: TRY301 - as Kafka would
                 topics = await prepare(self._config.kafka, channels)
             except KafkaError as error:
                 self._trouble = f"{self._config.kafka.bootstrap_servers}: {error}"
@@ -173,15 +196,18 @@ async def run(config: Config) -> int:
     async with Endpoints(config.http.host, config.http.port, bridge.metrics.registry, bridge.missing) as http:
         log.info("endpoints", host=config.http.host, port=http.port)
         try:
-            left_behind = await bridge.run()
+            on_disk, left_behind = await bridge.run()
         except TopicError as error:
             log.error("topics are not as configured", error=str(error))
             return 1
-    if bridge.failed:
-        log.error("stopped, since a part of the bridge failed", left_behind=left_behind)
-        return 1
+    if on_disk:
+        log.warning(
+            "records wait in the spool for the next start", records=on_disk, dir=str(config.spool.dir)
+        )
     if left_behind:
-        log.error("stopped; Kafka was away, so records were left behind", records=left_behind)
-    else:
-        log.info("stopped; all that was received is on Kafka")
+        log.error("Kafka was away, so records were left behind", records=left_behind)
+    if bridge.failed:
+        log.error("stopped, since a part of the bridge failed")
+        return 1
+    log.info("stopped" if on_disk or left_behind else "stopped; all that was received is on Kafka")
     return 0

@@ -12,12 +12,15 @@ from bridge.connector import Connector
 from bridge.courtesy import Courtesy
 from bridge.events import Journal
 from bridge.exchange.session import Credentials
+from bridge.kafka.client import transactional_id
+from bridge.kafka.overflow import Overflow
 from bridge.kafka.sink import Sink
 from bridge.kafka.state import Lost, State
 from bridge.kafka.topics import Topic
 from bridge.metrics import Metrics
 from bridge.pipeline import Pipeline
 from bridge.records import STATE
+from bridge.spool import Spool
 
 log = structlog.get_logger(__name__)
 
@@ -59,14 +62,21 @@ class Shard:
         kafka = config.kafka
         exactly_once = kafka.delivery is Delivery.EXACTLY_ONCE
         self._state = State(kafka, topics[STATE], number, replica)
+        self.overflow = Overflow(
+            spool(config, number),
+            self._state,
+            replica,
+            lambda kind, detail: self._journal.tell(kind, detail=detail),
+        )
         self.sink = Sink(
             kafka,
             topics,
-            transactional_id=f"{kafka.group_id}-{kafka.topic_prefix}-{number}" if exactly_once else None,
+            transactional_id=transactional_id(kafka, number) if exactly_once else None,
             state=self._state,
             is_ours=is_ours,
             metrics=metrics,
             on_room=self._on_room,
+            overflow=self.overflow,
         )
         self._journal = Journal(replica, number, self.sink.add)
         self._pipeline: Pipeline
@@ -75,10 +85,11 @@ class Shard:
         self._running: set[asyncio.Task[None]] = set()
         self._stopping = False
 
-    async def run(self) -> int:
-        """Serve until `stop`, then deliver what was received; return how many records were left behind.
+    async def run(self) -> tuple[int, int]:
+        """Serve until `stop`, then deliver what was received; return how many records were not delivered.
 
-        Or until it is lost: then what was received is left to the one who has it now.
+        First those that wait on disk, then those that are lost. Or serve until the shard is lost: then what
+        was received is left to the one who has it now.
         """
         async with self._group:
             delivering = self._group.create_task(self._part(self.sink.run), name=f"sink {self._label}")
@@ -95,7 +106,10 @@ class Shard:
                 self.sink.drain()
                 await asyncio.wait({delivering}, timeout=_DRAIN)
             delivering.cancel()
-        return 0 if self.lost else self.sink.pending_records
+        try:
+            return (0, 0) if self.lost else self.sink.park()
+        finally:
+            self.overflow.close()
 
     def stop(self) -> None:
         """End it, with all that was received delivered."""
@@ -130,7 +144,7 @@ class Shard:
         self._pipeline = Pipeline(
             wanted=self._plan.records,
             emit=self.sink.add,
-            watermarks=self._state.watermarks,
+            watermarks=self.overflow.watermarks,
             journal=self._journal,
             metrics=self._metrics,
             on_tickers=self._follow if self._plan.follows else None,
@@ -226,3 +240,11 @@ class Shard:
                 connector.pause()
             self._connectors.append(connector)
             self._start(connector)
+
+
+def spool(config: Config, shard: int) -> Spool | None:
+    """Return the spool of a shard, in a folder of its own; None if there is none."""
+    if not config.spool.max_bytes:
+        return None
+    folder = config.spool.dir / f"{config.kafka.topic_prefix}-{shard}"
+    return Spool(folder, config.spool.max_bytes // config.kafka.shards)

@@ -213,8 +213,8 @@ class KafkaConfig(_Section):
     max_pending_bytes: int = Field(
         default=33_554_432,
         ge=65_536,
-        description="Bytes of records waiting for Kafka at which reading from the exchange pauses. Bounds"
-        " the memory.",
+        description="Bytes of records in memory that wait for Kafka, for each shard. Past that they wait in"
+        " the spool; without one the bridge stops reading from the exchange until there is room.",
     )
     group_id: str = Field(
         default="digifinex-bridge",
@@ -297,15 +297,18 @@ class KafkaConfig(_Section):
 
 
 class SpoolConfig(_Section):
-    """Frames kept on disk while Kafka is away."""
+    """Records that wait on disk while Kafka is away or slow."""
 
     dir: Path = Field(
-        default=Path("spool"), description="Folder for them, relative to the working directory."
+        default=Path("spool"),
+        description="Folder for them, one replica's own, relative to the working directory. It has to outlive"
+        " the process.",
     )
     max_bytes: int = Field(
         default=1_073_741_824,
-        gt=0,
-        description="Bytes to keep at most. Past that, frames are lost, counted and told.",
+        ge=0,
+        description="Bytes on disk at most, a share of it for each shard. Past that, and with 0 at once, the"
+        " bridge stops reading from the exchange until there is room.",
     )
 
 

@@ -79,6 +79,7 @@ def _config(url: str, symbols: list[str], bootstrap: str) -> Config:
                 "partitions": PARTITIONS,
                 "shards": PARTITIONS,
             },
+            "spool": {"max_bytes": 0},
         }
     )
 
@@ -109,7 +110,7 @@ async def _show(
     figures: _Figures,
     stop: asyncio.Event,
     seconds: float | None,
-    serving: asyncio.Task[int],
+    serving: asyncio.Task[tuple[int, int]],
 ) -> None:
     """Show the figures until `stop`, the end of the time, or of the bridge, whichever is first."""
     end = time.monotonic() + seconds if seconds is not None else float("inf")

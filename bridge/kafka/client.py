@@ -7,6 +7,11 @@ from aiokafka.helpers import create_ssl_context
 from bridge.config import ConfigError, KafkaConfig
 
 
+def transactional_id(config: KafkaConfig, shard: int) -> str:
+    """Return the id under which the producer of a shard writes transactions, whichever replica has it."""
+    return f"{config.group_id}-{config.topic_prefix}-{shard}"
+
+
 def connection(config: KafkaConfig) -> dict[str, Any]:
     """Return the arguments that every aiokafka client takes to connect and authenticate.
 

@@ -36,17 +36,21 @@ class Partition:
         "marked",
         "most",
         "number",
+        "place",
         "queued",
         "refusals",
         "room",
         "sent",
         "sent_at",
+        "settled",
         "topic",
     )
 
     def __init__(self, topic: Topic, number: int, *, marked: bool = False) -> None:
         self.topic = topic
         self.number = number
+        self.place = f"{topic.name}/{number}"
+        self.settled = 0
         self.marked = marked
         self.room = topic.max_record_bytes
         self.queued: list[Record] = []
@@ -82,6 +86,7 @@ class Partition:
     def settle(self) -> list[Batch]:
         """Forget what was sent, for Kafka has it for good; return its batches."""
         settled, self.batches = self.batches, []
+        self.settled += len(self.sent)
         self.sent.clear()
         self.refusals = 0
         if self.most is not None:
@@ -101,6 +106,7 @@ class Partition:
         if self.refusals < patience:
             return None
         self.refusals = 0
+        self.settled += 1
         self.batches.pop()
         return self.sent.pop()
 

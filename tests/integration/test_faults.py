@@ -87,6 +87,7 @@ def test_while_kafka_hangs_reading_pauses_and_then_goes_on_without_a_hole(
     with ExchangeThread(symbols=SYMBOLS, rate=1500) as exchange:
         sections: dict[str, Any] = {
             "kafka": {"max_pending_bytes": 400_000},
+            "spool": {"max_bytes": 0},
             "exchange": {"ping_interval": 0.5, "reply_timeout": 1.0},
         }
         with RunningBridge(tmp_path, config(exchange.url, own_kafka, prefix, sections)) as bridge:
@@ -115,8 +116,8 @@ def test_a_stop_while_kafka_is_away_says_what_was_left_behind(
     own_kafka: Broker, prefix: str, tmp_path: Path, delivery: str
 ) -> None:
     with ExchangeThread(symbols=SYMBOLS, rate=500) as exchange:
-        settings = config(exchange.url, own_kafka, prefix, {"kafka": {"delivery": delivery}})
-        with RunningBridge(tmp_path, settings) as bridge:
+        sections: dict[str, Any] = {"kafka": {"delivery": delivery}, "spool": {"max_bytes": 0}}
+        with RunningBridge(tmp_path, config(exchange.url, own_kafka, prefix, sections)) as bridge:
             bridge.wait_ready()
             eventually(lambda: bridge.metric("records_total") > 100, 30, "records")
             own_kafka.kill()

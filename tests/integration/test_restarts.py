@@ -4,9 +4,7 @@ import asyncio
 import itertools
 import random
 import time
-from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 from aiokafka import AIOKafkaProducer
@@ -14,51 +12,26 @@ from aiokafka.errors import KafkaConnectionError
 
 from bridge.config import KafkaConfig
 from bridge.kafka import sink
+from bridge.kafka.overflow import Overflow
 from bridge.kafka.sink import Sink
 from bridge.kafka.state import Lost, State
 from bridge.kafka.topics import prepare
 from bridge.metrics import Metrics
 from bridge.records import STATE, Record
 from tests.support.checks import (
-    assert_no_hole,
     assert_trades_are,
     assert_trades_are_at_least,
-    by_symbol,
+    assert_trades_are_but_for_gaps,
+    gaps_of,
     records_of,
 )
-from tests.support.consumers import ReadRecord, read_topic
+from tests.support.consumers import read_topic
 from tests.support.exchange import ExchangeThread
 from tests.support.kafka_broker import Broker
 from tests.support.process import ACCOUNTS, SYMBOLS, RunningBridge, config
 from tests.support.waiting import eventually, soon
 
 QUICK = {"session_timeout": 2.0}
-
-
-def gaps_of(kafka: Broker, prefix: str, channel: str) -> list[dict[str, Any]]:
-    """Return the gaps of a channel that the bridge has told."""
-    events = [record.json for record in records_of(kafka, prefix, "events")]
-    return [one for one in events if (one["event"], one["channel"]) == ("gap", channel)]
-
-
-def assert_trades_are_but_for_gaps(
-    records: Sequence[ReadRecord], made: Mapping[str, list[dict[str, Any]]], gaps: Sequence[Mapping[str, Any]]
-) -> None:
-    """Each trade is there once, in order; what is missing lies in a gap that was told, with its bounds."""
-    assert_no_hole(records)
-    found = by_symbol(records)
-    for symbol, trades in made.items():
-        ids = [one["id"] for one in found[symbol]]
-        assert ids == sorted(set(ids)), symbol
-        mine = [(one["after_id"], one["before_id"]) for one in gaps if one["symbol"] == symbol]
-        missing = [
-            one["id"] for one in trades if ids[0] <= one["id"] <= ids[-1] and one["id"] not in set(ids)
-        ]
-        for trade_id in missing:
-            assert any(after < trade_id < before for after, before in mine), (symbol, trade_id)
-        for after, before in mine:
-            assert after in ids
-            assert ids[ids.index(after) + 1] == before
 
 
 @pytest.mark.parametrize("delivery", ["exactly-once", "at-least-once"])
@@ -250,6 +223,7 @@ class _Lone:
             is_ours=one.is_ours,
             metrics=one.metrics,
             on_room=lambda room: None,
+            overflow=Overflow(None, one.state, replica, lambda kind, detail: None),
         )
         return one
 

@@ -1,15 +1,28 @@
 """TLS with an authority of its own and SCRAM, on a real broker that is set up so."""
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from confluent_kafka.admin import (  # type: ignore[attr-defined] # it has no __all__
+    AclBinding,
+    AclBindingFilter,
+    AclOperation,
+    AclPermissionType,
+    AdminClient,
+    ResourcePatternType,
+    ResourceType,
+)
 
 from tests.support.certificates import make_certificates
+from tests.support.checks import CHANNELS, assert_trades_are, records_of
+from tests.support.consumers import create_topic
 from tests.support.exchange import ExchangeThread
-from tests.support.kafka_broker import Broker
-from tests.support.process import SYMBOLS, RunningBridge, config
+from tests.support.kafka_broker import Broker, free_ports
+from tests.support.process import ROOT, SYMBOLS, Command, RunningBridge, config
 from tests.support.waiting import eventually
 
 PASSWORD = "bridge-p4ssw0rd"
@@ -104,3 +117,142 @@ def test_a_file_that_is_no_certificate_is_a_bad_configuration(
         assert bridge.process.wait(30) == 2
     assert "kafka.ssl_cafile" in bridge.stderr
     assert "Traceback" not in bridge.stderr
+
+
+USER = "User:bridge"
+
+
+class Guarded(NamedTuple):
+    """A broker whose second listener lets nobody do anything but what its ACLs allow."""
+
+    broker: Broker
+    admin: AdminClient
+    bootstrap: str
+
+
+@pytest.fixture(scope="module")
+def guarded() -> Iterator[Guarded]:
+    """A broker with an authorizer; whoever comes without a name, as the tests do, may do everything."""
+    (port,) = free_ports(1)
+    properties = {
+        "listeners": f"PLAINTEXT://127.0.0.1:{{port}},GUARDED://127.0.0.1:{port},"
+        "CONTROLLER://127.0.0.1:{controller}",
+        "advertised.listeners": f"PLAINTEXT://127.0.0.1:{{port}},GUARDED://127.0.0.1:{port}",
+        "listener.security.protocol.map": "CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT,GUARDED:SASL_PLAINTEXT",
+        "inter.broker.listener.name": "PLAINTEXT",
+        "listener.name.guarded.sasl.enabled.mechanisms": "SCRAM-SHA-512",
+        "listener.name.guarded.scram-sha-512.sasl.jaas.config": _LOGIN,
+        "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
+        "super.users": "User:ANONYMOUS",
+    }
+    with Broker(properties, users={"bridge": PASSWORD}) as broker:
+        admin = AdminClient({"bootstrap.servers": broker.bootstrap})
+        yield Guarded(broker, admin, f"127.0.0.1:{port}")
+
+
+def least(prefix: str) -> dict[str, AclBinding]:
+    """Return the ACLs that docs/security.md lists, for another topic prefix and group."""
+
+    def acl(resource: ResourceType, name: str, operation: str, *, prefixed: bool = True) -> AclBinding:
+        pattern = ResourcePatternType.PREFIXED if prefixed else ResourcePatternType.LITERAL
+        allow = AclPermissionType.ALLOW
+        return AclBinding(resource, name, pattern, USER, "*", AclOperation[operation], allow)
+
+    table = (ROOT / "docs/security.md").read_text()
+    rows = re.findall(r"^\| ([a-z ]+) \| `(.*?)` \| (prefixed|literal) \| (\w+) \|", table, re.MULTILINE)
+    kinds = {
+        "topic": ResourceType.TOPIC,
+        "group": ResourceType.GROUP,
+        "transactional id": ResourceType.TRANSACTIONAL_ID,
+    }
+    return {
+        f"{operation} on {kind} {name}": acl(
+            kinds[kind],
+            name.replace("digifinex-bridge", prefix).replace("digifinex", prefix),
+            re.sub(r"(?<!^)(?=[A-Z])", "_", operation).upper(),
+            prefixed=pattern == "prefixed",
+        )
+        for kind, name, pattern, operation in rows
+    }
+
+
+@contextmanager
+def allowed(guarded: Guarded, acls: Iterable[AclBinding]) -> Iterator[None]:
+    """Let the bridge do what these allow, and nothing else."""
+    for done in guarded.admin.create_acls(list(acls)).values():
+        done.result()
+    try:
+        yield
+    finally:
+        everything = AclBindingFilter(
+            ResourceType.ANY,
+            None,  # type: ignore[arg-type] # any
+            ResourcePatternType.ANY,
+            None,  # type: ignore[arg-type] # any
+            None,  # type: ignore[arg-type] # any
+            AclOperation.ANY,
+            AclPermissionType.ANY,
+        )
+        for deleted in guarded.admin.delete_acls([everything]).values():
+            deleted.result()
+
+
+def guarded_settings(
+    exchange: ExchangeThread, guarded: Guarded, prefix: str, **keys: object
+) -> dict[str, Any]:
+    login = {
+        "bootstrap_servers": guarded.bootstrap,
+        "security_protocol": "SASL_PLAINTEXT",
+        "sasl_mechanism": "SCRAM-SHA-512",
+        "sasl_plain_username": "bridge",
+        "sasl_plain_password": PASSWORD,
+    }
+    return config(exchange.url, guarded.broker, prefix, {"kafka": {**login, **keys}})
+
+
+def test_the_acls_that_are_listed_are_enough(guarded: Guarded, prefix: str, tmp_path: Path) -> None:
+    with ExchangeThread(symbols=SYMBOLS, rate=100) as exchange, allowed(guarded, least(prefix).values()):
+        settings = guarded_settings(exchange, guarded, prefix)
+        with RunningBridge(tmp_path, settings) as bridge:
+            bridge.wait_ready()
+            exchange.quiesce()
+            assert bridge.stop() == 0
+        assert_trades_are(records_of(guarded.broker, prefix, "trades"), exchange.truth.made)
+        with Command(tmp_path, ["check", "--config", "bridge.toml"]) as checked:
+            assert checked.process.wait(30) == 0
+        assert "missing ACL" not in bridge.stderr + checked.stdout
+
+
+@pytest.mark.parametrize("number", range(6))
+def test_an_acl_that_is_missing_is_named(guarded: Guarded, prefix: str, tmp_path: Path, number: int) -> None:
+    acls = least(prefix)
+    assert len(acls) == 6
+    with ExchangeThread(symbols=SYMBOLS, rate=100) as exchange:
+        settings = guarded_settings(exchange, guarded, prefix)
+        (missing, acl) = list(acls.items())[number]
+        operation, _, kind = missing.partition(" on ")
+        if operation != "Create":
+            settings["kafka"]["create_topics"] = False
+            for channel in (*CHANNELS[:4], "deadletter", "events"):
+                create_topic(guarded.broker.bootstrap, f"{prefix}.{channel}.v1", 12)
+            create_topic(guarded.broker.bootstrap, f"{prefix}.bridge-state", 1, cleanup_policy="compact")
+        with (
+            allowed(guarded, [one for one in acls.values() if one is not acl]),
+            RunningBridge(tmp_path, settings) as bridge,
+        ):
+            with Command(tmp_path, ["check", "--config", "bridge.toml"]) as checked:
+                checked.process.wait(30)
+            named = f"{operation} on {kind.partition(' `')[0].rsplit(' ', 1)[0]} {acl.name}"
+            assert f"missing ACL: {named}" in checked.stdout
+            if operation == "DescribeConfigs":
+                assert checked.process.returncode == 0
+                bridge.wait_ready()
+                assert "an ACL is missing" in bridge.stderr
+                assert bridge.stop() == 0
+            else:
+                assert checked.process.returncode == 1
+                eventually(lambda: named in str(bridge.ready()[1]), 20, "what is missing")
+                # As soon as it is there, the bridge goes on.
+                with allowed(guarded, [acl]):
+                    bridge.wait_ready()
+                    assert bridge.stop() == 0

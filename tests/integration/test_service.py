@@ -3,8 +3,10 @@
 import asyncio
 import urllib.request
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
+import pytest
 import uvloop
 from structlog.testing import capture_logs
 
@@ -45,13 +47,20 @@ def failures(lines: Sequence[Any]) -> list[Any]:
     return [line["exc_info"] for line in lines if line["event"].startswith("a part of the bridge failed")]
 
 
+def waiting(lines: Sequence[Any]) -> list[tuple[str, int]]:
+    """Return what the log says of records that were not delivered."""
+    return [(line["event"], line["records"]) for line in lines if "records" in line]
+
+
 def test_when_a_connector_fails_all_shards_deliver_what_they_have_and_the_status_is_1(
-    kafka: Broker, prefix: str
+    kafka: Broker, prefix: str, tmp_path: Path
 ) -> None:
     """A back-off without a bound fails at the first reconnect; a long transaction holds all until then."""
     with ExchangeThread(symbols=SYMBOLS, rate=300) as exchange:
         keys = {"shards": 2, "commit_interval": 8.0}
-        settings = Config.model_validate(config(exchange.url, kafka, prefix, {"kafka": keys}))
+        settings = Config.model_validate(
+            config(exchange.url, kafka, prefix, {"kafka": keys, "spool": {"dir": str(tmp_path)}})
+        )
         endless = settings.exchange.model_copy(update={"reconnect_min": None})
 
         def meanwhile(metric: Metric) -> None:
@@ -67,17 +76,23 @@ def test_when_a_connector_fails_all_shards_deliver_what_they_have_and_the_status
         status, lines = serve(settings.model_copy(update={"exchange": endless}), meanwhile)
         assert (status, failures(lines)) == (1, [True])
         assert lines[-1]["event"] == "stopped, since a part of the bridge failed"
-        assert lines[-1]["left_behind"] == 0
+        assert not waiting(lines)
         sent = exchange.truth.counts()
         for channel in ("trades", "depth", "ticker", "all_ticker"):
             assert len(records_of(kafka, prefix, channel)) == sent[channel]
 
 
-def test_when_a_sink_fails_the_bridge_stops_and_says_what_was_left_behind(kafka: Broker, prefix: str) -> None:
+@pytest.mark.parametrize("max_bytes", [0, 1_000_000])
+def test_when_a_sink_fails_the_bridge_stops_and_says_what_was_left_behind_or_waits_on_disk(
+    kafka: Broker, prefix: str, tmp_path: Path, max_bytes: int
+) -> None:
     with ExchangeThread(symbols=SYMBOLS, rate=300) as exchange:
-        settings = Config.model_validate(config(exchange.url, kafka, prefix))
+        spool = {"dir": str(tmp_path), "max_bytes": max_bytes}
+        settings = Config.model_validate(config(exchange.url, kafka, prefix, {"spool": spool}))
         endless = settings.kafka.model_copy(update={"flush_interval": None})
         status, lines = serve(settings.model_copy(update={"kafka": endless}), lambda _: None)
     assert (status, failures(lines)) == (1, [True])
     assert lines[-1]["event"] == "stopped, since a part of the bridge failed"
-    assert lines[-1]["left_behind"] > 0
+    ((event, records),) = waiting(lines)
+    assert event.startswith("records wait in the spool" if max_bytes else "Kafka was away")
+    assert records > 0

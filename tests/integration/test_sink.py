@@ -9,6 +9,7 @@ import msgspec
 import pytest
 
 from bridge.config import Config, KafkaConfig
+from bridge.kafka.overflow import Overflow
 from bridge.kafka.producer import open_producer
 from bridge.kafka.sink import Sink
 from bridge.kafka.state import State
@@ -40,14 +41,16 @@ class Delivery:
     async def run(self, steps: Callable[["Delivery"], object]) -> None:
         """Run a sink through `steps`, then until all is delivered."""
         topics = await prepare(self.config, ["trades"])
+        state = State(self.config, topics[STATE], 0, "replica")
         self.sink = Sink(
             self.config,
             topics,
             transactional_id=self.transactional_id,
-            state=State(self.config, topics[STATE], 0, "replica"),
+            state=state,
             is_ours=self.is_ours,
             metrics=self.metrics,
             on_room=self.room.append,
+            overflow=Overflow(None, state, "replica", lambda kind, detail: None),
         )
         async with asyncio.timeout(60), asyncio.TaskGroup() as group:
             running = group.create_task(self.sink.run())

@@ -1,7 +1,7 @@
 """What has to hold of records on Kafka, whatever went wrong on their way."""
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bridge.records import Record
@@ -61,6 +61,32 @@ def assert_trades_are_at_least(
         ids = Counter(one["id"] for one in series)
         assert sorted(ids) == [one["id"] for one in made[symbol] if one["id"] >= min(ids)]
         assert ids.total() - len(ids) <= twice
+
+
+def gaps_of(kafka: Broker, prefix: str, channel: str) -> list[dict[str, Any]]:
+    """Return the gaps of a channel that the bridge has told."""
+    events = [record.json for record in records_of(kafka, prefix, "events")]
+    return [one for one in events if (one["event"], one["channel"]) == ("gap", channel)]
+
+
+def assert_trades_are_but_for_gaps(
+    records: Sequence[ReadRecord], made: Mapping[str, list[dict[str, Any]]], gaps: Sequence[Mapping[str, Any]]
+) -> None:
+    """Each trade is there once, in order; what is missing lies in a gap that was told, with its bounds."""
+    assert_no_hole(records)
+    found = by_symbol(records)
+    for symbol, trades in made.items():
+        ids = [one["id"] for one in found[symbol]]
+        assert ids == sorted(set(ids)), symbol
+        mine = [(one["after_id"], one["before_id"]) for one in gaps if one["symbol"] == symbol]
+        missing = [
+            one["id"] for one in trades if ids[0] <= one["id"] <= ids[-1] and one["id"] not in set(ids)
+        ]
+        for trade_id in missing:
+            assert any(after < trade_id < before for after, before in mine), (symbol, trade_id)
+        for after, before in mine:
+            assert after in ids
+            assert ids[ids.index(after) + 1] == before
 
 
 def assert_books_are(

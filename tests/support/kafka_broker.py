@@ -62,7 +62,8 @@ class Broker:
     """A broker that runs as long as its context; `bootstrap` is its address.
 
     `properties` are put over the server's, with `{port}` and `{controller}` filled in; `users` may log in by
-    SCRAM-SHA-512. Data and ports are kept over `kill`, `stop` and `start`.
+    SCRAM-SHA-512. Data and ports are kept over `kill`, `stop` and `start`. `bootstrap` is to be given if
+    clients reach it in another way than `{port}`.
     """
 
     def __init__(
@@ -71,6 +72,7 @@ class Broker:
         *,
         users: Mapping[str, str] | None = None,
         heap_mib: int = 256,
+        bootstrap: str | None = None,
     ) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="kafka-")
         self._home = Path(self._folder.name)
@@ -78,7 +80,7 @@ class Broker:
         self._users = users or {}
         self._process: subprocess.Popen[bytes] | None = None
         port, controller = free_ports(2)
-        self.bootstrap = f"127.0.0.1:{port}"
+        self.bootstrap = bootstrap or f"127.0.0.1:{port}"
         text = _PROPERTIES.format(port=port, controller=controller, data=self._home / "data")
         for key, value in (properties or {}).items():
             text += f"{key}={value.format(port=port, controller=controller)}\n"

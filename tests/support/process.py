@@ -40,7 +40,7 @@ def config(
         "log": {"format": "json"},
     }
     for section, keys in (sections or {}).items():
-        full[section] = {**full[section], **keys}
+        full[section] = {**full.get(section, {}), **keys}
     if accounts:
         currencies = ["BTC", "ETH", "LTC", "USDT"]
         account = {"name": "main", "api_key": "key", "secret": ACCOUNTS["key"]}

@@ -1,0 +1,282 @@
+"""What waits on disk behind the queues of a sink, and how much of it Kafka has taken.
+
+While something waits in the spool, new records go to its end and the oldest ones move on into the queues. All
+that is in memory then is on disk, too, so a process that is killed, or has to stop, leaves nothing behind.
+How much Kafka has taken is kept with the shard's state, in the transaction that takes it.
+"""
+
+import time
+import uuid
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from itertools import chain, islice
+
+import msgspec
+import structlog
+
+from bridge.events import Kind
+from bridge.kafka.partition import Partition
+from bridge.kafka.state import Owner, Save, State
+from bridge.spool import Counts, Entry, Header, Spool, SpoolFull
+from bridge.watermark import Watermark, advanced
+
+log = structlog.get_logger(__name__)
+
+NOTE = b"spool"
+
+_BLOCK = 1000  # records that are written at once when the spool begins
+_ROOM = 0.9  # of the spool's bound: below it, a full spool takes records again
+
+Tell = Callable[[Kind, str], None]
+"""Tell of an event of this kind, with a detail."""
+
+
+class Taken(msgspec.Struct, frozen=True):
+    """How many entries of each partition Kafka has taken of a spool."""
+
+    spool: str
+    taken: Counts
+
+
+_decode_taken = msgspec.json.Decoder(Taken).decode
+
+
+class Overflow:
+    """The records of one shard that memory has no room for; without a spool there is never room for any.
+
+    `active` while new records have to queue up here.
+    """
+
+    def __init__(self, spool: Spool | None, state: State, replica: str, tell: Tell) -> None:
+        self.active = False
+        self._spool = spool
+        self._state = state
+        self._replica = replica
+        self._tell = tell
+        self._base: Counts = {}
+        self._behind: list[Entry] = []
+        self._refused = False
+
+    @property
+    def size(self) -> int:
+        """Bytes on disk."""
+        return self._spool.bytes if self._spool else 0
+
+    @property
+    def waiting(self) -> int:
+        """Records that no queue in memory has."""
+        return (self._spool.waiting if self._spool else 0) + len(self._behind)
+
+    @property
+    def age(self) -> float:
+        """Seconds since the oldest record that waits was received; 0 if none does."""
+        return time.time() - self._spool.oldest_us / 1e6 if self._spool and self.waiting else 0.0
+
+    @property
+    def watermarks(self) -> Mapping[bytes, Watermark]:
+        """The watermarks of what is on Kafka, and of what will be when all of the spool is."""
+        return self._spool.watermarks if self._spool and self._spool.header else self._state.watermarks
+
+    def recover(self) -> None:
+        """Take up what an earlier process has left, unless another replica has had the shard since."""
+        if self._spool is None:
+            return
+        try:
+            header = self._spool.find()
+            if header is None:
+                self._tell_damage()
+                return
+            previous = self._state.previous
+            if (reason := _discarded(header, previous, self._state.shards)) is not None:
+                detail = f"{self._spool.waiting} records: {reason}"
+                self._spool.clear()
+                log.error("spool discarded", shard=self._state.shard, detail=detail)
+                self._tell("spool_discarded", detail)
+                return
+            kept = self._spool.counts
+            note = self._state.notes.get(NOTE)
+            taken = {p: min(n, kept.get(p, 0)) for p, n in _taken(header, previous, note).items()}
+            self._spool.skip(taken)
+            self._base = {place: -number for place, number in taken.items()}
+            committed = (previous.replica, previous.transaction) if previous else None
+            self._begin_segment(header.spool, self._spool.watermarks, committed, taken)
+        except OSError as error:
+            self._fail(error)
+            self._spool.close()
+            self._spool = None
+            return
+        self.active = True
+        log.info("spool found", shard=self._state.shard, records=self._spool.waiting, bytes=self.size)
+        self._tell_damage()
+
+    def begin(self, partitions: Collection[Partition], committing: Save | None) -> bool:
+        """Let new records queue up here, behind all that is in memory; return whether that can be."""
+        if self._spool is None:
+            return False
+        memory = {partition: (*partition.sent, *partition.queued) for partition in partitions}
+        known = {}
+        for partition in partitions:
+            # What Kafka has taken since the last record was read from disk has never been there.
+            kept = self._spool.kept(partition.place)
+            self._base[partition.place] = max(self._base_of(partition), partition.settled - kept)
+            known[partition] = kept - self._taken_of(partition)
+        on_disk = chain.from_iterable(islice(memory[p], known[p]) for p in partitions if p.marked)
+        watermarks = {**self._state.watermarks, **advanced(self._state.watermarks, on_disk)}
+        committed, taken = None, {}
+        if committing is not None:
+            committed = (self._replica, committing.transaction)
+            taken = {p.place: self._taken_of(p) + len(p.sent) for p in partitions}
+        try:
+            name = self._spool.header.spool if self._spool.header else uuid.uuid4().hex
+            self._begin_segment(name, watermarks, committed, taken)
+            for partition in partitions:
+                unknown = islice(memory[partition], known[partition], None)
+                while block := [(partition.place, record) for record in islice(unknown, _BLOCK)]:
+                    self._spool.append(block)
+        except (OSError, SpoolFull) as error:
+            self._fail(error)
+            return False
+        finally:
+            self._spool.seek_end()
+        self.active, self._refused = True, False
+        log.warning("spool begins", shard=self._state.shard)
+        self._tell("spool_begun", "Kafka does not take the records as fast as they come")
+        return True
+
+    def put(self, entries: Sequence[Entry]) -> bool:
+        """Queue new records up; return whether there is room for more, False when reading has to pause."""
+        if self._spool is not None and not self._behind:
+            try:
+                self._spool.append(entries)
+            except (OSError, SpoolFull) as error:
+                self._fail(error)
+            else:
+                return True
+        self._behind += entries
+        return False
+
+    def next(self) -> Sequence[Entry]:
+        """Return the oldest records that wait; after the last of them new ones need not queue up any more."""
+        entries: Sequence[Entry] = ()
+        if self._spool is not None:
+            entries = self._spool.read()
+            while self._spool.damage:
+                self._tell_damage()
+                entries = entries or self._spool.read()
+        if not entries:
+            self.active = False
+            entries, self._behind = self._behind, []
+        return entries
+
+    def has_room(self) -> bool:
+        """Tell if reading may go on: what had no room is on disk, and there is some for more."""
+        if not self.active:
+            return True
+        if self._spool is None or self._spool.full(_ROOM):
+            return False
+        entries, self._behind = self._behind, []
+        return not entries or self.put(entries)
+
+    def note(self, partitions: Iterable[Partition], *, with_sent: bool) -> dict[bytes, bytes]:
+        """Return for the state how much of the spool Kafka has taken, or will with what is sent."""
+        if self._spool is None or self._spool.header is None:
+            return {}
+        taken = {}
+        for partition in partitions:
+            number = self._taken_of(partition) + (len(partition.sent) if with_sent else 0)
+            # What has never been on disk does not count; it would stand for what comes there later.
+            taken[partition.place] = min(number, self._spool.kept(partition.place))
+        return {NOTE: msgspec.json.encode(Taken(self._spool.header.spool, taken))}
+
+    def settled(self, partitions: Collection[Partition]) -> None:
+        """Delete what Kafka has taken, when its state is saved."""
+        if self._spool is None or self._spool.header is None:
+            return
+        try:
+            if not self._spool.forget({p.place: self._taken_of(p) for p in partitions}) or self.active:
+                return
+            self._spool.clear()
+        except OSError as error:
+            self._fail(error)
+            return
+        self._base = {}
+        log.info("spool ends", shard=self._state.shard)
+        self._tell("spool_ended", "all of it is on Kafka")
+
+    def park(self, partitions: Collection[Partition], committing: Save | None) -> tuple[int, int]:
+        """Leave all that waits on disk, for the process ends; return how many records are there, and lost."""
+        waiting = sum(len(p.sent) + len(p.queued) for p in partitions)
+        if waiting and not self.active and not self.begin(partitions, committing):
+            return 0, waiting
+        if not self.active or self._spool is None:
+            return 0, 0
+        entries, self._behind = self._behind, []
+        lost = len(entries) if entries and not self.put(entries) else 0
+        return waiting + self._spool.waiting, lost
+
+    def close(self) -> None:
+        """Leave what is on disk as it is."""
+        if self._spool is not None:
+            self._spool.close()
+
+    def _begin_segment(
+        self,
+        spool: str,
+        watermarks: Mapping[bytes, Watermark],
+        transaction: tuple[str, int] | None,
+        taken: Counts,
+    ) -> None:
+        assert self._spool is not None  # noqa: S101 - the callers have looked
+        previous = self._state.previous
+        self._spool.begin(
+            Header(
+                spool=spool,
+                replica=self._replica,
+                predecessor=(previous.replica, previous.transaction) if previous else None,
+                watermarks=dict(watermarks),
+                transaction=transaction,
+                taken=taken,
+            )
+        )
+
+    def _taken_of(self, partition: Partition) -> int:
+        return partition.settled - self._base_of(partition)
+
+    def _base_of(self, partition: Partition) -> int:
+        """Return how many records Kafka had taken when the spool began, of this process's."""
+        return self._base.get(partition.place, 0)
+
+    def _fail(self, error: OSError | SpoolFull) -> None:
+        """Tell once that the spool takes nothing; that is when reading pauses."""
+        if not self._refused:
+            self._refused = True
+            log.error("the spool takes nothing more, so reading pauses", error=str(error))
+            self._tell("spool_overflowed", str(error))
+
+    def _tell_damage(self) -> None:
+        if self._spool is not None:
+            for damage in self._spool.damage:
+                log.error("spool damaged", shard=self._state.shard, detail=damage)
+                self._tell("spool_damaged", damage)
+            self._spool.damage.clear()
+
+
+def _discarded(header: Header, previous: Owner | None, shards: int) -> str | None:
+    """Say why a spool can't be taken up; None if its writers are the last who have served the shard."""
+    if previous is None:
+        return None
+    if previous.shards != shards:
+        return f"there were {previous.shards} shards, now there are {shards}"
+    if previous.replica != header.replica and (previous.replica, previous.transaction) != header.predecessor:
+        return f"{previous.replica} has served the shard since"
+    return None
+
+
+def _taken(header: Header, previous: Owner | None, note: bytes | None) -> Counts:
+    """Return how many entries of a spool Kafka has taken, by its newest header and the shard's state."""
+    if previous is not None and (previous.replica, previous.transaction) == header.transaction:
+        return header.taken
+    if note is not None:
+        known = _decode_taken(note)
+        if known.spool == header.spool:
+            return known.taken
+    return {}

@@ -1,0 +1,352 @@
+"""The spool: records on disk, in order, for as long as Kafka does not take them.
+
+A folder of segments. A segment is a row of blocks, each with its length and checksum in front: a header, then
+lists of entries as they were appended. A process that is killed leaves at most the last block torn, which is
+cut off. Entries are counted by partition, for Kafka takes those of one partition in order and of different
+ones in any: how many of each it has taken tells which are left.
+"""
+
+import fcntl
+import struct
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from io import FileIO
+from pathlib import Path
+from typing import BinaryIO, TypeAlias
+
+import msgspec
+from msgspec.structs import replace
+
+from bridge.records import Record
+from bridge.watermark import Watermark, advanced
+
+_SEGMENT_BYTES = 16 * 1024 * 1024
+_FRONT = struct.Struct(">II")  # a block's length and its CRC-32
+
+Place: TypeAlias = str
+"""A topic and the number of a partition."""
+
+Counts: TypeAlias = dict[Place, int]
+"""How many entries of each partition."""
+
+Entry: TypeAlias = tuple[Place, Record]
+
+
+class Header(msgspec.Struct, frozen=True):
+    """The first block of a segment.
+
+    `spool` names the spool. `replica` has written the segment; `predecessor` had the shard before it, and has
+    committed so many transactions. `before` counts the entries of the segments in front; `watermarks` are
+    those that all these bring about. If the transaction that was committed last is `transaction`, Kafka has
+    taken `taken` entries.
+    """
+
+    spool: str
+    replica: str
+    predecessor: tuple[str, int] | None
+    watermarks: dict[bytes, Watermark]
+    transaction: tuple[str, int] | None
+    taken: Counts
+    before: Counts = {}
+
+
+class SpoolFull(Exception):
+    """The spool has as many bytes as it may."""
+
+
+@dataclass(slots=True)
+class _Segment:
+    path: Path
+    size: int
+    end: Counts
+
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode_header = msgspec.msgpack.Decoder(Header).decode
+_decode_entries = msgspec.msgpack.Decoder(list[Entry]).decode
+
+
+class Spool:
+    """The spool in one folder.
+
+    `header` is that of its newest segment, None while there is none. `counts` are of all entries since it
+    began, `waiting` how many are to be read, `bytes` its size on disk, `oldest_us` about when the next entry
+    to be read came. `damage` says what could not be read.
+    """
+
+    def __init__(self, folder: Path, max_bytes: int, segment_bytes: int = _SEGMENT_BYTES) -> None:
+        self.header: Header | None = None
+        self.counts: Counts = {}
+        self.bytes = 0
+        self.waiting = 0
+        self.oldest_us = 0
+        self.watermarks: dict[bytes, Watermark] = {}
+        self.damage: list[str] = []
+        self._folder = folder
+        self._max_bytes = max_bytes
+        self._segment_bytes = min(segment_bytes, max_bytes // 8)
+        self._segments: list[_Segment] = []
+        self._file: FileIO | None = None
+        self._source: BinaryIO | None = None
+        self._reading = 0
+        self._read: Counts = {}
+        self._skip: Counts = {}
+        self._lost: Counts = {}
+        self._lock: BinaryIO | None = None
+
+    def find(self) -> Header | None:
+        """Take up what an earlier process has left; return the newest header, None if there is none.
+
+        Raises:
+            OSError: the folder can't be read or written, or is another process's.
+        """
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._lock = (self._folder / "lock").open("wb")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise BlockingIOError(error.errno, "another bridge uses this folder", str(self._folder)) from None
+        for path in self._paths():
+            with path.open("rb") as file:
+                header = _header(file)
+                if header is None:
+                    self.damage.append(f"{path.name} has no header")
+                    continue
+                if self.header is None:
+                    self._read = dict(header.before)
+                self.header, self.counts = header, dict(header.before)
+                self.watermarks = header.watermarks
+                if self._segments:
+                    self._segments[-1].end = dict(header.before)
+                self._segments.append(_Segment(path, path.stat().st_size, self.counts))
+                self.bytes += self._segments[-1].size
+                self.oldest_us = self.oldest_us or int(path.stat().st_mtime * 1e6)
+        if self._segments:
+            self._survey(self._segments[-1])
+            self.waiting = sum(self.counts.values()) - sum(self._read.values())
+        return self.header
+
+    def begin(self, header: Header) -> None:
+        """Begin a segment, whose `before` is filled in here; the first one begins the spool.
+
+        Raises:
+            OSError: it can't be written.
+        """
+        header = replace(header, before=dict(self.counts))
+        number = max((int(path.stem) for path in self._paths()), default=0) + 1
+        segment = _Segment(self._folder / f"{number:012d}.spool", 0, self.counts)
+        file = segment.path.open("xb", buffering=0)
+        try:
+            self._write(_encode(header), segment, file)
+        except OSError:
+            file.close()
+            segment.path.unlink()
+            raise
+        if self._segments:
+            self._segments[-1].end = dict(self.counts)
+        self._segments.append(segment)
+        if self._file is not None:
+            self._file.close()
+        self._file = file
+        self.header = header
+        self.watermarks = dict(header.watermarks)
+
+    def append(self, entries: Sequence[Entry]) -> None:
+        """Add entries at the end: all of them or none.
+
+        Raises:
+            SpoolFull: they would take it over its bound.
+            OSError: they can't be written.
+        """
+        block = _encode(entries)
+        if self.bytes + len(block) + _FRONT.size > self._max_bytes:
+            raise SpoolFull(f"{self.bytes} of {self._max_bytes} bytes are used")
+        assert self._file is not None and self.header is not None  # noqa: PT018,S101 - it has begun
+        if self._segments[-1].size > self._segment_bytes:
+            self.begin(replace(self.header, watermarks=self.watermarks))
+        self._write(block, self._segments[-1], self._file)
+        if not self.waiting:
+            self.oldest_us = entries[0][1].time_us
+        self.waiting += len(entries)
+        self._count(entries)
+
+    def skip(self, taken: Counts) -> None:
+        """Leave out the entries that Kafka has taken already, so many of each partition since it began."""
+        self._skip = {place: number - self._read.get(place, 0) for place, number in taken.items()}
+        self.waiting -= sum(self._skip.values())
+
+    def read(self) -> list[Entry]:
+        """Return the next entries that Kafka has not taken, in order; none when all have been read."""
+        while self._reading < len(self._segments):
+            segment = self._segments[self._reading]
+            while entries := self._next_entries(segment):
+                if left := self._take(entries):
+                    return left
+            self._miss(segment)
+            if self._reading + 1 == len(self._segments):
+                break
+            self._close_source()
+            self._reading += 1
+        return []
+
+    def seek_end(self) -> None:
+        """Leave out of what is read all that is there now, for it is in memory, too."""
+        if self._segments:
+            self._close_source()
+            self._reading = len(self._segments) - 1
+            self._source = self._segments[-1].path.open("rb")
+            self._source.seek(self._segments[-1].size)
+            self._read, self.waiting = dict(self.counts), 0
+
+    def full(self, share: float) -> bool:
+        """Tell if more than a share of the bytes it may have are used."""
+        return self.bytes > share * self._max_bytes
+
+    def kept(self, place: Place) -> int:
+        """Return how many entries of a partition there are since it began, without those lost by damage."""
+        return self.counts.get(place, 0) - self._lost.get(place, 0)
+
+    def forget(self, taken: Counts) -> bool:
+        """Delete the older segments of which Kafka has taken all entries; return whether it has taken all."""
+        # After damage all of them stay: where it was must be found again by the next process.
+        while self._reading and not self._lost and self._all_taken(taken, self._segments[0].end):
+            segment = self._segments.pop(0)
+            segment.path.unlink(missing_ok=True)
+            self.bytes -= segment.size
+            self._reading -= 1
+        return not self.waiting and self._all_taken(taken, self.counts)
+
+    def clear(self) -> None:
+        """Delete everything.
+
+        Raises:
+            OSError: a file can't be deleted.
+        """
+        for file in (self._file, self._source):
+            if file is not None:
+                file.close()
+        self._file = self._source = self.header = None
+        self._segments, self._reading, self.bytes, self.waiting = [], 0, 0, 0
+        self.counts, self._read, self._skip, self._lost = {}, {}, {}, {}
+        for path in self._paths():
+            path.unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Leave what is there to the next process, or to another owner in this one."""
+        for file in (self._file, self._source, self._lock):
+            if file is not None:
+                file.close()
+
+    def _paths(self) -> list[Path]:
+        return sorted(self._folder.glob("*.spool"))
+
+    def _next_entries(self, segment: _Segment) -> list[Entry] | None:
+        """Return the next block of a segment; None at its end, or at the end of what can be read of it."""
+        try:
+            if self._source is None:
+                self._source = segment.path.open("rb")
+                _next_block(self._source)  # the header
+            if self._source.tell() >= segment.size:
+                return None
+            entries = _entries(_next_block(self._source))
+            if entries is None:
+                self._source.seek(segment.size)
+        except OSError as error:
+            self.damage.append(str(error))
+            return None
+        return entries
+
+    def _close_source(self) -> None:
+        if self._source is not None:
+            self._source.close()
+            self._source = None
+
+    def _take(self, entries: Sequence[Entry]) -> list[Entry]:
+        """Count entries as read; return those that Kafka has not taken."""
+        left = []
+        for place, record in entries:
+            self._read[place] = self._read.get(place, 0) + 1
+            if self._skip.get(place, 0) > 0:
+                self._skip[place] -= 1
+            else:
+                left.append((place, record))
+                self.oldest_us = record.time_us
+        self.waiting -= len(left)
+        return left
+
+    def _miss(self, segment: _Segment) -> None:
+        """Count as lost what a segment should have brought and has not, and tell it as damage."""
+        lost = {place: end - self._read.get(place, 0) for place, end in segment.end.items()}
+        number = sum(lost.values())
+        if number:
+            for place, entries in lost.items():
+                self._lost[place] = self._lost.get(place, 0) + entries
+            self._read = dict(segment.end)
+            self.waiting -= number
+            self.damage.append(f"{segment.path.name} is damaged: {number} records are lost")
+
+    def _all_taken(self, taken: Counts, end: Counts) -> bool:
+        return all(taken.get(p, 0) + self._lost.get(p, 0) >= number for p, number in end.items())
+
+    def _survey(self, segment: _Segment) -> None:
+        """Count the entries of the last segment, and cut off what a killed process has left torn."""
+        with segment.path.open("r+b") as file:
+            _next_block(file)
+            good = file.tell()
+            while (entries := _entries(_next_block(file))) is not None:
+                self._count(entries)
+                good = file.tell()
+            torn = segment.size - good
+            if torn:
+                self.damage.append(f"{segment.path.name} has a torn end of {torn} bytes, which were cut off")
+                file.truncate(good)
+                segment.size = good
+                self.bytes -= torn
+
+    def _count(self, entries: Sequence[Entry]) -> None:
+        for place, _ in entries:
+            self.counts[place] = self.counts.get(place, 0) + 1
+        marked = [record for _, record in entries if record.mark is not None]
+        if marked:
+            self.watermarks.update(advanced(self.watermarks, marked))
+
+    def _write(self, block: bytes, segment: _Segment, file: FileIO) -> None:
+        """Write a block, or nothing of it."""
+        framed = _FRONT.pack(len(block), zlib.crc32(block)) + block
+        try:
+            written = 0
+            while written < len(framed):
+                written += file.write(framed[written:])
+        except OSError:
+            file.truncate(segment.size)
+            file.seek(segment.size)
+            raise
+        segment.size += len(framed)
+        self.bytes += len(framed)
+
+
+def _next_block(file: BinaryIO) -> bytes | None:
+    """Read the next block; None if there is none that is whole."""
+    front = file.read(_FRONT.size)
+    if len(front) < _FRONT.size:
+        return None
+    size, checksum = _FRONT.unpack(front)
+    block = file.read(size)
+    return block if len(block) == size and zlib.crc32(block) == checksum else None
+
+
+def _header(file: BinaryIO) -> Header | None:
+    block = _next_block(file)
+    try:
+        return None if block is None else _decode_header(block)
+    except msgspec.DecodeError:
+        return None
+
+
+def _entries(block: bytes | None) -> list[Entry] | None:
+    """Decode a block; None if there is none, or another version has written it in another format."""
+    try:
+        return None if block is None else _decode_entries(block)
+    except msgspec.DecodeError:
+        return None

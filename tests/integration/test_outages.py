@@ -1,0 +1,227 @@
+"""Kafka away for longer than memory lasts: what was received waits on disk, and outlives the process."""
+
+import random
+import resource
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from tests.support.checks import (
+    assert_no_hole,
+    assert_trades_are,
+    assert_trades_are_but_for_gaps,
+    gaps_of,
+    records_of,
+)
+from tests.support.exchange import ExchangeThread
+from tests.support.kafka_broker import Broker, free_ports
+from tests.support.process import SYMBOLS, RunningBridge, config
+from tests.support.slow_link import SlowLink
+from tests.support.waiting import eventually
+
+DELIVERIES = ["exactly-once", "at-least-once"]
+LITTLE_MEMORY = {"max_pending_bytes": 300_000}
+CHANNELS = ("trades", "depth", "ticker", "all_ticker")
+
+
+def spooled(bridge: RunningBridge, records: int) -> bool:
+    return bridge.metric("spool_records") > records
+
+
+def all_delivered(bridge: RunningBridge, exchange: ExchangeThread) -> None:
+    """Wait until all that the exchange has sent, and nothing more, is on Kafka."""
+    total = sum(exchange.truth.counts().values())
+    eventually(lambda: _delivered(bridge) >= total, 90, f"{total} records")
+
+
+def _delivered(bridge: RunningBridge) -> float:
+    return sum(bridge.metric("records_total", channel=channel) for channel in CHANNELS)
+
+
+def spool_events(kafka: Broker, prefix: str) -> list[str]:
+    """Return what the events topic tells of the spool, in order."""
+    kinds = [one.json["event"] for one in records_of(kafka, prefix, "events")]
+    return [kind for kind in kinds if kind.startswith("spool_")]
+
+
+def assert_whole(kafka: Broker, prefix: str, exchange: ExchangeThread) -> None:
+    """All that was sent is there once, in order."""
+    for channel in CHANNELS:
+        records = records_of(kafka, prefix, channel)
+        assert len(records) == exchange.truth.counts()[channel]
+        assert_no_hole(records)
+    assert_trades_are(records_of(kafka, prefix, "trades"), exchange.truth.made)
+
+
+@pytest.mark.parametrize("delivery", DELIVERIES)
+def test_while_kafka_is_away_for_longer_than_memory_lasts_reading_goes_on(
+    own_kafka: Broker, prefix: str, tmp_path: Path, delivery: str
+) -> None:
+    with ExchangeThread(symbols=SYMBOLS, rate=3000) as exchange:
+        keys = {**LITTLE_MEMORY, "delivery": delivery}
+        with RunningBridge(tmp_path, config(exchange.url, own_kafka, prefix, {"kafka": keys})) as bridge:
+            bridge.wait_ready()
+            own_kafka.kill()
+            eventually(partial(spooled, bridge, 1000), 60, "records on disk")
+            before = psutil.Process(bridge.process.pid).memory_info().rss
+            eventually(partial(spooled, bridge, 6000), 60, "more records on disk")
+            assert psutil.Process(bridge.process.pid).memory_info().rss < before + 20_000_000
+            assert bridge.metric("pending_bytes") < 2 * LITTLE_MEMORY["max_pending_bytes"]
+            assert bridge.metric("reading_paused") == 0
+            assert bridge.metric("spool_age_seconds") > 1
+            own_kafka.start()
+            eventually(lambda: bridge.metric("spool_bytes") == 0, 90, "nothing on disk")
+            exchange.quiesce()
+            all_delivered(bridge, exchange)
+            assert bridge.metric("reconnects_total") == 0
+            assert bridge.stop() == 0
+        assert_whole(own_kafka, prefix, exchange)
+    begun, ended = spool_events(own_kafka, prefix)[0], spool_events(own_kafka, prefix)[-1]
+    assert (begun, ended) == ("spool_begun", "spool_ended")
+
+
+def test_what_waits_on_disk_outlives_a_stop(own_kafka: Broker, prefix: str, tmp_path: Path) -> None:
+    """Also what was in memory only, for Kafka was not away long enough to fill that."""
+    with ExchangeThread(symbols=SYMBOLS, rate=500) as exchange:
+        settings = config(exchange.url, own_kafka, prefix)
+        with RunningBridge(tmp_path, settings) as bridge:
+            bridge.wait_ready()
+            own_kafka.kill()
+            eventually(lambda: bridge.metric("pending_records") > 500, 60, "records that wait")
+            assert bridge.metric("spool_records") == 0
+            exchange.quiesce()
+            sent = exchange.truth.counts()
+            began = time.monotonic()
+            assert bridge.stop() == 0
+            assert time.monotonic() - began < 10
+            assert "records wait in the spool" in bridge.stderr
+            assert "left behind" not in bridge.stderr
+        own_kafka.start()
+        with RunningBridge(tmp_path, settings) as bridge:
+            bridge.wait_ready()
+            exchange.quiesce()
+            assert bridge.stop() == 0
+        for channel in ("depth", "ticker"):
+            records = records_of(own_kafka, prefix, channel)
+            first = records[0].json["session"]
+            assert len([one for one in records if one.json["session"] == first]) == sent[channel]
+            assert_no_hole(records)
+        assert_trades_are(records_of(own_kafka, prefix, "trades"), exchange.truth.made)
+
+
+def test_a_bridge_killed_while_kafka_is_away_goes_on_with_what_is_on_disk(
+    own_kafka: Broker, prefix: str, tmp_path: Path
+) -> None:
+    """Killed while it writes to the disk, and again and again while it delivers what is there."""
+    with ExchangeThread(symbols=SYMBOLS, rate=1500) as exchange:
+        keys = {**LITTLE_MEMORY, "session_timeout": 2.0}
+        settings = config(exchange.url, own_kafka, prefix, {"kafka": keys})
+        with RunningBridge(tmp_path, settings) as bridge:
+            bridge.wait_ready()
+            own_kafka.kill()
+            eventually(partial(spooled, bridge, 5000), 60, "records on disk")
+            bridge.process.kill()
+        own_kafka.start()
+        for _ in range(3):
+            with RunningBridge(tmp_path, settings) as bridge:
+                eventually(lambda: bridge.metric("records_total") > 0, 60, "records")
+                time.sleep(random.uniform(0.0, 0.3))  # any moment will do
+                bridge.process.kill()
+        with RunningBridge(tmp_path, settings) as bridge:
+            bridge.wait_ready()
+            eventually(lambda: bridge.metric("spool_bytes") == 0, 90, "nothing on disk")
+            exchange.quiesce()
+            assert bridge.stop() == 0
+        trades, gaps = records_of(own_kafka, prefix, "trades"), gaps_of(own_kafka, prefix, "trades")
+        assert_trades_are_but_for_gaps(
+            trades, exchange.truth.made, [gap for gap in gaps if not gap["closed_by"]]
+        )
+        depth = records_of(own_kafka, prefix, "depth")
+        assert_no_hole(depth)
+        first = depth[0].json["session"]
+        assert len([one for one in depth if one.json["session"] == first]) > 1000
+
+
+@pytest.mark.parametrize("limit", ["spool.max_bytes", "the disk"])
+def test_when_the_disk_takes_no_more_reading_pauses_and_that_is_told(
+    own_kafka: Broker, prefix: str, tmp_path: Path, limit: str
+) -> None:
+    """And nothing of what was received is lost, out of order or twice."""
+    with ExchangeThread(symbols=SYMBOLS, rate=3000) as exchange:
+        sections: dict[str, Any] = {
+            "kafka": LITTLE_MEMORY,
+            "spool": {"max_bytes": 1_500_000 if limit == "spool.max_bytes" else 100_000_000},
+            "exchange": {"ping_interval": 0.5, "reply_timeout": 1.0},
+        }
+        with RunningBridge(tmp_path, config(exchange.url, own_kafka, prefix, sections)) as bridge:
+            bridge.wait_ready()
+            if limit == "the disk":  # no file may grow beyond this
+                resource.prlimit(bridge.process.pid, resource.RLIMIT_FSIZE, (1_500_000, -1))
+            own_kafka.suspend()
+            eventually(lambda: bridge.metric("reading_paused") == 1, 60, "a pause")
+            frames = bridge.metric("frames_total")
+            eventually(lambda: "kafka" in bridge.ready()[1].get("missing", {}), 20, "readyz names Kafka")
+            assert bridge.metric("frames_total") == frames
+            assert "the spool takes nothing more" in bridge.stderr
+            assert "reading on" not in bridge.stderr
+            if limit == "the disk":
+                resource.prlimit(bridge.process.pid, resource.RLIMIT_FSIZE, (-1, -1))
+            own_kafka.resume()
+            eventually(lambda: bridge.metric("reading_paused") == 0, 60, "reading on")
+            eventually(lambda: bridge.metric("spool_bytes") == 0, 90, "nothing on disk")
+            exchange.quiesce()
+            all_delivered(bridge, exchange)
+            assert bridge.metric("reconnects_total") == 0
+            assert bridge.stop() == 0
+        assert_whole(own_kafka, prefix, exchange)
+    assert {"spool_begun", "spool_overflowed", "spool_ended"} <= set(spool_events(own_kafka, prefix))
+
+
+def test_a_folder_that_can_not_be_written_is_told_and_reading_pauses_as_without_a_spool(
+    own_kafka: Broker, prefix: str, tmp_path: Path
+) -> None:
+    (tmp_path / "spool").write_text("a file where a folder should be")
+    with ExchangeThread(symbols=SYMBOLS, rate=3000) as exchange:
+        settings = config(exchange.url, own_kafka, prefix, {"kafka": LITTLE_MEMORY})
+        with RunningBridge(tmp_path, settings) as bridge:
+            bridge.wait_ready()
+            assert "the spool takes nothing more" in bridge.stderr
+            own_kafka.suspend()
+            eventually(lambda: bridge.metric("reading_paused") == 1, 60, "a pause")
+            own_kafka.resume()
+            eventually(lambda: bridge.metric("reading_paused") == 0, 60, "reading on")
+            exchange.quiesce()
+            all_delivered(bridge, exchange)
+            assert bridge.stop() == 0
+        assert_whole(own_kafka, prefix, exchange)
+    assert spool_events(own_kafka, prefix) == ["spool_overflowed"]
+
+
+def test_while_kafka_is_too_slow_records_wait_on_disk_until_it_is_not(prefix: str, tmp_path: Path) -> None:
+    """It would never catch up: it takes a fraction of what comes."""
+    port, behind = free_ports(2)
+    properties = {
+        "listeners": f"PLAINTEXT://127.0.0.1:{behind},CONTROLLER://127.0.0.1:{{controller}}",
+        "advertised.listeners": f"PLAINTEXT://127.0.0.1:{port}",
+    }
+    with ExchangeThread(symbols=SYMBOLS, rate=3000) as exchange, SlowLink(port, behind) as link:  # noqa: SIM117
+        with Broker(properties, bootstrap=f"127.0.0.1:{port}") as kafka:
+            # Uncompressed, so that a slow link is slow whatever the records look like.
+            keys = {**LITTLE_MEMORY, "compression": "none"}
+            with RunningBridge(tmp_path, config(exchange.url, kafka, prefix, {"kafka": keys})) as bridge:
+                bridge.wait_ready()
+                link.rate = 50_000
+                eventually(partial(spooled, bridge, 6000), 90, "records on disk")
+                before = bridge.metric("records_total")
+                eventually(lambda: bridge.metric("records_total") > before, 60, "Kafka takes some")
+                assert bridge.metric("reading_paused") == 0
+                link.rate = None
+                eventually(lambda: bridge.metric("spool_bytes") == 0, 90, "nothing on disk")
+                exchange.quiesce()
+                all_delivered(bridge, exchange)
+                assert bridge.stop() == 0
+            assert_whole(kafka, prefix, exchange)

@@ -1,0 +1,237 @@
+"""What waits on disk goes to Kafka once and in order, whenever the process ends, whatever it knew by then."""
+
+import shutil
+import tempfile
+from collections import defaultdict
+from pathlib import Path
+
+import msgspec
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from bridge.config import KafkaConfig
+from bridge.kafka.overflow import NOTE, Overflow
+from bridge.kafka.partition import Partition
+from bridge.kafka.state import Owner, Save, State
+from bridge.kafka.topics import Topic
+from bridge.records import STATE, Record
+from bridge.spool import Entry, Spool
+
+SYMBOLS = [b"A", b"B", b"C"]
+TRADES = Topic("trades", len(SYMBOLS), 1_000_000)
+
+
+def entry(symbol: int, number: int) -> Entry:
+    return f"trades/{symbol}", Record("trades", SYMBOLS[symbol], b"{}", number, (number, number, None))
+
+
+class Process:
+    """A sink without Kafka: its partitions, its state, and what overflows them."""
+
+    def __init__(self, folder: Path, replica: str, previous: Owner | None, notes: dict[bytes, bytes]) -> None:
+        self.events: list[str] = []
+        self.state = State(KafkaConfig(), Topic(STATE, 1, 1_000_000), 0, replica)
+        self.state.previous, self.state.notes = previous, notes
+        self.partitions = [Partition(TRADES, n, marked=True) for n in range(len(SYMBOLS))]
+        self.overflow = Overflow(
+            Spool(folder, 10_000_000, 1_500), self.state, replica, lambda kind, _: self.events.append(kind)
+        )
+        self.committing: Save | None = None
+
+    @property
+    def in_memory(self) -> list[Record]:
+        return [record for p in self.partitions for record in (*p.sent, *p.queued)]
+
+    def add(self, entries: list[Entry]) -> None:
+        if self.overflow.active:
+            assert self.overflow.put(entries)
+        else:
+            self.queue(entries)
+
+    def queue(self, entries: list[Entry]) -> None:
+        for place, record in entries:
+            next(p for p in self.partitions if p.place == place).queued.append(record)
+
+
+class Outage(RuleBasedStateMachine):
+    """Any order of receiving, overflowing, reading back, sending, committing, and ends of the process.
+
+    `kafka` is what is committed, with the state that went along; `disk` what a process has put on disk.
+    """
+
+    @initialize()
+    def begin(self) -> None:
+        self.folder = Path(tempfile.mkdtemp())
+        self.kafka: dict[bytes, list[int]] = defaultdict(list)
+        self.received: dict[bytes, list[int]] = defaultdict(list)
+        self.disk: set[int] = set()
+        self.lost: set[int] = set()
+        self.owner: Owner | None = None
+        self.notes: dict[bytes, bytes] = {}
+        self.number = 0
+        self.replicas = 0
+        self.asked = False
+        self.process = self.start()
+
+    def start(self) -> Process:
+        self.replicas += 1
+        process = Process(self.folder, f"replica-{self.replicas}", self.owner, dict(self.notes))
+        for symbol, numbers in self.kafka.items():
+            process.state.acknowledged(Record("trades", symbol, b"{}", n, (n, n, None)) for n in numbers)
+        process.overflow.recover()
+        self.asked = False
+        return process
+
+    @rule(symbols=st.lists(st.sampled_from(range(len(SYMBOLS))), min_size=3, max_size=8))
+    def receive(self, symbols: list[int]) -> None:
+        entries = []
+        for symbol in symbols:
+            self.number += 1
+            entries.append(entry(symbol, self.number))
+            self.received[SYMBOLS[symbol]].append(self.number)
+        if self.process.overflow.active:
+            self.disk.update(record.time_us for _, record in entries)
+        self.process.add(entries)
+
+    @rule()
+    @precondition(lambda self: not self.process.overflow.active)
+    def overflow(self) -> None:
+        assert self.process.overflow.begin(self.process.partitions, self.process.committing)
+        self.disk.update(record.time_us for record in self.process.in_memory)
+
+    @rule()
+    @precondition(lambda self: self.process.overflow.active)
+    def read_back(self) -> None:
+        self.process.queue(list(self.process.overflow.next()))
+
+    @rule(most=st.integers(1, 10))
+    @precondition(lambda self: self.process.committing is None)
+    def send(self, most: int) -> None:
+        for one in self.process.partitions:
+            one.sent += one.queued[:most]
+            del one.queued[:most]
+
+    @rule()
+    @precondition(lambda self: self.process.committing is None)
+    def ask_for_the_commit(self) -> None:
+        process = self.process
+        process.state.note(process.overflow.note(process.partitions, with_sent=True))
+        process.committing = process.state.save([r for p in process.partitions for r in p.sent])
+
+    @rule()
+    @precondition(lambda self: self.process.committing is not None and not self.asked)
+    def commit(self) -> None:
+        process, self.asked = self.process, True
+        assert process.committing is not None
+        for partition in process.partitions:
+            for record in partition.sent:
+                self.kafka[SYMBOLS[partition.number]].append(record.time_us)
+        self.owner = msgspec.json.decode(process.committing.values[b"owner"], type=Owner)
+        if NOTE in process.committing.values:
+            self.notes[NOTE] = process.committing.values[NOTE]
+
+    @rule()
+    @precondition(lambda self: self.asked)
+    def learn_that_it_is_committed(self) -> None:
+        process = self.process
+        assert process.committing is not None
+        process.state.saved(process.committing)
+        process.committing, self.asked = None, False
+        for partition in process.partitions:
+            partition.settle()
+        process.overflow.settled(process.partitions)
+
+    @rule()
+    @precondition(lambda self: self.process.committing is not None and not self.asked)
+    def fail(self) -> None:
+        """Abort, and queue once more, as after an error of the producer."""
+        self.process.committing = None
+        for partition in self.process.partitions:
+            partition.requeue()
+
+    @rule(stop=st.booleans(), by_another=st.integers(1, 5).map(lambda n: n == 5))
+    def end(self, *, stop: bool, by_another: bool) -> None:
+        """Kill or stop the process; another replica may serve the shard before the next one here."""
+        process = self.process
+        if stop:
+            _, lost = process.overflow.park(process.partitions, process.committing)
+            assert lost == 0
+            self.disk.update(record.time_us for record in process.in_memory)
+        on_kafka = {n for one in self.kafka.values() for n in one}
+        self.lost |= {record.time_us for record in process.in_memory} - self.disk - on_kafka
+        process.overflow.close()
+        if by_another:
+            self.owner = Owner(f"another-{self.replicas}", 1, 1)
+            self.lost |= self.disk - on_kafka
+            self.disk -= self.lost
+        self.process = self.start()
+        left = {n for n in self.disk if n not in on_kafka}
+        assert self.process.overflow.waiting == len(left)
+        newest = self.process.overflow.watermarks
+        for symbol, numbers in self.received.items():
+            held = [n for n in numbers if n in on_kafka or n in left]
+            assert (newest[symbol].ids[-1] if symbol in newest else None) == (held[-1] if held else None)
+
+    @invariant()
+    def each_is_on_kafka_once_and_in_order(self) -> None:
+        for numbers in self.kafka.values():
+            assert numbers == sorted(set(numbers))
+
+    def teardown(self) -> None:
+        """Deliver the rest: nothing is missing but what was in memory when a process was killed."""
+        if not hasattr(self, "process"):
+            return
+        try:
+            if self.process.committing is not None:
+                (self.learn_that_it_is_committed if self.asked else self.fail)()
+            while self.process.overflow.active:
+                self.read_back()
+            self.send(self.number)
+            self.ask_for_the_commit()
+            self.commit()
+            self.learn_that_it_is_committed()
+            self.each_is_on_kafka_once_and_in_order()
+            for symbol, numbers in self.received.items():
+                assert self.kafka[symbol] == [n for n in numbers if n not in self.lost]
+            assert not list(self.folder.glob("*.spool"))
+        finally:
+            self.process.overflow.close()
+            shutil.rmtree(self.folder)
+
+
+TestOutage = pytest.mark.filterwarnings("ignore")(Outage.TestCase)
+TestOutage.settings = settings(
+    max_examples=150, stateful_step_count=60, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+
+
+def test_a_commit_that_was_asked_for_before_the_overflow_counts_after_a_kill() -> None:
+    outage = Outage()
+    outage.begin()
+    outage.receive([0, 0, 1])
+    outage.send(2)
+    outage.ask_for_the_commit()
+    outage.overflow()
+    outage.commit()
+    outage.end(stop=False, by_another=False)
+    outage.teardown()
+
+
+def test_what_kafka_took_without_the_disk_does_not_stand_for_what_is_there_later() -> None:
+    outage = Outage()
+    outage.begin()
+    outage.receive([0, 1, 1, 1])
+    outage.overflow()
+    outage.read_back()
+    outage.read_back()
+    outage.receive([0])
+    outage.send(2)
+    outage.ask_for_the_commit()
+    outage.commit()
+    outage.learn_that_it_is_committed()
+    outage.overflow()
+    outage.receive([0])
+    outage.end(stop=False, by_another=False)
+    outage.teardown()

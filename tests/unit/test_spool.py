@@ -1,0 +1,242 @@
+"""The spool on disk: what goes in comes out in order, whatever ends the process or damages the files."""
+
+import itertools
+import os
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from bridge.records import Record
+from bridge.spool import Counts, Entry, Header, Spool, SpoolFull
+
+PLACES = ["trades/0", "trades/1", "depth/0"]
+
+
+def entry(number: int) -> Entry:
+    value = b'{"n":%d}' % number
+    mark = (number, number, None)
+    return PLACES[number % 3], Record("trades", b"BTC_USDT", value, 1_000_000 + number, mark)
+
+
+def numbers(entries: list[Entry]) -> list[int]:
+    return [record.mark[0] for _, record in entries if record.mark]
+
+
+def header() -> Header:
+    return Header("spool", "replica", None, {}, None, {})
+
+
+class Disk:
+    """A folder, and the spools that were opened in it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._open: list[Spool] = []
+
+    def open(self, max_bytes: int = 1_000_000, segment_bytes: int = 600) -> Spool:
+        """Open a spool, as another process would."""
+        self._open.append(Spool(self.folder, max_bytes, segment_bytes))
+        return self._open[-1]
+
+    def begun(self, max_bytes: int = 1_000_000, segment_bytes: int = 600) -> Spool:
+        """Open a spool that was not there, and begin it."""
+        spool = self.open(max_bytes, segment_bytes)
+        assert spool.find() is None
+        spool.begin(header())
+        return spool
+
+    def found(self, taken: Counts | None = None) -> Spool:
+        """Take up what is there, as the next process."""
+        self.close()
+        spool = self.open()
+        assert spool.find() is not None
+        spool.skip(taken or {})
+        return spool
+
+    def close(self) -> None:
+        """Close all that are open, as the end of their process does."""
+        for spool in self._open:
+            spool.close()
+
+    def segments(self) -> list[Path]:
+        """Return the files of the segments, the oldest first."""
+        return sorted(self.folder.glob("*.spool"))
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Disk]:
+    disk = Disk(tmp_path)
+    yield disk
+    disk.close()
+
+
+def append_all(spool: Spool, size: int, refusal: type[Exception]) -> int:
+    """Append entries, so many at a time, until they are refused; return how many there are."""
+    for n in itertools.count(step=size):
+        try:
+            spool.append([entry(n + i) for i in range(size)])
+        except refusal:
+            return n
+    raise AssertionError
+
+
+def rest(spool: Spool) -> list[int]:
+    read: list[int] = []
+    while entries := spool.read():
+        read += numbers(entries)
+    return read
+
+
+def taken(numbers: list[int]) -> Counts:
+    return {place: sum(PLACES[n % 3] == place for n in numbers) for place in PLACES}
+
+
+@contextmanager
+def largest_file(size: int) -> Iterator[None]:
+    """Let no file grow beyond a size, as a full disk would."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_entries_come_out_in_order_while_more_go_in(disk: Disk) -> None:
+    spool = disk.begun()
+    read = []
+    for n in range(0, 200, 2):
+        spool.append([entry(n), entry(n + 1)])
+        if n % 3 == 0:
+            read += numbers(spool.read())
+    assert len(disk.segments()) > 3
+    assert read + rest(spool) == list(range(200))
+    assert spool.waiting == 0
+
+
+def test_what_kafka_has_taken_is_deleted_from_the_front(disk: Disk) -> None:
+    spool = disk.begun()
+    for n in range(100):
+        spool.append([entry(n)])
+    before = len(disk.segments())
+    assert rest(spool) == list(range(100))
+    assert not spool.forget(taken(list(range(50))))
+    assert 1 < len(disk.segments()) < before
+    assert spool.bytes == sum(path.stat().st_size for path in disk.segments())
+    assert spool.forget(taken(list(range(100))))
+    assert len(disk.segments()) == 1
+    spool.clear()
+    assert not disk.segments()
+    assert (spool.header, spool.bytes) == (None, 0)
+
+
+def test_the_next_process_goes_on_behind_what_kafka_has_taken(disk: Disk) -> None:
+    spool = disk.begun()
+    for n in range(100):
+        spool.append([entry(n)])
+    rest(spool)
+    spool.forget(taken(list(range(30))))
+    after = disk.found(taken([*range(40), 42]))
+    after.begin(header())
+    after.append([entry(100)])
+    assert rest(after) == [40, 41, *range(43, 101)]
+    assert after.waiting == 0
+    assert after.watermarks[b"BTC_USDT"].ids[-1] == 100
+
+
+@pytest.mark.parametrize("torn", range(1, 30, 4))
+def test_a_torn_end_is_cut_off_and_told(disk: Disk, torn: int) -> None:
+    spool = disk.begun()
+    for n in range(20):
+        spool.append([entry(n)])
+    (*_, last) = disk.segments()
+    os.truncate(last, last.stat().st_size - torn)
+    after = disk.found()
+    (damage,) = after.damage
+    assert "torn end" in damage
+    after.begin(header())
+    after.append([entry(20)])
+    assert rest(after) == [*range(19), 20]
+
+
+def test_a_first_segment_that_is_torn_in_its_header_is_told_and_a_new_one_begins(disk: Disk) -> None:
+    disk.begun()
+    disk.close()
+    os.truncate(disk.segments()[0], 5)
+    after = disk.open()
+    assert after.find() is None
+    assert "no header" in after.damage[0]
+    after.begin(header())
+    after.append([entry(1)])
+    assert rest(after) == [1]
+
+
+@pytest.mark.parametrize("at", ["header", "middle"])
+def test_damage_costs_the_rest_of_its_segment_and_is_told_with_a_number(disk: Disk, at: str) -> None:
+    spool = disk.begun()
+    for n in range(100):
+        spool.append([entry(n)])
+    disk.close()
+    path = disk.segments()[2]
+    content = bytearray(path.read_bytes())
+    content[10 if at == "header" else len(content) // 2] ^= 0xFF
+    path.write_bytes(content)
+    for _ in range(2):  # the next process sees the same
+        after = disk.found()
+        after.begin(header())
+        left = rest(after)
+        lost = sorted(set(range(100)) - set(left))
+        assert left == sorted(left)
+        assert lost == list(range(lost[0], lost[-1] + 1))
+        assert f"{len(lost)} records are lost" in after.damage[-1]
+        assert after.waiting == 0
+    assert after.forget(taken(left))
+
+
+def test_a_bound_refuses_all_of_an_append_or_nothing(disk: Disk) -> None:
+    spool = disk.begun(max_bytes=4000)
+    added = append_all(spool, 2, SpoolFull)
+    assert spool.full(0.9)
+    assert spool.bytes <= 4000
+    assert rest(spool) == list(range(added))
+
+
+def test_a_full_disk_leaves_what_was_there_whole(disk: Disk) -> None:
+    spool = disk.begun(segment_bytes=1_000_000)
+    with largest_file(2000):
+        added = append_all(spool, 1, OSError)
+    spool.append([entry(added)])
+    assert rest(spool) == list(range(added + 1))
+    assert rest(disk.found()) == list(range(added + 1))
+
+
+def test_a_segment_that_can_not_begin_changes_nothing(disk: Disk) -> None:
+    spool = disk.begun()
+    spool.append([entry(0)])
+    with largest_file(10), pytest.raises(OSError, match="too large"):
+        spool.begin(header())
+    assert len(disk.segments()) == 1
+    spool.append([entry(1)])
+    assert rest(spool) == [0, 1]
+
+
+def test_two_bridges_do_not_share_a_folder(disk: Disk) -> None:
+    disk.begun()
+    with pytest.raises(BlockingIOError, match="another bridge uses this folder"):
+        disk.open().find()
+    disk.close()
+    found = disk.open().find()
+    assert found == header()
+
+
+def test_what_is_there_when_reading_starts_at_the_end_is_left_out(disk: Disk) -> None:
+    spool = disk.begun()
+    for n in range(30):
+        spool.append([entry(n)])
+    spool.seek_end()
+    assert spool.waiting == 0
+    spool.append([entry(30)])
+    assert rest(spool) == [30]
