@@ -190,7 +190,7 @@ def test_check_prints_what_is_shown(tour: Tour) -> None:
 
     def shape(text: str) -> list[str]:
         """Leave out what differs: figures, addresses, and that the topics are there by now."""
-        text = text.replace("missing, would be created with", "exists,")
+        text = re.sub(r"(missing, would be created with|exists,) (\d+ partitions?).*", r"exists, \2", text)
         return [re.sub(r"-?\d[\d.]*|localhost", "N", line) for line in tour.here(text).splitlines()]
 
     assert shape(printed) == shape(shown)
@@ -278,5 +278,6 @@ def test_the_proofs_of_the_guarantees_exist() -> None:
     proofs = re.findall(r"`(test_\w+\.py)::(\w+)`", (ROOT / "docs/guarantees.md").read_text())
     assert len(proofs) > 20
     for file, test in proofs:
-        (path,) = (ROOT / "tests").rglob(file)
-        assert re.search(rf"^(def|class) {test}\(", path.read_text(), re.MULTILINE), f"{file}::{test}"
+        texts = [path.read_text() for path in (ROOT / "tests").rglob(file)]
+        defined = re.compile(rf"^(def|class) {test}\(", re.MULTILINE)
+        assert any(map(defined.search, texts)), f"{file}::{test}"

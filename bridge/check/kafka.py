@@ -1,0 +1,110 @@
+"""Whether Kafka lets the bridge do what it has to: ACLs, topics, partitions, replicas."""
+
+import asyncio
+from collections.abc import Callable
+from typing import NamedTuple
+
+from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
+from aiokafka.errors import IncompatibleBrokerVersion, KafkaError, NoError, for_code
+
+from bridge import plan
+from bridge.config import Config, KafkaConfig
+from bridge.kafka.access import denied
+from bridge.kafka.client import connection
+from bridge.kafka.topics import mismatch, partitions, topic_name
+from bridge.records import DEADLETTER, EVENTS, STATE
+
+Say = Callable[[str], None]
+
+_PATIENCE = 15.0  # seconds
+_MIN_INSYNC = "min.insync.replicas"
+
+
+class _Found(NamedTuple):
+    """A topic that exists; `min_insync` is None where the broker does not tell."""
+
+    partitions: int
+    replicas: int
+    min_insync: int | None
+
+
+async def check_kafka(config: Config, say: Say) -> bool:
+    """Say how Kafka stands; return whether `run` could use it."""
+    say(f"Kafka at {config.kafka.bootstrap_servers}")
+    channels = (*sorted(plan.channels(config)), DEADLETTER, EVENTS, STATE)
+    names = [topic_name(config.kafka, channel) for channel in channels]
+    try:
+        async with asyncio.timeout(_PATIENCE):
+            refused = await denied(config.kafka, plan.channels(config))
+            for one in refused:
+                say(f"  missing ACL: {one}" + (", so its limits are assumed" if one.optional else ""))
+            if not all(one.optional for one in refused):
+                return False
+            found = await _topics(config.kafka, names)
+    except TimeoutError:
+        say(f"  no answer within {_PATIENCE:g} s")
+        return False
+    except (KafkaError, OSError) as error:
+        say(f"  {error}")
+        return False
+    named = zip(channels, names, strict=True)
+    usable = [_topic(config.kafka, channel, found.get(name), say) for channel, name in named]
+    return all(usable)
+
+
+async def _topics(config: KafkaConfig, names: list[str]) -> dict[str, _Found]:
+    admin = AIOKafkaAdminClient(**connection(config))
+    try:
+        await admin.start()
+        described = await admin.describe_topics(names)
+        there = {
+            one["topic"]: one["partitions"] for one in described if for_code(one["error_code"]) is NoError
+        }
+        min_insync = await _min_insync(admin, list(there))
+    finally:
+        await admin.close()
+    return {
+        name: _Found(len(told), min(len(one["replicas"]) for one in told), min_insync.get(name))
+        for name, told in there.items()
+    }
+
+
+async def _min_insync(admin: AIOKafkaAdminClient, names: list[str]) -> dict[str, int]:
+    resources = [
+        ConfigResource(ConfigResourceType.TOPIC, name, configs={_MIN_INSYNC: None}) for name in names
+    ]
+    try:
+        answers = await admin.describe_configs(resources) if resources else []
+    except IncompatibleBrokerVersion:
+        return {}
+    return {
+        name: int(entries[0][1])
+        for answer in answers
+        for _, _, _, name, entries, *_ in answer.resources
+        if entries
+    }
+
+
+def _topic(config: KafkaConfig, channel: str, found: _Found | None, say: Say) -> bool:
+    name, wanted = topic_name(config, channel), partitions(config, channel)
+    number = _plural(wanted, "partition")
+    if found is None:
+        will = f"would be created with {number}"
+        say(f"  {name}: missing, {will if config.create_topics else 'and kafka.create_topics is false'}")
+        return config.create_topics
+    if found.partitions != wanted:
+        say(f"  {mismatch(channel, name, found.partitions, wanted)}")
+        return False
+    replicas = _plural(found.replicas, "replica")
+    if found.min_insync is not None:
+        if found.min_insync > found.replicas:
+            say(f"  {name}: {_MIN_INSYNC} is {found.min_insync} and it has {replicas}: no record is taken")
+            return False
+        replicas += f", {found.min_insync} in sync at least"
+    say(f"  {name}: exists, {number}, {replicas}")
+    return True
+
+
+def _plural(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"

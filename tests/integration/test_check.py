@@ -1,0 +1,74 @@
+"""`check`: what stands in the way of `run`, named; and nothing written."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from confluent_kafka.admin import AdminClient
+
+from tests.support.consumers import create_topic
+from tests.support.exchange import ExchangeThread
+from tests.support.kafka_broker import Broker
+from tests.support.process import ACCOUNTS, SYMBOLS, Command, config, toml
+
+
+def check(folder: Path, settings: Mapping[str, Any]) -> tuple[int, list[str]]:
+    """Return the exit status and what was printed."""
+    (folder / "bridge.toml").write_text(toml(settings))
+    with Command(folder, ["check", "--config", "bridge.toml"]) as command:
+        status = command.process.wait(60)
+    assert ACCOUNTS["key"] not in command.stdout + command.stderr
+    return status, [line.strip() for line in command.stdout.splitlines()]
+
+
+def test_it_confirms_one_subscription_of_each_channel_and_writes_nothing(
+    kafka: Broker, prefix: str, tmp_path: Path
+) -> None:
+    with ExchangeThread(symbols=SYMBOLS, rate=100, accounts=ACCOUNTS) as exchange:
+        status, printed = check(tmp_path, config(exchange.url, kafka, prefix, accounts=True))
+    assert (status, printed[-1]) == (0, "ready to run")
+    assert "confirmed: all_ticker, depth BTC_USDT, ticker BTC_USDT, trades BTC_USDT" in printed
+    assert "confirmed: balance BTC, order BTC_USDT, order_algo BTC_USDT" in printed
+    assert printed.count("its messages come as zlib") == 2
+    assert "3 of the 3 markets were seen in all_ticker" in printed
+    assert [line for line in printed if line.startswith("account main: welcome; its clock is ")]
+    topics = AdminClient({"bootstrap.servers": kafka.bootstrap}).list_topics().topics
+    assert not [name for name in topics if name.startswith(prefix)]
+    assert not (tmp_path / "spool").exists()
+
+
+def test_a_market_that_the_exchange_refuses_or_never_tells_of_is_named(
+    kafka: Broker, prefix: str, tmp_path: Path
+) -> None:
+    with ExchangeThread(symbols=SYMBOLS, rate=100, answers="text") as exchange:
+        channels = {"trades": ["NOPE_USDT"], "depth": ["BTC_USDT", "LATER_USDT"]}
+        status, printed = check(tmp_path, config(exchange.url, kafka, prefix, {"channels": channels}))
+    assert (status, printed[-1]) == (1, "not ready: the exchange, see above")
+    (refused,) = [line for line in printed if line.startswith("refused: ")]
+    assert refused.startswith("refused: trades NOPE_USDT: ")
+    assert "not seen in 5 s, is the name right: LATER_USDT NOPE_USDT" in printed
+    assert "its messages come as zlib and text" in printed
+
+
+@pytest.mark.parametrize("spool", ["a file", "too large"])
+def test_a_disk_without_room_for_the_spool_is_named(
+    kafka: Broker, prefix: str, tmp_path: Path, spool: str
+) -> None:
+    (tmp_path / "file").write_text("")
+    keys: dict[str, Any] = {"dir": "file"} if spool == "a file" else {"max_bytes": 10**18}
+    with ExchangeThread(symbols=SYMBOLS, rate=100) as exchange:
+        status, printed = check(tmp_path, config(exchange.url, kafka, prefix, {"spool": keys}))
+    assert (status, printed[-1]) == (1, "not ready: the disk, see above")
+    named = f"{tmp_path / 'file'} is not a folder" if spool == "a file" else "make room, or set spool"
+    assert named in printed[-2]
+
+
+def test_a_topic_with_fewer_replicas_than_have_to_be_in_sync_is_named(
+    kafka: Broker, prefix: str, tmp_path: Path
+) -> None:
+    create_topic(kafka.bootstrap, f"{prefix}.trades.v1", 12, min_insync_replicas="2")
+    with ExchangeThread(symbols=SYMBOLS, rate=100) as exchange:
+        status, printed = check(tmp_path, config(exchange.url, kafka, prefix))
+    assert (status, printed[-1]) == (1, "not ready: Kafka, see above")
+    assert f"{prefix}.trades.v1: min.insync.replicas is 2 and it has 1 replica: no record is taken" in printed
