@@ -10,14 +10,16 @@ from pathlib import Path
 from rich.console import Console
 from rich.markdown import Markdown
 
-from benchmarks import measure, supply
-from benchmarks.report import Comparison, Measured, markdown
+from benchmarks import measure, supply, trouble
+from benchmarks.report import Comparison, Measured, Troubles, markdown
 from tests.support.kafka_broker import Broker
 
 REPORT = Path(__file__).parents[1] / "docs" / "performance.md"
 RATE = 2_000  # frames a second, for latencies
 
 _LONG = 5_000_000  # frames
+_SOAK = 20  # minutes
+_SOAK_RATE = 5_000  # frames a second
 
 _console = Console(stderr=True)
 
@@ -31,23 +33,30 @@ class Extent:
     all_ticker: int
     seconds: int
     growth: int
+    takeovers: int
+    spooled: int
 
 
-FULL = Extent(turns=3, mix=200_000, all_ticker=300, seconds=13, growth=1_000_000)
-QUICK = Extent(turns=1, mix=60_000, all_ticker=100, seconds=6, growth=200_000)
+FULL = Extent(
+    turns=3, mix=200_000, all_ticker=300, seconds=13, growth=1_000_000, takeovers=3, spooled=200_000
+)
+QUICK = Extent(turns=1, mix=60_000, all_ticker=100, seconds=6, growth=200_000, takeovers=1, spooled=60_000)
 
 
 def main() -> None:
     """Measure, print and write."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="one turn, fewer frames; only prints")
-    parser.add_argument("--long", action="store_true", help=f"look for growth over {_LONG:,} frames")
+    parser.add_argument(
+        "--long", action="store_true", help=f"look for growth over {_LONG:,} frames, and soak {_SOAK} minutes"
+    )
     options = parser.parse_args()
     extent = QUICK if options.quick else FULL
     growth = _LONG if options.long else extent.growth
     with Broker(heap_mib=512) as kafka, measure.Feeder(extent.mix) as feeder:
         measure.create_topics(kafka)
-        text = markdown(_measured(kafka, feeder, extent, growth))
+        measured = _measured(kafka, feeder, extent, growth)
+        text = markdown(measured, _trouble(kafka, feeder, extent, _SOAK if options.long else 2))
     if not options.quick:
         REPORT.write_text(text)
     Console().print(Markdown(text))
@@ -67,6 +76,16 @@ def _measured(kafka: Broker, feeder: measure.Feeder, extent: Extent, growth_fram
     growth = measure.growth(measure.SUBJECTS[measure.EXACTLY_ONCE], kafka, feeder, growth_frames)
     _console.print(f"growth: {[round(mb) for mb in growth.tenths_mb]} MB, peak {growth.peak_mb:.0f}")
     return Measured(comparisons, RATE, latencies, growth_frames, growth)
+
+
+def _trouble(kafka: Broker, feeder: measure.Feeder, extent: Extent, minutes: int) -> Troubles:
+    takeovers = trouble.takeover(kafka, extent.takeovers)
+    _console.print(takeovers)
+    spooling = trouble.spooling(kafka, feeder, extent.spooled)
+    _console.print(spooling)
+    soak = trouble.soak(kafka, minutes, _SOAK_RATE)
+    _console.print(soak)
+    return Troubles(takeovers, spooling, _SOAK_RATE, soak)
 
 
 def _comparison(kafka: Broker, feeder: measure.Feeder, turns: int, kind: str, count: int) -> Comparison:

@@ -19,7 +19,7 @@ import psutil
 
 from benchmarks import supply
 from bridge.config import Delivery
-from tests.support.consumers import create_topic
+from tests.support.consumers import create_topic, delete_topic
 from tests.support.kafka_broker import Broker
 from tests.support.process import RunningBridge, config
 
@@ -187,7 +187,11 @@ def peer(kafka: Broker, url: str, _kind: str, count: int) -> Iterator[Running]:
 
 @contextmanager
 def bridge(delivery: Delivery, kafka: Broker, url: str, kind: str, count: int) -> Iterator[Running]:
-    """Run the bridge as users do, with its defaults; all subscriptions on one session."""
+    """Run the bridge as users do, with its defaults; all subscriptions on one session.
+
+    The same trades come in each run, so the state of the one before must not be there.
+    """
+    delete_topic(kafka.bootstrap, f"{PREFIX}.bridge-state")
     symbols = supply.SYMBOLS if kind == supply.MIX else []
     sections: dict[str, dict[str, object]] = {
         "exchange": {"subscriptions_per_session": 3 * len(supply.SYMBOLS)},

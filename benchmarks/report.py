@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from benchmarks import supply
 from benchmarks.measure import AT_LEAST_ONCE, EXACTLY_ONCE, PEER, Cost, Floor, Growth, Latency
+from benchmarks.trouble import Soak, Spooling, Takeover
 from bridge.config import KafkaConfig
 from tests.support.kafka_broker import JARS
 
@@ -19,6 +20,7 @@ _LIBRARIES = ("websockets", "uvloop", "orjson", "msgspec", "aiokafka", "cramjam"
 _COMMIT_MS = KafkaConfig().commit_interval * 1000
 
 _PEAK_MB = 150
+_SPOOL_RATE = 20_000  # frames a second
 _GROWTH = 0.05  # of the memory, from the second tenth of the frames to the last; less is noise
 
 
@@ -70,11 +72,21 @@ class Measured:
     growth: Growth
 
 
-def markdown(measured: Measured) -> str:
+@dataclass(frozen=True, slots=True)
+class Troubles:
+    """The figures of trouble; `soak_rate` is in frames a second."""
+
+    takeover: Takeover
+    spooling: Spooling
+    soak_rate: int
+    soak: Soak
+
+
+def markdown(measured: Measured, troubles: Troubles) -> str:
     """Return the whole document."""
     sections = [_head(), _verdict(measured)]
     sections += [_comparison(one) for one in measured.comparisons]
-    sections += [_latency(measured), _growth(measured)]
+    sections += [_latency(measured), _growth(measured), _trouble(troubles)]
     return "\n\n".join(sections) + "\n"
 
 
@@ -178,6 +190,37 @@ def _growth(measured: Measured) -> str:
         "of many looks during each tenth of the frames. Frames are repeated, trades with new ids. "
         f"The peak was {measured.growth.peak_mb:.0f} MB.",
         ("frames", "MB"),
+        rows,
+    )
+
+
+def _trouble(troubles: Troubles) -> str:
+    takeover, spooling, soak = troubles.takeover, troubles.spooling, troubles.soak
+    timeout = KafkaConfig().session_timeout
+    _, second, *_, last = soak.minutes_mb if len(soak.minutes_mb) > 2 else [0.0, *soak.minutes_mb]
+    growth = last / second - 1
+    lost = soak.missing + soak.twice
+    rows = [
+        f"| takeover from a replica that stops | 3 s | {_figure(takeover.stopped)} s "
+        f"| {_tick(takeover.stopped, 3)} |",
+        f"| takeover from one that is killed | {timeout + 3:g} s | {_figure(takeover.killed)} s "
+        f"| {_tick(takeover.killed, timeout + 3)} |",
+        f"| to the spool, frames a second, at least | {_SPOOL_RATE:,} | {spooling.taken_s:,.0f} "
+        f"| {_tick([-spooling.taken_s], -_SPOOL_RATE)} |",
+        f"| from the spool to Kafka, frames a second, at least | {troubles.soak_rate:,} "
+        f"| {spooling.drained_s:,.0f} | {_tick([-spooling.drained_s], -troubles.soak_rate)} |",
+        f"| peak memory meanwhile | {_PEAK_MB} MB | {spooling.peak_mb:.0f} MB "
+        f"| {_tick([spooling.peak_mb], _PEAK_MB)} |",
+        f"| soak: growth from the second minute to the last | {_GROWTH:.0%} | {growth:+.1%} "
+        f"| {_tick([growth], _GROWTH)} |",
+        f"| soak: trades missing or twice | 0 | {lost} | {_tick([lost], 0)} |",
+    ]
+    return _table(
+        "Trouble",
+        f"The soak: {len(soak.minutes_mb)} minutes at {troubles.soak_rate:,} frames a second, "
+        f"{soak.reconnects} reconnects, {soak.trades:,} trades;\nmegabytes minute by minute: "
+        f"{', '.join(f'{mb:.0f}' for mb in soak.minutes_mb)}.",
+        ("", "required", "reached", ""),
         rows,
     )
 

@@ -22,6 +22,14 @@ def records_of(kafka: Broker, prefix: str, channel: str) -> list[ReadRecord]:
     return records
 
 
+def trade_ids(kafka: Broker, prefix: str) -> dict[str, list[int]]:
+    """Return the ids of each symbol's trades, in order, without holding the records against their schema."""
+    ids: defaultdict[str, list[int]] = defaultdict(list)
+    for record in read_topic(kafka.bootstrap, f"{prefix}.trades.v1"):
+        ids[record.json["symbol"]].append(record.json["id"])
+    return dict(ids)
+
+
 def by_symbol(records: Sequence[ReadRecord]) -> dict[str, list[dict[str, Any]]]:
     """Return the records of each symbol or currency as consumers see them, in order."""
     series: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)

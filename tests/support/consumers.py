@@ -103,6 +103,14 @@ def kcat(bootstrap: str, topic: str) -> list[str]:
     return done.stdout.splitlines()
 
 
+def delete_topic(bootstrap: str, name: str) -> None:
+    """Delete a topic, if it is there."""
+    admin = AdminClient({"bootstrap.servers": bootstrap})
+    if name in admin.list_topics(timeout=_TIMEOUT).topics:
+        for future in admin.delete_topics([name]).values():
+            future.result(_TIMEOUT)
+
+
 def create_topic(bootstrap: str, name: str, partitions: int, **settings: str) -> None:
     """Create a topic; `settings` has `_` for the dots of Kafka's names."""
     config = {key.replace("_", "."): value for key, value in settings.items()}

@@ -88,6 +88,12 @@ class Broker:
         (self._home / "log4j2.properties").write_text(_LOGGING)
 
     def __enter__(self) -> Self:
+        self.format()
+        self.start()
+        return self
+
+    def format(self) -> None:
+        """Prepare its folder for the first start."""
         if not JARS.is_dir():
             raise RuntimeError(f"Kafka is not in {JARS.relative_to(ROOT)}: run 'make setup'")
         command = self._java("-Xmx64m", "-XX:TieredStopAtLevel=1", "kafka.tools.StorageTool", "format")
@@ -102,8 +108,6 @@ class Broker:
         )
         if done.returncode:
             raise RuntimeError(f"Kafka's storage can't be formatted:\n{done.stdout}{done.stderr}")
-        self.start()
-        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -113,6 +117,11 @@ class Broker:
 
     def start(self) -> None:
         """Start the broker, on the data that it had; return when it serves."""
+        self.launch()
+        self.wait_started()
+
+    def launch(self) -> None:
+        """Start the broker's process."""
         log = self._home / "broker.log"
         heap = f"{self._heap}m"
         command = self._java(f"-Xms{heap}", f"-Xmx{heap}", "-Dlog4j2.configurationFile=log4j2.properties")
@@ -123,7 +132,10 @@ class Broker:
                 stdout=output,
                 stderr=subprocess.STDOUT,
             )
-        process = self._process
+
+    def wait_started(self) -> None:
+        """Return when the broker that was launched serves."""
+        log, process = self._home / "broker.log", self._running()
         eventually(lambda: _READY in log.read_text() or process.poll() is not None, _START, "Kafka starts")
         if process.poll() is not None:
             raise RuntimeError(f"Kafka ended at its start:\n{log.read_text()[-4000:]}")
