@@ -13,7 +13,7 @@ demo: demo-python ## show the bridge at work, no Kafka or account needed: make d
 	@exec .venv/bin/digifinex-bridge demo $(ARGS)
 
 test: setup lint ## check style and types, run the tests: make test ARGS="tests/unit -k depth"
-	@.venv/bin/pytest $(ARGS)
+	@.venv/bin/pytest -n 2 --dist loadfile $(ARGS)
 
 lint: python ## check style and types
 	@.venv/bin/ruff check .

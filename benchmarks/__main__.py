@@ -35,12 +35,15 @@ class Extent:
     growth: int
     takeovers: int
     spooled: int
+    kills: int
 
 
 FULL = Extent(
-    turns=3, mix=200_000, all_ticker=300, seconds=13, growth=1_000_000, takeovers=3, spooled=200_000
+    turns=3, mix=200_000, all_ticker=300, seconds=13, growth=1_000_000, takeovers=3, spooled=200_000, kills=20
 )
-QUICK = Extent(turns=1, mix=60_000, all_ticker=100, seconds=6, growth=200_000, takeovers=1, spooled=60_000)
+QUICK = Extent(
+    turns=1, mix=60_000, all_ticker=100, seconds=6, growth=200_000, takeovers=1, spooled=60_000, kills=3
+)
 
 
 def main() -> None:
@@ -83,9 +86,11 @@ def _trouble(kafka: Broker, feeder: measure.Feeder, extent: Extent, minutes: int
     _console.print(takeovers)
     spooling = trouble.spooling(kafka, feeder, extent.spooled)
     _console.print(spooling)
+    kills = trouble.kills(kafka, extent.kills, RATE)
+    _console.print(kills)
     soak = trouble.soak(kafka, minutes, _SOAK_RATE)
     _console.print(soak)
-    return Troubles(takeovers, spooling, _SOAK_RATE, soak)
+    return Troubles(takeovers, spooling, kills, _SOAK_RATE, soak)
 
 
 def _comparison(kafka: Broker, feeder: measure.Feeder, turns: int, kind: str, count: int) -> Comparison:

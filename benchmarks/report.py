@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from benchmarks import supply
 from benchmarks.measure import AT_LEAST_ONCE, EXACTLY_ONCE, PEER, Cost, Floor, Growth, Latency
-from benchmarks.trouble import Soak, Spooling, Takeover
+from benchmarks.trouble import Kills, Soak, Spooling, Takeover
 from bridge.config import KafkaConfig
 from tests.support.kafka_broker import JARS
 
@@ -78,6 +78,7 @@ class Troubles:
 
     takeover: Takeover
     spooling: Spooling
+    kills: Kills
     soak_rate: int
     soak: Soak
 
@@ -200,6 +201,7 @@ def _trouble(troubles: Troubles) -> str:
     _, second, *_, last = soak.minutes_mb if len(soak.minutes_mb) > 2 else [0.0, *soak.minutes_mb]
     growth = last / second - 1
     lost = soak.missing + soak.twice
+    kills = troubles.kills
     rows = [
         f"| takeover from a replica that stops | 3 s | {_figure(takeover.stopped)} s "
         f"| {_tick(takeover.stopped, 3)} |",
@@ -211,6 +213,8 @@ def _trouble(troubles: Troubles) -> str:
         f"| {spooling.drained_s:,.0f} | {_tick([-spooling.drained_s], -troubles.soak_rate)} |",
         f"| peak memory meanwhile | {_PEAK_MB} MB | {spooling.peak_mb:.0f} MB "
         f"| {_tick([spooling.peak_mb], _PEAK_MB)} |",
+        f"| {kills.number} kills, {kills.trades:,} trades: twice, or missing without a gap that tells it | 0 "
+        f"| {kills.twice + kills.untold} | {_tick([kills.twice + kills.untold], 0)} |",
         f"| soak: growth from the second minute to the last | {_GROWTH:.0%} | {growth:+.1%} "
         f"| {_tick([growth], _GROWTH)} |",
         f"| soak: trades missing or twice | 0 | {lost} | {_tick([lost], 0)} |",

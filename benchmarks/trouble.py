@@ -1,6 +1,7 @@
 """What trouble costs: how long until another replica serves, what the spool takes, what a long run loses."""
 
 import os
+import random
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -15,7 +16,7 @@ from benchmarks import supply
 from benchmarks.measure import PREFIX, Feeder
 from bridge.simulator.faults import Faults
 from bridge.simulator.market import symbol_names
-from tests.support.checks import trade_ids
+from tests.support.checks import gaps_of, trade_ids
 from tests.support.consumers import delete_topic
 from tests.support.exchange import ExchangeThread
 from tests.support.kafka_broker import Broker
@@ -50,6 +51,15 @@ class Soak(NamedTuple):
     missing: int
     twice: int
     reconnects: int
+
+
+class Kills(NamedTuple):
+    """So many ends by SIGKILL; trades made, those twice, and those missing that no gap tells of."""
+
+    number: int
+    trades: int
+    twice: int
+    untold: int
 
 
 def takeover(kafka: Broker, turns: int) -> Takeover:
@@ -130,6 +140,32 @@ def soak(kafka: Broker, minutes: int, rate: int) -> Soak:
         for symbol, ids in made.items()
     )
     return Soak([median(one) for one in looks], sum(map(len, made.values())), missing, twice, reconnects)
+
+
+def kills(kafka: Broker, number: int, rate: int) -> Kills:
+    """Kill the bridge at random points, and compare the trades with those that were made."""
+    sections: dict[str, dict[str, Any]] = {"kafka": {"session_timeout": 2.0}}
+    with ExchangeThread(symbols=_SYMBOLS, rate=rate) as exchange, tempfile.TemporaryDirectory() as folder:
+        for _ in range(number):
+            with _bridge(folder, exchange, kafka, "kills", sections) as bridge:
+                bridge.wait_ready(60)
+                time.sleep(random.uniform(0.0, 2.0))
+                bridge.process.kill()
+        with _bridge(folder, exchange, kafka, "kills", sections) as bridge:
+            bridge.wait_ready(60)
+            exchange.quiesce()
+            assert bridge.stop() == 0, bridge.stderr
+        made = {symbol: [one["id"] for one in trades] for symbol, trades in exchange.truth.made.items()}
+    found, gaps = trade_ids(kafka, "kills"), gaps_of(kafka, "kills", "trades")
+    still_open = [gap for gap in gaps if not gap["closed_by"]]
+    untold = sum(
+        not any(gap["symbol"] == symbol and gap["after_id"] < one < gap["before_id"] for gap in still_open)
+        for symbol, ids in made.items()
+        for one in set(ids) - set(found[symbol])
+        if one > found[symbol][0]
+    )
+    twice = sum(len(ids) - len(set(ids)) for ids in found.values())
+    return Kills(number, sum(map(len, made.values())), twice, untold)
 
 
 @contextmanager

@@ -195,6 +195,7 @@ def test_a_failure_of_the_receiver_ends_the_connection() -> None:
         (Frame(Opcode.BINARY, bytes(LIMIT + 1)).serialize(mask=False), 1009),
         (Frame(Opcode.BINARY, b"masked").serialize(mask=True), 1002),
     ],
+    ids=["too large", "masked"],
 )
 def test_a_frame_that_is_too_large_or_masked_ends_the_connection(frame: bytes, code: int) -> None:
     told: list[int | None] = []
