@@ -11,7 +11,7 @@ from aiokafka.errors import IncompatibleBrokerVersion, KafkaError, NoError, for_
 from bridge import plan
 from bridge.config import Config, KafkaConfig
 from bridge.kafka.access import denied
-from bridge.kafka.client import connection
+from bridge.kafka.client import closed, connection
 from bridge.kafka.topics import mismatch, partitions, topic_name
 from bridge.records import DEADLETTER, EVENTS, STATE
 
@@ -63,7 +63,7 @@ async def _topics(config: KafkaConfig, names: list[str]) -> dict[str, _Found]:
         }
         min_insync = await _min_insync(admin, list(there))
     finally:
-        await admin.close()
+        await closed(admin.close())
     return {
         name: _Found(len(told), min(len(one["replicas"]) for one in told), min_insync.get(name))
         for name, told in there.items()

@@ -21,7 +21,7 @@ from aiokafka.protocol.transaction import EndTxnRequest
 from aiokafka.protocol.types import Array, Boolean, Int16, Int32, Schema, String
 
 from bridge.config import Delivery, KafkaConfig
-from bridge.kafka.client import connection, transactional_id
+from bridge.kafka.client import closed, connection, transactional_id
 from bridge.kafka.topics import partitions, topic_name
 from bridge.records import DEADLETTER, EVENTS, STATE
 
@@ -63,7 +63,7 @@ async def denied(config: KafkaConfig, channels: Collection[str]) -> list[Denied]
             for shard in range(config.shards):
                 found += await _transactional_id(admin, transactional_id(config, shard))
     finally:
-        await admin.close()
+        await closed(admin.close())
     return found
 
 

@@ -1,10 +1,14 @@
 """How to reach Kafka, in aiokafka's words."""
 
+import asyncio
+from collections.abc import Coroutine
 from typing import Any
 
 from aiokafka.helpers import create_ssl_context
 
 from bridge.config import ConfigError, KafkaConfig
+
+_CLOSE_PATIENCE = 1.0  # seconds
 
 
 def transactional_id(config: KafkaConfig, shard: int) -> str:
@@ -42,3 +46,21 @@ def connection(config: KafkaConfig) -> dict[str, Any]:
         if config.sasl_plain_password:
             arguments["sasl_plain_password"] = config.sasl_plain_password.get_secret_value()
     return arguments
+
+
+async def closed(closing: Coroutine[Any, Any, None]) -> None:
+    """Wait for aiokafka to close a consumer or an admin client; after a second help it along.
+
+    Its `close()` waits for a task that it has cancelled; but before Python 3.12 `asyncio.wait_for` loses a
+    cancellation that comes together with an answer, so it may wait for ever. A second one ends the task.
+
+    Raises:
+        KafkaError: Kafka does not answer, or refuses.
+    """
+    task = asyncio.create_task(closing)
+    await asyncio.wait({task}, timeout=_CLOSE_PATIENCE)
+    if not task.done():
+        task.cancel()
+        await asyncio.wait({task}, timeout=_CLOSE_PATIENCE)
+    if task.done() and not task.cancelled():
+        task.result()

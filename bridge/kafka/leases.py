@@ -17,7 +17,7 @@ from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError, Ka
 
 from bridge.backoff import Backoff
 from bridge.config import KafkaConfig
-from bridge.kafka.client import connection
+from bridge.kafka.client import closed, connection
 from bridge.metrics import Metrics
 
 log = structlog.get_logger(__name__)
@@ -130,7 +130,6 @@ class Leases(ConsumerRebalanceListener):  # type: ignore[misc]
 async def _close(consumer: AIOKafkaConsumer) -> None:
     """Leave the group, if Kafka answers."""
     try:
-        async with asyncio.timeout(_WATCH):
-            await consumer.stop()
-    except (KafkaError, TimeoutError) as error:
+        await closed(consumer.stop())
+    except KafkaError as error:
         log.warning("left the group without a word", error=repr(error))

@@ -20,7 +20,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaTimeoutError
 
 from bridge.config import KafkaConfig
-from bridge.kafka.client import connection
+from bridge.kafka.client import closed, connection
 from bridge.kafka.topics import Topic
 from bridge.plan import shard_of
 from bridge.records import Record
@@ -187,7 +187,7 @@ class State:
         except TimeoutError:
             raise KafkaTimeoutError(f"{self.topic.name} could not be read in {_PATIENCE:g} s") from None
         finally:
-            await consumer.stop()
+            await closed(consumer.stop())
 
     async def _read_all(
         self, consumer: AIOKafkaConsumer, offsets: Mapping[int, int | None]

@@ -20,7 +20,7 @@ from aiokafka.errors import (
 from aiokafka.partitioner import murmur2
 
 from bridge.config import KafkaConfig
-from bridge.kafka.client import connection
+from bridge.kafka.client import closed, connection
 from bridge.records import DEADLETTER, EVENTS, STATE
 
 log = structlog.get_logger(__name__)
@@ -106,7 +106,7 @@ async def prepare(config: KafkaConfig, channels: Iterable[str]) -> dict[str, Top
                 raise TopicError(mismatch(channel, name, found[name], wanted[name]))
         limits = await max_message_bytes(admin, names.values())
     finally:
-        await admin.close()
+        await closed(admin.close())
     return {channel: Topic(name, found[name], limits[name]) for channel, name in names.items()}
 
 
