@@ -1,6 +1,7 @@
 """Read topics with consumers that nobody here wrote."""
 
 import subprocess
+import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,6 +20,7 @@ ROOT = Path(__file__).parents[2]
 TOOLS = ROOT / ".cache" / "kafka" / "tools"
 
 _TIMEOUT = 20.0
+_COMMIT = 3.0  # seconds; a transaction that takes longer was left open
 
 
 class ReadRecord(NamedTuple):
@@ -38,20 +40,13 @@ class ReadRecord(NamedTuple):
 
 def read_topic(bootstrap: str, topic: str, isolation: str = "read_committed") -> list[ReadRecord]:
     """Return all records of a topic, from its beginning to its end as it is now, by confluent-kafka."""
-    consumer = Consumer(
-        {
-            "bootstrap.servers": bootstrap,
-            "group.id": "tests",
-            "enable.auto.commit": False,
-            "enable.partition.eof": True,
-            "isolation.level": isolation,
-            "auto.offset.reset": "earliest",
-        }
-    )
+    consumer = _consumer(bootstrap, isolation)
     try:
         partitions = consumer.list_topics(topic, timeout=_TIMEOUT).topics[topic].partitions
         places = [TopicPartition(topic, number, 0) for number in partitions]
-        ends = {place.partition: consumer.get_watermark_offsets(place)[1] for place in places}
+        if isolation == "read_committed":
+            _await_commits(bootstrap, consumer, places)
+        ends = _ends(consumer, places)
         consumer.assign(places)
         left, records = set(partitions), []
         while left:
@@ -74,6 +69,40 @@ def read_topic(bootstrap: str, topic: str, isolation: str = "read_committed") ->
         return records
     finally:
         consumer.close()
+
+
+def _consumer(bootstrap: str, isolation: str) -> Consumer:
+    return Consumer(
+        {
+            "bootstrap.servers": bootstrap,
+            "group.id": "tests",
+            "enable.auto.commit": False,
+            "enable.partition.eof": True,
+            "isolation.level": isolation,
+            "auto.offset.reset": "earliest",
+        }
+    )
+
+
+def _ends(consumer: Consumer, places: list[TopicPartition]) -> dict[int, int]:
+    return {place.partition: consumer.get_watermark_offsets(place)[1] for place in places}
+
+
+def _await_commits(bootstrap: str, consumer: Consumer, places: list[TopicPartition]) -> None:
+    """Wait until transactions that are open now have ended, or were left open.
+
+    A commit is answered before its markers are on all partitions, so what was committed may not show yet.
+    """
+    all_of_it = _consumer(bootstrap, "read_uncommitted")
+    try:
+        ends = _ends(all_of_it, places)
+    finally:
+        all_of_it.close()
+    deadline = time.monotonic() + _COMMIT
+    while time.monotonic() < deadline:
+        committed = _ends(consumer, places)
+        if all(committed[number] >= end for number, end in ends.items()):
+            return
 
 
 def console_consume(bootstrap: str, topic: str, number: int) -> list[str]:
