@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Install what tests need besides Python: Java, Maven, kcat, promtool, Apache Kafka.
+# Install what tests need besides Python: Java, Maven, kcat, promtool, libfaketime, Apache Kafka.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/common.sh
@@ -9,6 +9,7 @@ declare -A packages=([java]=default-jre-headless [mvn]=maven [kcat]=kcat [promto
 for command in "${!packages[@]}"; do
     command -v "$command" >/dev/null || missing+=("${packages[$command]}")
 done
+compgen -G "/usr/lib/*/faketime/libfaketimeMT.so.1" >/dev/null || missing+=(libfaketime)
 if ((${#missing[@]})); then
     install_debian "${missing[@]}"
     # Only promtool is wanted of that package.

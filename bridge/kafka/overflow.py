@@ -69,7 +69,7 @@ class Overflow:
     @property
     def age(self) -> float:
         """Seconds since the oldest record that waits was received; 0 if none does."""
-        return time.time() - self._spool.oldest_us / 1e6 if self._spool and self.waiting else 0.0
+        return max(0.0, time.time() - self._spool.oldest_us / 1e6) if self._spool and self.waiting else 0.0
 
     @property
     def watermarks(self) -> Mapping[bytes, Watermark]:

@@ -10,6 +10,7 @@ from bridge.kafka.topics import Topic
 from bridge.records import Record
 
 _RECORD_OVERHEAD = 128  # bytes of a key and of Kafka's format around it and a value, rounded up
+NO_TIME = -1  # a record's timestamp, in Kafka's words, that it does not look at
 _NO_LIMIT = 65_536  # records; no batch holds so many
 OBJECT_OVERHEAD = 160  # bytes of memory that a waiting record takes besides its value, about
 
@@ -61,7 +62,7 @@ class Partition:
         self.most: int | None = None
         self.refusals = 0
 
-    def take_batch(self, producer: AIOKafkaProducer) -> BatchBuilder:
+    def take_batch(self, producer: AIOKafkaProducer, *, with_time: bool) -> BatchBuilder:
         """Move as many queued records as one batch holds to the sent ones, and return the batch."""
         batch = producer.create_batch()
         append = batch.append
@@ -73,7 +74,8 @@ class Partition:
             size = len(value)
             if number and value_bytes + size + (number + 1) * _RECORD_OVERHEAD > room:
                 break
-            if append(timestamp=record.time_us // 1000, key=record.key, value=value) is None:
+            time_ms = record.time_us // 1000 if with_time else NO_TIME
+            if append(timestamp=time_ms, key=record.key, value=value) is None:
                 break
             number += 1
             value_bytes += size

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Mapping
+from itertools import chain
 
 import structlog
 from aiokafka import AIOKafkaProducer
@@ -76,6 +77,8 @@ async def close_producer(producer: AIOKafkaProducer, patience: float) -> None:
     one that is cancelled leaves tasks behind that deliver when the broker is back. So after `patience`
     seconds its parts are taken down one by one; the order matters.
     """
+    accumulator = producer._message_accumulator  # noqa: SLF001
+    waiting = list(chain.from_iterable(accumulator._batches.values()))  # noqa: SLF001
     try:
         async with asyncio.timeout(patience):
             await producer.stop()
@@ -85,5 +88,13 @@ async def close_producer(producer: AIOKafkaProducer, patience: float) -> None:
         if sender is not None:
             sender.cancel()
             await asyncio.wait({sender}, timeout=patience)
-        producer._message_accumulator.fail_all(KafkaTimeoutError("given up"))  # noqa: SLF001
+        accumulator._pending_batches.update(waiting)  # noqa: SLF001 - batches that fail are taken out of it
+        accumulator.fail_all(KafkaTimeoutError("given up"))
         await producer.client.close()
+    # What nobody asks for any more; asyncio would complain.
+    answers = [batch._drain_waiter for batch in waiting]  # noqa: SLF001
+    if producer._txn_manager is not None:  # noqa: SLF001
+        answers.append(producer._txn_manager._transaction_waiter)  # noqa: SLF001
+    for answer in answers:
+        if answer is not None and answer.done() and not answer.cancelled():
+            answer.exception()

@@ -31,7 +31,7 @@ from aiokafka.producer.message_accumulator import BatchBuilder
 from bridge.backoff import Backoff
 from bridge.config import KafkaConfig
 from bridge.kafka.overflow import Overflow
-from bridge.kafka.partition import OBJECT_OVERHEAD, Partition
+from bridge.kafka.partition import NO_TIME, OBJECT_OVERHEAD, Partition
 from bridge.kafka.producer import PRODUCER_FAILURES, abort, close_producer, open_producer
 from bridge.kafka.state import Alive, Lost, Save, State
 from bridge.kafka.topics import Topic
@@ -43,7 +43,6 @@ log = structlog.get_logger(__name__)
 
 # Errors that a record brings about, and would again; Kafka says "unknown" of a key that is missing.
 _RECORDS_FAULT = (
-    InvalidTimestampError,
     MessageSizeTooLargeError,
     PolicyViolationError,
     RecordListTooLargeError,
@@ -56,9 +55,12 @@ _FULL_BATCH = 256  # records that are worth a flush before its time
 
 _REFILL = 2 * 1024 * 1024  # bytes of records that are read from disk at once
 
+_WITHOUT_TIME = 60.0  # seconds in which records go without their time, once Kafka has refused one
+
 _SILENCE = 5.0  # seconds without an acknowledgement after which Kafka counts as away
 _CLOSE_PATIENCE = 1.0  # seconds
 _PATIENCE = 15.0  # seconds without any answer until a producer is given up, for aiokafka may wait for ever
+_LONG_PATIENCE = 120.0  # the same without transactions, where it may double what was in flight
 
 
 class _Provenance(msgspec.Struct):
@@ -115,6 +117,7 @@ class Sink:
         self._in_flight = 0
         self._asked_at: float | None = None
         self._stopping = False
+        self._without_time_until = -float("inf")
         self._state_partition = Partition(state.topic, state.shard)
         self._events: list[Partition] = []
         # Exactly-once: what is saved when the commit that was asked for has taken place.
@@ -287,6 +290,28 @@ class Sink:
         if not await self._is_ours(max_age):
             raise Lost("the group has given it to another replica")
 
+    async def _await_lease(self, max_age: float) -> None:
+        """Check as soon as the group answers that nobody else can have had the shard.
+
+        Not with another producer: this one knows which of its batches Kafka has, if their answers are lost.
+
+        Raises:
+            Lost: somebody has, or will have.
+        """
+        while True:
+            try:
+                await self._check_lease(max_age)
+                if time.monotonic() > self._safe_until:
+                    await self._state.catch_up()
+            except KafkaError as error:
+                self._count(error)
+                self._trouble = str(error)
+                log.warning("the group is away", error=str(error))
+                await asyncio.sleep(self._backoff.next())
+            else:
+                self._trouble = None
+                return
+
     async def _take_over(self) -> None:
         """Learn from the state what Kafka has of what was sent, and queue the rest once more.
 
@@ -318,9 +343,7 @@ class Sink:
         while await self._anything():
             # Nobody fences a producer without transactions, so it has to look whether it may write; and
             # after a time in which another replica could have had the shard, whether one has.
-            await self._check_lease(safe_for)
-            if time.monotonic() > self._safe_until:
-                await self._state.catch_up()
+            await self._await_lease(safe_for)
             self._safe_until = time.monotonic() + safe_for
             await self._flush(producer)
             if self._state.unsaved and self._saving is None:
@@ -396,18 +419,22 @@ class Sink:
         for partition in ready:
             if time.monotonic() > self._safe_until:
                 return  # the process was frozen in the middle of this
-            await self._send(producer, partition, partition.take_batch(producer))
+            await self._send(producer, partition, self._batch(producer, partition))
 
     async def _flush_events(self, producer: AIOKafkaProducer) -> None:
         """Send all events: no trade is on Kafka before the gap in front of it has been told there."""
         for partition in self._events:
             while partition.queued:
-                await self._send(producer, partition, partition.take_batch(producer))
+                await self._send(producer, partition, self._batch(producer, partition))
                 if self._transactional_id is None or partition.queued:
                     await self._all_answered()
 
+    def _batch(self, producer: AIOKafkaProducer, partition: Partition) -> BatchBuilder:
+        return partition.take_batch(producer, with_time=time.monotonic() > self._without_time_until)
+
     async def _send_state(self, producer: AIOKafkaProducer, save: Save) -> None:
-        now_ms = time.time_ns() // 1_000_000
+        with_time = time.monotonic() > self._without_time_until
+        now_ms = time.time_ns() // 1_000_000 if with_time else NO_TIME
         batch = producer.create_batch()
         for key, value in save.values.items():
             if batch.append(timestamp=now_ms, key=key, value=value) is None:
@@ -474,14 +501,15 @@ class Sink:
         Raises:
             KafkaError: a batch has failed, or Kafka answers none.
         """
+        patience = _PATIENCE if self._transactional_id is not None else _LONG_PATIENCE
         while self._in_flight:
             in_flight = self._in_flight
             try:
-                async with asyncio.timeout(_PATIENCE):
+                async with asyncio.timeout(patience):
                     await self._quiet.wait()
             except TimeoutError:
                 if self._in_flight == in_flight:
-                    raise KafkaTimeoutError(f"no answer to {in_flight} batches in {_PATIENCE:g} s") from None
+                    raise KafkaTimeoutError(f"no answer to {in_flight} batches in {patience:g} s") from None
         if self._failures:
             raise KafkaError(str(self._failures[0][1]))
 
@@ -523,6 +551,11 @@ class Sink:
                 refused = partition.blame(_DOUBTS if isinstance(failure, UnknownError) else 1)
                 if refused is not None:
                     self._give_up(refused, partition, failure)
+        if any(isinstance(failure, InvalidTimestampError) for _, failure in failures):
+            self._without_time_until = time.monotonic() + _WITHOUT_TIME
+            log.error(
+                "is the clock right? Kafka refuses its time, so records go without", seconds=_WITHOUT_TIME
+            )
         if not failures:
             self._count(error)
             log.error("producer failed", error=str(error))

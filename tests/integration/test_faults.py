@@ -11,6 +11,8 @@ import pytest
 from bridge.simulator import Faults
 from bridge.simulator.market import symbol_names
 from tests.support.checks import assert_no_hole, assert_trades_are, records_of
+from tests.support.clock import Clock
+from tests.support.consumers import read_topic
 from tests.support.exchange import ExchangeThread
 from tests.support.kafka_broker import Broker, free_ports
 from tests.support.process import ACCOUNTS, SYMBOLS, RunningBridge, config
@@ -28,8 +30,8 @@ def all_trades_arrive(bridge: RunningBridge, exchange: ExchangeThread, seconds: 
     )
 
 
-def _delivered(bridge: RunningBridge, goal: int) -> bool:
-    return bridge.metric("records_total") > goal
+def _delivered(bridge: RunningBridge, goal: float, **label: str) -> bool:
+    return bridge.metric("records_total", **label) > goal
 
 
 def test_a_server_that_hangs_up_all_the_time_costs_no_trade(
@@ -109,6 +111,35 @@ def test_while_kafka_hangs_reading_pauses_and_then_goes_on_without_a_hole(
             assert bridge.stop() == 0
         assert len(records_of(own_kafka, prefix, "depth")) == sent["depth"]
         assert_trades_are(records_of(own_kafka, prefix, "trades"), exchange.truth.made)
+
+
+@pytest.mark.parametrize("delivery", DELIVERIES)
+def test_while_the_clock_jumps_by_hours_each_trade_arrives_once(
+    kafka: Broker, prefix: str, tmp_path: Path, delivery: str
+) -> None:
+    """Kafka refuses what is more than an hour ahead of its own clock, so those go without their time."""
+    with ExchangeThread(symbols=SYMBOLS, rate=300, accounts=ACCOUNTS) as exchange:
+        clock = Clock(tmp_path)
+        settings = config(exchange.url, kafka, prefix, {"kafka": {"delivery": delivery}}, accounts=True)
+        with RunningBridge(tmp_path, settings, clock.environment) as bridge:
+            bridge.wait_ready()
+            for hours in (1.5, -1, 0, -25):
+                before = bridge.metric("records_total", channel="trades")
+                clock.jump(hours)
+                reached = partial(_delivered, bridge, before + 100, channel="trades")
+                eventually(reached, 40, f"trades after a jump to {hours:+} h")
+                assert bridge.ready()[0] == 200
+            exchange.quiesce()
+            total = sum(exchange.truth.counts().values())
+            eventually(lambda: bridge.metric("records_total") >= total, 40, f"{total} records")
+            assert bridge.metric("kafka_errors_total", error="InvalidTimestampError") > 0
+            assert bridge.metric("deadletters_total") == 0
+            assert bridge.metric("reconnects_total") == 0
+            assert bridge.stop() == 0
+        records = read_topic(kafka.bootstrap, f"{prefix}.trades.v1")
+        assert_trades_are(records, exchange.truth.made)
+        jumps = {round((one.json["received_us"] / 1e6 - time.time()) / 3600, 1) for one in records}
+        assert jumps == {0.0, 1.5, -1.0, -25.0}
 
 
 @pytest.mark.parametrize("delivery", DELIVERIES)

@@ -7,6 +7,9 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from aiokafka.errors import KafkaTimeoutError
+from confluent_kafka import KafkaError, Producer
+from msgspec.structs import replace
 
 from bridge.config import Config, KafkaConfig
 from bridge.kafka.overflow import Overflow
@@ -36,6 +39,7 @@ class Delivery:
         self.transactional_id = prefix if delivery == "exactly-once" else None
         self.metrics = Metrics()
         self.room: list[bool] = []
+        self.group_is_away = False
         self.sink: Sink
 
     async def run(self, steps: Callable[["Delivery"], object]) -> None:
@@ -62,6 +66,8 @@ class Delivery:
 
     async def is_ours(self, max_age: float) -> bool:
         """There is one replica only."""
+        if self.group_is_away:
+            raise KafkaTimeoutError("no answer from the group")
         return max_age >= 0
 
     def errors(self) -> float:
@@ -77,6 +83,23 @@ def record(number: int, size: int = 20, key: bytes | None = b"BTC_USDT") -> Reco
 
 def numbers(kafka: Broker, prefix: str) -> list[int]:
     return [one.json["n"] for one in read_topic(kafka.bootstrap, f"{prefix}.trades.v1")]
+
+
+def limit(kafka: Broker, topic: str, max_bytes: int) -> None:
+    """Return when the broker refuses larger batches, which is some time after it has taken the setting."""
+    set_topic(kafka.bootstrap, topic, max_message_bytes=str(max_bytes))
+
+    def refused() -> bool:
+        refusals: list[KafkaError | None] = []
+        producer = Producer({"bootstrap.servers": kafka.bootstrap, "transactional.id": f"{topic}-limit"})
+        producer.init_transactions()
+        producer.begin_transaction()
+        producer.produce(topic, bytes(2 * max_bytes), on_delivery=lambda error, _: refusals.append(error))
+        producer.flush()
+        producer.abort_transaction()
+        return refusals[0] is not None
+
+    eventually(refused, 20, "a refusal")
 
 
 async def in_a_transaction(one: Delivery, kafka: Broker, prefix: str) -> None:
@@ -117,7 +140,7 @@ def test_a_record_that_the_broker_refuses_is_a_dead_letter_and_the_others_arrive
         for n in range(50):
             one.sink.add([record(n)])
         await soon(lambda: one.sink.pending_records == 0, 20, "the first records")
-        set_topic(kafka.bootstrap, f"{prefix}.trades.v1", max_message_bytes="3000")
+        await asyncio.to_thread(limit, kafka, f"{prefix}.trades.v1", 3000)
         for n in range(50, 150):
             one.sink.add([record(n, 5000 if n in (70, 140) else 20)])
 
@@ -128,6 +151,48 @@ def test_a_record_that_the_broker_refuses_is_a_dead_letter_and_the_others_arrive
     assert all(f"{prefix}.trades.v1" in letter.json["detail"] for letter in letters)
     assert deliveries.metrics.counter("deadletters_total", reason="payload").value == 2
     assert deliveries.errors() > 0
+
+
+def test_at_least_once_a_group_that_does_not_answer_doubles_nothing(own_kafka: Broker, prefix: str) -> None:
+    """What is in flight then stays with the producer that knows its numbers."""
+
+    async def steps(one: Delivery) -> None:
+        one.sink.add([record(0)])
+        await soon(lambda: one.sink.pending_records == 0, 20, "the first record")
+        own_kafka.suspend()
+        one.sink.add([record(n) for n in range(1, 50)])
+        await soon(one.sink.missing, 20, "a batch without an answer")
+        one.group_is_away = True
+        one.sink.add([record(50)])
+        await soon(lambda: one.errors() > 1, 20, "questions without an answer")
+        assert one.sink.missing() == "KafkaTimeoutError: no answer from the group"
+        own_kafka.resume()
+        await soon(lambda: one.sink.pending_records == 1, 20, "what was in flight")
+        one.group_is_away = False
+
+    asyncio.run(Delivery(own_kafka, prefix, "at-least-once").run(steps))
+    assert numbers(own_kafka, prefix) == list(range(51))
+
+
+@pytest.mark.parametrize("delivery", DELIVERIES)
+def test_records_whose_time_the_broker_refuses_arrive_without_it(
+    kafka: Broker, prefix: str, delivery: str
+) -> None:
+    """Kafka takes nothing that is more than an hour ahead of its own clock."""
+    deliveries = Delivery(kafka, prefix, delivery)
+    now_us = time.time_ns() // 1000
+
+    async def steps(one: Delivery) -> None:
+        one.sink.add([replace(record(0), time_us=now_us)])
+        await soon(lambda: one.sink.pending_records == 0, 20, "the first record")
+        one.sink.add([replace(record(n), time_us=now_us + 2 * 3_600_000_000) for n in range(1, 100)])
+
+    asyncio.run(deliveries.run(steps))
+    records = read_topic(kafka.bootstrap, f"{prefix}.trades.v1")
+    assert [one.json["n"] for one in records] == list(range(100))
+    assert [one.timestamp_ms for one in records] == [now_us // 1000] + [-1] * 99
+    assert deliveries.metrics.counter("kafka_errors_total", error="InvalidTimestampError").value == 1
+    assert deliveries.metrics.counter("deadletters_total", reason="payload").value == 0
 
 
 def test_a_stop_does_not_wait_until_a_commit_is_due(kafka: Broker, prefix: str) -> None:
