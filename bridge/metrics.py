@@ -105,6 +105,7 @@ _TOPICS = (*CHANNELS, DEADLETTER, EVENTS)
 _RECONNECTS = ("closed", "refused", "timeout", "stale", "rejected", "rotated")
 
 DECLARATIONS: tuple[Declaration, ...] = (
+    Declaration("ready", Gauge, "1 while /readyz says 200, else 0."),
     Declaration("connected", Gauge, "Sessions that are open, whether subscribed yet or not.", "shard"),
     Declaration("shard_owned", Gauge, "1 while this replica serves the shard, else 0.", "shard"),
     Declaration(
@@ -136,6 +137,9 @@ DECLARATIONS: tuple[Declaration, ...] = (
     Declaration("pending_records", Gauge, "Records received and not yet acknowledged by Kafka."),
     Declaration("pending_bytes", Gauge, "Bytes of records received and not yet acknowledged by Kafka."),
     Declaration("spool_bytes", Gauge, "Bytes on disk, of records that Kafka does not take yet."),
+    Declaration(
+        "spool_limit_bytes", Gauge, "Bytes on disk at most, as configured: then reading pauses. 0: no spool."
+    ),
     Declaration("spool_records", Gauge, "Records that wait on disk only."),
     Declaration("spool_age_seconds", Gauge, "Age of the oldest record that waits on disk only."),
     Declaration(

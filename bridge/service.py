@@ -44,6 +44,10 @@ class Bridge:
             config.exchange.handshakes_per_second, config.exchange.subscribes_per_second
         )
         self._trouble: str | None = f"no answer from {config.kafka.bootstrap_servers} yet"
+        self.metrics.gauge("ready").read = lambda: 0 if self.missing() else 1
+        self.metrics.gauge("spool_limit_bytes").value = config.spool.max_bytes
+        for number in range(config.kafka.shards):
+            self.metrics.gauge("shard_owned", shard=str(number)).value = 0  # also of those that nobody serves
         self.metrics.gauge("pending_records").read = lambda: sum(
             shard.sink.pending_records for shard in self._shards.values()
         )
