@@ -1,12 +1,17 @@
 """How to reach Kafka, in aiokafka's words."""
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Coroutine
 from typing import Any
 
+import structlog
+from aiokafka.conn import AIOKafkaConnection, CloseReason
+from aiokafka.errors import KafkaConnectionError
 from aiokafka.helpers import create_ssl_context
 
 from bridge.config import ConfigError, KafkaConfig
+
+log = structlog.get_logger(__name__)
 
 _CLOSE_PATIENCE = 1.0  # seconds
 
@@ -49,18 +54,37 @@ def connection(config: KafkaConfig) -> dict[str, Any]:
 
 
 async def closed(closing: Coroutine[Any, Any, None]) -> None:
-    """Wait for aiokafka to close a consumer or an admin client; after a second help it along.
+    """Wait for aiokafka to close one of its clients; after a second help it along.
 
     Its `close()` waits for a task that it has cancelled; but before Python 3.12 `asyncio.wait_for` loses a
     cancellation that comes together with an answer, so it may wait for ever. A second one ends the task.
-
-    Raises:
-        KafkaError: Kafka does not answer, or refuses.
+    And it raises what such a task had failed with, which is of no matter any more.
     """
     task = asyncio.create_task(closing)
     await asyncio.wait({task}, timeout=_CLOSE_PATIENCE)
     if not task.done():
         task.cancel()
         await asyncio.wait({task}, timeout=_CLOSE_PATIENCE)
-    if task.done() and not task.cancelled():
-        task.result()
+    if task.done() and not task.cancelled() and (error := task.exception()) is not None:
+        log.warning("not closed in order", error=repr(error))
+
+
+_send = AIOKafkaConnection.send
+
+
+def _send_or_say_closed(
+    self: AIOKafkaConnection,
+    request: object,
+    expect_response: bool = True,
+) -> Awaitable[object]:
+    try:
+        answer: Awaitable[object] = _send(self, request, expect_response)
+    except RuntimeError as error:
+        self.close(reason=CloseReason.CONNECTION_BROKEN)
+        raise KafkaConnectionError(f"Connection at {self.host}:{self.port} broken: {error}") from error
+    return answer
+
+
+# To write to a connection that the broker has just closed is a RuntimeError on uvloop, where aiokafka expects
+# an OSError (its issue 1038): it would end whichever task of aiokafka's came first, for good.
+AIOKafkaConnection.send = _send_or_say_closed

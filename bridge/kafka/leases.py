@@ -65,7 +65,7 @@ class Leases(ConsumerRebalanceListener):  # type: ignore[misc]
                 log.error("the group is away", group=self._config.group_id, error=str(error))
             finally:
                 consumer, self._consumer = self._consumer, None
-                await _close(consumer)
+                await closed(consumer.stop())
             await asyncio.sleep(backoff.next())
 
     async def is_ours(self, shard: int, max_age: float) -> bool:
@@ -125,11 +125,3 @@ class Leases(ConsumerRebalanceListener):  # type: ignore[misc]
         except (CommitFailedError, IllegalStateError):
             return False
         return True
-
-
-async def _close(consumer: AIOKafkaConsumer) -> None:
-    """Leave the group, if Kafka answers."""
-    try:
-        await closed(consumer.stop())
-    except KafkaError as error:
-        log.warning("left the group without a word", error=repr(error))

@@ -9,7 +9,7 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.errors import IllegalOperation, KafkaError, KafkaTimeoutError
 
 from bridge.config import Compression, KafkaConfig
-from bridge.kafka.client import connection
+from bridge.kafka.client import closed, connection
 from bridge.kafka.topics import Topic
 
 log = structlog.get_logger(__name__)
@@ -90,7 +90,7 @@ async def close_producer(producer: AIOKafkaProducer, patience: float) -> None:
             await asyncio.wait({sender}, timeout=patience)
         accumulator._pending_batches.update(waiting)  # noqa: SLF001 - batches that fail are taken out of it
         accumulator.fail_all(KafkaTimeoutError("given up"))
-        await producer.client.close()
+        await closed(producer.client.close())
     # What nobody asks for any more; asyncio would complain.
     answers = [batch._drain_waiter for batch in waiting]  # noqa: SLF001
     if producer._txn_manager is not None:  # noqa: SLF001

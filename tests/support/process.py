@@ -127,8 +127,9 @@ class RunningBridge(Command):
 
     def metrics(self) -> str:
         """Return what /metrics says."""
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/metrics", timeout=5) as answer:
-            return str(answer.read().decode())
+        status, text = fetch(self.port, "/metrics")
+        assert status == 200, text
+        return text
 
     def metric(self, name: str, **labels: str) -> float:
         """Return one sample; without labels the sum of all series of that name."""
@@ -149,12 +150,21 @@ class RunningBridge(Command):
         return 0
 
     def _get(self, path: str) -> tuple[int, dict[str, Any]]:
-        try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=5) as answer:
-                return answer.status, json.loads(answer.read())
-        except urllib.error.HTTPError as error:
-            with error:
-                return error.code, json.loads(error.read())
+        status, text = fetch(self.port, path)
+        assert status, f"nothing listens any more; the end of its log:\n{self.stderr[-3000:]}"
+        return status, json.loads(text)
+
+
+def fetch(port: int, path: str) -> tuple[int, str]:
+    """Return the status and text of an endpoint on this machine; 0 and none if nothing listens."""
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, error.read().decode()
+    except urllib.error.URLError:
+        return 0, ""
 
 
 def toml(config: Mapping[str, Any]) -> str:

@@ -1,0 +1,55 @@
+"""aiokafka on uvloop: connections that end, and clients that are closed."""
+
+import asyncio
+
+import pytest
+import uvloop
+from aiokafka.conn import AIOKafkaConnection, AIOKafkaProtocol
+from aiokafka.errors import KafkaConnectionError
+from aiokafka.protocol.metadata import MetadataRequest
+
+from bridge.kafka.client import closed
+
+
+def test_to_write_to_a_connection_that_was_just_closed_is_an_error_of_kafka() -> None:
+    """For uvloop it is a RuntimeError, which would end aiokafka's own tasks."""
+
+    async def scenario() -> None:
+        loop = asyncio.get_running_loop()
+        async with await asyncio.start_server(lambda _, writer: writer.close(), "127.0.0.1", 0) as server:
+            host, port = server.sockets[0].getsockname()
+            connection = AIOKafkaConnection(host, port)
+            connection._closed_fut = loop.create_future()
+            reader = asyncio.StreamReader()
+            protocol = AIOKafkaProtocol(connection._closed_fut, reader, loop=loop)
+            transport, _ = await loop.create_connection(lambda: protocol, host, port)
+            connection._writer = asyncio.StreamWriter(transport, protocol, reader, loop)
+            connection._protocol = protocol
+            transport.abort()
+            await connection._closed_fut
+            with pytest.raises(KafkaConnectionError, match=str(port)):
+                await connection.send(MetadataRequest([]))
+            assert not connection.connected()
+
+    uvloop.run(scenario())
+
+
+@pytest.mark.parametrize("error", [RuntimeError("the handler is closed"), KafkaConnectionError("away")])
+def test_what_a_client_failed_with_does_not_come_out_when_it_is_closed(error: Exception) -> None:
+    async def fail() -> None:
+        raise error
+
+    async def scenario() -> None:
+        await closed(fail())
+
+    uvloop.run(scenario())
+
+
+def test_a_close_that_waits_for_a_lost_cancellation_is_helped_along() -> None:
+    async def scenario() -> None:
+        await closed(_forever())
+
+    async def _forever() -> None:
+        await asyncio.Event().wait()
+
+    uvloop.run(scenario())
