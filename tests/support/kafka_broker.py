@@ -1,11 +1,13 @@
 """A real Apache Kafka for tests: one node on free ports, that can be killed and started again."""
 
 import os
+import random
 import signal
 import socket
 import subprocess
 import tempfile
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -176,12 +178,16 @@ class Broker:
 
 
 def free_ports(number: int) -> list[int]:
-    """Return so many ports of this machine that nobody listens on."""
-    sockets = [socket.socket() for _ in range(number)]
-    try:
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]
-    finally:
-        for one in sockets:
-            one.close()
+    """Return so many ports of this machine that nobody listens on.
+
+    They are below those that the system gives to outgoing connections: while a broker is down, one of these
+    could take its port.
+    """
+    found: list[int] = []
+    while len(found) < number:
+        port = random.randrange(10_000, 32_000)
+        with socket.socket() as one, suppress(OSError):
+            one.bind(("127.0.0.1", port))
+            if port not in found:
+                found.append(port)
+    return found
