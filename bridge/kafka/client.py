@@ -6,7 +6,7 @@ from typing import Any
 
 import structlog
 from aiokafka.conn import AIOKafkaConnection, CloseReason
-from aiokafka.errors import KafkaConnectionError
+from aiokafka.errors import KafkaConnectionError, KafkaError
 from aiokafka.helpers import create_ssl_context
 
 from bridge.config import ConfigError, KafkaConfig
@@ -79,6 +79,8 @@ def _send_or_say_closed(
 ) -> Awaitable[object]:
     try:
         answer: Awaitable[object] = _send(self, request, expect_response)
+    except KafkaError:  # a RuntimeError, too
+        raise
     except RuntimeError as error:
         self.close(reason=CloseReason.CONNECTION_BROKEN)
         raise KafkaConnectionError(f"Connection at {self.host}:{self.port} broken: {error}") from error

@@ -5,7 +5,8 @@ import asyncio
 import pytest
 import uvloop
 from aiokafka.conn import AIOKafkaConnection, AIOKafkaProtocol
-from aiokafka.errors import KafkaConnectionError
+from aiokafka.errors import IncompatibleBrokerVersion, KafkaConnectionError
+from aiokafka.protocol.admin import DescribeGroupsRequest
 from aiokafka.protocol.metadata import MetadataRequest
 
 from bridge.kafka.client import closed
@@ -25,6 +26,9 @@ def test_to_write_to_a_connection_that_was_just_closed_is_an_error_of_kafka() ->
             transport, _ = await loop.create_connection(lambda: protocol, host, port)
             connection._writer = asyncio.StreamWriter(transport, protocol, reader, loop)
             connection._protocol = protocol
+            connection._versions = {MetadataRequest.API_KEY: (0, 5)}
+            with pytest.raises(IncompatibleBrokerVersion):
+                await connection.send(DescribeGroupsRequest(["a request of an unknown version"]))
             transport.abort()
             await connection._closed_fut
             with pytest.raises(KafkaConnectionError, match=str(port)):
