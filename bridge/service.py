@@ -48,6 +48,7 @@ class Bridge:
         self.metrics.gauge("spool_limit_bytes").value = config.spool.max_bytes
         for number in range(config.kafka.shards):
             self.metrics.gauge("shard_owned", shard=str(number)).value = 0  # also of those that nobody serves
+            self.metrics.gauge("reading_paused", shard=str(number)).read = partial(self._is_paused, number)
         self.metrics.gauge("pending_records").read = lambda: sum(
             shard.sink.pending_records for shard in self._shards.values()
         )
@@ -119,6 +120,10 @@ class Bridge:
                     known + detail if isinstance(known, list) and isinstance(detail, list) else detail
                 )
         return missing
+
+    def _is_paused(self, number: int) -> bool:
+        shard = self._shards.get(number)
+        return shard is not None and shard.paused
 
     async def _be_member(self, leases: Leases) -> None:
         """Take part in the group; a mistake of our own stops the bridge as a signal would."""

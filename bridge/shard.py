@@ -34,7 +34,8 @@ _NOTE_ALIVE = 1.0  # seconds between two notes that private channels are listene
 class Shard:
     """One shard, numbered from 0, as a replica serves it from taking it over to losing it.
 
-    `failed` if a mistake of our own has ended it, `lost` if it is another replica's now.
+    `failed` if a mistake of our own has ended it, `lost` if it is another replica's now, `paused` while
+    it does not read from the exchange, for too much waits for Kafka.
     """
 
     def __init__(
@@ -50,6 +51,7 @@ class Shard:
     ) -> None:
         self.failed = False
         self.lost = False
+        self.paused = False
         self._over = asyncio.Event()
         self._config = config
         self._courtesy = courtesy
@@ -58,7 +60,6 @@ class Shard:
         self._number = number
         self._plan = plan.plan(config, number)
         self._markets: set[bytes] = set()
-        self._paused = metrics.gauge("reading_paused", shard=self._label)
         kafka = config.kafka
         exactly_once = kafka.delivery is Delivery.EXACTLY_ONCE
         self._state = State(kafka, topics[STATE], number, replica)
@@ -202,7 +203,7 @@ class Shard:
             self._over.set()
 
     def _on_room(self, room: bool) -> None:
-        self._paused.value = 0 if room else 1
+        self.paused = not room
         log.warning("reading on" if room else "reading paused: too much waits for Kafka", shard=self._label)
         for connector in self._connectors:
             if room:
@@ -236,7 +237,7 @@ class Shard:
                     newest.subscribe(channel, symbols)
         for wanted in plan.sessions(subscriptions[room:], size):
             connector = self._connector(wanted)
-            if self._paused.value:
+            if self.paused:
                 connector.pause()
             self._connectors.append(connector)
             self._start(connector)
