@@ -16,5 +16,6 @@ export_lock() {
 
 .venv/bin/uv lock --quiet
 export_lock requirements.txt
+export_lock requirements-build.txt --only-group build
 export_lock requirements-demo.txt --extra demo --group build
 export_lock requirements-dev.txt --extra demo --group dev

@@ -12,6 +12,7 @@ ROOT = Path(__file__).parents[2]
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())
 
 RUNTIME = "requirements.txt"
+BUILD = "requirements-build.txt"
 DEMO = "requirements-demo.txt"
 DEV = "requirements-dev.txt"
 
@@ -53,6 +54,7 @@ def wanted() -> list[tuple[str, str]]:
     demo = runtime + PROJECT["project"]["optional-dependencies"]["demo"]
     files = {
         RUNTIME: runtime,
+        BUILD: PROJECT["build-system"]["requires"] + group("build"),
         DEMO: demo + PROJECT["build-system"]["requires"] + group("build"),
         DEV: demo + PROJECT["build-system"]["requires"] + group("dev"),
     }
@@ -68,12 +70,12 @@ def test_requirement_is_pinned_in_its_range(file: str, text: str) -> None:
         assert requirement.specifier.contains(version, prereleases=True), version
 
 
-@pytest.mark.parametrize(("smaller", "larger"), [(RUNTIME, DEMO), (DEMO, DEV)])
+@pytest.mark.parametrize(("smaller", "larger"), [(RUNTIME, DEMO), (BUILD, DEMO), (DEMO, DEV)])
 def test_files_agree(smaller: str, larger: str) -> None:
     assert pins(smaller) <= pins(larger)
 
 
-@pytest.mark.parametrize("file", [RUNTIME, DEMO, DEV])
+@pytest.mark.parametrize("file", [RUNTIME, BUILD, DEMO, DEV])
 def test_file_holds_no_address(file: str) -> None:
     text = (ROOT / file).read_text()
     assert "://" not in text

@@ -1,0 +1,1 @@
+"""Tests of the image, as Kubernetes runs it."""

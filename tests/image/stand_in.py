@@ -1,0 +1,164 @@
+"""A base image out of this machine's own files, and the images that are built on it."""
+
+import re
+import subprocess
+import sys
+import tarfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+
+BASE = "localhost/digifinex-bridge-tests/python"
+IMAGE = "localhost/digifinex-bridge-tests/bridge"
+
+# What Python's extension modules link to, and what the Dockerfile calls.
+_PACKAGES = {
+    *("ca-certificates", "libbz2-1.0", "libexpat1", "libffi8", "liblzma5", "libncursesw6", "libreadline8"),
+    *("libsqlite3-0", "libssl3", "libuuid1", "openssl", "passwd", "zlib1g"),
+}
+_FILES = ["/bin/sh", "/usr/sbin/nologin", "/etc/passwd", "/etc/group", "/etc/shadow", "/etc/gshadow"]
+_FILES += ["/etc/login.defs", "/etc/nsswitch.conf"]
+_LEFT_OUT = re.compile(r"^/usr/share/(doc|man|locale|info)/")
+
+
+class Images:
+    """Builds and runs images in a storage of its own, in `folder`; needs root."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._storage = ["--root", f"{folder}/storage", "--runroot", f"{folder}/run"]
+
+    def build(self, context: Path, file: Path, tag: str, **arguments: str) -> None:
+        """Build an image, with nothing pulled.
+
+        Raises:
+            RuntimeError: it can't be built; the text is what the builder said.
+        """
+        command = ["buildah", *self._storage, "build", "--isolation=chroot", "--pull=never", "--network=host"]
+        for name, value in arguments.items():
+            command += ["--build-arg", f"{name}={value}"]
+        done = _run([*command, "--file", str(file), "--tag", tag, str(context)])
+        if done.returncode:
+            raise RuntimeError(done.stdout[-4000:] + done.stderr[-4000:])
+
+    def make_base(self) -> None:
+        """Build the stand-in, with the wheels that the requirements pin, for it reaches no package index.
+
+        Raises:
+            RuntimeError: this Python is not one to take along, or its base can't be built.
+        """
+        if sys.base_prefix == "/usr":
+            raise RuntimeError(
+                "the tests of the image take .venv's Python along, so it has to have a folder of its own, "
+                "like one of pyenv's, and not be the system's: put such a one into PATH, then 'make clean'"
+            )
+        context = self._folder / "base"
+        _fetch_wheels(context / "wheels")
+        with tarfile.open(context / "root.tar", "w") as tar:
+            for name in sorted({*_debian(), *_FILES}):
+                path = Path(name)
+                if (path.exists() or path.is_symlink()) and not _LEFT_OUT.search(name):
+                    tar.add(name, _merged(name), recursive=False)
+            for name in ("bin", "sbin", "lib", "lib64"):
+                _link(tar, name, f"usr/{name}")
+            tar.add(sys.base_prefix, "usr/local", filter=_needed)
+            for name, mode in (("tmp", 0o1777), ("var/tmp", 0o1777), ("root", 0o700), ("proc", 0o755)):
+                folder = tarfile.TarInfo(name)
+                folder.type, folder.mode = tarfile.DIRTYPE, mode
+                tar.addfile(folder)
+        self.build(context, ROOT / "tests" / "image" / "Containerfile.base", BASE)
+
+    def command(self, name: str, *arguments: str, options: Sequence[str] = ()) -> list[str]:
+        """Return the command line that runs the bridge's image as Kubernetes would: without any right."""
+        rights = [
+            "--read-only",
+            "--read-only-tmpfs=false",
+            "--cap-drop=all",
+            "--security-opt=no-new-privileges",
+        ]
+        # What needs no more of this machine than it may give.
+        machine = [
+            "--runtime=runc",
+            "--network=host",
+            "--ulimit=nofile=1024:1024",
+            "--ulimit=nproc=1024:1024",
+        ]
+        podman = ["podman", *self._storage, "run", "--rm", f"--name={name}"]
+        return [*podman, *rights, *machine, *options, IMAGE, *arguments]
+
+    def stop(self, name: str) -> None:
+        """Send a container SIGTERM, and wait until it has ended."""
+        done = _run(["podman", *self._storage, "stop", "--time=30", name])
+        assert done.returncode == 0, done.stderr
+
+    def remove(self) -> None:
+        """Remove all images; the folder is left to its owner.
+
+        Not by `podman system reset`, which takes the machine's own networks along.
+        """
+        _run(["podman", *self._storage, "rmi", "--all", "--force"])
+        _run(["umount", str(self._folder / "storage" / "overlay")])
+
+    def inspect(self, template: str) -> str:
+        """Return what a Go template makes of the bridge's image."""
+        done = _run(["podman", *self._storage, "inspect", "--type", "image", "--format", template, IMAGE])
+        assert done.returncode == 0, done.stderr
+        return done.stdout.strip()
+
+
+def _run(command: list[str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+
+
+def _fetch_wheels(folder: Path) -> None:
+    folder.mkdir(parents=True)
+    command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "download", "--quiet"]
+    command += ["--require-hashes", "--only-binary", ":all:", "--dest", str(folder)]
+    for name in ("requirements.txt", "requirements-build.txt"):
+        done = _run([*command, "--requirement", str(ROOT / name)])
+        if done.returncode:
+            raise RuntimeError(done.stderr)
+
+
+def _debian() -> Iterator[str]:
+    """Return the files of the essential packages, of those above, and of all that they depend on."""
+    fields = "${Package}\t${db:Status-Abbrev}\t${Essential}\t${Priority}\t${Pre-Depends}, ${Depends}\n"
+    depends: dict[str, list[str]] = {}
+    wanted = set(_PACKAGES)
+    for line in _run(["dpkg-query", "-Wf", fields]).stdout.splitlines():
+        name, status, essential, priority, needed = line.split("\t")
+        if not status.startswith("ii"):
+            continue
+        depends[name] = [re.split(r"[ :(|]", one.strip())[0] for one in needed.split(",") if one.strip()]
+        if essential == "yes" or priority == "required":
+            wanted.add(name)
+    left = list(wanted)
+    while left:
+        new = [one for one in depends.get(left.pop(), []) if one in depends and one not in wanted]
+        wanted.update(new)
+        left += new
+    for name in sorted(wanted & depends.keys()):
+        yield from _run(["dpkg-query", "-L", name]).stdout.splitlines()
+
+
+def _merged(name: str) -> str:
+    """Return where a file is when /bin and its like are links into /usr."""
+    return re.sub(r"^/(bin|sbin|lib|lib64)/", "/usr/\\1/", name).lstrip("/") or "."
+
+
+def _link(tar: tarfile.TarFile, name: str, target: str) -> None:
+    link = tarfile.TarInfo(name)
+    link.type, link.linkname = tarfile.SYMTYPE, target
+    tar.addfile(link)
+
+
+def _needed(member: tarfile.TarInfo) -> tarfile.TarInfo | None:
+    """Leave out tests, and what other packages have put there."""
+    name = member.name
+    if re.search(r"/(__pycache__|test|idlelib|tkinter)$|\.a$|/local/(bin/(?!python)|share/)", name):
+        return None
+    if "/site-packages/" in name and not re.search(r"/site-packages/(pip|_distutils)", name):
+        return None
+    member.uid = member.gid = 0
+    return member
