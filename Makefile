@@ -1,10 +1,10 @@
 # Every target does the set-up that it needs; `make` alone lists them.
-.PHONY: help setup demo test lint lock bench clean python demo-python
+.PHONY: help setup demo test lint lock generated bench clean python demo-python
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-6s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' Makefile
 
 setup: python ## install all that tests and benchmarks need
 	@scripts/setup-test-tools.sh
@@ -22,6 +22,9 @@ lint: python ## check style and types
 
 lock: python ## write requirements*.txt anew, with the newest versions that pyproject.toml allows
 	@scripts/lock.sh
+
+generated: python ## write anew what scripts write: documents, the dashboard, the chart's schema and README
+	@scripts/generate.sh
 
 bench: setup ## run the benchmarks: make bench ARGS="--help"
 	@.venv/bin/python -m benchmarks $(ARGS)

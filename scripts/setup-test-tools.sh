@@ -1,18 +1,24 @@
 #!/usr/bin/env bash
-# Install what tests need besides Python: Java, Maven, kcat, promtool, libfaketime, Apache Kafka.
+# Install what tests need besides Python: Java, Maven, Apache Kafka, kcat, libfaketime, Prometheus, what builds and runs
+# images, and the tools that check the chart.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/common.sh
 
+# This takes longest, and needs nothing of the rest.
+scripts/build-chart-tools.sh &
+chart_tools=$!
+
 missing=()
-declare -A packages=([java]=default-jre-headless [mvn]=maven [kcat]=kcat [promtool]=prometheus)
+declare -A packages=([java]=default-jre-headless [mvn]=maven [kcat]=kcat [promtool]=prometheus [buildah]=buildah)
+packages+=([podman]=podman [conmon]=conmon [runc]=runc [newuidmap]=uidmap)
 for command in "${!packages[@]}"; do
     command -v "$command" >/dev/null || missing+=("${packages[$command]}")
 done
 compgen -G "/usr/lib/*/faketime/libfaketimeMT.so.1" >/dev/null || missing+=(libfaketime)
 if ((${#missing[@]})); then
     install_debian "${missing[@]}"
-    # Only promtool is wanted of that package.
+    # No service is wanted of that package.
     if [[ " ${missing[*]} " == *" prometheus "* && -d /run/systemd/system ]]; then
         as_root systemctl disable --now prometheus
     fi
@@ -39,3 +45,4 @@ fetch_jars() {
 
 fetch_jars tests/support/kafka/pom.xml .cache/kafka/libs
 fetch_jars tests/support/kafka/tools/pom.xml .cache/kafka/tools
+wait "$chart_tools" || fail "the tools that check the chart can't be built"

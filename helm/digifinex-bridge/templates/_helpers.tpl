@@ -1,0 +1,258 @@
+{{- define "bridge.name" -}}
+{{- default .Chart.Name .Values.nameOverride | trunc 63 | trimSuffix "-" }}
+{{- end }}
+
+{{/*
+Of 52 characters, for a StatefulSet's pods carry its name and a hash in a label; without dots, which a release's name may
+have and a Service's may not.
+*/}}
+{{- define "bridge.fullname" -}}
+{{- $name := include "bridge.name" . }}
+{{- $full := printf "%s-%s" .Release.Name $name }}
+{{- if .Values.fullnameOverride }}
+{{- $full = .Values.fullnameOverride }}
+{{- else if contains $name .Release.Name }}
+{{- $full = .Release.Name }}
+{{- end }}
+{{- $full | replace "." "-" | trunc 52 | trimAll "-" }}
+{{- end }}
+
+{{- define "bridge.releaseLabels" -}}
+app.kubernetes.io/name: {{ include "bridge.name" . }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end }}
+
+{{/* Of the pods that serve, and not of that of `helm test`. */}}
+{{- define "bridge.selectorLabels" -}}
+{{ include "bridge.releaseLabels" . }}
+app.kubernetes.io/component: bridge
+{{- end }}
+
+{{- define "bridge.labels" -}}
+{{ include "bridge.releaseLabels" . }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | trunc 63 | trimSuffix "-" }}
+{{- with .Values.commonLabels }}
+{{ toYaml . }}
+{{- end }}
+{{- end }}
+
+{{- define "bridge.serviceAccountName" -}}
+{{- if .Values.serviceAccount.create }}
+{{- default (include "bridge.fullname" .) .Values.serviceAccount.name }}
+{{- else }}
+{{- default "default" .Values.serviceAccount.name }}
+{{- end }}
+{{- end }}
+
+{{- define "bridge.image" -}}
+{{- $image := .Values.image }}
+{{- if $image.digest }}
+{{- printf "%s@%s" $image.repository $image.digest }}
+{{- else }}
+{{- printf "%s:%s" $image.repository (default .Chart.AppVersion $image.tag) }}
+{{- end }}
+{{- end }}
+
+{{- define "bridge.httpPort" -}}
+{{- dig "http" "port" 9464 .Values.config | int }}
+{{- end }}
+
+{{/*
+An account's Secret and the keys in it. Those that are made from values share one: any name of an account can be part of
+a key, but not of a Secret's name.
+*/}}
+{{- define "bridge.accountSecret" -}}
+{{- default (printf "%s-accounts" (include "bridge.fullname" .root)) .account.existingSecret }}
+{{- end }}
+
+{{- define "bridge.apiKeyKey" -}}
+{{- if .existingSecret }}{{ default "api-key" .apiKeyKey }}{{ else }}{{ .name }}.api-key{{ end }}
+{{- end }}
+
+{{- define "bridge.secretKey" -}}
+{{- if .existingSecret }}{{ default "secret" .secretKey }}{{ else }}{{ .name }}.secret{{ end }}
+{{- end }}
+
+{{- define "bridge.passwordSecret" -}}
+{{- default (printf "%s-kafka" (include "bridge.fullname" .)) .Values.kafkaPassword.existingSecret }}
+{{- end }}
+
+{{- define "bridge.hasPassword" -}}
+{{- if or .Values.kafkaPassword.existingSecret .Values.kafkaPassword.value }}true{{ end }}
+{{- end }}
+
+{{/* What is 512Mi or 2G, in bytes. */}}
+{{- define "bridge.bytes" -}}
+{{- $units := dict "" 1 "k" 1000 "M" 1000000 "G" 1000000000 "T" 1000000000000 }}
+{{- $units = merge $units (dict "Ki" 1024 "Mi" 1048576 "Gi" 1073741824 "Ti" 1099511627776) }}
+{{- $text := kindIs "string" . | ternary . (int64 . | toString) }}
+{{- mulf (regexFind "^[0-9.]+" $text | float64) (get $units (regexFind "[A-Za-z]*$" $text)) | int64 }}
+{{- end }}
+
+{{/* What a schema can't say. The bridge would find the most of it, but only in a pod that has been replaced by then. */}}
+{{- define "bridge.validate" -}}
+{{- $values := .Values }}
+{{- if not (or (compact (values (default dict $values.config.channels))) $values.accounts) }}
+{{- fail "there is nothing to subscribe to: set config.channels or accounts" }}
+{{- end }}
+{{- $names := list }}
+{{- range $values.accounts }}
+{{- if has .name $names }}
+{{- fail (printf "accounts: %s is there twice, each has a name of its own" .name) }}
+{{- end }}
+{{- $names = append $names .name }}
+{{- end }}
+{{- $protocol := dig "kafka" "security_protocol" "PLAINTEXT" $values.config }}
+{{- if include "bridge.hasPassword" . }}
+{{- if not (hasPrefix "SASL_" $protocol) }}
+{{- fail (printf "kafkaPassword has no effect with config.kafka.security_protocol %s" $protocol) }}
+{{- end }}
+{{- if not $values.config.kafka.sasl_plain_username }}
+{{- fail "kafkaPassword is set, but not whose it is: set config.kafka.sasl_plain_username" }}
+{{- end }}
+{{- end }}
+{{- if and (or $values.kafkaTls.ca.existingSecret $values.kafkaTls.client.existingSecret) (not (hasSuffix "SSL" $protocol)) }}
+{{- fail (printf "kafkaTls has no effect with config.kafka.security_protocol %s" $protocol) }}
+{{- end }}
+{{- $spool := dig "spool" "max_bytes" 1073741824 $values.config | int64 }}
+{{- if le (include "bridge.bytes" $values.spool.size | int64) $spool }}
+{{- fail (printf "spool.size: %s are not more than config.spool.max_bytes, %d" $values.spool.size $spool) }}
+{{- end }}
+{{- $shards := dig "kafka" "shards" 1 $values.config | int64 }}
+{{- $pending := dig "kafka" "max_pending_bytes" 33554432 $values.config | int64 }}
+{{- with dig "limits" "memory" "" $values.resources }}
+{{- if lt (include "bridge.bytes" . | int64) (add 100000000 (div (mul 3 $shards $pending) 2)) }}
+{{- fail (printf "resources.limits.memory: %v are less than 100M and 1.5 times config.kafka.max_pending_bytes for each of %d shards, which one pod may have to serve" . $shards) }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{/*
+The TOML file. A JSON value is a TOML one, as far as scalars and lists of them go.
+*/}}
+{{- define "bridge.toml" -}}
+{{- $secrets := "/etc/digifinex-bridge/secrets" }}
+{{- $kafka := deepCopy (default dict .Values.config.kafka) }}
+{{- if include "bridge.hasPassword" . }}
+{{- $_ := set $kafka "sasl_plain_password_file" (printf "%s/kafka/password" $secrets) }}
+{{- end }}
+{{- if .Values.kafkaTls.ca.existingSecret }}
+{{- $_ := set $kafka "ssl_cafile" (printf "%s/kafka-ca/ca.crt" $secrets) }}
+{{- end }}
+{{- with .Values.kafkaTls.client }}
+{{- if .existingSecret }}
+{{- $_ := set $kafka "ssl_certfile" (printf "%s/kafka-client/tls.crt" $secrets) }}
+{{- $_ := set $kafka "ssl_keyfile" (printf "%s/kafka-client/tls.key" $secrets) }}
+{{- if .passwordKey }}
+{{- $_ := set $kafka "ssl_password_file" (printf "%s/kafka-client/password" $secrets) }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- $config := set (deepCopy .Values.config) "kafka" $kafka }}
+{{- $_ := set $config "http" (merge (dict "port" (include "bridge.httpPort" . | int)) (default dict $config.http)) }}
+{{- range $section, $keys := $config }}
+{{- if $keys }}
+[{{ $section }}]
+{{- range $key, $value := $keys }}
+{{ $key }} = {{ toJson $value }}
+{{- end }}
+{{ end }}
+{{- end }}
+{{- range $account := .Values.accounts }}
+[[accounts]]
+name = {{ toJson $account.name }}
+api_key_file = {{ toJson (printf "%s/account-%s/api-key" $secrets $account.name) }}
+secret_file = {{ toJson (printf "%s/account-%s/secret" $secrets $account.name) }}
+{{- range $channel := list "order" "order_algo" "balance" }}
+{{- with get $account $channel }}
+{{ $channel }} = {{ toJson . }}
+{{- end }}
+{{- end }}
+{{ end }}
+{{- end }}
+
+{{/* What the pods of the bridge and of `helm test` have in common. */}}
+{{- define "bridge.podSecurityContext" -}}
+runAsNonRoot: true
+runAsUser: 10001
+runAsGroup: 10001
+fsGroup: 10001
+fsGroupChangePolicy: OnRootMismatch
+seccompProfile:
+  type: RuntimeDefault
+{{- end }}
+
+{{- define "bridge.containerSecurityContext" -}}
+allowPrivilegeEscalation: false
+readOnlyRootFilesystem: true
+capabilities:
+  drop: [ALL]
+{{- end }}
+
+{{- define "bridge.env" -}}
+{{- with .Values.extraEnv }}
+env:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .Values.extraEnvFrom }}
+envFrom:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end }}
+
+{{- define "bridge.volumeMounts" -}}
+- name: config
+  mountPath: /etc/digifinex-bridge
+  readOnly: true
+{{- end }}
+
+{{- define "bridge.volumes" -}}
+- name: config
+  projected:
+    defaultMode: 0440
+    sources:
+      - configMap:
+          name: {{ include "bridge.fullname" . }}
+      {{- range .Values.accounts }}
+      - secret:
+          name: {{ include "bridge.accountSecret" (dict "root" $ "account" .) }}
+          items:
+            - key: {{ include "bridge.apiKeyKey" . }}
+              path: secrets/account-{{ .name }}/api-key
+            - key: {{ include "bridge.secretKey" . }}
+              path: secrets/account-{{ .name }}/secret
+      {{- end }}
+      {{- if include "bridge.hasPassword" . }}
+      - secret:
+          name: {{ include "bridge.passwordSecret" . }}
+          items:
+            - key: {{ .Values.kafkaPassword.key }}
+              path: secrets/kafka/password
+      {{- end }}
+      {{- with .Values.kafkaTls.ca }}
+      {{- if .existingSecret }}
+      - secret:
+          name: {{ .existingSecret }}
+          items:
+            - key: {{ .key }}
+              path: secrets/kafka-ca/ca.crt
+      {{- end }}
+      {{- end }}
+      {{- with .Values.kafkaTls.client }}
+      {{- if .existingSecret }}
+      - secret:
+          name: {{ .existingSecret }}
+          items:
+            - key: {{ .certificateKey }}
+              path: secrets/kafka-client/tls.crt
+            - key: {{ .privateKeyKey }}
+              path: secrets/kafka-client/tls.key
+            {{- with .passwordKey }}
+            - key: {{ . }}
+              path: secrets/kafka-client/password
+            {{- end }}
+      {{- end }}
+      {{- end }}
+{{- end }}

@@ -1,0 +1,24 @@
+#!/usr/bin/env bash
+# Build helm, helm-unittest, helm-docs and kubeconform, as tools/go.mod pins them, into .cache/bin.
+set -euo pipefail
+cd "$(dirname "$0")/../tools"
+
+stamp=../.cache/bin/built
+sum=$(cat go.mod go.sum ../scripts/build-chart-tools.sh | sha256sum)
+if [[ -f $stamp && $(<"$stamp") == "$sum" ]]; then
+    exit
+fi
+command -v go >/dev/null || {
+    echo "set-up failed: install Go first, 1.21 or newer (it fetches the one that tools/go.mod names)" >&2
+    exit 1
+}
+echo "set-up: building the tools that check the chart, some minutes" >&2
+
+# What helm thinks is the cluster's version, unless it is told; a build without this says 1.20.
+version=helm.sh/helm/v3/pkg
+flags="-s -w -X $version/chartutil.k8sVersionMajor=1 -X $version/chartutil.k8sVersionMinor=37"
+flags+=" -X $version/lint/rules.k8sVersionMajor=1 -X $version/lint/rules.k8sVersionMinor=37"
+rm -f "$stamp"
+mkdir -p ../.cache/bin
+go build -trimpath -ldflags "$flags" -o ../.cache/bin/ tool
+echo "$sum" >"$stamp"

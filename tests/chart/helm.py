@@ -1,0 +1,79 @@
+"""The tools that check the chart, as `make setup` has built them, and the values that they try it with."""
+
+import re
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+ROOT = Path(__file__).parents[2]
+CHART = ROOT / "helm" / "digifinex-bridge"
+DOCUMENTS = [ROOT / "README.md", ROOT / "docs" / "kubernetes.md"]
+
+_BIN = ROOT / ".cache" / "bin"
+
+
+def blocks(document: Path, language: str) -> list[str]:
+    """Return the blocks of a document that are in this language."""
+    found = re.findall(r"^```(\w*)\n(.*?)^```$", document.read_text(), re.DOTALL | re.MULTILINE)
+    return [text for name, text in found if name == language]
+
+
+def _examples() -> dict[str, str]:
+    """Return the values that documents show; those that name no broker go with the fewest there can be."""
+    found = {}
+    for document in DOCUMENTS:
+        for number, text in enumerate(blocks(document, "yaml"), 1):
+            values = yaml.safe_load(text)
+            if "apiVersion" in values:
+                continue
+            whole = "kafka" in values.get("config", {})
+            found[f"{document.name}-{number}"] = text if whole else text + VALUES["minimal"]
+    return found
+
+
+VALUES = {
+    path.stem: path.read_text() for path in sorted((ROOT / "tests" / "chart" / "values").glob("*.yaml"))
+}
+VALUES |= _examples()
+
+
+def tool(
+    name: str, *arguments: object, stdin: str | None = None, folder: Path = ROOT
+) -> subprocess.CompletedProcess[str]:
+    """Run one of the tools."""
+    path = _BIN / name
+    if not path.is_file():
+        raise RuntimeError(f"{name} is not in .cache/bin: run 'make setup'")
+    return subprocess.run(
+        [path, *map(str, arguments)],
+        cwd=folder,
+        input=stdin,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+
+
+def template(values: str | None, *arguments: object) -> subprocess.CompletedProcess[str]:
+    """Render the chart as `helm template` does."""
+    given = ["--values", "-"] if values else []
+    return tool(
+        "helm", "template", "feed", CHART, "--namespace", "market-data", *given, *arguments, stdin=values
+    )
+
+
+def manifests(values: str, *arguments: object) -> list[dict[str, Any]]:
+    """Return the objects that the chart makes of these values."""
+    done = template(values, *arguments)
+    assert done.returncode == 0, done.stderr
+    return [one for one in yaml.safe_load_all(done.stdout) if one]
+
+
+def the(kind: str, objects: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return the one object of a kind."""
+    (found,) = (one for one in objects if one["kind"] == kind)
+    return found

@@ -1,0 +1,248 @@
+"""The chart, by the tools of those who install it."""
+
+import json
+import runpy
+import shutil
+from pathlib import Path
+from typing import Any
+
+import kubernetes_validate
+import pytest
+import yaml
+
+from bridge import __version__
+from bridge.config import load
+from tests.chart.helm import CHART, ROOT, VALUES, manifests, template, the, tool
+
+MINIMAL = VALUES["minimal"]
+SCHEMA = CHART / "values.schema.json"
+
+# The oldest that Chart.yaml allows, and the newest that there are schemas for.
+KUBERNETES = ["1.27.0", "1.37.0"]
+
+REFUSALS = {
+    "replicsa=2": "replicsa",
+    "replicas=two": "/replicas",
+    "config.kafka.shrads=2": "shrads",
+    "config.kafka.shards=0": "/config/kafka/shards",
+    "config.kafka.delivery=maybe": "/config/kafka/delivery",
+    "config.kafka.bootstrap_servers=null": "bootstrap_servers",
+    "config.kafka.sasl_plain_password=secret": "sasl_plain_password",
+    "config.channels.tades={BTC_USDT}": "tades",
+    "config.channels.all_ticker=2": "/config/channels/all_ticker",
+    "config.log.level=loud": "/config/log/level",
+    "config.spool.dir=/tmp": "dir",
+    "config.http.port=0": "/config/http/port",
+    "accounts[0].name=main": "/accounts/0",
+    "accounts[0].name=a b,accounts[0].existingSecret=s,accounts[0].order={BTC_USDT}": "/accounts/0/name",
+    "accounts[0].name=main,accounts[0].apiKey=k,accounts[0].order={BTC_USDT}": "/accounts/0",
+    "accounts[0].name=main,accounts[0].existingSecret=s": "/accounts/0",
+    "fullnameOverride=Feed": "/fullnameOverride",
+    "image.pullPolicy=Sometimes": "/image/pullPolicy",
+    "image.digest=sha256:12": "/image/digest",
+    "terminationGracePeriodSeconds=5": "/terminationGracePeriodSeconds",
+    "resources.limits.memory=1e9x": "/resources/limits/memory",
+    "spool.size=big": "/spool/size",
+    "spool.size=2K": "/spool/size",
+    "networkPolicy.kafkaPorts={99999}": "/networkPolicy/kafkaPorts/0",
+    "podMonitor.interval=often": "/podMonitor/interval",
+    "channels.trades={BTC_USDT}": "channels",
+}
+
+
+@pytest.mark.parametrize("values", VALUES)
+def test_helm_finds_nothing_to_complain_about(values: str) -> None:
+    done = tool("helm", "lint", "--strict", CHART, "--values", "-", stdin=VALUES[values])
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "1 chart(s) linted, 0 chart(s) failed" in done.stdout
+
+
+@pytest.fixture(scope="module")
+def schemas(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Kubernetes' own schemas, by version, as kubeconform reads them."""
+    source = Path(kubernetes_validate.__file__).parent / "kubernetes-json-schema"
+    target = tmp_path_factory.mktemp("schemas")
+    for version in KUBERNETES:
+        folder = target / f"v{version}-standalone-strict"
+        folder.mkdir()
+        for file in (source / f"v{version}-local-strict").glob("*.json"):
+            # Addresses in them would be looked for elsewhere.
+            schema = json.loads(file.read_text().replace('"/api/_definitions.json', '"_definitions.json'))
+            schema.pop("$id", None)
+            (folder / file.name).write_text(json.dumps(schema))
+    return target
+
+
+def conforms(rendered: Path, schemas: Path, version: str) -> tuple[int, str]:
+    done = tool(
+        "kubeconform",
+        *("-strict", "-summary", "-kubernetes-version", version),
+        *("-schema-location", schemas),
+        *("-schema-location", f"{ROOT}/tests/chart/crds/{{{{.ResourceKind}}}}{{{{.KindSuffix}}}}.json"),
+        rendered,
+    )
+    return done.returncode, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("version", KUBERNETES)
+def test_kubernetes_takes_what_it_makes(version: str, schemas: Path, tmp_path: Path) -> None:
+    for name, values in VALUES.items():
+        rendered = template(values, "--kube-version", version)
+        assert rendered.returncode == 0, rendered.stderr
+        (tmp_path / f"{name}.yaml").write_text(rendered.stdout)
+    status, told = conforms(tmp_path, schemas, version)
+    assert status == 0, told
+    assert "Invalid: 0, Errors: 0, Skipped: 0" in told
+
+
+@pytest.mark.parametrize(("right", "wrong"), [("serviceName:", "serviceNmae:"), ("interval:", "intervall:")])
+def test_a_field_that_kubernetes_or_the_operator_does_not_know_is_found(
+    right: str, wrong: str, schemas: Path, tmp_path: Path
+) -> None:
+    rendered = template(VALUES["all-switches"]).stdout
+    (tmp_path / "wrong.yaml").write_text(rendered.replace(right, wrong))
+    status, told = conforms(tmp_path, schemas, KUBERNETES[-1])
+    assert status == 1
+    assert wrong.removesuffix(":") in told
+
+
+@pytest.mark.parametrize("setting", REFUSALS)
+def test_an_unknown_or_wrong_value_is_refused_by_name(setting: str) -> None:
+    done = template(MINIMAL, "--set", setting)
+    assert done.returncode != 0
+    assert REFUSALS[setting] in done.stderr
+
+
+def test_without_anything_to_subscribe_to_it_says_so() -> None:
+    done = template(None, "--set", "config.kafka.bootstrap_servers=kafka:9092")
+    assert done.returncode != 0
+    assert "set config.channels or accounts" in done.stderr
+
+
+@pytest.mark.parametrize("values", VALUES)
+def test_the_bridge_takes_the_configuration_that_the_chart_renders(values: str, tmp_path: Path) -> None:
+    """With the files in the places where the chart mounts them."""
+    objects = manifests(VALUES[values])
+    toml = the("ConfigMap", [one for one in objects if "dashboard" not in one["metadata"]["name"]])["data"]
+    volumes = the("StatefulSet", objects)["spec"]["template"]["spec"]["volumes"]
+    for source in next(one for one in volumes if one["name"] == "config")["projected"]["sources"]:
+        for item in source.get("secret", {}).get("items", []):
+            file = tmp_path / item["path"]
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text("secret\n")
+    (tmp_path / "bridge.toml").write_text(
+        toml["bridge.toml"].replace("/etc/digifinex-bridge/", f"{tmp_path}/")
+    )
+    config = load(tmp_path / "bridge.toml")
+    if values == "all-switches":
+        assert config.kafka.shards == 4
+        assert config.kafka.sasl_plain_password.get_secret_value() == "secret"
+        assert config.kafka.ssl_certfile == tmp_path / "secrets" / "kafka-client" / "tls.crt"
+        assert [account.name for account in config.accounts] == ["main", "Second_one"]
+        assert config.accounts[1].order_algo == ("ETH_USDT",)
+        assert config.spool.max_bytes == 4 * 2**30
+        assert config.http.port == 8080
+
+
+@pytest.mark.parametrize("values", VALUES)
+def test_no_secret_is_in_anything_but_a_secret(values: str) -> None:
+    for one in manifests(VALUES[values]):
+        if one["kind"] != "Secret":
+            text = json.dumps(one)
+            assert not any(
+                secret in text for secret in ("p4ssw0rd", "key-of-the-second", "secret-of-the-second")
+            )
+
+
+def pods(objects: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the specs of all pods, also of `helm test`."""
+    return [one["spec"] for one in objects if one["kind"] == "Pod"] + [
+        the("StatefulSet", objects)["spec"]["template"]["spec"]
+    ]
+
+
+@pytest.mark.parametrize("values", VALUES)
+def test_pods_keep_the_restricted_standard(values: str) -> None:
+    for pod in pods(manifests(VALUES[values])):
+        assert pod["automountServiceAccountToken"] is False
+        assert pod["securityContext"]["runAsNonRoot"] is True
+        assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+        for container in pod["containers"]:
+            security = container["securityContext"]
+            assert security["allowPrivilegeEscalation"] is False
+            assert security["capabilities"] == {"drop": ["ALL"]}
+            assert security["readOnlyRootFilesystem"] is True
+        assert {next(iter(volume.keys() - {"name"})) for volume in pod["volumes"]} <= {
+            "projected",
+            "emptyDir",
+            "persistentVolumeClaim",
+        }
+
+
+def checksum(*arguments: object) -> dict[str, str]:
+    template = the("StatefulSet", manifests(VALUES["all-switches"], *arguments))["spec"]["template"]
+    return {key: sum_ for key, sum_ in template["metadata"]["annotations"].items() if "checksum" in key}
+
+
+def test_a_change_of_configuration_or_secrets_replaces_the_pods() -> None:
+    before = checksum()
+    assert checksum("--set", "dashboard.enabled=false") == before
+    assert checksum("--set", "config.kafka.partitions=24")["checksum/config"] != before["checksum/config"]
+    assert checksum("--set", "kafkaPassword.value=new")["checksum/secrets"] != before["checksum/secrets"]
+
+
+def test_the_test_pod_belongs_to_no_service_budget_or_monitor_but_the_policy_is_for_it() -> None:
+    objects = manifests(VALUES["all-switches"])
+    test = the("Pod", objects)["metadata"]["labels"]
+    own = the("StatefulSet", objects)["spec"]["template"]["metadata"]["labels"]
+    for kind in ("Service", "PodDisruptionBudget", "PodMonitor", "StatefulSet", "NetworkPolicy"):
+        spec = the(kind, objects)["spec"]
+        selector = spec.get("podSelector") or spec["selector"]
+        labels = selector.get("matchLabels", selector)
+        assert labels.items() <= own.items()
+        assert (labels.items() <= test.items()) is (kind == "NetworkPolicy")
+
+
+def test_each_value_has_a_schema() -> None:
+    """A chart's schema may leave things open; here only what is Kubernetes' own is."""
+
+    def known(value: object, schema: dict[str, Any], path: str) -> None:
+        assert {"type", "enum", "anyOf"} & schema.keys(), path
+        if isinstance(value, dict) and "properties" in schema and path != "/resources/limits":
+            assert schema["additionalProperties"] is False, path
+            for key, inner in value.items():
+                assert key in schema["properties"], f"{path}/{key}"
+                known(inner, schema["properties"][key], f"{path}/{key}")
+
+    known(yaml.safe_load((CHART / "values.yaml").read_text()), json.loads(SCHEMA.read_text()), "")
+
+
+def test_the_chart_s_own_tests_pass() -> None:
+    done = tool("helm-unittest", "--strict", CHART)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_its_readme_is_the_one_that_helm_docs_writes(tmp_path: Path) -> None:
+    shutil.copytree(CHART, tmp_path / "chart")
+    done = tool("helm-docs", "--chart-search-root", tmp_path / "chart")
+    assert done.returncode == 0, done.stderr
+    fresh = (tmp_path / "chart" / "README.md").read_text()
+    assert (CHART / "README.md").read_text() == fresh, "run 'make generated'"
+
+
+@pytest.mark.parametrize(
+    ("script", "written"),
+    [
+        ("chart_schema.py", SCHEMA),
+        ("dashboard.py", CHART / "dashboards" / "digifinex-bridge.json"),
+        ("dashboard_picture.py", ROOT / "docs" / "dashboard.svg"),
+    ],
+)
+def test_what_scripts_write_is_up_to_date(script: str, written: Path) -> None:
+    document = runpy.run_path(str(ROOT / "scripts" / script))["document"]
+    assert written.read_text() == document(), "run 'make generated'"
+
+
+def test_it_has_the_version_of_the_bridge() -> None:
+    done = tool("helm", "show", "chart", CHART)
+    assert f"appVersion: {__version__}" in done.stdout
