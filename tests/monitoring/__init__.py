@@ -1,0 +1,1 @@
+"""Alerts, dashboard and runbook: held against each other, and against a real Prometheus."""

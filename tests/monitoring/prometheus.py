@@ -1,0 +1,90 @@
+"""A real Prometheus that scrapes a bridge on this machine."""
+
+import json
+import shutil
+import subprocess
+import sys
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import yaml
+
+from tests.support.kafka_broker import free_ports
+from tests.support.process import fetch
+from tests.support.waiting import eventually
+
+_STOP = 15.0  # seconds
+
+
+class Prometheus:
+    """It runs as long as its context, on the rules of a file, and scrapes and evaluates every second.
+
+    `labels` are put on every series, as service discovery does.
+    """
+
+    def __init__(self, folder: Path, rules: Path, port: int, job: str, labels: Mapping[str, str]) -> None:
+        self._folder = folder
+        (self._port,) = free_ports(1)
+        target = {"targets": [f"127.0.0.1:{port}"], "labels": dict(labels)}
+        settings = {
+            "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
+            "rule_files": [str(rules)],
+            "scrape_configs": [{"job_name": job, "static_configs": [target]}],
+        }
+        (folder / "prometheus.yaml").write_text(yaml.safe_dump(settings))
+        self._process: subprocess.Popen[bytes]
+
+    def __enter__(self) -> Self:
+        program = shutil.which("prometheus")
+        if program is None:
+            raise RuntimeError("there is no prometheus: run 'make setup'")
+        command = [program, "--config.file=prometheus.yaml", "--storage.tsdb.path=data"]
+        command += [f"--web.listen-address=127.0.0.1:{self._port}", "--log.level=warn"]
+        with (self._folder / "prometheus.log").open("wb") as log:
+            self._process = subprocess.Popen(command, cwd=self._folder, stdout=log, stderr=log)
+        try:
+            eventually(lambda: fetch(self._port, "/-/ready")[0] == 200, 30, "Prometheus is ready")
+        except AssertionError as error:
+            self.__exit__(type(error), error, error.__traceback__)
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._process.terminate()
+        self._process.wait(_STOP)
+        if kind is not None:
+            sys.stderr.write(f"--- log of Prometheus\n{(self._folder / 'prometheus.log').read_text()}\n")
+
+    def query(self, expression: str) -> list[dict[str, Any]]:
+        """Return the series of an expression, each with `metric`, its labels, and `value`.
+
+        Raises:
+            ValueError: Prometheus refuses the expression; its words.
+        """
+        result: list[dict[str, Any]] = self._get("query", query=expression)["result"]
+        return result
+
+    def label_values(self, label: str, selector: str) -> list[str]:
+        """Return the values of a label on the series of a selector."""
+        values: list[str] = self._get(f"label/{label}/values", **{"match[]": selector})
+        return values
+
+    def rules(self) -> dict[str, dict[str, Any]]:
+        """Return the alerts by name, each with `state`, `health` and what it is about."""
+        return {rule["name"]: rule for group in self._get("rules")["groups"] for rule in group["rules"]}
+
+    def _get(self, what: str, **parameters: str) -> Any:
+        url = f"http://127.0.0.1:{self._port}/api/v1/{what}?{urllib.parse.urlencode(parameters)}"
+        try:
+            with urllib.request.urlopen(url, timeout=10) as answer:
+                return json.load(answer)["data"]
+        except urllib.error.HTTPError as error:
+            with error:
+                raise ValueError(error.read().decode()) from None
