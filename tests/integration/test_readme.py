@@ -64,6 +64,11 @@ ELSEWHERE = {
     "pip install .": "what the Makefile did for this",
     "digifinex-bridge simulate --port 8765": "the fixture",
     "digifinex-bridge run --config bridge.toml": "the fixture",
+    "docker build --tag registry.example.com/digifinex-bridge:0.1.0 . "
+    "&& docker push registry.example.com/digifinex-bridge:0.1.0": "tests/image builds it with buildah",
+    "helm install feed helm/digifinex-bridge --namespace market-data --create-namespace "
+    "--values feed.yaml": "tests/chart/test_documents.py",
+    "helm test feed --namespace market-data --logs": "tests/chart/test_documents.py",
 }
 
 
