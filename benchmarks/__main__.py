@@ -4,6 +4,7 @@ What is compared takes turns, since a machine is never quite as busy as it was a
 """
 
 import argparse
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -67,8 +68,8 @@ def main() -> None:
 
 def _measured(kafka: Broker, feeder: measure.Feeder, extent: Extent, growth_frames: int) -> Measured:
     comparisons = [
-        _comparison(kafka, feeder, extent.turns, supply.MIX, extent.mix),
-        _comparison(kafka, feeder, extent.turns, supply.ALL_TICKER, extent.all_ticker),
+        _comparison(kafka, feeder, extent.turns, supply.MIX, extent.mix, measure.ALL_SUBJECTS),
+        _comparison(kafka, feeder, extent.turns, supply.ALL_TICKER, extent.all_ticker, measure.SUBJECTS),
     ]
     latencies: dict[str, list[measure.Latency]] = {subject: [] for subject in measure.SUBJECTS}
     for turn in range(extent.turns):
@@ -93,13 +94,20 @@ def _trouble(kafka: Broker, feeder: measure.Feeder, extent: Extent, minutes: int
     return Troubles(takeovers, spooling, kills, _SOAK_RATE, soak)
 
 
-def _comparison(kafka: Broker, feeder: measure.Feeder, turns: int, kind: str, count: int) -> Comparison:
+def _comparison(
+    kafka: Broker,
+    feeder: measure.Feeder,
+    turns: int,
+    kind: str,
+    count: int,
+    subjects: Mapping[str, measure.Start],
+) -> Comparison:
     floors: list[measure.Floor] = []
-    costs: dict[str, list[measure.Cost]] = {subject: [] for subject in measure.SUBJECTS}
+    costs: dict[str, list[measure.Cost]] = {subject: [] for subject in subjects}
     for turn in range(turns):
         floors.append(measure.floor(feeder, kind, count))
         _console.print(f"{kind}, turn {turn + 1}, floor: {_shown(floors[-1])}")
-        for subject, start in measure.SUBJECTS.items():
+        for subject, start in subjects.items():
             costs[subject].append(measure.cost(start, kafka, feeder, kind, count))
             _console.print(f"{kind}, turn {turn + 1}, {subject}: {_shown(costs[subject][-1])}")
     return Comparison(kind, count, floors, costs)

@@ -25,6 +25,13 @@ from tests.support.process import RunningBridge, config
 
 PREFIX = "benchmarks"
 
+RATES = {supply.MIX: 0.0, supply.ALL_TICKER: 30.0}
+"""Frames a second, 0 for as fast as they are taken.
+
+All markets of all_ticker, as fast as they are taken, are more than one broker on two cores takes: what would
+be measured, too, is the spool.
+"""
+
 _PARTITIONS = 12
 _PATIENCE = 600.0  # seconds, for the longest run
 _LOOK = 0.1  # seconds
@@ -130,7 +137,7 @@ def create_topics(kafka: Broker) -> None:
 
 def floor(feeder: Feeder, kind: str, count: int) -> Floor:
     """Measure the floor."""
-    process = _python("floor", feeder.url(kind, count), str(count))
+    process = _python("floor", feeder.url(kind, count, RATES[kind]), str(count))
     try:
         feeder.wait(10)
         return Floor(**orjson.loads(_line(process)))
@@ -139,8 +146,8 @@ def floor(feeder: Feeder, kind: str, count: int) -> Floor:
 
 
 def cost(start: Start, kafka: Broker, feeder: Feeder, kind: str, count: int) -> Cost:
-    """Measure from the first frame to the last acknowledgement, with frames as fast as they are taken."""
-    with start(kafka, feeder.url(kind, count), kind, count) as running:
+    """Measure from the first frame to the last acknowledgement."""
+    with start(kafka, feeder.url(kind, count, RATES[kind]), kind, count) as running:
         feeder.wait(0)
         cpu, began = running.cpu, time.monotonic()
         feeder.wait(10)
@@ -186,7 +193,9 @@ def peer(kafka: Broker, url: str, _kind: str, count: int) -> Iterator[Running]:
 
 
 @contextmanager
-def bridge(delivery: Delivery, kafka: Broker, url: str, kind: str, count: int) -> Iterator[Running]:
+def bridge(
+    module: str, delivery: Delivery, kafka: Broker, url: str, kind: str, count: int
+) -> Iterator[Running]:
     """Run the bridge as users do, with its defaults; all subscriptions on one session.
 
     The same trades come in each run, so the state of the one before must not be there.
@@ -200,7 +209,7 @@ def bridge(delivery: Delivery, kafka: Broker, url: str, kind: str, count: int) -
     }
     with (
         tempfile.TemporaryDirectory() as folder,
-        RunningBridge(Path(folder), config(url, kafka, PREFIX, sections)) as running,
+        RunningBridge(Path(folder), config(url, kafka, PREFIX, sections), module=module) as running,
     ):
 
         def delivered() -> bool:
@@ -209,18 +218,25 @@ def bridge(delivery: Delivery, kafka: Broker, url: str, kind: str, count: int) -
         yield Running(psutil.Process(running.process.pid), partial(_until, delivered))
         assert not running.metric("deadletters_total"), "a frame was refused"
         assert not running.metric("duplicates_total"), "a trade was taken for a repeated one"
+        assert "spool begins" not in running.stderr, "Kafka was too slow"
         assert running.stop() == 0, running.stderr
 
 
 PEER = "plain peer"
 EXACTLY_ONCE = "bridge, exactly-once"
 AT_LEAST_ONCE = "bridge, at-least-once"
+STATELESS = "bridge, exactly-once, without its state"
 SUBJECTS: dict[str, Start] = {
     PEER: peer,
-    EXACTLY_ONCE: partial(bridge, Delivery.EXACTLY_ONCE),
-    AT_LEAST_ONCE: partial(bridge, Delivery.AT_LEAST_ONCE),
+    EXACTLY_ONCE: partial(bridge, "bridge", Delivery.EXACTLY_ONCE),
+    AT_LEAST_ONCE: partial(bridge, "bridge", Delivery.AT_LEAST_ONCE),
 }
 """What is compared, in the order in which it takes its turns."""
+ALL_SUBJECTS: dict[str, Start] = {
+    **SUBJECTS,
+    STATELESS: partial(bridge, "benchmarks.stateless", Delivery.EXACTLY_ONCE),
+}
+"""With one more, for what state costs."""
 
 
 def _python(module: str, *arguments: str) -> "subprocess.Popen[bytes]":

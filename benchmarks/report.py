@@ -11,7 +11,17 @@ from statistics import median
 from typing import NamedTuple
 
 from benchmarks import supply
-from benchmarks.measure import AT_LEAST_ONCE, EXACTLY_ONCE, PEER, Cost, Floor, Growth, Latency
+from benchmarks.measure import (
+    AT_LEAST_ONCE,
+    EXACTLY_ONCE,
+    PEER,
+    RATES,
+    STATELESS,
+    Cost,
+    Floor,
+    Growth,
+    Latency,
+)
 from benchmarks.trouble import Kills, Soak, Spooling, Takeover
 from bridge.config import KafkaConfig
 from tests.support.kafka_broker import JARS
@@ -20,6 +30,7 @@ _LIBRARIES = ("websockets", "uvloop", "orjson", "msgspec", "aiokafka", "cramjam"
 _COMMIT_MS = KafkaConfig().commit_interval * 1000
 
 _PEAK_MB = 150
+_STATE = 1.15  # times the CPU without state
 _SPOOL_RATE = 20_000  # frames a second
 _GROWTH = 0.05  # of the memory, from the second tenth of the frames to the last; less is noise
 
@@ -59,6 +70,10 @@ class Comparison:
     def per_peer(self, subject: str) -> list[float]:
         """Return how many plain peers of the same turn a subject has cost."""
         return _divided(self.cpu(subject), self.cpu(PEER))
+
+    def with_state(self) -> list[float]:
+        """Return how many times what it costs without its state the bridge has cost in the same turn."""
+        return _divided(self.cpu(EXACTLY_ONCE), self.cpu(STATELESS))
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,8 +118,8 @@ Written by `make bench` on {dt.datetime.now(tz=dt.UTC).date()}; do not edit.
 broker; {versions}.
 
 **How:** feeder, broker and what is measured are processes of their own on this one machine and share its
-cores. The feeder makes the frames in advance, and sends them as fast as they are taken. CPU time is all that
-the process used, in user and kernel mode, from the first frame until Kafka has acknowledged the last record.
+cores. The feeder makes the frames in advance. CPU time is all that the process used, in user and kernel mode,
+from the first frame until Kafka has acknowledged the last record. No run came to where records wait on disk.
 The floor, the peer and the bridge take turns; a ratio is that of two neighbours in the same turn. Figures are
 medians of the turns, with the range in brackets; they hold for this machine as busy as it was.
 
@@ -112,7 +127,8 @@ medians of the turns, with the range in brackets; they hold for this machine as 
   frames from the same feeder; on the idle machine it is a second figure.
 - **plain peer**: websockets, zlib, orjson and `aiokafka.send` on uvloop, idempotent, zstd, `linger_ms=10`,
   `max_batch_size=131072`; it makes the same records and validates nothing.
-- **bridge**: `digifinex-bridge run` with its defaults, all subscriptions on one connection."""
+- **bridge**: `digifinex-bridge run` with its defaults, all subscriptions on one connection. Without its state
+  it keeps no watermarks and writes nothing to bridge-state; nobody can run it so, it is what state costs."""
 
 
 def _verdict(measured: Measured) -> str:
@@ -123,6 +139,8 @@ def _verdict(measured: Measured) -> str:
             _row(f"CPU a frame, {name}, × floor", limit.floors, one.per_floor(EXACTLY_ONCE)),
             _row(f"CPU a frame, {name}, × plain peer", limit.peers, one.per_peer(EXACTLY_ONCE)),
         ]
+        if STATELESS in one.costs:
+            rows.append(_row(f"CPU a frame, {name}, × without its state", _STATE, one.with_state()))
     turns = measured.latencies
     p99 = {subject: [latency.p99_ms for latency in turns[subject]] for subject in turns}
     most = {AT_LEAST_ONCE: 0.0, EXACTLY_ONCE: _COMMIT_MS}
@@ -162,7 +180,7 @@ def _comparison(one: Comparison) -> str:
         )
     return _table(
         f"Work a frame on {title}",
-        f"{_turns(len(one.floors))} of {one.frames:,} frames each.",
+        f"{_turns(len(one.floors))} of {one.frames:,} frames each, {_pace(RATES[one.kind])}.",
         ("", "CPU µs a frame", "× floor", "× plain peer", "frames a second", "peak MB"),
         rows,
     )
@@ -250,6 +268,10 @@ def _figure(turns: Sequence[float], decimals: int = 1) -> str:
 
 def _turns(number: int) -> str:
     return "one turn" if number == 1 else f"{number} turns"
+
+
+def _pace(rate: float) -> str:
+    return f"{rate:g} a second" if rate else "as fast as they are taken"
 
 
 def _beyond(ms: float) -> str:

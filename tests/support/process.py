@@ -50,12 +50,20 @@ def config(
 
 
 class Command:
-    """`python -m bridge ARGUMENTS` as long as its context; what it writes goes to files in `folder`."""
+    """`python -m bridge ARGUMENTS` as long as its context; what it writes goes to files in `folder`.
+
+    `module` is to be given if it is to be another one than the bridge.
+    """
 
     def __init__(
-        self, folder: Path, arguments: Sequence[str], environment: Mapping[str, str] | None = None
+        self,
+        folder: Path,
+        arguments: Sequence[str],
+        environment: Mapping[str, str] | None = None,
+        module: str = "bridge",
     ) -> None:
         self._folder = folder
+        self._module = module
         self._arguments = arguments
         self._environment = {**os.environ, **(environment or {})}
         self.process: subprocess.Popen[bytes]
@@ -63,7 +71,7 @@ class Command:
     def __enter__(self) -> Self:
         with (self._folder / "stdout").open("wb") as out, (self._folder / "stderr").open("wb") as err:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "bridge", *self._arguments],
+                [sys.executable, "-m", self._module, *self._arguments],
                 cwd=self._folder,
                 stdout=out,
                 stderr=err,
@@ -100,10 +108,14 @@ class RunningBridge(Command):
     """`run` with a configuration, given as sections of keys; HTTP is on a free port, the log is JSON."""
 
     def __init__(
-        self, folder: Path, config: Mapping[str, Any], environment: Mapping[str, str] | None = None
+        self,
+        folder: Path,
+        config: Mapping[str, Any],
+        environment: Mapping[str, str] | None = None,
+        module: str = "bridge",
     ) -> None:
         (folder / "bridge.toml").write_text(toml(config))
-        super().__init__(folder, ["run", "--config", "bridge.toml"], environment)
+        super().__init__(folder, ["run", "--config", "bridge.toml"], environment, module)
 
     @property
     def port(self) -> int:
