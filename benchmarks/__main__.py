@@ -40,7 +40,7 @@ class Extent:
 
 
 FULL = Extent(
-    turns=3, mix=200_000, all_ticker=300, seconds=13, growth=1_000_000, takeovers=3, spooled=200_000, kills=20
+    turns=5, mix=200_000, all_ticker=200, seconds=13, growth=1_000_000, takeovers=3, spooled=200_000, kills=20
 )
 QUICK = Extent(
     turns=1, mix=60_000, all_ticker=100, seconds=6, growth=200_000, takeovers=1, spooled=60_000, kills=3

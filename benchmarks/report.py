@@ -4,6 +4,7 @@ import datetime as dt
 import importlib.metadata
 import os
 import platform
+import sysconfig
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -114,8 +115,8 @@ def _head() -> str:
 Written by `make bench` on {dt.datetime.now(tz=dt.UTC).date()}; do not edit.
 
 **Machine:** {os.cpu_count()} cores ({_cpu_model()}), {platform.system()}, \
-{platform.python_implementation()} {platform.python_version()}, Apache Kafka {_kafka_version()} with one \
-broker; {versions}.
+{platform.python_implementation()} {platform.python_version()} ({_build()}), Apache Kafka \
+{_kafka_version()} with one broker; {versions}.
 
 **How:** feeder, broker and what is measured are processes of their own on this one machine and share its
 cores. The feeder makes the frames in advance. CPU time is all that the process used, in user and kernel mode,
@@ -288,6 +289,12 @@ def _divided(ours: Sequence[float], others: Sequence[float]) -> list[float]:
 
 def _kafka_version() -> str:
     return next(JARS.glob("kafka-clients-*.jar")).stem.removeprefix("kafka-clients-")
+
+
+def _build() -> str:
+    """Say how the interpreter was built: what is not a library's costs a tenth more without optimisations."""
+    optimised = "--enable-optimizations" in str(sysconfig.get_config_var("CONFIG_ARGS"))
+    return f"built with{'' if optimised else 'out'} --enable-optimizations"
 
 
 def _cpu_model() -> str:
