@@ -154,10 +154,8 @@ class Connector:
         except TimeoutError:
             return Ended("timeout", f"no connection to {self._config.url}")
         except InvalidStatus as error:
-            status = error.response.status_code
-            if status == HTTPStatus.TOO_MANY_REQUESTS:
-                self._courtesy.pause(time.monotonic(), self._asked_to_wait(error))
-            return Ended("refused", f"{self._config.url}: {error}", overloaded=status in _OVERLOADED)
+            overloaded = error.response.status_code in _OVERLOADED
+            return Ended("refused", f"{self._config.url}: {error}", overloaded=overloaded)
         except (OSError, EOFError, WebSocketException) as error:
             return Ended("refused", f"{self._config.url}: {error}")
         try:
@@ -200,16 +198,21 @@ class Connector:
     async def _open(self, receiver: Receiver, cause: Cause) -> Feed:
         config = self._config
         await self._courtesy.admit(subscribes(self.wanted))
-        opened = await connect(
-            config.url,
-            create_connection=Socket,
-            compression=None,
-            max_size=config.max_frame_bytes,
-            open_timeout=config.reply_timeout,
-            close_timeout=_CLOSING_HANDSHAKE,
-            ping_interval=None,
-            user_agent_header=f"digifinex-bridge/{__version__}",
-        )
+        try:
+            opened = await connect(
+                config.url,
+                create_connection=Socket,
+                compression=None,
+                max_size=config.max_frame_bytes,
+                open_timeout=config.reply_timeout,
+                close_timeout=_CLOSING_HANDSHAKE,
+                ping_interval=None,
+                user_agent_header=f"digifinex-bridge/{__version__}",
+            )
+        except InvalidStatus as error:
+            if error.response.status_code == HTTPStatus.TOO_MANY_REQUESTS:
+                self._courtesy.pause(time.monotonic(), self._asked_to_wait(error))
+            raise
         session = Session(
             self.wanted,
             timing=Timing(config.ping_interval, config.reply_timeout, config.stale_after),
@@ -280,7 +283,9 @@ class Connector:
         self._begin(new)
         try:
             await _first(new.live.wait(), new.ended, old.ended)
-            if new.live.is_set() and not old.ended.done():
+            if not new.live.is_set() and not new.ended.done():
+                return await self._step_in(new, old, handover)
+            if not old.ended.done():
                 await _first(old.fence(), new.ended, old.ended)
             # What the old session brings from here on, the new one brings too; and with its own fence it
             # has brought all that the old one did.
@@ -311,6 +316,19 @@ class Connector:
             detail=f"takes over from {old.source.session}",
         )
         await self._end(old, "rotated")
+        return new
+
+    async def _step_in(self, new: Feed, old: Feed, handover: "Handover[_Came]") -> Feed:
+        """Let a session go on that is not live yet, since the one that it was to take over from has ended."""
+        self._cause = new.source.cause = old.ended.result().reason
+        self._metrics.counter("reconnects_total", reason=self._cause).value += 1
+        self._pass_on(handover.release())
+        new.deliver_to(self._receiver)
+        self.alive()
+        await self._end(old, "rotated")
+        await _first(new.live.wait(), new.ended)
+        if new.live.is_set():
+            self._listens(new)
         return new
 
     def _pass_on(self, messages: Iterable[tuple[Message, _Came]]) -> None:

@@ -5,8 +5,9 @@ import gc
 import signal
 import socket
 import uuid
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Coroutine, Mapping
 from functools import partial
+from typing import TypeVar
 
 import structlog
 from aiokafka.errors import KafkaError
@@ -17,6 +18,7 @@ from bridge.config import Config
 from bridge.courtesy import Courtesy
 from bridge.endpoints import Endpoints
 from bridge.kafka.access import denied
+from bridge.kafka.client import FAILURES, in_words
 from bridge.kafka.leases import Leases
 from bridge.kafka.topics import Topic, TopicError, prepare
 from bridge.metrics import Metrics
@@ -24,6 +26,8 @@ from bridge.records import STATE
 from bridge.shard import Shard
 
 log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
 
 
 class Bridge:
@@ -171,19 +175,36 @@ class Bridge:
                 log.warning("an ACL is missing", operation=one.operation, resource=one.resource)
         return ", ".join(str(one) for one in found if not one.optional)
 
+    async def _prepared(self, channels: Collection[str]) -> Mapping[str, Topic]:
+        if refused := await self._denied(channels):
+            raise KafkaError(f"these ACLs are missing: {refused}")
+        return await prepare(self._config.kafka, channels)
+
+    async def _unless_stopped(self, work: Coroutine[None, None, T]) -> T | None:
+        """Return what some work comes to; None if the stop comes first, which ends it."""
+        working = asyncio.ensure_future(work)
+        stopped = asyncio.ensure_future(self.stop.wait())
+        try:
+            await asyncio.wait({working, stopped}, return_when=asyncio.FIRST_COMPLETED)
+            return working.result() if working.done() else None
+        finally:
+            stopped.cancel()
+            working.cancel()
+            await asyncio.wait({working})
+
     async def _topics(self) -> Mapping[str, Topic] | None:
         """Return the topics as soon as Kafka answers; None if the stop comes first."""
         backoff = Backoff(0.5, 10.0)
         channels = sorted(plan.channels(self._config))
         while not self.stop.is_set():
             try:
-                if refused := await self._denied(channels):
-                    raise KafkaError(f"these ACLs are missing: {refused}")  # noqa: TRY301 - as Kafka would
-                topics = await prepare(self._config.kafka, channels)
-            except KafkaError as error:
-                self._trouble = f"{self._config.kafka.bootstrap_servers}: {error}"
+                topics = await self._unless_stopped(self._prepared(channels))
+            except FAILURES as error:
+                self._trouble = f"{self._config.kafka.bootstrap_servers}: {in_words(error)}"
                 self.metrics.counter("kafka_errors_total", error=type(error).__name__).value += 1
-                log.error("Kafka is away", bootstrap=self._config.kafka.bootstrap_servers, error=str(error))
+                log.error(
+                    "Kafka is away", bootstrap=self._config.kafka.bootstrap_servers, error=in_words(error)
+                )
             else:
                 self._trouble = None
                 return topics

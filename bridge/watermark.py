@@ -12,6 +12,9 @@ from bridge.records import Mark, Record, Stretch
 # from one that is repeated.
 KEPT = 32
 
+# The same while the list that closes an open gap has not come: several times what such a list shows.
+KEPT_OPEN = 512
+
 
 class Watermark(msgspec.Struct, omit_defaults=True):
     """Which trades of a symbol are on Kafka.
@@ -71,10 +74,11 @@ def _advance(watermark: Watermark, mark: Mark) -> None:
 
 
 def _trim(watermark: Watermark) -> None:
-    """Forget old ids, but none after an open gap: the list that closes it may show what is between them."""
+    """Forget old ids, but of those after an open gap only what no list that closes it will show."""
     ids = watermark.ids
     surplus = len(ids) - KEPT
     if watermark.open is not None:
-        surplus = min(surplus, sum(1 for one in ids if one <= watermark.open.after_id))
+        before = sum(1 for one in ids if one <= watermark.open.after_id)
+        surplus = max(min(surplus, before), len(ids) - KEPT_OPEN)
     if surplus > 0:
         del ids[:surplus]

@@ -12,7 +12,7 @@ from bridge import plan
 from bridge.config import Config, KafkaConfig
 from bridge.kafka.access import denied
 from bridge.kafka.client import closed, connection
-from bridge.kafka.topics import mismatch, partitions, topic_name
+from bridge.kafka.topics import described, mismatch, partitions, topic_name
 from bridge.records import DEADLETTER, EVENTS, STATE
 
 Say = Callable[[str], None]
@@ -57,9 +57,10 @@ async def _topics(config: KafkaConfig, names: list[str]) -> dict[str, _Found]:
     admin = AIOKafkaAdminClient(**connection(config))
     try:
         await admin.start()
-        described = await admin.describe_topics(names)
         there = {
-            one["topic"]: one["partitions"] for one in described if for_code(one["error_code"]) is NoError
+            one["topic"]: one["partitions"]
+            for one in await described(admin, names)
+            if for_code(one["error_code"]) is NoError
         }
         min_insync = await _min_insync(admin, list(there))
     finally:

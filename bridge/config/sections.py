@@ -34,6 +34,9 @@ from bridge.config.values import (
 # The exchange hangs up after so many seconds without a message from the client.
 _CLIENT_SILENCE = 60.0
 
+# Kafka counts these in milliseconds, in 32 bits.
+_MOST_SECONDS = 2_147_483
+
 
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, hide_input_in_errors=True)
@@ -192,6 +195,7 @@ class KafkaConfig(_Section):
     )
     transaction_timeout: Seconds = Field(
         default=10.0,
+        le=_MOST_SECONDS,
         description="Seconds after which the broker gives up the transaction of a bridge that died; until "
         "then its unfinished records hold up consumers. Too short, and a slow commit looks like a lost "
         "shard.",
@@ -228,6 +232,7 @@ class KafkaConfig(_Section):
     )
     session_timeout: Seconds = Field(
         default=10.0,
+        le=_MOST_SECONDS,
         description="Seconds without a sign of life after which the group gives a replica's shards to "
         "another. The broker sets bounds to it (`group.min.session.timeout.ms`, 6 s by default).",
     )

@@ -22,6 +22,7 @@ CHANNELS = ("trades", "depth", "ticker", "all_ticker", "order", "order_algo", "b
 
 _REFRESH = 0.25  # seconds between two pictures of the table
 _LINE = 2.0  # seconds between two lines where there is no terminal
+_PATIENCE = 60.0  # seconds until the bridge has to be ready
 _SETTLE = 15.0  # seconds that what was sent has to arrive, at most
 _API_KEY, _SECRET = "demo-key", "demo-secret"
 _CURRENCIES = ("BTC", "ETH", "USDT")
@@ -46,8 +47,11 @@ async def run(seconds: float | None = None, symbols: int = 6, rate: float = 200.
             with Reader(bootstrap, topics, PARTITIONS) as reader:
                 serving = asyncio.create_task(bridge.run())
                 print(_welcome(exchange.url, bootstrap, topics), flush=True)
-                while bridge.missing() and not serving.done() and not await _stopped(stop, _REFRESH):
-                    continue
+                if not await _ready(bridge, serving, stop):
+                    console.print(f"not ready after {_PATIENCE:g} s: {bridge.missing()}")
+                    bridge.stop.set()
+                    await serving
+                    return 1
                 await _show(console, _Figures(reader, exchange.truth.counts, topics), stop, seconds, serving)
                 await exchange.quiesce()
                 held = await _settled(exchange.truth.counts, reader)
@@ -129,6 +133,15 @@ async def _show(
             live.stop()
     if serving.done():
         serving.result()
+
+
+async def _ready(bridge: Bridge, serving: asyncio.Task[tuple[int, int]], stop: asyncio.Event) -> bool:
+    """Wait until the bridge is ready or shall stop; False if it takes too long."""
+    deadline = time.monotonic() + _PATIENCE
+    while bridge.missing() and not serving.done() and not await _stopped(stop, _REFRESH):
+        if time.monotonic() > deadline:
+            return False
+    return True
 
 
 async def _stopped(stop: asyncio.Event, patience: float) -> bool:

@@ -252,23 +252,31 @@ class Session:
     # The machine
 
     def _answered(self, answer: Answer, asked: _Asked, now: float) -> None:
+        error = self._without_secrets(answer.error)
         match asked.what:
             case "ping":
-                if answer.error is None:
+                if error is None:
                     self._events.append(Ponged(answer.id, now - asked.sent))
                 else:
-                    self._give_up("rejected", f"server.ping refused: {answer.error}")
+                    self._give_up("rejected", f"server.ping refused: {error}")
             case "time":
                 self._read_clock(answer, now)
                 if self.state is State.CLOCK:
                     self._authenticate(now)
             case "auth":
-                if answer.error is None:
+                if error is None:
                     self._subscribe_wanted(now)
                 else:
-                    self._give_up("rejected", f"server.auth refused: {answer.error}")
+                    self._give_up("rejected", f"server.auth refused: {error}")
             case "subscribe":
-                self._subscribed(asked, answer.error, now)
+                self._subscribed(asked, error, now)
+
+    def _without_secrets(self, error: str | None) -> str | None:
+        """Return an error as it may be told: a server may repeat what it refuses."""
+        if error is not None and self._credentials is not None:
+            for secret in (self._credentials.api_key, self._credentials.secret):
+                error = error.replace(secret, "***")
+        return error
 
     def _read_clock(self, answer: Answer, now: float) -> None:
         """Take over the server's clock; one that can't be read leaves the local one in place.

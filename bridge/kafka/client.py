@@ -6,7 +6,12 @@ from typing import Any
 
 import structlog
 from aiokafka.conn import AIOKafkaConnection, CloseReason
-from aiokafka.errors import KafkaConnectionError, KafkaError
+from aiokafka.errors import (
+    InvalidSessionTimeoutError,
+    InvalidTransactionTimeout,
+    KafkaConnectionError,
+    KafkaError,
+)
 from aiokafka.helpers import create_ssl_context
 
 from bridge.config import ConfigError, KafkaConfig
@@ -14,6 +19,14 @@ from bridge.config import ConfigError, KafkaConfig
 log = structlog.get_logger(__name__)
 
 _CLOSE_PATIENCE = 1.0  # seconds
+
+FAILURES = (KafkaError, OSError)
+"""What aiokafka raises while Kafka is away; a TimeoutError is an OSError."""
+
+_KEYS = {
+    InvalidSessionTimeoutError: "kafka.session_timeout",
+    InvalidTransactionTimeout: "kafka.transaction_timeout",
+}
 
 
 def transactional_id(config: KafkaConfig, shard: int) -> str:
@@ -53,6 +66,13 @@ def connection(config: KafkaConfig) -> dict[str, Any]:
     return arguments
 
 
+def in_words(error: BaseException) -> str:
+    """Return what an error of Kafka's says, with the key whose value the broker does not take."""
+    words = str(error) or "no answer in time"
+    key = _KEYS.get(type(error))
+    return f"{words} (change {key})" if key else words
+
+
 async def closed(closing: Coroutine[Any, Any, None]) -> None:
     """Wait for aiokafka to close one of its clients; after a second help it along.
 
@@ -79,7 +99,7 @@ def _send_or_say_closed(
 ) -> Awaitable[object]:
     try:
         answer: Awaitable[object] = _send(self, request, expect_response)
-    except KafkaError:  # a RuntimeError, too
+    except (KafkaError, NotImplementedError):  # these are RuntimeErrors, too
         raise
     except RuntimeError as error:
         self.close(reason=CloseReason.CONNECTION_BROKEN)

@@ -17,7 +17,7 @@ from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError, Ka
 
 from bridge.backoff import Backoff
 from bridge.config import KafkaConfig
-from bridge.kafka.client import closed, connection
+from bridge.kafka.client import closed, connection, in_words
 from bridge.metrics import Metrics
 
 log = structlog.get_logger(__name__)
@@ -60,9 +60,9 @@ class Leases(ConsumerRebalanceListener):  # type: ignore[misc]
                     await asyncio.sleep(_WATCH)
                     await self._consumer.getmany(timeout_ms=0)  # raises what went wrong in the background
             except KafkaError as error:
-                self.trouble = f"no group on {self._config.bootstrap_servers}: {error}"
+                self.trouble = f"no group on {self._config.bootstrap_servers}: {in_words(error)}"
                 self._metrics.counter("kafka_errors_total", error=type(error).__name__).value += 1
-                log.error("the group is away", group=self._config.group_id, error=str(error))
+                log.error("the group is away", group=self._config.group_id, error=in_words(error))
             finally:
                 consumer, self._consumer = self._consumer, None
                 await closed(consumer.stop())

@@ -30,6 +30,7 @@ from aiokafka.producer.message_accumulator import BatchBuilder
 
 from bridge.backoff import Backoff
 from bridge.config import KafkaConfig
+from bridge.kafka.client import FAILURES, in_words
 from bridge.kafka.overflow import Overflow
 from bridge.kafka.partition import NO_TIME, OBJECT_OVERHEAD, Partition
 from bridge.kafka.producer import PRODUCER_FAILURES, abort, close_producer, open_producer
@@ -167,15 +168,17 @@ class Sink:
             self._asked_at = time.monotonic()
             try:
                 producer = await self._open()
-            except KafkaError as error:
+            except FAILURES as error:
                 self._count(error)
-                self._trouble = f"no producer on {self._config.bootstrap_servers}: {error}"
-                log.warning("Kafka is away", error=str(error), bootstrap=self._config.bootstrap_servers)
+                self._trouble = f"no producer on {self._config.bootstrap_servers}: {in_words(error)}"
+                log.warning("Kafka is away", error=in_words(error), bootstrap=self._config.bootstrap_servers)
                 await asyncio.sleep(self._backoff.next())
                 continue
             try:
                 await self._take_over()
-                self._trouble = self._asked_at = None
+                self._asked_at = None
+                if not self.pending_records:  # else the first that is settled shows that Kafka takes them
+                    self._trouble = None
                 if self._transactional_id is None:
                     await self._at_least_once(producer)
                 else:
@@ -514,6 +517,7 @@ class Sink:
             raise KafkaError(str(self._failures[0][1]))
 
     def _settle(self, partitions: Iterable[Partition]) -> None:
+        self._trouble = None
         now_us = time.time_ns() // 1000
         for partition in partitions:
             if not partition.sent:
@@ -539,6 +543,7 @@ class Sink:
     def _recover(self, error: Exception) -> None:
         """Tell and count what failed; a record that Kafka won't ever take goes to the dead letters."""
         failures, self._failures = self._failures, []
+        self._trouble = f"{self._config.bootstrap_servers}: {failures[0][1] if failures else error}"
         for partition, failure in failures:
             self._count(failure)
             log.error(

@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,7 @@ from aiokafka.errors import (
     for_code,
 )
 from aiokafka.partitioner import murmur2
+from aiokafka.protocol.metadata import MetadataRequest
 
 from bridge.config import KafkaConfig
 from bridge.kafka.client import closed, connection
@@ -100,7 +101,7 @@ async def prepare(config: KafkaConfig, channels: Iterable[str]) -> dict[str, Top
                     )
                 )
             await _create(admin, config, missing)
-            found |= {name: wanted[name] for name in missing.values()}
+            found = await _all_of(admin, names.values())
         for channel, name in names.items():
             if found[name] != wanted[name]:
                 raise TopicError(mismatch(channel, name, found[name], wanted[name]))
@@ -136,13 +137,39 @@ async def existing(admin: AIOKafkaAdminClient, names: Iterable[str]) -> dict[str
         KafkaError: Kafka refuses to tell.
     """
     found = {}
-    for topic in await admin.describe_topics(list(names)):
+    for topic in await described(admin, names):
         error = for_code(topic["error_code"])
         if error is NoError:
             found[topic["topic"]] = len(topic["partitions"])
         elif error is not UnknownTopicOrPartitionError:
             raise error(topic["topic"])
     return found
+
+
+async def described(admin: AIOKafkaAdminClient, names: Iterable[str]) -> list[dict[str, Any]]:
+    """Return what Kafka says of topics.
+
+    The admin client's own question would have a broker create them, with its defaults: brokers do so unless
+    they are told not to.
+    """
+    request = MetadataRequest(list(names), allow_auto_topic_creation=False)
+    answer = await admin._send_request(request)  # noqa: SLF001
+    topics: list[dict[str, Any]] = answer.to_object()["topics"]
+    return topics
+
+
+async def _all_of(admin: AIOKafkaAdminClient, names: Collection[str]) -> dict[str, int]:
+    """Return the partitions of topics that were just created, by us or by another replica.
+
+    Raises:
+        KafkaError: Kafka does not know all of them after some seconds.
+    """
+    for _ in range(_LOOKS):
+        found = await existing(admin, names)
+        if len(found) == len(names):
+            return found
+        await asyncio.sleep(_LOOK)
+    raise UnknownTopicOrPartitionError(", ".join(set(names) - found.keys()))
 
 
 async def max_message_bytes(admin: AIOKafkaAdminClient, names: Iterable[str]) -> dict[str, int]:
@@ -184,11 +211,16 @@ async def _max_message_bytes(
 
 async def _create(admin: AIOKafkaAdminClient, config: KafkaConfig, names: Mapping[str, str]) -> None:
     topics = {name: _new_topic(config, channel, name) for channel, name in names.items()}
-    response: Any = await admin.create_topics(list(topics.values()))
+    try:
+        response: Any = await admin.create_topics(list(topics.values()))
+    except AttributeError:
+        raise KafkaError("the cluster has no controller at the moment") from None
     for name, code, message in response.topic_errors:
         topic, error = topics[name], for_code(code)
         if error is NoError:
             log.info("topic created", topic=name, partitions=topic.num_partitions)
+        elif error.retriable:
+            raise error(f"topic {name} can't be created yet: {message}")
         elif error is not TopicAlreadyExistsError:
             raise TopicError(
                 f"topic {name} can't be created: {message or error.__name__} "

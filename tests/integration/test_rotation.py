@@ -15,10 +15,18 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
 from bridge.simulator import Faults
-from tests.support.checks import assert_books_are, assert_no_hole, assert_trades_are, by_symbol, records_of
+from bridge.simulator.client import Client
+from tests.support.checks import (
+    assert_books_are,
+    assert_no_hole,
+    assert_trades_are,
+    by_symbol,
+    gaps_of,
+    records_of,
+)
 from tests.support.exchange import ExchangeThread, books
 from tests.support.kafka_broker import Broker
-from tests.support.process import SYMBOLS, RunningBridge, config
+from tests.support.process import ACCOUNTS, SYMBOLS, RunningBridge, config
 from tests.support.waiting import eventually
 
 
@@ -125,3 +133,29 @@ def _without_answers_to_subscribing(
     """Leave out the tickers that only a new session heard, as each does when it subscribes."""
     known = set(told)
     return [one for one in found if one in known]
+
+
+def test_a_session_that_dies_before_the_one_that_takes_over_is_live_leaves_a_gap_that_is_told(
+    kafka: Broker, prefix: str, tmp_path: Path
+) -> None:
+    """Nothing is sent for some seconds, so the new session can't log in; meanwhile the old one is cut."""
+    with ExchangeThread(symbols=SYMBOLS, rate=100, accounts=ACCOUNTS) as exchange:
+        clients = exchange.simulator.clients
+        settings = config(exchange.url, kafka, prefix, {"exchange": {"max_session_age": 3.0}}, accounts=True)
+        settings["channels"] = {}
+        with RunningBridge(tmp_path, settings) as bridge:
+            bridge.wait_ready()
+            exchange.call(exchange.simulator.stall, 6.0)
+            eventually(lambda: len(clients) == 2, 10, "a session to take over")
+            exchange.call(min(clients, key=_opened).cut)
+            eventually(lambda: bridge.metric("gaps_total", channel="order") == 1, 20, "the gap")
+            assert bridge.metric("reconnects_total", reason="closed") == 1
+            assert bridge.stop() == 0
+    for channel in ("order", "order_algo", "balance"):
+        (gap,) = gaps_of(kafka, prefix, channel)
+        assert (gap["cause"], gap["account"], gap["closed_by"]) == ("closed", "main", None)
+        assert gap["after_us"] < gap["before_us"]
+
+
+def _opened(client: Client) -> float:
+    return client.opened

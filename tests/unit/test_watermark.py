@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from bridge.channels.channel import Source
 from bridge.channels.trades import Trades
 from bridge.records import Record, Stretch
-from bridge.watermark import KEPT, Watermark, Watermarks, advanced
+from bridge.watermark import KEPT, KEPT_OPEN, Watermark, Watermarks, advanced
 
 SYMBOL = b"ETH_USDT"
 
@@ -59,6 +59,23 @@ def test_nothing_after_an_open_stretch_is_forgotten() -> None:
     assert watermark.ids == list(range(10, 200))
     assert watermark.open == stretch
     assert advanced({SYMBOL: watermark}, [record(200)])[SYMBOL].ids == list(range(201 - KEPT, 201))
+
+
+def test_a_list_that_never_comes_does_not_make_the_watermark_grow_for_ever() -> None:
+    stretch = Stretch(5, 50, 10, 100)
+    watermarks: Watermarks = {SYMBOL: after(*range(6))}
+    for begin in range(10, 10_000, 100):
+        watermarks = advanced(watermarks, (record(n, stretch) for n in range(begin, begin + 100)))
+    watermark = watermarks[SYMBOL]
+    assert watermark.ids == list(range(watermark.ids[-1] + 1 - KEPT_OPEN, watermark.ids[-1] + 1))
+    assert watermark.open == stretch
+
+
+def test_a_list_that_comes_late_repeats_nothing_and_leaves_its_gap_open() -> None:
+    stretch = Stretch(5, 50, 10, 100)
+    trades = Trades({SYMBOL: advanced({}, (record(n, stretch) for n in range(10, 2_000)))[SYMBOL]})
+    made = push(trades, Source("second"), list(range(1_900, 2_010)), clean=True)
+    assert ids_of(made) == list(range(2_000, 2_010))
 
 
 def test_a_watermark_is_the_same_on_kafka() -> None:
