@@ -159,6 +159,19 @@ def test_a_stop_while_kafka_is_away_says_what_was_left_behind(
             assert "left behind" in bridge.stderr
 
 
+def test_a_stop_at_the_start_does_not_wait_for_a_kafka_that_hangs(
+    own_kafka: Broker, prefix: str, tmp_path: Path
+) -> None:
+    """It accepts connections and answers nothing."""
+    own_kafka.suspend()
+    settings = config("ws://127.0.0.1:9/", own_kafka, prefix)
+    with RunningBridge(tmp_path, settings) as bridge:
+        assert bridge.ready()[0] == 503
+        began = time.monotonic()
+        assert bridge.stop() == 0
+        assert time.monotonic() - began < 10
+
+
 def test_without_kafka_or_exchange_at_the_start_it_says_so_and_keeps_trying(
     own_kafka: Broker, prefix: str, tmp_path: Path
 ) -> None:

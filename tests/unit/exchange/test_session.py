@@ -258,6 +258,7 @@ def test_a_clock_that_makes_no_sense_leaves_the_local_one(text: bytes) -> None:
         ({"code": 3, "message": "auth failed"}, "auth failed (code 3)"),
         ("auth failed", "auth failed"),
         (10008, "code 10008"),
+        ("no such key: key, signed with secret", "no such ***: ***, signed with ***"),
     ],
 )
 def test_refused_credentials_end_the_session_as_rejected(error: object, words: str) -> None:
