@@ -129,8 +129,14 @@ def _last_known(memory: _Memory) -> tuple[int, int] | None:
 
 
 def _unlinked(memory: _Memory, series: Series, first: _Line) -> None:
-    """Take note that a session brings trades, and has not shown what came before them."""
+    """Take note that a session brings trades, and has not shown what came before them.
+
+    If the first of them is known, nothing is missing before it.
+    """
     if memory.first is series:
+        return
+    if _is_known(first[0], memory.seen):
+        series.linked = True
         return
     memory.first = None
     if memory.open is None:
@@ -202,6 +208,11 @@ def _unusual_push(params: bytes, outcome: Outcome) -> tuple[bool, list[_Line], b
             continue
         lines.append((trade.id, time_us, bytes(price), bytes(amount), trade.type.encode()))
     return clean, lines, symbol.encode()
+
+
+def _is_known(trade_id: int, seen: "array[int]") -> bool:
+    place = bisect_left(seen, trade_id)
+    return place < len(seen) and seen[place] == trade_id
 
 
 def _is_new(trade_id: int, seen: "array[int]") -> bool:

@@ -12,9 +12,10 @@ from rich.table import Table
 
 from bridge import logs
 from bridge.config import Config, LogConfig
-from bridge.demo.broker import PARTITIONS, embedded_broker
+from bridge.demo.broker import PARTITIONS, embedded_broker, make_topics
 from bridge.demo.reader import Reader
 from bridge.kafka.topics import topic_name
+from bridge.records import DEADLETTER, EVENTS, STATE
 from bridge.service import Bridge
 from bridge.simulator import Simulator
 
@@ -43,6 +44,8 @@ async def run(seconds: float | None = None, symbols: int = 6, rate: float = 200.
         with embedded_broker() as bootstrap:
             config = _config(exchange.url, exchange.symbols, bootstrap)
             topics = {channel: topic_name(config.kafka, channel) for channel in CHANNELS}
+            extra = (topic_name(config.kafka, channel) for channel in (DEADLETTER, EVENTS, STATE))
+            make_topics(bootstrap, [*topics.values(), *extra])
             bridge = Bridge(config)
             with Reader(bootstrap, topics, PARTITIONS) as reader:
                 serving = asyncio.create_task(bridge.run())

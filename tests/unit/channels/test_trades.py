@@ -129,6 +129,18 @@ def test_only_trades_of_a_clean_list_are_marked_as_snapshot() -> None:
     assert [record["snapshot"] for record in feed.records] == [True, True, False]
 
 
+def test_a_session_that_begins_with_a_known_trade_has_missed_none() -> None:
+    """Also if its list comes late, and shows only what is known by then."""
+    feed = Feed("trades")
+    feed.push(params(1, 2, clean=True), source("s1"))
+    second = source("s2")
+    feed.push(params(2), second)
+    feed.push(params(3, 4), second)
+    assert feed.push(params(4, clean=True), second).gap is None
+    assert feed.push(params(4, clean=True), source("s3")).gap is None
+    assert ids(feed) == [1, 2, 3, 4]
+
+
 def test_a_clean_list_after_a_pause_fills_in_what_was_missed() -> None:
     feed = Feed("trades")
     feed.push(params(1, 2, 3, clean=True), source("s1"))
