@@ -155,8 +155,9 @@ class Broker:
         os.kill(self._running().pid, signal.SIGSTOP)
 
     def resume(self) -> None:
-        """Let a frozen broker go on."""
-        os.kill(self._running().pid, signal.SIGCONT)
+        """Let a frozen broker go on; one that was killed is left alone."""
+        if self._process is not None:
+            self._process.send_signal(signal.SIGCONT)
 
     @property
     def pid(self) -> int:

@@ -62,6 +62,11 @@ class Cluster:
     ) -> None:
         self._stack.close()
 
+    def resume(self) -> None:
+        """Let frozen brokers go on."""
+        for broker in self.brokers:
+            broker.resume()
+
     def in_sync(self) -> bool:
         """Tell if each replica of each partition is in sync."""
         topics = AdminClient({"bootstrap.servers": self.bootstrap}).list_topics(timeout=10).topics

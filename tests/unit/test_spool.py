@@ -153,10 +153,12 @@ def test_a_torn_end_is_cut_off_and_told(disk: Disk, torn: int) -> None:
     for n in range(20):
         spool.append([entry(n)])
     (*_, last) = disk.segments()
-    os.truncate(last, last.stat().st_size - torn)
+    left = last.stat().st_size - torn
+    os.truncate(last, left)
     after = disk.found()
     (damage,) = after.damage
     assert "torn end" in damage
+    assert last.stat().st_size < left
     after.begin(header())
     after.append([entry(20)])
     assert rest(after) == [*range(19), 20]
