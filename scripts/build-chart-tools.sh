@@ -8,10 +8,13 @@ sum=$(cat go.mod go.sum ../scripts/build-chart-tools.sh | sha256sum)
 if [[ -f $stamp && $(<"$stamp") == "$sum" ]]; then
     exit
 fi
-command -v go >/dev/null || {
-    echo "set-up failed: install Go first, 1.21 or newer (it fetches the one that tools/go.mod names)" >&2
+# As installed, not as tools/go.mod would have it fetched.
+found=$(cd / && GOTOOLCHAIN=local go version 2>/dev/null | sed -nE 's/.* go([0-9]+\.[0-9]+).*/\1/p') || true
+if [[ $(printf '%s\n' 1.21 "${found:-0}" | sort -V | head -n 1) != 1.21 ]]; then
+    echo "set-up failed: install Go first, 1.21 or newer, from https://go.dev/dl/ or your distribution, and put it" \
+        "into PATH (it fetches the one that tools/go.mod names); found: ${found:-none}" >&2
     exit 1
-}
+fi
 echo "set-up: building the tools that check the chart, some minutes" >&2
 
 # What helm thinks is the cluster's version, unless it is told; a build without this says 1.20.

@@ -24,8 +24,17 @@ _THE_CHARTS = {
     "spool": {"dir"},
 }
 _REQUIRED = {"kafka": ["bootstrap_servers"]}
-# A pod's port is declared, so a free one won't do.
-_NARROWER: dict[tuple[str, str], dict[str, Any]] = {("http", "port"): {"minimum": 1}}
+_PORT = "(:([1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5]))?"
+_ADDRESS = rf"([^][\s,/:@?#]+|\[[0-9A-Fa-f:.]+\]){_PORT}"
+# What the bridge checks in code, and what is different in a pod: its port is declared, so a free one won't
+# do, and probes come to the pod's own address.
+_NARROWER: dict[tuple[str, str], dict[str, Any]] = {
+    ("exchange", "url"): {"pattern": rf"^wss?://{_ADDRESS}([/?#]\S*)?$"},
+    ("kafka", "bootstrap_servers"): {"pattern": rf"^\s*{_ADDRESS}(\s*,\s*{_ADDRESS})*\s*$"},
+    ("kafka", "replication_factor"): {"not": {"const": 0}},
+    ("http", "host"): {"enum": ["0.0.0.0", "::"]},  # noqa: S104
+    ("http", "port"): {"minimum": 1},
+}
 
 
 def document() -> str:

@@ -16,10 +16,14 @@ from bridge.metrics import PREFIX
 TARGET = Path(__file__).parents[1] / "helm" / "digifinex-bridge" / "dashboards" / "digifinex-bridge.json"
 
 # A matcher takes `.*` also for a label that is not there, as cluster and pod outside Kubernetes.
-_SCOPE = 'cluster=~"$cluster",namespace=~"$namespace",pod=~"$pod"'
+_RELEASES = 'cluster=~"$cluster",namespace=~"$namespace"'
+_SCOPE = f'{_RELEASES},pod=~"$pod"'
 # What tells a release from others: shards of the same number, and channels, are of their own.
 _RELEASE = "cluster, namespace, job"
 _DATASOURCE = model.DataSourceRef(type_val="prometheus", uid="${datasource}")
+# Private channels are quiet by nature, and an order's time need not be that of its change.
+_PUBLIC = 'channel=~"trades|depth|ticker|all_ticker"'
+_CHOSEN = 'channel=~"$channel"'
 _COLUMNS = 24
 
 
@@ -61,18 +65,25 @@ def _of(name: str, *matchers: str) -> str:
     return f"{PREFIX}{name}{{{','.join([_SCOPE, *matchers])}}}"
 
 
-def _of_channels(name: str) -> str:
-    return _of(name, 'channel=~"$channel"')
+def _of_channels(name: str, *matchers: str) -> str:
+    return _of(name, _CHOSEN, *matchers)
+
+
+def _of_all_pods(name: str, *matchers: str) -> str:
+    """Return the selector of what only all replicas together can tell."""
+    return f"{PREFIX}{name}{{{','.join([_RELEASES, *matchers])}}}"
 
 
 def _rate(selector: str, by: str = "") -> str:
     return f"sum{by}(rate({selector}[$__rate_interval]))"
 
 
-def _quantiles(name: str) -> tuple[Query, ...]:
+def _quantiles(name: str, *matchers: str) -> tuple[Query, ...]:
+    """Return those of the channel where they are largest, over the window of the alert."""
+    buckets = f"rate({_of_channels(name + '_bucket', *matchers)}[5m])"
     return tuple(
         Query(
-            f"histogram_quantile({quantile}, {_rate(_of_channels(name + '_bucket'), ' by (le)')})",
+            f"max(histogram_quantile({quantile}, sum by ({_RELEASE}, channel, le) ({buckets})))",
             f"p{quantile * 100:g}",
         )
         for quantile in (0.5, 0.99)
@@ -84,8 +95,31 @@ def _by_channel(name: str, quantile: float) -> Query:
     return Query(f"histogram_quantile({quantile}, {buckets})", f"{{{{channel}}}} p{quantile * 100:g}")
 
 
-def _increase(selector: str) -> Query:
-    return Query(f"sum(increase({selector}[$__range]))")
+def _counted(selector: str) -> Query:
+    """Count as the alerts do.
+
+    That is all of a process that began in the time shown: what is counted before the first scrape is no
+    increase.
+    """
+    young = f"({selector} and on (instance, job) time() - process_start_time_seconds < $__range_s)"
+    increase = f"increase({selector}[$__range])"
+    return Query(f"round(sum(({young} > {increase}) or {increase} or {young}))")
+
+
+def _age() -> Query:
+    """Return each channel's age; one that never had a push is as old as its release's oldest process."""
+    last = f"max by ({_RELEASE}, channel) ({_of_all_pods('last_push_timestamp_seconds', _CHOSEN, _PUBLIC)})"
+    start = f"min by ({_RELEASE}) (process_start_time_seconds{{{_RELEASES}}})"
+    begun = f"({last} == 0) + on ({_RELEASE}) group_left {start}"
+    return Query(f"max by (channel) (time() - (({last} > 0) or {begun}))", "{{channel}}")
+
+
+def _fewest_sessions() -> Query:
+    """Return those of the shard that has the fewest; one that never had any has no series of them."""
+    sessions = f"sum by ({_RELEASE}, shard) ({_of_all_pods('connected')})"
+    never = f"{_of_all_pods('shard_owned')} == 1 unless {_of_all_pods('connected')}"
+    waiting = f"({never}) and ignoring (shard) {_of_all_pods('ready')} == 0"
+    return Query(f"min({sessions} or 0 * sum by ({_RELEASE}, shard) ({waiting}))")
 
 
 _PROCESS = f"and on (instance, job) {_of('ready')}"
@@ -96,20 +130,20 @@ ROWS = (
         4,
         (
             Panel(
-                "Ready replicas",
-                "Replicas whose subscriptions are all confirmed, with Kafka answering. 0: nothing new can "
-                "be relied on; /readyz of each pod says what is missing.",
-                (Query(f"sum({_of('ready')})"),),
+                "Replicas not ready",
+                "Replicas that lack a subscription's confirmation, or an answer of Kafka. /readyz of each "
+                "says what is missing.",
+                (Query(f"sum({_of('ready')} == bool 0)"),),
                 width=3,
                 kind="stat",
                 limits=(None, 1),
-                low_is_bad=True,
                 runbook="not-ready",
             ),
             Panel(
-                "Sessions",
-                "Connections to the exchange. 0: no data comes.",
-                (Query(f"sum({_of('connected')})"),),
+                "Fewest sessions",
+                "Connections to the exchange, of the shard that has the fewest. 0: nothing comes of its "
+                "symbols.",
+                (_fewest_sessions(),),
                 width=3,
                 kind="stat",
                 limits=(None, 1),
@@ -119,7 +153,7 @@ ROWS = (
             Panel(
                 "Shards without an owner",
                 "Shards that no replica serves: their symbols are missing on Kafka.",
-                (Query(f"sum(sum by ({_RELEASE}, shard) ({_of('shard_owned')}) == bool 0)"),),
+                (Query(f"sum(sum by ({_RELEASE}, shard) ({_of_all_pods('shard_owned')}) == bool 0)"),),
                 width=3,
                 kind="stat",
                 limits=(None, 1),
@@ -127,15 +161,9 @@ ROWS = (
             ),
             Panel(
                 "Since the last push",
-                "Age of each channel's last push, on whichever replica, of the release where it is oldest. "
-                "Private channels are quiet by nature; a public one that is old is stale.",
-                (
-                    Query(
-                        f"max by (channel) (time() - max by ({_RELEASE}, channel) "
-                        f"({_of_channels('last_push_timestamp_seconds')}))",
-                        "{{channel}}",
-                    ),
-                ),
+                "Age of each public channel's last push, on whichever replica, of the release where it is "
+                "oldest; since the start, if there was none. Old: the channel is stale.",
+                (_age(),),
                 unit="s",
                 width=9,
                 kind="stat",
@@ -171,7 +199,7 @@ ROWS = (
                 "Gaps not filled",
                 "Stretches in the time shown in which data may be missing for good. Their bounds are on the "
                 "events topic.",
-                (_increase(_of_channels("gaps_total")),),
+                (_counted(_of_channels("gaps_total")),),
                 width=4,
                 kind="stat",
                 limits=(0.5, None),
@@ -181,7 +209,7 @@ ROWS = (
                 "Dead letters",
                 "Frames in the time shown that could not become records. They are whole on the dead-letter "
                 "topic, with the reason.",
-                (_increase(_of("deadletters_total")),),
+                (_counted(_of("deadletters_total")),),
                 width=4,
                 kind="stat",
                 limits=(0.5, None),
@@ -189,9 +217,9 @@ ROWS = (
             ),
             Panel(
                 "Exchange lag",
-                "From the exchange's own time to reception. Times of trades are whole seconds, so up to one "
-                "is normal.",
-                _quantiles("exchange_lag_seconds"),
+                "From the exchange's own time to reception, of the slowest public channel. Times of trades "
+                "are whole seconds, so up to one is normal.",
+                _quantiles("exchange_lag_seconds", _PUBLIC),
                 unit="s",
                 width=8,
                 kind="stat",
@@ -200,13 +228,13 @@ ROWS = (
             ),
             Panel(
                 "Delivery lag",
-                "From reception to the moment a read_committed consumer can see the record. Exactly-once "
-                "adds up to kafka.commit_interval.",
+                "From reception to the moment a read_committed consumer can see the record, of the slowest "
+                "channel. Exactly-once adds up to kafka.commit_interval.",
                 _quantiles("delivery_lag_seconds"),
                 unit="s",
                 width=8,
                 kind="stat",
-                limits=(0.5, 1),
+                limits=(1, 5),
                 runbook="delivery-lag-high",
             ),
         ),
@@ -239,7 +267,7 @@ ROWS = (
                 "The slowest hundredth of each channel's records, from reception to visibility.",
                 (_by_channel("delivery_lag_seconds", 0.99),),
                 unit="s",
-                limits=(0.5, 1),
+                limits=(1, 5),
                 runbook="delivery-lag-high",
             ),
             Panel(
@@ -372,10 +400,14 @@ ROWS = (
         (
             Panel(
                 "Bytes on disk",
-                "What waits on disk, and the limit at which reading pauses.",
+                "What waits on disk, and the limit of the pod's shards, at which reading pauses.",
                 (
                     Query(f"sum by (pod) ({_of('spool_bytes')})", "{{pod}}"),
-                    Query(f"max({_of('spool_limit_bytes')})", "limit of a pod"),
+                    # Each shard has a share of it.
+                    Query(
+                        f"sum by (pod) ({_of('spool_limit_bytes')}) * avg by (pod) ({_of('shard_owned')})",
+                        "limit of {{pod}}",
+                    ),
                 ),
                 unit="bytes",
                 runbook="spool-filling",

@@ -5,9 +5,13 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/common.sh
 
-# This takes longest, and needs nothing of the rest.
+# This takes longest, and needs nothing of the rest. In a group of its own, so that it ends with its children when a
+# later step fails.
+set -m
 scripts/build-chart-tools.sh &
 chart_tools=$!
+set +m
+trap 'kill -- "-$chart_tools" 2>/dev/null || true' EXIT
 
 missing=()
 declare -A packages=([java]=default-jre-headless [mvn]=maven [kcat]=kcat [promtool]=prometheus [buildah]=buildah)

@@ -58,11 +58,13 @@ def tool(
     )
 
 
-def template(values: str | None, *arguments: object) -> subprocess.CompletedProcess[str]:
+def template(
+    values: str | None, *arguments: object, release: str = "feed"
+) -> subprocess.CompletedProcess[str]:
     """Render the chart as `helm template` does."""
     given = ["--values", "-"] if values else []
     return tool(
-        "helm", "template", "feed", CHART, "--namespace", "market-data", *given, *arguments, stdin=values
+        "helm", "template", release, CHART, "--namespace", "market-data", *given, *arguments, stdin=values
     )
 
 

@@ -3,8 +3,9 @@
 import re
 import subprocess
 import sys
+import sysconfig
 import tarfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -19,7 +20,9 @@ _PACKAGES = {
 }
 _FILES = ["/bin/sh", "/usr/sbin/nologin", "/etc/passwd", "/etc/group", "/etc/shadow", "/etc/gshadow"]
 _FILES += ["/etc/login.defs", "/etc/nsswitch.conf"]
-_LEFT_OUT = re.compile(r"^/usr/share/(doc|man|locale|info)/")
+# What the system's Python is made of, if it is that; pip is refused there by the file that is left out.
+_SYSTEMS_PYTHON = {"python3", "python3-venv"}
+_LEFT_OUT = re.compile(r"^/usr/share/(doc|man|locale|info)/|/EXTERNALLY-MANAGED$")
 
 
 class Images:
@@ -46,23 +49,24 @@ class Images:
         """Build the stand-in, with the wheels that the requirements pin, for it reaches no package index.
 
         Raises:
-            RuntimeError: this Python is not one to take along, or its base can't be built.
+            RuntimeError: its base can't be built.
         """
-        if sys.base_prefix == "/usr":
-            raise RuntimeError(
-                "the tests of the image take .venv's Python along, so it has to have a folder of its own, "
-                "like one of pyenv's, and not be the system's: put such a one into PATH, then 'make clean'"
-            )
         context = self._folder / "base"
         _fetch_wheels(context / "wheels")
         with tarfile.open(context / "root.tar", "w") as tar:
-            for name in sorted({*_debian(), *_FILES}):
+            systems = sys.base_prefix == "/usr"
+            packages = _PACKAGES | _SYSTEMS_PYTHON if systems else _PACKAGES
+            for name in sorted({*_debian(packages), *_FILES}):
                 path = Path(name)
                 if (path.exists() or path.is_symlink()) and not _LEFT_OUT.search(name):
                     tar.add(name, _merged(name), recursive=False)
             for name in ("bin", "sbin", "lib", "lib64"):
                 _link(tar, name, f"usr/{name}")
-            tar.add(sys.base_prefix, "usr/local", filter=_needed)
+            if systems:
+                _add_pip(tar)
+                _link(tar, "usr/local/bin/python", "../../bin/python3")
+            else:
+                tar.add(sys.base_prefix, "usr/local", filter=_needed)
             for name, mode in (("tmp", 0o1777), ("var/tmp", 0o1777), ("root", 0o700), ("proc", 0o755)):
                 folder = tarfile.TarInfo(name)
                 folder.type, folder.mode = tarfile.DIRTYPE, mode
@@ -121,11 +125,11 @@ def _fetch_wheels(folder: Path) -> None:
             raise RuntimeError(done.stderr)
 
 
-def _debian() -> Iterator[str]:
-    """Return the files of the essential packages, of those above, and of all that they depend on."""
+def _debian(packages: Iterable[str]) -> Iterator[str]:
+    """Return the files of the essential packages, of these, and of all that they depend on."""
     fields = "${Package}\t${db:Status-Abbrev}\t${Essential}\t${Priority}\t${Pre-Depends}, ${Depends}\n"
     depends: dict[str, list[str]] = {}
-    wanted = set(_PACKAGES)
+    wanted = set(packages)
     for line in _run(["dpkg-query", "-Wf", fields]).stdout.splitlines():
         name, status, essential, priority, needed = line.split("\t")
         if not status.startswith("ii"):
@@ -140,6 +144,13 @@ def _debian() -> Iterator[str]:
         left += new
     for name in sorted(wanted & depends.keys()):
         yield from _run(["dpkg-query", "-L", name]).stdout.splitlines()
+
+
+def _add_pip(tar: tarfile.TarFile) -> None:
+    """Add .venv's pip, for Debian's can't be uninstalled by itself."""
+    version = f"{sys.version_info.major}.{sys.version_info.minor}"
+    for path in Path(sysconfig.get_path("purelib")).glob("pip*"):
+        tar.add(path, f"usr/local/lib/python{version}/dist-packages/{path.name}")
 
 
 def _merged(name: str) -> str:

@@ -38,7 +38,7 @@ SELECTIONS = {
     "chosen": {name: POD[name] for name in ("cluster", "namespace", "pod")} | {"channel": "(depth|trades)"},
 }
 # Four scrapes, as Grafana takes, and the time that the dashboard shows at first.
-BUILT_IN = {"__rate_interval": "4s", "__range": "10800s"}
+BUILT_IN = {"__rate_interval": "4s", "__range": "10800s", "__range_s": "10800"}
 
 ACTIVE = {"DigiFinexBridgeDeadLetters", "DigiFinexBridgeDecompressionErrors", "DigiFinexBridgeGapNotFilled"}
 

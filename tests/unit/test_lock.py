@@ -2,10 +2,12 @@
 
 import re
 import tomllib
+from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from packaging.markers import Marker
 from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[2]
@@ -68,6 +70,30 @@ def test_requirement_is_pinned_in_its_range(file: str, text: str) -> None:
     assert versions, "run 'make lock'"
     for version in versions:
         assert requirement.specifier.contains(version, prereleases=True), version
+
+
+def closure(requirements: list[str]) -> set[str]:
+    """Return all packages that these come to on this machine, as the installed ones declare it."""
+    found: set[str] = set()
+    seen: set[tuple[str, str]] = set()
+    left = [(Requirement(text), "") for text in requirements]
+    while left:
+        requirement, extra = left.pop()
+        if requirement.marker and not requirement.marker.evaluate({"extra": extra}):
+            continue
+        name = _normal(requirement.name)
+        found.add(name)
+        for wish in {"", *requirement.extras}:
+            if (name, wish) not in seen:
+                seen.add((name, wish))
+                left += [(Requirement(text), wish) for text in metadata.requires(name) or []]
+    return found
+
+
+@pytest.mark.parametrize("file", [RUNTIME, BUILD, DEMO, DEV])
+def test_all_that_is_needed_is_pinned_and_nothing_else(file: str) -> None:
+    here = {pin.name for pin in pins(file) if not pin.marker or Marker(pin.marker).evaluate()}
+    assert here == closure([text for name, text in wanted() if name == file]), "run 'make lock'"
 
 
 @pytest.mark.parametrize(("smaller", "larger"), [(RUNTIME, DEMO), (BUILD, DEMO), (DEMO, DEV)])

@@ -18,8 +18,8 @@ have and a Service's may not.
 {{- end }}
 
 {{- define "bridge.releaseLabels" -}}
-app.kubernetes.io/name: {{ include "bridge.name" . }}
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/name: {{ include "bridge.name" . | quote }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- end }}
 
 {{/* Of the pods that serve, and not of that of `helm test`. */}}
@@ -29,12 +29,20 @@ app.kubernetes.io/component: bridge
 {{- end }}
 
 {{- define "bridge.labels" -}}
-{{ include "bridge.releaseLabels" . }}
+{{ include "bridge.labelsAnd" (list . dict) }}
+{{- end }}
+
+{{/* The same, and those of an object's own, which win over `commonLabels`. */}}
+{{- define "bridge.labelsAnd" -}}
+{{- $own := index . 1 }}
+{{- with index . 0 }}
+{{- include "bridge.releaseLabels" . }}
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
-app.kubernetes.io/managed-by: {{ .Release.Service }}
-helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | trunc 63 | trimSuffix "-" }}
-{{- with .Values.commonLabels }}
+app.kubernetes.io/managed-by: {{ .Release.Service | quote }}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | trunc 63 | trimSuffix "-" | quote }}
+{{- with merge dict $own .Values.commonLabels }}
 {{ toYaml . }}
+{{- end }}
 {{- end }}
 {{- end }}
 
@@ -104,17 +112,62 @@ a key, but not of a Secret's name.
 {{- end }}
 {{- $names = append $names .name }}
 {{- end }}
-{{- $protocol := dig "kafka" "security_protocol" "PLAINTEXT" $values.config }}
-{{- if include "bridge.hasPassword" . }}
-{{- if not (hasPrefix "SASL_" $protocol) }}
+{{- $full := include "bridge.fullname" . }}
+{{- if regexMatch "^[0-9]" $full }}
+{{- fail (printf "fullnameOverride: the objects would be called %s, but a Service's name begins with a letter: set it" $full) }}
+{{- end }}
+{{- $exchange := default dict $values.config.exchange }}
+{{- $patience := addf (get $exchange "ping_interval" | default 15.0) (get $exchange "reply_timeout" | default 10.0) }}
+{{- if ge $patience 60.0 }}
+{{- fail (printf "config.exchange.ping_interval and reply_timeout together are %v s, but the exchange hangs up on a client that is silent for 60" $patience) }}
+{{- end }}
+{{- $least := get $exchange "reconnect_min" | default 0.5 | float64 }}
+{{- $most := get $exchange "reconnect_max" | default 30.0 | float64 }}
+{{- if gt $least $most }}
+{{- fail (printf "config.exchange.reconnect_min: %v is above reconnect_max, %v" $least $most) }}
+{{- end }}
+{{- if and $values.accounts (regexMatch "^ws://" (get $exchange "url")) }}
+{{- fail "config.exchange.url: it must be wss:// with accounts, or their keys travel in clear" }}
+{{- end }}
+{{- $kafka := $values.config.kafka }}
+{{- $flush := get $kafka "flush_interval" | default 0.01 | float64 }}
+{{- $commit := get $kafka "commit_interval" | default 0.1 | float64 }}
+{{- $timeout := get $kafka "transaction_timeout" | default 10.0 | float64 }}
+{{- if or (lt $commit $flush) (ge $commit $timeout) }}
+{{- fail (printf "config.kafka.commit_interval: %v is below flush_interval, %v, or not below transaction_timeout, %v" $commit $flush $timeout) }}
+{{- end }}
+{{- $protocol := get $kafka "security_protocol" | default "PLAINTEXT" }}
+{{- if and (include "bridge.hasPassword" .) (not (hasPrefix "SASL_" $protocol)) }}
 {{- fail (printf "kafkaPassword has no effect with config.kafka.security_protocol %s" $protocol) }}
 {{- end }}
-{{- if not $values.config.kafka.sasl_plain_username }}
+{{- range $family := list "sasl" "ssl" }}
+{{- range $key := keys $kafka | sortAlpha }}
+{{- if and (hasPrefix (print $family "_") $key) (not (contains (upper $family) $protocol)) }}
+{{- fail (printf "config.kafka.%s has no effect with security_protocol %s" $key $protocol) }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- if and (include "bridge.hasPassword" .) (not $kafka.sasl_plain_username) }}
 {{- fail "kafkaPassword is set, but not whose it is: set config.kafka.sasl_plain_username" }}
+{{- end }}
+{{- /* The environment may bring what is missing. */}}
+{{- if and (hasPrefix "SASL_" $protocol) (not (or $values.extraEnv $values.extraEnvFrom)) }}
+{{- range $key := list "sasl_mechanism" "sasl_plain_username" }}
+{{- if not (get $kafka $key) }}
+{{- fail (printf "config.kafka.security_protocol %s needs config.kafka.%s" $protocol $key) }}
+{{- end }}
+{{- end }}
+{{- if not (include "bridge.hasPassword" .) }}
+{{- fail (printf "config.kafka.security_protocol %s needs kafkaPassword" $protocol) }}
 {{- end }}
 {{- end }}
 {{- if and (or $values.kafkaTls.ca.existingSecret $values.kafkaTls.client.existingSecret) (not (hasSuffix "SSL" $protocol)) }}
 {{- fail (printf "kafkaTls has no effect with config.kafka.security_protocol %s" $protocol) }}
+{{- end }}
+{{- with $values.autoscaling }}
+{{- if and .enabled (gt (int .minReplicas) (int .maxReplicas)) }}
+{{- fail (printf "autoscaling.minReplicas: %v is above maxReplicas, %v" .minReplicas .maxReplicas) }}
+{{- end }}
 {{- end }}
 {{- $spool := dig "spool" "max_bytes" 1073741824 $values.config | int64 }}
 {{- if le (include "bridge.bytes" $values.spool.size | int64) $spool }}
@@ -125,6 +178,10 @@ a key, but not of a Secret's name.
 {{- with dig "limits" "memory" "" $values.resources }}
 {{- if lt (include "bridge.bytes" . | int64) (add 100000000 (div (mul 3 $shards $pending) 2)) }}
 {{- fail (printf "resources.limits.memory: %v are less than 100M and 1.5 times config.kafka.max_pending_bytes for each of %d shards, which one pod may have to serve" . $shards) }}
+{{- end }}
+{{- $request := dig "requests" "memory" "0" $values.resources }}
+{{- if lt (include "bridge.bytes" . | int64) (include "bridge.bytes" $request | int64) }}
+{{- fail (printf "resources.limits.memory: %v are less than resources.requests.memory, %v" . $request) }}
 {{- end }}
 {{- end }}
 {{- end }}
@@ -174,6 +231,24 @@ secret_file = {{ toJson (printf "%s/account-%s/secret" $secrets $account.name) }
 {{- end }}
 
 {{/* What the pods of the bridge and of `helm test` have in common. */}}
+{{- define "bridge.scheduling" -}}
+{{- with .Values.priorityClassName }}
+priorityClassName: {{ quote . }}
+{{- end }}
+{{- with .Values.nodeSelector }}
+nodeSelector:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .Values.tolerations }}
+tolerations:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .Values.affinity }}
+affinity:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end }}
+
 {{- define "bridge.podSecurityContext" -}}
 runAsNonRoot: true
 runAsUser: 10001
@@ -214,43 +289,43 @@ envFrom:
     defaultMode: 0440
     sources:
       - configMap:
-          name: {{ include "bridge.fullname" . }}
+          name: {{ include "bridge.fullname" . | quote }}
       {{- range .Values.accounts }}
       - secret:
-          name: {{ include "bridge.accountSecret" (dict "root" $ "account" .) }}
+          name: {{ include "bridge.accountSecret" (dict "root" $ "account" .) | quote }}
           items:
-            - key: {{ include "bridge.apiKeyKey" . }}
-              path: secrets/account-{{ .name }}/api-key
-            - key: {{ include "bridge.secretKey" . }}
-              path: secrets/account-{{ .name }}/secret
+            - key: {{ include "bridge.apiKeyKey" . | quote }}
+              path: {{ printf "secrets/account-%s/api-key" .name | quote }}
+            - key: {{ include "bridge.secretKey" . | quote }}
+              path: {{ printf "secrets/account-%s/secret" .name | quote }}
       {{- end }}
       {{- if include "bridge.hasPassword" . }}
       - secret:
-          name: {{ include "bridge.passwordSecret" . }}
+          name: {{ include "bridge.passwordSecret" . | quote }}
           items:
-            - key: {{ .Values.kafkaPassword.key }}
+            - key: {{ .Values.kafkaPassword.key | quote }}
               path: secrets/kafka/password
       {{- end }}
       {{- with .Values.kafkaTls.ca }}
       {{- if .existingSecret }}
       - secret:
-          name: {{ .existingSecret }}
+          name: {{ .existingSecret | quote }}
           items:
-            - key: {{ .key }}
+            - key: {{ .key | quote }}
               path: secrets/kafka-ca/ca.crt
       {{- end }}
       {{- end }}
       {{- with .Values.kafkaTls.client }}
       {{- if .existingSecret }}
       - secret:
-          name: {{ .existingSecret }}
+          name: {{ .existingSecret | quote }}
           items:
-            - key: {{ .certificateKey }}
+            - key: {{ .certificateKey | quote }}
               path: secrets/kafka-client/tls.crt
-            - key: {{ .privateKeyKey }}
+            - key: {{ .privateKeyKey | quote }}
               path: secrets/kafka-client/tls.key
             {{- with .passwordKey }}
-            - key: {{ . }}
+            - key: {{ quote . }}
               path: secrets/kafka-client/password
             {{- end }}
       {{- end }}

@@ -1,0 +1,37 @@
+"""The tools that check the chart say what they need to be built."""
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.chart.helm import ROOT
+
+
+@pytest.mark.parametrize(
+    ("version", "told"), [("go1.19.8", "found: 1.19"), ("go1.9", "found: 1.9"), (None, "found: none")]
+)
+def test_a_go_that_is_too_old_or_missing_is_named(version: str | None, told: str, tmp_path: Path) -> None:
+    for folder in ("scripts", "tools", "bin"):
+        (tmp_path / folder).mkdir()
+    shutil.copy(ROOT / "scripts" / "build-chart-tools.sh", tmp_path / "scripts")
+    for name in ("go.mod", "go.sum"):
+        shutil.copy(ROOT / "tools" / name, tmp_path / "tools")
+    go = tmp_path / "bin" / "go"
+    go.write_text(
+        f"#!/bin/sh\necho go version {version} linux/amd64\n" if version else "#!/bin/sh\nexit 127\n"
+    )
+    go.chmod(0o755)
+    done = subprocess.run(
+        [tmp_path / "scripts" / "build-chart-tools.sh"],
+        env={**os.environ, "PATH": f"{tmp_path}/bin:{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=20,
+    )
+    assert done.returncode == 1
+    assert "install Go first, 1.21 or newer" in done.stderr
+    assert told in done.stderr

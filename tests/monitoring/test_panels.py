@@ -1,0 +1,138 @@
+"""What the first row of the dashboard says is what the alerts would."""
+
+import json
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import yaml
+
+from tests.monitoring.test_alerts import promtool
+from tests.monitoring.test_live import PANELS, SELECTIONS, substituted
+
+_A = 'namespace="md",job="md/feed",pod="feed-0",instance="a"'
+_B = 'namespace="md",job="md/feed",pod="feed-1",instance="b"'
+_NOW = "30m"
+_STARTED = {f"process_start_time_seconds{{{_A}}}": "0x120", f"process_start_time_seconds{{{_B}}}": "0x120"}
+_SELECTION = SELECTIONS["all"]
+
+
+class Case(NamedTuple):
+    """Series, with a sample every 15 s, and what a query of a panel makes of them after half an hour."""
+
+    title: str
+    series: dict[str, str]
+    value: float
+    selection: dict[str, str] = _SELECTION
+    target: int = 0
+
+
+def _of(name: str, replica: str, labels: str = "") -> str:
+    return f"digifinex_bridge_{name}{{{replica}{labels}}}"
+
+
+CASES = {
+    "gaps from before the first scrape": Case(
+        "Gaps not filled", {_of("gaps_total", _A, ',channel="trades"'): "3x120"} | _STARTED, 3
+    ),
+    "gaps that were counted on": Case(
+        "Gaps not filled", {_of("gaps_total", _A, ',channel="trades"'): "0x59 2x60"} | _STARTED, 2
+    ),
+    "dead letters from before the first scrape": Case(
+        "Dead letters", {_of("deadletters_total", _A, ',reason="payload"'): "4x120"} | _STARTED, 4
+    ),
+    "a private channel is quiet by nature": Case(
+        "Since the last push",
+        {
+            _of("last_push_timestamp_seconds", _A, ',channel="order"'): "1x120",
+            _of("last_push_timestamp_seconds", _A, ',channel="trades"'): "1740x120",
+        }
+        | _STARTED,
+        60,
+    ),
+    "no push since the start": Case(
+        "Since the last push",
+        {_of("last_push_timestamp_seconds", _A, ',channel="depth"'): "0x120"}
+        | dict.fromkeys(_STARTED, "600x120"),
+        1200,
+    ),
+    "a replica that stands by makes nothing fresh": Case(
+        "Since the last push",
+        {
+            _of("last_push_timestamp_seconds", _A, ',channel="depth"'): "900x120",
+            _of("last_push_timestamp_seconds", _B, ',channel="depth"'): "0x120",
+        }
+        | dict.fromkeys(_STARTED, "1790x120"),
+        900,
+    ),
+    "one of two is not ready": Case(
+        "Replicas not ready", {_of("ready", _A): "1x120", _of("ready", _B): "0x120"}, 1
+    ),
+    "one of two shards has no session": Case(
+        "Fewest sessions",
+        {_of("connected", _A, ',shard="0"'): "2x120", _of("connected", _B, ',shard="1"'): "0x120"}
+        | {_of("ready", _A): "1x120", _of("ready", _B): "0x120"},
+        0,
+    ),
+    "one of two shards never had a session": Case(
+        "Fewest sessions",
+        {
+            _of("connected", _A, ',shard="0"'): "2x120",
+            _of("shard_owned", _A, ',shard="0"'): "1x120",
+            _of("shard_owned", _B, ',shard="1"'): "1x120",
+        }
+        | {_of("ready", _A): "1x120", _of("ready", _B): "0x120"},
+        0,
+    ),
+    "a shard of another pod than the chosen one": Case(
+        "Shards without an owner",
+        {
+            _of("shard_owned", _A, ',shard="0"'): "1x120",
+            _of("shard_owned", _B, ',shard="0"'): "0x120",
+        },
+        0,
+        _SELECTION | {"pod": "feed-1"},
+    ),
+    "two shards of four have half of the disk": Case(
+        "Bytes on disk",
+        {_of("spool_limit_bytes", _A): "1000x120"}
+        | {
+            _of("shard_owned", _A, f',shard="{shard}"'): f"{owned}x120"
+            for shard, owned in enumerate((1, 1, 0, 0))
+        },
+        500,
+        target=1,
+    ),
+    "orders are late by nature": Case(
+        "Exchange lag",
+        {
+            _of("exchange_lag_seconds_bucket", _A, f',channel="{channel}",le="{le}"'): f"0+{step}x120"
+            for channel, fast in (("order", 0), ("trades", 10))
+            for le, step in (("1", fast), ("60", 10), ("+Inf", 10))
+        },
+        0.5,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_it_says_what_the_alerts_would(name: str, tmp_path: Path) -> None:
+    case = CASES[name]
+    query = substituted(PANELS[case.title]["targets"][case.target]["expr"], case.selection)
+    series = [{"series": key, "values": values} for key, values in case.series.items()]
+    # sum: of what labels they have there is nothing to say, and of more series than one there is more.
+    samples = [{"labels": "{}", "value": case.value}]
+    wanted = {"expr": f"sum({query})", "eval_time": _NOW, "exp_samples": samples}
+    test = {"interval": "15s", "input_series": series, "promql_expr_test": [wanted]}
+    (tmp_path / "test.yaml").write_text(yaml.safe_dump({"tests": [test]}))
+    status, told = promtool("test", "rules", tmp_path / "test.yaml")
+    assert status == 0, told
+
+
+@pytest.mark.parametrize("title", ["Exchange lag", "Delivery lag"])
+def test_it_turns_red_where_the_alert_fires(title: str) -> None:
+    rules = Path(__file__).parents[2] / "helm" / "digifinex-bridge" / "rules" / "digifinex-bridge.yaml"
+    alerts = {rule["alert"]: rule for rule in yaml.safe_load(rules.read_text())["groups"][0]["rules"]}
+    limit = alerts[f"DigiFinexBridge{title.title().replace(' ', '')}High"]["expr"].split(">")[-1]
+    steps = PANELS[title]["fieldConfig"]["defaults"]["thresholds"]["steps"]
+    assert json.loads(limit) == next(step["value"] for step in steps if step["color"] == "red")
