@@ -38,6 +38,10 @@ _LOOK = 0.1  # seconds
 _MB = 1024 * 1024
 
 
+GROWTH_RATE = 40_000.0
+"""Frames a second: as fast as they are taken, what is measured is how much waits for the broker."""
+
+
 class Floor(NamedTuple):
     """CPU microseconds a frame, next to a busy feeder and on an idle machine."""
 
@@ -169,8 +173,8 @@ def latency(start: Start, kafka: Broker, feeder: Feeder, count: int, rate: float
 
 
 def growth(start: Start, kafka: Broker, feeder: Feeder, count: int) -> Growth:
-    """Measure the memory on a long run of the mix, with frames as fast as they are taken."""
-    with start(kafka, feeder.url(supply.MIX, count), supply.MIX, count) as running:
+    """Measure the memory on a long run of the mix."""
+    with start(kafka, feeder.url(supply.MIX, count, GROWTH_RATE), supply.MIX, count) as running:
         feeder.wait(0)
         tenths = []
         for tenth in range(1, 11):

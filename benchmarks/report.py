@@ -15,6 +15,7 @@ from benchmarks import supply
 from benchmarks.measure import (
     AT_LEAST_ONCE,
     EXACTLY_ONCE,
+    GROWTH_RATE,
     PEER,
     RATES,
     STATELESS,
@@ -206,7 +207,7 @@ def _growth(measured: Measured) -> str:
     rows = [f"| {10 * n} to {10 * n + 10} % | {mb:.0f} |" for n, mb in enumerate(tenths)]
     return _table(
         f"Memory over {measured.growth_frames:,} frames of the mix",
-        "The bridge in exactly-once, with frames as fast as it takes them: resident megabytes, the median\n"
+        f"The bridge in exactly-once, at {GROWTH_RATE:,.0f} frames a second: resident megabytes, the median\n"
         "of many looks during each tenth of the frames. Frames are repeated, trades with new ids. "
         f"The peak was {measured.growth.peak_mb:.0f} MB.",
         ("frames", "MB"),
