@@ -7,6 +7,7 @@ from itertools import chain
 import structlog
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import IllegalOperation, KafkaError, KafkaTimeoutError
+from aiokafka.producer.message_accumulator import MessageAccumulator, MessageBatch
 
 from bridge.config import Compression, KafkaConfig
 from bridge.kafka.client import closed, connection
@@ -78,23 +79,42 @@ async def close_producer(producer: AIOKafkaProducer, patience: float) -> None:
     seconds its parts are taken down one by one; the order matters.
     """
     accumulator = producer._message_accumulator  # noqa: SLF001
-    waiting = list(chain.from_iterable(accumulator._batches.values()))  # noqa: SLF001
     try:
         async with asyncio.timeout(patience):
             await producer.stop()
     except Exception as error:  # noqa: BLE001 - a failed transaction comes out of stop() as anything
         log.debug("producer is taken down", error=repr(error))
-        sender = producer._sender.sender_task  # noqa: SLF001
-        if sender is not None:
-            sender.cancel()
-            await asyncio.wait({sender}, timeout=patience)
-        accumulator._pending_batches.update(waiting)  # noqa: SLF001 - batches that fail are taken out of it
-        accumulator.fail_all(KafkaTimeoutError("given up"))
-        await closed(producer.client.close())
+    if tasks := _tasks(producer):
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks, timeout=patience)
+    accumulator.fail_all(KafkaTimeoutError("given up"))
+    await closed(producer.client.close())
     # What nobody asks for any more; asyncio would complain.
-    answers = [batch._drain_waiter for batch in waiting]  # noqa: SLF001
+    answers = [batch._drain_waiter for batch in chain.from_iterable(accumulator._batches.values())]  # noqa: SLF001
     if producer._txn_manager is not None:  # noqa: SLF001
         answers.append(producer._txn_manager._transaction_waiter)  # noqa: SLF001
     for answer in answers:
         if answer is not None and answer.done() and not answer.cancelled():
             answer.exception()
+
+
+def _tasks(producer: AIOKafkaProducer) -> set[asyncio.Task[object]]:
+    """Return what the sender of a producer still does; one that has failed does not end its requests."""
+
+    def is_the_senders(task: asyncio.Task[object]) -> bool:
+        frame = getattr(task.get_coro(), "cr_frame", None)
+        return frame is not None and frame.f_locals.get("self") is producer._sender  # noqa: SLF001
+
+    return {task for task in asyncio.all_tasks() if is_the_senders(task)}
+
+
+def _queue_again_unless_answered(self: MessageAccumulator, batch: MessageBatch) -> None:
+    if not batch.future.done():
+        self._batches[batch.tp].appendleft(batch)
+        batch.reset_drain()
+
+
+# aiokafka's own takes the batch out of the pending ones, from which its future takes it out, too, when it is
+# failed together with the producer, before or after: each way a KeyError in a task that nobody awaits.
+MessageAccumulator.reenqueue = _queue_again_unless_answered
