@@ -224,6 +224,7 @@ class Connector:
             session,
             Source(uuid.uuid4().hex[:16], self.account, cause),
             max_frame_bytes=config.max_frame_bytes,
+            courtesy=self._courtesy,
             receiver=receiver,
             deliver=receiver.push,
             journal=self._journal,

@@ -24,6 +24,10 @@ class Courtesy:
         """Wait until a connection with so many subscribe requests may be opened."""
         await asyncio.sleep(self.reserve(time.monotonic(), subscribes))
 
+    def charge(self, now: float, subscribes: int) -> None:
+        """Take what an open connection sends besides from the budget; those to come wait for it."""
+        self._free_at = max(self._free_at, now - _BURST) + subscribes * self._subscribe
+
     def pause(self, now: float, seconds: float) -> None:
         """Open no connection for so long, since the exchange says that there were too many."""
         self._not_before = max(self._not_before, now + min(seconds, _LONGEST_PAUSE))

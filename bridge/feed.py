@@ -10,9 +10,10 @@ import structlog
 from websockets.exceptions import ConnectionClosed
 
 from bridge.channels.channel import Source
+from bridge.courtesy import Courtesy
 from bridge.events import Journal
 from bridge.exchange.frames import BadFrame, Push, inflate, within
-from bridge.exchange.session import ClockRead, Confirmed, Ponged, Refused, Session
+from bridge.exchange.session import ClockRead, Confirmed, Ponged, Refused, Session, Split, subscribes
 from bridge.metrics import Metrics
 from bridge.socket import Socket
 
@@ -56,6 +57,7 @@ class Feed:
         source: Source,
         *,
         max_frame_bytes: int,
+        courtesy: Courtesy,
         receiver: Receiver,
         deliver: Deliver,
         journal: Journal,
@@ -70,6 +72,7 @@ class Feed:
         self.heard_us = 0  # when the last frame came
         self._socket = socket
         self._max_frame_bytes = max_frame_bytes
+        self._courtesy = courtesy
         self._receiver = receiver
         self._journal = journal
         self._fruitful = False
@@ -109,7 +112,9 @@ class Feed:
     def subscribe(self, channel: str, symbols: list[str]) -> None:
         """Add symbols of a channel."""
         self.live.clear()
-        self.session.subscribe(channel, symbols, time.monotonic())
+        now = time.monotonic()
+        self._courtesy.charge(now, subscribes({channel: symbols}))
+        self.session.subscribe(channel, symbols, now)
         self._wake.set()
 
     def pause(self) -> None:
@@ -194,6 +199,14 @@ class Feed:
                     self._clock_offset.value = offset
                 case Confirmed(channel, symbols):
                     self._log.debug("subscription confirmed", channel=channel, symbols=symbols)
+                case Split(channel, symbols, error):
+                    self._courtesy.charge(time.monotonic(), len(symbols))
+                    self._log.warning(
+                        "the exchange refused subscriptions together; they are asked for one by one",
+                        channel=channel,
+                        symbols=symbols,
+                        error=error,
+                    )
                 case Refused(channel, symbols, error):
                     self.refused.append(event)
                     self._log.error(

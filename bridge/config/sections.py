@@ -79,8 +79,8 @@ class ExchangeConfig(_Section):
     )
     subscribes_per_second: Rate = Field(
         default=20.0,
-        description="Subscribe requests that one process sends a second, at most, with the connections that "
-        "it opens.",
+        description="Subscribe requests that one process sends a second: a connection is opened when those "
+        "before it have used theirs up, with what they have to ask again.",
     )
     max_frame_bytes: int = Field(
         default=8_388_608,

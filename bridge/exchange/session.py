@@ -112,7 +112,16 @@ class Refused:
     error: str
 
 
-Event = ClockRead | Ponged | Confirmed | Refused
+@dataclass(frozen=True, slots=True)
+class Split:
+    """The exchange refused these subscriptions together, so each is asked for by itself."""
+
+    channel: str
+    symbols: Symbols
+    error: str
+
+
+Event = ClockRead | Ponged | Confirmed | Refused | Split
 
 
 @dataclass(frozen=True, slots=True)
@@ -318,6 +327,7 @@ class Session:
         if error is None:
             self._events.append(Confirmed(asked.channel, asked.symbols))
         elif len(asked.symbols) > 1:
+            self._events.append(Split(asked.channel, asked.symbols, error))
             for symbol in asked.symbols:
                 self._subscribe(asked.channel, (symbol,), now)
         else:

@@ -1,7 +1,8 @@
-"""A mistake of our own costs the session that it happens in, which is replaced, and nothing else."""
+"""A connector by itself: what a mistake of our own costs, and what its requests cost the budget."""
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
@@ -45,20 +46,23 @@ class Received:
 class Connected(Connector):
     """A connector whose settings take any value, as a mistake would make it."""
 
-    def __init__(self, exchange: Simulator, receiver: Received, settings: Mapping[str, object]) -> None:
+    def __init__(
+        self, exchange: Simulator, receiver: Received, symbols: list[str], settings: Mapping[str, object]
+    ) -> None:
         self.metrics = Metrics()
         self.told: list[Record] = []
         config = ExchangeConfig(url=exchange.url, reconnect_min=0.01, reconnect_max=0.05)
+        config = config.model_copy(update=settings)
+        self.courtesy = Courtesy(config.handshakes_per_second, config.subscribes_per_second)
         super().__init__(
-            {"trades": SYMBOLS},
+            {"trades": symbols},
             config=config,
-            courtesy=Courtesy(config.handshakes_per_second, config.subscribes_per_second),
+            courtesy=self.courtesy,
             receiver=receiver,
             journal=Journal("replica", 0, self.told.extend),
             metrics=self.metrics,
             shard="0",
         )
-        self.set(settings)
 
     def set(self, settings: Mapping[str, object]) -> None:
         """Have these settings from the next session on."""
@@ -71,9 +75,11 @@ class Connected(Connector):
 
 
 @asynccontextmanager
-async def connected(exchange: Simulator, receiver: Received, **settings: object) -> AsyncIterator[Connected]:
+async def connected(
+    exchange: Simulator, receiver: Received, symbols: list[str] = SYMBOLS, /, **settings: object
+) -> AsyncIterator[Connected]:
     """Run a connector as long as the context."""
-    connector = Connected(exchange, receiver, settings)
+    connector = Connected(exchange, receiver, symbols, settings)
     running = asyncio.create_task(connector.run())
     try:
         yield connector
@@ -159,3 +165,19 @@ def test_a_push_that_nobody_can_take_ends_its_session_and_no_other(caplog: pytes
     with caplog.at_level(logging.ERROR):
         uvloop.run(scenario())
     assert "ZeroDivisionError: a mistake" in caplog.text
+
+
+def test_what_is_asked_for_besides_is_taken_from_the_budget_of_connections_to_come() -> None:
+    """Each symbol by itself, since one of three is refused; and one that is added."""
+    budget = {"handshakes_per_second": 1000, "subscribes_per_second": 0.01}
+    symbols = [*SYMBOLS, "NOPE_USDT"]
+
+    async def scenario() -> None:
+        async with Simulator(symbols=[*SYMBOLS, "LTC_USDT"], rate=10) as exchange:
+            begin = time.monotonic()
+            async with connected(exchange, Received(), symbols, **budget) as connector:
+                await soon(lambda: connector.missing()[0].endswith("(code 2)"), 20, "the refused one")
+                connector.subscribe("trades", ["LTC_USDT"])
+                assert connector.courtesy.reserve(begin, 0) >= (1 + len(symbols) + 1) * 100 - 1
+
+    uvloop.run(scenario())

@@ -30,6 +30,15 @@ def test_no_more_than_the_budget_is_used_in_any_time(
             assert used <= opened[last][0] - begin + 1.0 + 1e-6
 
 
+@given(st.integers(0, 40), st.floats(0, 5))
+def test_what_open_connections_send_besides_is_taken_from_the_budget(requests: int, later: float) -> None:
+    """A connection that is to be opened waits as if they had been its own."""
+    courtesy, alike = Courtesy(5.0, 20.0), Courtesy(1e9, 20.0)
+    courtesy.charge(10.0, requests)
+    alike.reserve(10.0, requests)
+    assert courtesy.reserve(10.0 + later, 0) == pytest.approx(alike.reserve(10.0 + later, 0), abs=1e-6)
+
+
 def test_who_comes_first_goes_first_and_a_few_need_not_wait() -> None:
     courtesy = Courtesy(5.0, 20.0)
     waits = [courtesy.reserve(10.0, 0) for _ in range(10)]

@@ -22,6 +22,7 @@ from bridge.exchange.session import (
     Ponged,
     Refused,
     Session,
+    Split,
     State,
     Timing,
 )
@@ -292,6 +293,7 @@ def test_of_a_refused_chunk_only_the_bad_symbol_is_refused_and_named() -> None:
         session.receive(answer(request.id, None if refused else SUCCESS, NO if refused else None), START)
     assert session.live
     assert session.events() == [
+        Split("trades", ("A", "BAD", "C"), "invalid market (code 2)"),
         Confirmed("depth", ("A",)),
         Confirmed("trades", ("C",)),
         Refused("trades", ("BAD",), "invalid market (code 2)"),
@@ -305,6 +307,7 @@ def test_of_two_symbols_that_are_refused_together_only_the_bad_one_is_refused() 
     session.receive(answer(3, error=NO), START)
     session.receive(answer(4, SUCCESS), START)
     assert session.events() == [
+        Split("trades", ("BAD", "A"), "invalid market (code 2)"),
         Refused("trades", ("BAD",), "invalid market (code 2)"),
         Confirmed("trades", ("A",)),
     ]
