@@ -1,7 +1,7 @@
 """TLS with an authority of its own and SCRAM, on a real broker that is set up so."""
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -177,24 +177,27 @@ def least(prefix: str) -> dict[str, AclBinding]:
 
 
 @contextmanager
-def allowed(guarded: Guarded, acls: Iterable[AclBinding]) -> Iterator[None]:
-    """Let the bridge do what these allow, and nothing else."""
+def allowed(guarded: Guarded, acls: Collection[AclBinding]) -> Iterator[None]:
+    """Let the bridge do what these allow, as long as the context."""
     for done in guarded.admin.create_acls(list(acls)).values():
         done.result()
     try:
         yield
     finally:
-        everything = AclBindingFilter(
-            ResourceType.ANY,
-            None,  # type: ignore[arg-type] # any
-            ResourcePatternType.ANY,
-            None,  # type: ignore[arg-type] # any
-            None,  # type: ignore[arg-type] # any
-            AclOperation.ANY,
-            AclPermissionType.ANY,
-        )
-        for deleted in guarded.admin.delete_acls([everything]).values():
+        for deleted in guarded.admin.delete_acls([_only(acl) for acl in acls]).values():
             deleted.result()
+
+
+def _only(acl: AclBinding) -> AclBindingFilter:
+    return AclBindingFilter(
+        acl.restype,
+        acl.name,
+        acl.resource_pattern_type,
+        acl.principal,
+        acl.host,
+        acl.operation,
+        acl.permission_type,
+    )
 
 
 def guarded_settings(
@@ -256,3 +259,31 @@ def test_an_acl_that_is_missing_is_named(guarded: Guarded, prefix: str, tmp_path
                 with allowed(guarded, [acl]):
                     bridge.wait_ready()
                     assert bridge.stop() == 0
+
+
+@pytest.mark.parametrize("delivery", ["exactly-once", "at-least-once"])
+def test_an_acl_that_is_withdrawn_for_a_while_costs_readiness_and_nothing_else(
+    guarded: Guarded, prefix: str, tmp_path: Path, delivery: str
+) -> None:
+    acls = least(prefix)
+    write = acls.pop(next(name for name in acls if name.startswith("Write on topic")))
+    with ExchangeThread(symbols=SYMBOLS, rate=100) as exchange:
+        settings = guarded_settings(exchange, guarded, prefix, delivery=delivery)
+        with allowed(guarded, acls.values()), RunningBridge(tmp_path, settings) as bridge:
+            with allowed(guarded, [write]):
+                bridge.wait_ready()
+            eventually(lambda: bridge.ready()[0] == 503, 20, "a refusal")
+            errors = bridge.metric("kafka_errors_total")
+            answers: set[int] = set()
+
+            def refused_again() -> bool:
+                answers.add(bridge.ready()[0])
+                return bridge.metric("kafka_errors_total") >= errors + 4
+
+            eventually(refused_again, 60, "more refusals")
+            assert answers == {503}
+            with allowed(guarded, [write]):
+                bridge.wait_ready()
+                exchange.quiesce()
+                assert bridge.stop() == 0
+        assert_trades_are(records_of(guarded.broker, prefix, "trades"), exchange.truth.made)
