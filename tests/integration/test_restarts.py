@@ -18,6 +18,7 @@ from bridge.kafka.state import Lost, State
 from bridge.kafka.topics import prepare
 from bridge.metrics import Metrics
 from bridge.records import STATE, Record
+from bridge.spool import Spool
 from tests.support.checks import (
     assert_trades_are,
     assert_trades_are_at_least,
@@ -32,6 +33,7 @@ from tests.support.process import ACCOUNTS, SYMBOLS, RunningBridge, config
 from tests.support.waiting import eventually, soon
 
 QUICK = {"session_timeout": 2.0}
+SPOOL_BYTES = 1_000_000
 
 
 @pytest.mark.parametrize("delivery", ["exactly-once", "at-least-once"])
@@ -159,6 +161,49 @@ def test_a_commit_whose_answer_is_lost_is_not_done_again(
     assert [one.json["n"] for one in read_topic(kafka.bootstrap, f"{prefix}.trades.v1")] == list(range(made))
 
 
+@pytest.mark.parametrize("taken", [True, False], ids=["Kafka had taken it", "Kafka had not"])
+def test_a_process_that_ends_while_it_commits_and_spools_knows_at_its_return_what_kafka_has(
+    kafka: Broker, prefix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, taken: bool
+) -> None:
+    """What the open transaction has is on disk, too: it must neither come again nor be skipped."""
+    commit = AIOKafkaProducer.commit_transaction
+
+    async def scenario() -> None:
+        committing = asyncio.Event()
+
+        async def commit_without_end(producer: AIOKafkaProducer) -> None:
+            if taken:
+                await commit(producer)
+            committing.set()
+            await asyncio.Event().wait()
+
+        first = await _Lone.open(kafka, prefix, "replica", spool=Spool(tmp_path, SPOOL_BYTES))
+        running = asyncio.create_task(first.sink.run())
+        first.sink.add([trade(0)])
+        await soon(lambda: first.sink.pending_records == 0, 20, "the first record")
+        monkeypatch.setattr(AIOKafkaProducer, "commit_transaction", commit_without_end)
+        first.sink.add([trade(n) for n in range(1, 100)])
+        await asyncio.wait_for(committing.wait(), 20)
+        first.sink.add([trade(n) for n in range(100, 1000)])
+        assert first.overflow.active
+        running.cancel()
+        await asyncio.wait({running})
+        first.overflow.close()
+
+        monkeypatch.setattr(AIOKafkaProducer, "commit_transaction", commit)
+        second = await _Lone.open(kafka, prefix, "replica", spool=Spool(tmp_path, SPOOL_BYTES))
+        running = asyncio.create_task(second.sink.run())
+        await asyncio.wait_for(second.sink.taken_over.wait(), 20)
+        second.sink.add([trade(1000)])
+        await soon(lambda: not second.overflow.active, 20, "the spool's end")
+        second.sink.drain()
+        await running
+        second.overflow.close()
+
+    asyncio.run(scenario())
+    assert [one.json["n"] for one in read_topic(kafka.bootstrap, f"{prefix}.trades.v1")] == list(range(1001))
+
+
 @pytest.mark.parametrize(
     ("delivery", "still_ours"),
     [
@@ -195,15 +240,23 @@ def test_a_sink_whose_shard_was_served_by_another_meanwhile_writes_nothing_more(
 class _Lone:
     """A sink without a bridge around it, for a shard that is its own as long as `ours`."""
 
-    def __init__(self, settings: KafkaConfig, state: State, metrics: Metrics) -> None:
+    def __init__(self, settings: KafkaConfig, state: State, metrics: Metrics, overflow: Overflow) -> None:
         self.config = settings
+        self.overflow = overflow
         self.state = state
         self.metrics = metrics
         self.ours = True
         self.sink: Sink
 
     @classmethod
-    async def open(cls, kafka: Broker, prefix: str, replica: str, delivery: str = "exactly-once") -> "_Lone":
+    async def open(
+        cls,
+        kafka: Broker,
+        prefix: str,
+        replica: str,
+        delivery: str = "exactly-once",
+        spool: Spool | None = None,
+    ) -> "_Lone":
         settings = KafkaConfig.model_validate(
             {
                 "bootstrap_servers": kafka.bootstrap,
@@ -211,10 +264,13 @@ class _Lone:
                 "partitions": 3,
                 "delivery": delivery,
                 "session_timeout": 0.1,
+                "max_pending_bytes": 65_536,
             }
         )
         topics = await prepare(settings, ["trades"])
-        one = cls(settings, State(settings, topics[STATE], 0, replica), Metrics())
+        state = State(settings, topics[STATE], 0, replica)
+        overflow = Overflow(spool, state, replica, lambda kind, detail: None)
+        one = cls(settings, state, Metrics(), overflow)
         one.sink = Sink(
             settings,
             topics,
@@ -223,7 +279,7 @@ class _Lone:
             is_ours=one.is_ours,
             metrics=one.metrics,
             on_room=lambda room: None,
-            overflow=Overflow(None, one.state, replica, lambda kind, detail: None),
+            overflow=overflow,
         )
         return one
 
