@@ -5,10 +5,8 @@ It keeps no watermarks and writes nothing to bridge-state. All else is the bridg
 
 from collections.abc import Iterable
 
-from aiokafka import AIOKafkaProducer
-
 from bridge.cli import main
-from bridge.kafka.sink import Sink
+from bridge.kafka.batches import Batches
 from bridge.kafka.state import Save, State
 from bridge.records import Record
 
@@ -17,11 +15,11 @@ def _save_nothing(_state: State, _sent: Iterable[Record]) -> Save:
     return Save(0, {}, {})
 
 
-async def _send_nothing(_sink: Sink, _producer: AIOKafkaProducer, _save: Save) -> None:
+async def _send_nothing(_batches: Batches, _save: Save) -> None:
     return
 
 
 if __name__ == "__main__":
     State.save = _save_nothing  # type: ignore[assignment, method-assign]
-    Sink._send_state = _send_nothing  # type: ignore[assignment, method-assign]  # noqa: SLF001
+    Batches.send_state = _send_nothing  # type: ignore[assignment, method-assign]
     main()

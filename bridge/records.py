@@ -72,3 +72,22 @@ def deadletter(
     )
     key = None if channel is None else channel.encode()
     return Record(DEADLETTER, key, msgspec.json.encode(letter), received_us)
+
+
+class _Provenance(msgspec.Struct):
+    session: str | None
+
+
+_provenance = msgspec.json.Decoder(_Provenance).decode
+
+
+def letter_for(record: Record, detail: str, *, whole: bool = True) -> Record:
+    """Return the dead letter of a record that Kafka refuses; its value stands for the frame, if `whole`."""
+    return deadletter(
+        session=_provenance(record.value).session or "none",
+        received_us=record.time_us,
+        reason="payload",
+        channel=record.channel,
+        detail=detail,
+        frame=record.value if whole else b"",
+    )

@@ -54,10 +54,10 @@ class Bridge:
             self.metrics.gauge("shard_owned", shard=str(number)).value = 0  # also of those that nobody serves
             self.metrics.gauge("reading_paused", shard=str(number)).read = partial(self._is_paused, number)
         self.metrics.gauge("pending_records").read = lambda: sum(
-            shard.sink.pending_records for shard in self._shards.values()
+            shard.queues.pending_records for shard in self._shards.values()
         )
         self.metrics.gauge("pending_bytes").read = lambda: sum(
-            shard.sink.pending_bytes for shard in self._shards.values()
+            shard.queues.pending_bytes for shard in self._shards.values()
         )
         self.metrics.gauge("spool_bytes").read = lambda: sum(
             shard.overflow.size for shard in self._shards.values()

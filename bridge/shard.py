@@ -14,6 +14,7 @@ from bridge.events import Journal
 from bridge.exchange.session import Credentials
 from bridge.kafka.client import transactional_id
 from bridge.kafka.overflow import Overflow
+from bridge.kafka.queues import Queues
 from bridge.kafka.sink import Sink
 from bridge.kafka.state import Lost, State
 from bridge.kafka.topics import Topic
@@ -69,17 +70,24 @@ class Shard:
             replica,
             lambda kind, detail: self._journal.tell(kind, detail=detail),
         )
-        self.sink = Sink(
+        self.queues = Queues(
+            topics,
+            self.overflow,
+            metrics,
+            max_pending_bytes=kafka.max_pending_bytes,
+            on_room=self._on_room,
+        )
+        self._sink = Sink(
             kafka,
             topics,
             transactional_id=transactional_id(kafka, number) if exactly_once else None,
+            queues=self.queues,
+            overflow=self.overflow,
             state=self._state,
             is_ours=is_ours,
             metrics=metrics,
-            on_room=self._on_room,
-            overflow=self.overflow,
         )
-        self._journal = Journal(replica, number, self.sink.add)
+        self._journal = Journal(replica, number, self.queues.add)
         self._pipeline: Pipeline
         self._connectors: list[Connector] = []
         self._group = asyncio.TaskGroup()
@@ -93,7 +101,7 @@ class Shard:
         was received is left to the one who has it now.
         """
         async with self._group:
-            delivering = self._group.create_task(self._part(self.sink.run), name=f"sink {self._label}")
+            delivering = self._group.create_task(self._part(self._sink.run), name=f"sink {self._label}")
             serving = self._group.create_task(self._serve(), name=f"shard {self._label}")
             await self._over.wait()
             self._stopping = True
@@ -104,11 +112,11 @@ class Shard:
             if self._running:
                 await asyncio.wait(self._running)
             if not self.lost:
-                self.sink.drain()
+                self.queues.drain()
                 await asyncio.wait({delivering}, timeout=_DRAIN)
             delivering.cancel()
         try:
-            return (0, 0) if self.lost else self.sink.park()
+            return (0, 0) if self.lost else self.queues.park()
         finally:
             self.overflow.close()
 
@@ -126,10 +134,10 @@ class Shard:
     def missing(self) -> dict[str, object]:
         """Say what keeps the shard from being ready; nothing if it is."""
         missing: dict[str, object] = {}
-        if (kafka := self.sink.missing()) is not None:
+        if (kafka := self._sink.missing()) is not None:
             missing["kafka"] = kafka
         subscriptions = [text for connector in self._connectors for text in connector.missing()]
-        if not self.sink.taken_over.is_set():
+        if not self._sink.taken_over.is_set():
             subscriptions = [f"shard {self._label} is being taken over"]
         if subscriptions:
             missing["subscriptions"] = subscriptions
@@ -137,14 +145,14 @@ class Shard:
 
     async def _serve(self) -> None:
         """Subscribe, once it is known what Kafka has already."""
-        await self.sink.taken_over.wait()
+        await self._sink.taken_over.wait()
         previous = self._state.previous
         detail = f"from {previous.replica}" if previous else "as the first"
         log.info("shard taken over", shard=self._label, detail=detail)
         self._journal.tell("takeover", detail=detail)
         self._pipeline = Pipeline(
             wanted=self._plan.records,
-            emit=self.sink.add,
+            emit=self.queues.add,
             watermarks=self.overflow.watermarks,
             journal=self._journal,
             metrics=self._metrics,
@@ -160,7 +168,7 @@ class Shard:
 
     def _note_alive(self) -> None:
         """Keep until when private channels were listened to, when all that they brought is on Kafka."""
-        if self.sink.pending(_PRIVATE):
+        if self.queues.pending(_PRIVATE):
             return
         for account, _ in self._plan.private:
             alive: dict[str, int] = {}
@@ -168,7 +176,7 @@ class Shard:
                 if connector.account == account.name:
                     for channel, heard_us in connector.alive().items():
                         alive[channel] = min(heard_us, alive.get(channel, heard_us))
-            self.sink.listened(account.name, alive)
+            self._sink.listened(account.name, alive)
 
     def _connector(self, wanted: plan.Wanted, account: AccountConfig | None = None) -> Connector:
         credentials = None

@@ -15,7 +15,7 @@ import structlog
 
 from bridge.events import Kind
 from bridge.kafka.partition import Partition
-from bridge.kafka.state import Owner, Save, State
+from bridge.kafka.state import Owner, State
 from bridge.spool import Counts, Entry, Header, Spool, SpoolFull
 from bridge.watermark import Watermark, advanced
 
@@ -108,7 +108,7 @@ class Overflow:
         log.info("spool found", shard=self._state.shard, records=self._spool.waiting, bytes=self.size)
         self._tell_damage()
 
-    def begin(self, partitions: Collection[Partition], committing: Save | None) -> bool:
+    def begin(self, partitions: Collection[Partition]) -> bool:
         """Let new records queue up here, behind all that is in memory; return whether that can be."""
         if self._spool is None:
             return False
@@ -122,8 +122,8 @@ class Overflow:
         on_disk = chain.from_iterable(islice(memory[p], known[p]) for p in partitions if p.marked)
         watermarks = {**self._state.watermarks, **advanced(self._state.watermarks, on_disk)}
         committed, taken = None, {}
-        if committing is not None:
-            committed = (self._replica, committing.transaction)
+        if self._state.committing is not None:
+            committed = (self._replica, self._state.committing.transaction)
             taken = {p.place: self._taken_of(p) + len(p.sent) for p in partitions}
         try:
             name = self._spool.header.spool if self._spool.header else uuid.uuid4().hex
@@ -202,10 +202,10 @@ class Overflow:
         log.info("spool ends", shard=self._state.shard)
         self._tell("spool_ended", "all of it is on Kafka")
 
-    def park(self, partitions: Collection[Partition], committing: Save | None) -> tuple[int, int]:
+    def park(self, partitions: Collection[Partition]) -> tuple[int, int]:
         """Leave all that waits on disk, for the process ends; return how many records are there, and lost."""
         waiting = sum(len(p.sent) + len(p.queued) for p in partitions)
-        if waiting and not self.active and not self.begin(partitions, committing):
+        if waiting and not self.active and not self.begin(partitions):
             return 0, waiting
         if not self.active or self._spool is None:
             return 0, 0

@@ -9,6 +9,7 @@ from aiokafka.producer.message_accumulator import BatchBuilder
 from bridge.kafka.topics import Topic
 from bridge.records import Record
 
+FULL_BATCH = 256  # records that are worth a flush before its time
 _RECORD_OVERHEAD = 128  # bytes of a key and of Kafka's format around it and a value, rounded up
 NO_TIME = -1  # a record's timestamp, in Kafka's words, that it does not look at
 _NO_LIMIT = 65_536  # records; no batch holds so many

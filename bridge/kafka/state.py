@@ -63,7 +63,11 @@ _decode_alive = msgspec.json.Decoder(dict[str, int]).decode
 
 
 class State:
-    """The state of one shard, as `replica` keeps it."""
+    """The state of one shard, as `replica` keeps it.
+
+    `previous` is who served it last, `committing` what is saved when the commit that was asked for has taken
+    place: as long as there is no answer, only Kafka knows whether it has.
+    """
 
     def __init__(self, config: KafkaConfig, topic: Topic, shard: int, replica: str) -> None:
         self.topic = topic
@@ -73,6 +77,7 @@ class State:
         self.alive: dict[str, Alive] = {}
         self.previous: Owner | None = None
         self.notes: dict[bytes, bytes] = {}
+        self.committing: Save | None = None
         self._config = config
         self._replica = replica
         self._transaction = 0

@@ -11,8 +11,9 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaConnectionError
 
 from bridge.config import KafkaConfig
-from bridge.kafka import sink
+from bridge.kafka import batches
 from bridge.kafka.overflow import Overflow
+from bridge.kafka.queues import Queues
 from bridge.kafka.sink import Sink
 from bridge.kafka.state import Lost, State
 from bridge.kafka.topics import prepare
@@ -138,7 +139,7 @@ def test_a_commit_whose_answer_is_lost_is_not_done_again(
                 await asyncio.Event().wait()
             raise KafkaConnectionError("the answer is lost")
 
-    monkeypatch.setattr(sink, "_PATIENCE", 1.0)
+    monkeypatch.setattr(batches, "_PATIENCE", 1.0)
     monkeypatch.setattr(AIOKafkaProducer, "commit_transaction", commit_without_answer)
 
     async def scenario() -> int:
@@ -147,11 +148,11 @@ def test_a_commit_whose_answer_is_lost_is_not_done_again(
         numbers = itertools.count()
 
         def trade_on() -> bool:
-            one.sink.add([trade(next(numbers))])
+            one.queues.add([trade(next(numbers))])
             return not unanswered
 
         await soon(trade_on, 30, "two commits without an answer")
-        one.sink.drain()
+        one.queues.drain()
         await running
         error = "KafkaTimeoutError" if answers == "never come" else "KafkaConnectionError"
         assert one.metrics.counter("kafka_errors_total", error=error).value == 2
@@ -179,12 +180,12 @@ def test_a_process_that_ends_while_it_commits_and_spools_knows_at_its_return_wha
 
         first = await _Lone.open(kafka, prefix, "replica", spool=Spool(tmp_path, SPOOL_BYTES))
         running = asyncio.create_task(first.sink.run())
-        first.sink.add([trade(0)])
-        await soon(lambda: first.sink.pending_records == 0, 20, "the first record")
+        first.queues.add([trade(0)])
+        await soon(lambda: first.queues.pending_records == 0, 20, "the first record")
         monkeypatch.setattr(AIOKafkaProducer, "commit_transaction", commit_without_end)
-        first.sink.add([trade(n) for n in range(1, 100)])
+        first.queues.add([trade(n) for n in range(1, 100)])
         await asyncio.wait_for(committing.wait(), 20)
-        first.sink.add([trade(n) for n in range(100, 1000)])
+        first.queues.add([trade(n) for n in range(100, 1000)])
         assert first.overflow.active
         running.cancel()
         await asyncio.wait({running})
@@ -194,9 +195,9 @@ def test_a_process_that_ends_while_it_commits_and_spools_knows_at_its_return_wha
         second = await _Lone.open(kafka, prefix, "replica", spool=Spool(tmp_path, SPOOL_BYTES))
         running = asyncio.create_task(second.sink.run())
         await asyncio.wait_for(second.sink.taken_over.wait(), 20)
-        second.sink.add([trade(1000)])
+        second.queues.add([trade(1000)])
         await soon(lambda: not second.overflow.active, 20, "the spool's end")
-        second.sink.drain()
+        second.queues.drain()
         await running
         second.overflow.close()
 
@@ -219,17 +220,17 @@ def test_a_sink_whose_shard_was_served_by_another_meanwhile_writes_nothing_more(
     async def scenario() -> None:
         one = await _Lone.open(kafka, prefix, "one", delivery)
         running = asyncio.create_task(one.sink.run())
-        one.sink.add([trade(1)])
-        await soon(lambda: one.sink.pending_records == 0, 20, "the first record")
+        one.queues.add([trade(1)])
+        await soon(lambda: one.queues.pending_records == 0, 20, "the first record")
         two = await _Lone.open(kafka, prefix, "two", delivery)
         other = asyncio.create_task(two.sink.run())
         await two.sink.taken_over.wait()
         assert two.state.watermarks[b"BTC_USDT"].ids == [1]
-        two.sink.add([trade(2)])
-        two.sink.drain()
+        two.queues.add([trade(2)])
+        two.queues.drain()
         await other
         one.ours = still_ours
-        one.sink.add([trade(2)])
+        one.queues.add([trade(2)])
         with pytest.raises(Lost):
             await asyncio.wait_for(running, 20)
 
@@ -247,6 +248,7 @@ class _Lone:
         self.metrics = metrics
         self.ours = True
         self.sink: Sink
+        self.queues: Queues
 
     @classmethod
     async def open(
@@ -271,15 +273,22 @@ class _Lone:
         state = State(settings, topics[STATE], 0, replica)
         overflow = Overflow(spool, state, replica, lambda kind, detail: None)
         one = cls(settings, state, Metrics(), overflow)
+        one.queues = Queues(
+            topics,
+            overflow,
+            one.metrics,
+            max_pending_bytes=settings.max_pending_bytes,
+            on_room=lambda room: None,
+        )
         one.sink = Sink(
             settings,
             topics,
             transactional_id=prefix if delivery == "exactly-once" else None,
-            state=one.state,
+            queues=one.queues,
+            overflow=overflow,
+            state=state,
             is_ours=one.is_ours,
             metrics=one.metrics,
-            on_room=lambda room: None,
-            overflow=overflow,
         )
         return one
 
@@ -288,6 +297,6 @@ class _Lone:
         return self.ours and max_age >= 0
 
 
-def trade(number: int) -> Record:
+def trade(number: int, symbol: bytes = b"BTC_USDT") -> Record:
     value = b'{"session":"s","n":%d}' % number
-    return Record("trades", b"BTC_USDT", value, 1_600_000_000_000_000, (number, 1, None))
+    return Record("trades", symbol, value, 1_600_000_000_000_000, (number, 1, None))

@@ -16,6 +16,7 @@ from msgspec.structs import replace
 from bridge.config import Config, KafkaConfig
 from bridge.kafka.overflow import Overflow
 from bridge.kafka.producer import open_producer
+from bridge.kafka.queues import Queues
 from bridge.kafka.sink import Sink
 from bridge.kafka.state import State
 from bridge.kafka.topics import TopicError, prepare
@@ -49,6 +50,7 @@ class Delivery:
         self.room: list[bool] = []
         self.group_is_away = False
         self.sink: Sink
+        self.queues: Queues
 
     async def run(self, steps: Callable[["Delivery"], object]) -> None:
         """Run a sink through `steps`, then until all is delivered; no task is to fail unseen."""
@@ -56,22 +58,30 @@ class Delivery:
         asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
         topics = await prepare(self.config, ["trades"])
         state = State(self.config, topics[STATE], 0, "replica")
+        overflow = Overflow(None, state, "replica", lambda kind, detail: None)
+        self.queues = Queues(
+            topics,
+            overflow,
+            self.metrics,
+            max_pending_bytes=self.config.max_pending_bytes,
+            on_room=self.room.append,
+        )
         self.sink = Sink(
             self.config,
             topics,
             transactional_id=self.transactional_id,
+            queues=self.queues,
+            overflow=overflow,
             state=state,
             is_ours=self.is_ours,
             metrics=self.metrics,
-            on_room=self.room.append,
-            overflow=Overflow(None, state, "replica", lambda kind, detail: None),
         )
         async with asyncio.timeout(60), asyncio.TaskGroup() as group:
             running = group.create_task(self.sink.run())
             done = steps(self)
             if asyncio.iscoroutine(done):
                 await done
-            self.sink.drain()
+            self.queues.drain()
             await running
         gc.collect()  # asyncio tells of a failed task when it is collected
         assert complaints == []
@@ -117,9 +127,9 @@ def limit(kafka: Broker, topic: str, max_bytes: int) -> None:
 async def in_a_transaction(one: Delivery, kafka: Broker, prefix: str) -> None:
     """Return when a transaction is open whose records the broker has."""
     # The first one is committed without delay.
-    one.sink.add([record(0)])
-    await soon(lambda: one.sink.pending_records == 0, 20, "the first transaction")
-    one.sink.add([record(n) for n in range(1, FULL + 1)])
+    one.queues.add([record(0)])
+    await soon(lambda: one.queues.pending_records == 0, 20, "the first transaction")
+    one.queues.add([record(n) for n in range(1, FULL + 1)])
 
     def on_kafka() -> bool:
         return len(read_topic(kafka.bootstrap, f"{prefix}.trades.v1", "read_uncommitted")) > FULL
@@ -135,7 +145,7 @@ def test_a_record_larger_than_its_topic_takes_is_not_queued(
 
     def steps(one: Delivery) -> None:
         records = [record(n, size) for n, size in enumerate((10, 6000, 10, 4000))]
-        assert one.sink.add(records) == [records[1]]
+        assert one.queues.add(records) == [records[1]]
 
     asyncio.run(Delivery(kafka, prefix, delivery).run(steps))
     assert numbers(kafka, prefix) == [0, 2, 3]
@@ -150,11 +160,11 @@ def test_a_record_that_the_broker_refuses_is_a_dead_letter_and_the_others_arrive
 
     async def steps(one: Delivery) -> None:
         for n in range(50):
-            one.sink.add([record(n)])
-        await soon(lambda: one.sink.pending_records == 0, 20, "the first records")
+            one.queues.add([record(n)])
+        await soon(lambda: one.queues.pending_records == 0, 20, "the first records")
         await asyncio.to_thread(limit, kafka, f"{prefix}.trades.v1", 3000)
         for n in range(50, 150):
-            one.sink.add([record(n, 5000 if n in (70, 140) else 20)])
+            one.queues.add([record(n, 5000 if n in (70, 140) else 20)])
 
     asyncio.run(deliveries.run(steps))
     assert numbers(kafka, prefix) == [n for n in range(150) if n not in (70, 140)]
@@ -169,17 +179,17 @@ def test_at_least_once_a_group_that_does_not_answer_doubles_nothing(own_kafka: B
     """What is in flight then stays with the producer that knows its numbers."""
 
     async def steps(one: Delivery) -> None:
-        one.sink.add([record(0)])
-        await soon(lambda: one.sink.pending_records == 0, 20, "the first record")
+        one.queues.add([record(0)])
+        await soon(lambda: one.queues.pending_records == 0, 20, "the first record")
         own_kafka.suspend()
-        one.sink.add([record(n) for n in range(1, 50)])
+        one.queues.add([record(n) for n in range(1, 50)])
         await soon(one.sink.missing, 20, "a batch without an answer")
         one.group_is_away = True
-        one.sink.add([record(50)])
+        one.queues.add([record(50)])
         await soon(lambda: one.errors() > 4, 30, "questions without an answer")
         assert one.sink.missing() == "KafkaTimeoutError: no answer from the group"
         own_kafka.resume()
-        await soon(lambda: one.sink.pending_records == 1, 20, "what was in flight")
+        await soon(lambda: one.queues.pending_records == 1, 20, "what was in flight")
         one.group_is_away = False
 
     asyncio.run(Delivery(own_kafka, prefix, "at-least-once").run(steps))
@@ -195,9 +205,9 @@ def test_records_whose_time_the_broker_refuses_arrive_without_it(
     now_us = time.time_ns() // 1000
 
     async def steps(one: Delivery) -> None:
-        one.sink.add([replace(record(0), time_us=now_us)])
-        await soon(lambda: one.sink.pending_records == 0, 20, "the first record")
-        one.sink.add([replace(record(n), time_us=now_us + 2 * 3_600_000_000) for n in range(1, 100)])
+        one.queues.add([replace(record(0), time_us=now_us)])
+        await soon(lambda: one.queues.pending_records == 0, 20, "the first record")
+        one.queues.add([replace(record(n), time_us=now_us + 2 * 3_600_000_000) for n in range(1, 100)])
 
     asyncio.run(deliveries.run(steps))
     records = read_topic(kafka.bootstrap, f"{prefix}.trades.v1")
@@ -226,16 +236,16 @@ def test_a_fenced_producer_takes_its_place_back_and_doubles_nothing(kafka: Broke
 
     async def steps(one: Delivery) -> None:
         for n in range(200):
-            one.sink.add([record(n)])
+            one.queues.add([record(n)])
             await asyncio.sleep(0)
-        await soon(lambda: one.sink.pending_records == 0, 20, "the first records")
+        await soon(lambda: one.queues.pending_records == 0, 20, "the first records")
         topics = await prepare(one.config, ["trades"])
         for n in range(200, 300):
-            one.sink.add([record(n)])
+            one.queues.add([record(n)])
         other = await open_producer(one.config, topics, one.transactional_id)
         for n in range(300, 400):
-            one.sink.add([record(n)])
-        await soon(lambda: one.sink.pending_records == 0, 30, "all records")
+            one.queues.add([record(n)])
+        await soon(lambda: one.queues.pending_records == 0, 30, "all records")
         await other.stop()
 
     asyncio.run(Delivery(kafka, prefix, "exactly-once", commit_interval=0.05).run(steps))
@@ -250,8 +260,8 @@ def test_a_transaction_that_timed_out_is_done_again(own_kafka: Broker, prefix: s
     async def steps(one: Delivery) -> None:
         await in_a_transaction(one, own_kafka, prefix)
         time.sleep(10.0)  # noqa: ASYNC251 - the whole loop is to hang
-        one.sink.add([record(n) for n in range(FULL + 1, FULL + 100)])
-        await soon(lambda: one.sink.pending_records == 0, 40, "all records")
+        one.queues.add([record(n) for n in range(FULL + 1, FULL + 100)])
+        await soon(lambda: one.queues.pending_records == 0, 40, "all records")
         assert one.errors() > 0
 
     asyncio.run(deliveries.run(steps))
@@ -280,7 +290,7 @@ def test_a_sink_that_is_cancelled_aborts_its_transaction(kafka: Broker, prefix: 
             await in_flight.wait()
         cancelled.cancel()
         await asyncio.wait({cancelled})
-        await delivery(0.05, "other").run(lambda one: one.sink.add([record(1000)]))
+        await delivery(0.05, "other").run(lambda one: one.queues.add([record(1000)]))
 
     asyncio.run(scenario())
     assert numbers(kafka, prefix) == [0, 1000]
@@ -292,14 +302,14 @@ def test_too_much_that_waits_is_told_once_and_room_is_told_once(own_kafka: Broke
     async def steps(one: Delivery) -> None:
         await asyncio.to_thread(own_kafka.suspend)
         for n in range(1000):
-            one.sink.add([record(n)])
+            one.queues.add([record(n)])
         assert one.room == [False]
         await asyncio.to_thread(own_kafka.resume)
-        await soon(lambda: one.sink.pending_records == 0, 40, "all records")
+        await soon(lambda: one.queues.pending_records == 0, 40, "all records")
 
     asyncio.run(deliveries.run(steps))
     assert deliveries.room == [False, True]
-    assert deliveries.sink.pending_bytes == 0
+    assert deliveries.queues.pending_bytes == 0
     assert numbers(own_kafka, prefix) == list(range(1000))
 
 

@@ -14,7 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from bridge.config import KafkaConfig
 from bridge.kafka.overflow import NOTE, Overflow
 from bridge.kafka.partition import Partition
-from bridge.kafka.state import Owner, Save, State
+from bridge.kafka.state import Owner, State
 from bridge.kafka.topics import Topic
 from bridge.records import STATE, Record
 from bridge.spool import Entry, Spool
@@ -38,7 +38,6 @@ class Process:
         self.overflow = Overflow(
             Spool(folder, 10_000_000, 1_500), self.state, replica, lambda kind, _: self.events.append(kind)
         )
-        self.committing: Save | None = None
 
     @property
     def in_memory(self) -> list[Record]:
@@ -98,7 +97,7 @@ class Outage(RuleBasedStateMachine):
     @rule()
     @precondition(lambda self: not self.process.overflow.active)
     def overflow(self) -> None:
-        assert self.process.overflow.begin(self.process.partitions, self.process.committing)
+        assert self.process.overflow.begin(self.process.partitions)
         self.disk.update(record.time_us for record in self.process.in_memory)
 
     @rule()
@@ -107,47 +106,47 @@ class Outage(RuleBasedStateMachine):
         self.process.queue(list(self.process.overflow.next()))
 
     @rule(most=st.integers(1, 10))
-    @precondition(lambda self: self.process.committing is None)
+    @precondition(lambda self: self.process.state.committing is None)
     def send(self, most: int) -> None:
         for one in self.process.partitions:
             one.sent += one.queued[:most]
             del one.queued[:most]
 
     @rule()
-    @precondition(lambda self: self.process.committing is None)
+    @precondition(lambda self: self.process.state.committing is None)
     def ask_for_the_commit(self) -> None:
         process = self.process
         process.state.note(process.overflow.note(process.partitions, with_sent=True))
-        process.committing = process.state.save([r for p in process.partitions for r in p.sent])
+        process.state.committing = process.state.save([r for p in process.partitions for r in p.sent])
 
     @rule()
-    @precondition(lambda self: self.process.committing is not None and not self.asked)
+    @precondition(lambda self: self.process.state.committing is not None and not self.asked)
     def commit(self) -> None:
         process, self.asked = self.process, True
-        assert process.committing is not None
+        assert process.state.committing is not None
         for partition in process.partitions:
             for record in partition.sent:
                 self.kafka[SYMBOLS[partition.number]].append(record.time_us)
-        self.owner = msgspec.json.decode(process.committing.values[b"owner"], type=Owner)
-        if NOTE in process.committing.values:
-            self.notes[NOTE] = process.committing.values[NOTE]
+        self.owner = msgspec.json.decode(process.state.committing.values[b"owner"], type=Owner)
+        if NOTE in process.state.committing.values:
+            self.notes[NOTE] = process.state.committing.values[NOTE]
 
     @rule()
     @precondition(lambda self: self.asked)
     def learn_that_it_is_committed(self) -> None:
         process = self.process
-        assert process.committing is not None
-        process.state.saved(process.committing)
-        process.committing, self.asked = None, False
+        assert process.state.committing is not None
+        process.state.saved(process.state.committing)
+        process.state.committing, self.asked = None, False
         for partition in process.partitions:
             partition.settle()
         process.overflow.settled(process.partitions)
 
     @rule()
-    @precondition(lambda self: self.process.committing is not None and not self.asked)
+    @precondition(lambda self: self.process.state.committing is not None and not self.asked)
     def fail(self) -> None:
         """Abort, and queue once more, as after an error of the producer."""
-        self.process.committing = None
+        self.process.state.committing = None
         for partition in self.process.partitions:
             partition.requeue()
 
@@ -156,7 +155,7 @@ class Outage(RuleBasedStateMachine):
         """Kill or stop the process; another replica may serve the shard before the next one here."""
         process = self.process
         if stop:
-            _, lost = process.overflow.park(process.partitions, process.committing)
+            _, lost = process.overflow.park(process.partitions)
             assert lost == 0
             self.disk.update(record.time_us for record in process.in_memory)
         on_kafka = {n for one in self.kafka.values() for n in one}
@@ -184,7 +183,7 @@ class Outage(RuleBasedStateMachine):
         if not hasattr(self, "process"):
             return
         try:
-            if self.process.committing is not None:
+            if self.process.state.committing is not None:
                 (self.learn_that_it_is_committed if self.asked else self.fail)()
             while self.process.overflow.active:
                 self.read_back()

@@ -1,0 +1,174 @@
+"""The batches that one producer sends, and Kafka's answers to them."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+
+from aiokafka import AIOKafkaProducer
+from aiokafka.errors import KafkaError, KafkaTimeoutError
+from aiokafka.producer.message_accumulator import BatchBuilder
+
+from bridge.kafka.partition import FULL_BATCH, NO_TIME, Partition
+from bridge.kafka.producer import PRODUCER_FAILURES
+from bridge.kafka.queues import Queues
+from bridge.kafka.state import Save
+
+_PATIENCE = 15.0  # seconds without any answer until a producer is given up, for aiokafka may wait for ever
+_LONG_PATIENCE = 120.0  # the same without transactions, where it may double what was in flight
+
+Failure = tuple[Partition, BaseException]
+"""What Kafka said to the last batch of a partition."""
+
+
+class Batches:
+    """Sends what is in the queues with one producer, a batch of each partition at a time.
+
+    `on_acknowledged` is called for each batch that Kafka has taken; `failures` are those that it has not.
+    `with_time` tells whether records have their times of reception as Kafka's timestamps. Nothing is sent
+    after `safe_until`, a monotonic time.
+    """
+
+    def __init__(
+        self,
+        producer: AIOKafkaProducer,
+        queues: Queues,
+        state: Partition,
+        *,
+        in_transactions: bool,
+        with_time: Callable[[], bool],
+        on_acknowledged: Callable[[Partition], None],
+    ) -> None:
+        self.failures: list[Failure] = []
+        self.safe_until = float("inf")
+        self._producer = producer
+        self._queues = queues
+        self._state = state
+        self._in_transactions = in_transactions
+        self._patience = _PATIENCE if in_transactions else _LONG_PATIENCE
+        self._with_time = with_time
+        self._on_acknowledged = on_acknowledged
+        self._in_flight = 0
+        self._quiet = asyncio.Event()
+        self._quiet.set()
+
+    async def begin_transaction(self) -> None:
+        """Let what is sent from here on be visible when it is committed, and not before.
+
+        Raises:
+            KafkaError: the producer is of no use any more.
+        """
+        await _answer_of(self._producer.begin_transaction())
+
+    async def commit_transaction(self) -> None:
+        """Make all visible that was sent since `begin_transaction`.
+
+        Raises:
+            KafkaError: Kafka refuses, or it does not answer; then nobody knows whether it has taken place.
+        """
+        await _answer_of(self._producer.commit_transaction())
+
+    async def flush(self, *, full_only: bool = False) -> None:
+        """Send a batch to each partition that has records, or a full batch of them, and none in flight.
+
+        First all events: no trade is on Kafka before the gap in front of it has been told there.
+
+        Raises:
+            KafkaError: a batch has failed; all others have been answered.
+        """
+        if self.failures:
+            await self.all_answered()
+        await self._flush_events()
+        least = FULL_BATCH if full_only else 1
+        ready = [p for p in self._queues.dirty if p.delivery is None and len(p.queued) >= least]
+        for partition in ready:
+            if time.monotonic() > self.safe_until:
+                return  # the process was frozen in the middle of this
+            await self._send_next(partition)
+
+    async def send_state(self, save: Save) -> None:
+        """Send what is to be saved, in as few batches as can be.
+
+        Raises:
+            KafkaError: a batch has failed; all others have been answered.
+        """
+        now_ms = time.time_ns() // 1_000_000 if self._with_time() else NO_TIME
+        batch = self._producer.create_batch()
+        for key, value in save.values.items():
+            if batch.append(timestamp=now_ms, key=key, value=value) is None:
+                await self._send(self._state, batch)
+                batch = self._producer.create_batch()
+                batch.append(timestamp=now_ms, key=key, value=value)
+        await self._send(self._state, batch)
+
+    async def all_answered(self) -> None:
+        """Wait until no batch is in flight.
+
+        aiokafka commits a transaction whose batches have failed, so each one's answer is looked at first.
+
+        Raises:
+            KafkaError: a batch has failed, or Kafka answers none.
+        """
+        while self._in_flight:
+            in_flight = self._in_flight
+            try:
+                async with asyncio.timeout(self._patience):
+                    await self._quiet.wait()
+            except TimeoutError:
+                if self._in_flight == in_flight:
+                    raise KafkaTimeoutError(
+                        f"no answer to {in_flight} batches in {self._patience:g} s"
+                    ) from None
+        if self.failures:
+            raise KafkaError(str(self.failures[0][1]))
+
+    async def _flush_events(self) -> None:
+        for partition in self._queues.events:
+            while partition.queued:
+                await self._send_next(partition)
+                if not self._in_transactions or partition.queued:
+                    await self.all_answered()
+
+    async def _send_next(self, partition: Partition) -> None:
+        batch = partition.take_batch(self._producer, with_time=self._with_time())
+        if not partition.queued:
+            self._queues.dirty.pop(partition, None)
+        await self._send(partition, batch)
+
+    async def _send(self, partition: Partition, batch: BatchBuilder) -> None:
+        try:
+            delivery = await self._producer.send_batch(
+                batch, partition.topic.name, partition=partition.number
+            )
+        except PRODUCER_FAILURES as error:
+            self.failures.append((partition, error))
+            await self.all_answered()
+        partition.delivery = delivery
+        partition.sent_at = time.monotonic()
+        self._in_flight += 1
+        self._quiet.clear()
+        delivery.add_done_callback(lambda done: self._answered(partition, done))
+
+    def _answered(self, partition: Partition, delivery: "asyncio.Future[object]") -> None:
+        if partition.delivery is delivery:
+            partition.delivery = None
+        self._in_flight -= 1
+        if not self._in_flight:
+            self._quiet.set()
+        if delivery.cancelled():
+            return
+        error = delivery.exception()
+        if error is not None:
+            self.failures.append((partition, error))
+            self._queues.something.set()
+            return
+        if len(partition.queued) >= FULL_BATCH:
+            self._queues.batch_is_full.set()
+        self._on_acknowledged(partition)
+
+
+async def _answer_of(request: Awaitable[None]) -> None:
+    try:
+        async with asyncio.timeout(_PATIENCE):
+            await request
+    except TimeoutError:
+        raise KafkaTimeoutError(f"no answer about the transaction in {_PATIENCE:g} s") from None
