@@ -121,6 +121,7 @@ class Queues:
     def settle(self, partitions: Iterable[Partition]) -> None:
         """Forget what was sent to these partitions, for Kafka has it for good."""
         now_us = time.time_ns() // 1000
+        all_records = all_bytes = 0
         for partition in partitions:
             if not partition.sent:
                 continue
@@ -130,7 +131,10 @@ class Queues:
             for records, value_bytes, time_us in partition.settle():
                 acknowledged.value += records
                 lag.observe((now_us - time_us) / 1e6, records)
-                self.release(records, value_bytes)
+                all_records += records
+                all_bytes += value_bytes
+        # Only now, for what moves up from the disk may be of a partition that is new.
+        self.release(all_records, all_bytes)
 
     def release(self, records: int, value_bytes: int) -> None:
         """Take note that so many records do not wait any more."""

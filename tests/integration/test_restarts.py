@@ -205,6 +205,33 @@ def test_a_process_that_ends_while_it_commits_and_spools_knows_at_its_return_wha
     assert [one.json["n"] for one in read_topic(kafka.bootstrap, f"{prefix}.trades.v1")] == list(range(1001))
 
 
+def test_partitions_that_a_process_meets_first_deep_in_its_spool_are_delivered(
+    kafka: Broker, prefix: str, tmp_path: Path
+) -> None:
+    """As of a symbol that trades seldom: the first of the spool's records do not tell that it is there."""
+    symbols = [f"S{n}_USDT".encode() for n in range(12)]
+    records = [trade(n, symbol) for symbol in symbols for n in range(400)]
+
+    async def scenario() -> None:
+        first = await _Lone.open(kafka, prefix, "replica", spool=Spool(tmp_path, SPOOL_BYTES))
+        first.queues.add(records)
+        assert first.overflow.active
+        assert first.queues.park() == (len(records), 0)
+        first.overflow.close()
+        second = await _Lone.open(kafka, prefix, "replica", spool=Spool(tmp_path, SPOOL_BYTES))
+        running = asyncio.create_task(second.sink.run())
+        await asyncio.wait_for(second.sink.taken_over.wait(), 20)
+        await soon(lambda: running.done() or not second.overflow.active, 20, "the spool's end")
+        second.queues.drain()
+        await running
+        second.overflow.close()
+
+    asyncio.run(scenario())
+    delivered = read_topic(kafka.bootstrap, f"{prefix}.trades.v1")
+    for symbol in symbols:
+        assert [one.json["n"] for one in delivered if one.key == symbol] == list(range(400))
+
+
 @pytest.mark.parametrize(
     ("delivery", "still_ours"),
     [
