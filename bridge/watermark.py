@@ -74,11 +74,14 @@ def _advance(watermark: Watermark, mark: Mark) -> None:
 
 
 def _trim(watermark: Watermark) -> None:
-    """Forget old ids, but of those after an open gap only what no list that closes it will show."""
+    """Forget old ids, but from an open gap's beginning on only what no list that closes it will show.
+
+    The id before the gap stays, for what is older than all ids counts as known.
+    """
     ids = watermark.ids
     surplus = len(ids) - KEPT
     if watermark.open is not None:
         before = sum(1 for one in ids if one <= watermark.open.after_id)
-        surplus = max(min(surplus, before), len(ids) - KEPT_OPEN)
+        surplus = max(min(surplus, before - 1), len(ids) - KEPT_OPEN)
     if surplus > 0:
         del ids[:surplus]
