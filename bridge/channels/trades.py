@@ -133,6 +133,8 @@ def _unlinked(memory: _Memory, series: Series, first: _Line) -> None:
 
     If the first of them is known, nothing is missing before it.
     """
+    if not memory.seen:  # as after a list of a market that had no trades yet
+        memory.first = series
     if memory.first is series:
         return
     if _is_known(first[0], memory.seen):

@@ -215,6 +215,16 @@ def test_history_older_than_the_first_trade_is_left_alone() -> None:
     assert ids(feed) == [5, 6]
 
 
+def test_a_market_that_had_no_trades_yet_begins_in_whichever_session_brings_the_first() -> None:
+    feed, first, second = Feed("trades"), source("s1"), source("s2")
+    for session in (first, second):
+        assert feed.push(params(clean=True), session).gap is None
+    outcome = feed.push(params(1, 2), second)
+    assert (outcome.bad, outcome.gap) == ([], None)
+    assert feed.push(params(1, 2, 3, clean=True), second).gap is None
+    assert ids(feed) == [1, 2, 3]
+
+
 def lots(feed: Feed, first: int, last: int, step: int = 500) -> None:
     """Send ids in pushes of many, without looking at each record."""
     session = source()
