@@ -16,7 +16,7 @@ PUBLIC = ("trades", "depth", "ticker", "all_ticker")
 PRIVATE = ("order", "order_algo", "balance")
 
 _WINDOW_MS = (-1_000, 5_000)  # how old the timestamp of a signature may be
-_INVALID, _AUTH_FAILED, _NOT_FOUND, _NEED_AUTH = 2, 3, 4, 6
+_INVALID, _AUTH_FAILED, _UNAVAILABLE, _NOT_FOUND, _NEED_AUTH = 2, 3, 3, 4, 6
 _SUCCESS = {"status": "success"}
 
 
@@ -56,7 +56,8 @@ class Protocol:
     """Answers requests out of the market.
 
     `confirm`: is the answer before or after the first push. An unknown market is refused or, as others
-    have seen, acknowledged. `max_subscriptions` on one connection, 0: any number.
+    have seen, acknowledged. `max_subscriptions` on one connection, 0: any number. Of channels that are `shut`
+    every subscription is refused.
     """
 
     market: Exchange
@@ -64,6 +65,7 @@ class Protocol:
     confirm: Literal["before", "after"] = "before"
     unknown_market: Literal["refuse", "ack"] = "refuse"
     max_subscriptions: int = 0
+    shut: set[str] = field(default_factory=set)
 
     def request(self, subscriber: Subscriber, message: str | bytes, now: float) -> list[Answer | Push]:
         """Return what a client gets for a message, in order; `now` is the exchange's clock in seconds.
@@ -125,6 +127,8 @@ class Protocol:
                 raise _Refused(_INVALID, "invalid argument")
 
     def _subscribe(self, subscriber: Subscriber, channel: str, params: list[Any], now: float) -> list[Push]:
+        if channel in self.shut:
+            raise _Refused(_UNAVAILABLE, "service unavailable")
         if channel == "all_ticker":
             subscriber.subscriptions[channel] = {""}
             push = self.market.all_ticker(now, whole=True)

@@ -132,6 +132,11 @@ class Simulator:
         self._drop(refuse)
         await asyncio.gather(*(client.connection.wait_closed() for client in dropped))
 
+    def shut(self, *channels: str) -> None:
+        """Refuse all subscriptions of these channels from here on, and of no others."""
+        self._protocol.shut.clear()
+        self._protocol.shut.update(channels)
+
     def refuse(self, handshakes: int) -> None:
         """Answer so many of the next handshakes with HTTP 502."""
         self._to_refuse = handshakes
