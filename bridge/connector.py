@@ -75,6 +75,7 @@ class Connector:
         self._shard = shard
         self._credentials = credentials
         self._alive = dict(alive or {})
+        self._heard: set[str] = set()
         self._cause: Cause = "takeover"
         self._feeds: list[Feed] = []
         self._reading = asyncio.Event()
@@ -106,9 +107,17 @@ class Connector:
             await asyncio.sleep(delay)
 
     def alive(self) -> dict[str, int]:
-        """Tell until when each private channel has been listened to."""
-        if self.account is not None and self._feeds and self._feeds[0].live.is_set():
-            self._alive.update(dict.fromkeys(self.wanted, self._feeds[0].heard_us))
+        """Return until when each private channel was listened to.
+
+        Of the time before, in which nobody did, it is told once.
+        """
+        if self.account is not None and self._feeds:
+            feed = self._feeds[0]
+            for channel, since_us in feed.listening.items():
+                if channel in self._alive and channel not in self._heard:
+                    self._tell_gap(feed, channel, since_us)
+                self._heard.add(channel)
+                self._alive[channel] = max(since_us, feed.heard_us)
         return self._alive
 
     def subscribe(self, channel: str, symbols: Sequence[str]) -> None:
@@ -134,11 +143,13 @@ class Connector:
         if not self._feeds:
             return [f"{self._name()}: {self._trouble}"]
         feed = self._feeds[0]
+        if feed.ended.done():
+            return [f"{self._name()}: the session has ended"]
         if not feed.session.live:
             return [f"{self._name()}: {feed.session.state.value}"]
         return [
             f"{refused.channel} {' '.join(refused.symbols)}: refused: {refused.error}".replace("  ", " ")
-            for refused in feed.refused
+            for refused in feed.refused.values()
         ]
 
     def _name(self) -> str:
@@ -149,6 +160,7 @@ class Connector:
 
     async def _session(self) -> Ended:
         """Open a session and serve it, and those that take over from it, to the last one's end."""
+        self._heard.clear()
         try:
             feed = await self._open(self._receiver, self._cause)
         except TimeoutError:
@@ -161,8 +173,7 @@ class Connector:
         try:
             self._begin(feed)
             await _first(feed.live.wait(), feed.ended)
-            if feed.live.is_set():
-                self._listens(feed)
+            self.alive()
             patience = self._lifetime()
             while True:
                 await asyncio.wait({feed.ended}, timeout=patience)
@@ -177,23 +188,18 @@ class Connector:
             self.alive()
             await asyncio.gather(*(self._end(feed, "stopped") for feed in self._feeds))
 
-    def _listens(self, feed: Feed) -> None:
-        """Tell of the time in which nobody listened to the private channels."""
-        if self.account is None:
-            return
-        for channel in self.wanted:
-            if channel in self._alive:
-                self._metrics.counter("gaps_total", channel=channel).value += 1
-                self._journal.tell(
-                    "gap",
-                    session=feed.source.session,
-                    account=self.account,
-                    channel=channel,
-                    cause=feed.source.cause,
-                    after_us=self._alive[channel],
-                    before_us=feed.heard_us,
-                    filled=0,
-                )
+    def _tell_gap(self, feed: Feed, channel: str, before_us: int) -> None:
+        self._metrics.counter("gaps_total", channel=channel).value += 1
+        self._journal.tell(
+            "gap",
+            session=feed.source.session,
+            account=self.account,
+            channel=channel,
+            cause=feed.source.cause,
+            after_us=self._alive[channel],
+            before_us=before_us,
+            filled=0,
+        )
 
     async def _open(self, receiver: Receiver, cause: Cause) -> Feed:
         config = self._config
@@ -215,7 +221,9 @@ class Connector:
             raise
         session = Session(
             self.wanted,
-            timing=Timing(config.ping_interval, config.reply_timeout, config.stale_after),
+            timing=Timing(
+                config.ping_interval, config.reply_timeout, config.stale_after, config.reconnect_max
+            ),
             wall_offset=time.time() - time.monotonic(),
             credentials=self._credentials,
         )
@@ -286,8 +294,14 @@ class Connector:
             await _first(new.live.wait(), new.ended, old.ended)
             if not new.live.is_set() and not new.ended.done():
                 return await self._step_in(new, old, handover)
+            if not old.ended.done() and (refused := new.refused.keys() - old.refused.keys()):
+                old.deliver_to(self._receiver)
+                self._log.warning("the session to take over is refused more", refused=sorted(refused))
+                await self._end(new, "rejected")
+                return old
             if not old.ended.done():
                 await _first(old.fence(), new.ended, old.ended)
+            died = old.ended.done()
             # What the old session brings from here on, the new one brings too; and with its own fence it
             # has brought all that the old one did.
             old.deliver_to(_Into(lambda message, came: late.append((message, came))))
@@ -308,6 +322,8 @@ class Connector:
         self._pass_on(handover.release())
         new.deliver_to(self._receiver)
         old.deliver_to(_Into(_drop))
+        if died:
+            return await self._go_on_alone(new, old)
         self._metrics.counter("reconnects_total", reason="rotated").value += 1
         self._log.info("session rotated", old=old.source.session, new=new.source.session)
         self._journal.tell(
@@ -316,20 +332,25 @@ class Connector:
             account=self.account,
             detail=f"takes over from {old.source.session}",
         )
+        self._heard &= new.listening.keys()
         await self._end(old, "rotated")
         return new
 
     async def _step_in(self, new: Feed, old: Feed, handover: "Handover[_Came]") -> Feed:
         """Let a session go on that is not live yet, since the one that it was to take over from has ended."""
-        self._cause = new.source.cause = old.ended.result().reason
-        self._metrics.counter("reconnects_total", reason=self._cause).value += 1
         self._pass_on(handover.release())
         new.deliver_to(self._receiver)
+        return await self._go_on_alone(new, old)
+
+    async def _go_on_alone(self, new: Feed, old: Feed) -> Feed:
+        """Have a session go on whose predecessor has ended before it was replaced: that is no rotation."""
+        self._cause = new.source.cause = old.ended.result().reason
+        self._metrics.counter("reconnects_total", reason=self._cause).value += 1
         self.alive()
+        self._heard.clear()
         await self._end(old, "rotated")
         await _first(new.live.wait(), new.ended)
-        if new.live.is_set():
-            self._listens(new)
+        self.alive()
         return new
 
     def _pass_on(self, messages: Iterable[tuple[Message, _Came]]) -> None:

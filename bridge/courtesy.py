@@ -22,11 +22,12 @@ class Courtesy:
 
     async def admit(self, subscribes: int) -> None:
         """Wait until a connection with so many subscribe requests may be opened."""
-        await asyncio.sleep(self.reserve(time.monotonic(), subscribes))
-
-    def charge(self, now: float, subscribes: int) -> None:
-        """Take what an open connection sends besides from the budget; those to come wait for it."""
-        self._free_at = max(self._free_at, now - _BURST) + subscribes * self._subscribe
+        wait = self.reserve(time.monotonic(), subscribes)
+        while wait > 0:
+            await asyncio.sleep(wait)
+            now = time.monotonic()
+            # The exchange may have asked for a pause meanwhile.
+            wait = self.reserve(now, subscribes) if now < self._not_before else 0.0
 
     def pause(self, now: float, seconds: float) -> None:
         """Open no connection for so long, since the exchange says that there were too many."""
@@ -36,6 +37,12 @@ class Courtesy:
         """Take a connection's share of the budget; return how many seconds from `now` it may be opened."""
         begin = max(self._free_at, now - _BURST, self._not_before)
         self._free_at = begin + self._handshake + subscribes * self._subscribe
+        return max(0.0, begin - now)
+
+    def reserve_subscribe(self, now: float) -> float:
+        """Take one request of an open connection; return in how many seconds from `now` it may be sent."""
+        begin = max(self._free_at, now - _BURST)
+        self._free_at = begin + self._subscribe
         return max(0.0, begin - now)
 
 

@@ -13,7 +13,7 @@ from bridge.channels.channel import Source
 from bridge.courtesy import Courtesy
 from bridge.events import Journal
 from bridge.exchange.frames import BadFrame, Push, inflate, within
-from bridge.exchange.session import ClockRead, Confirmed, Ponged, Refused, Session, Split, subscribes
+from bridge.exchange.session import ClockRead, Confirmed, Ponged, Refused, Session, Split, Symbols
 from bridge.metrics import Metrics
 from bridge.socket import Socket
 
@@ -46,7 +46,10 @@ class Ended:
 
 
 class Feed:
-    """One session over one open socket, from `begin` until `ended` is done or `close` is called."""
+    """One session over one open socket, from `begin` until `ended` is done or `close` is called.
+
+    `listening` tells since when each channel is listened to, `refused` which subscriptions are refused now.
+    """
 
     ended: asyncio.Task[Ended]
 
@@ -68,8 +71,11 @@ class Feed:
         self.source = source
         self.deliver = deliver
         self.live = asyncio.Event()
-        self.refused: list[Refused] = []
-        self.heard_us = 0  # when the last frame came
+        self.refused: dict[tuple[str, Symbols], Refused] = {}
+        self.listening: dict[str, int] = {}
+        self._heard_us = 0  # when the last frame came
+        self._deaf_since_us: int | None = None
+        self._proof: int | None = None
         self._socket = socket
         self._max_frame_bytes = max_frame_bytes
         self._courtesy = courtesy
@@ -78,6 +84,7 @@ class Feed:
         self._fruitful = False
         self._wake = asyncio.Event()
         self._fences: dict[int, asyncio.Future[None]] = {}
+        self._permits: list[asyncio.TimerHandle] = []
         self._frames = metrics.counter("frames_total", shard=shard)
         self._bytes = metrics.counter("received_bytes_total", shard=shard)
         self._connected = metrics.gauge("connected", shard=shard)
@@ -112,27 +119,38 @@ class Feed:
     def subscribe(self, channel: str, symbols: list[str]) -> None:
         """Add symbols of a channel."""
         self.live.clear()
-        now = time.monotonic()
-        self._courtesy.charge(now, subscribes({channel: symbols}))
-        self.session.subscribe(channel, symbols, now)
+        self.session.subscribe(channel, symbols)
         self._wake.set()
+
+    @property
+    def heard_us(self) -> int:
+        """Until when all has been heard, in microseconds since the epoch.
+
+        After a pause that is its beginning, until what was pushed meanwhile has arrived.
+        """
+        return self._heard_us if self._deaf_since_us is None else self._deaf_since_us
 
     def pause(self) -> None:
         """Stop reading from the socket; pings go on."""
+        if self._deaf_since_us is None and self._heard_us:
+            self._deaf_since_us = self._heard_us
+        self._proof = None
         self.session.pause()
         if not self.ended.done():
             self._socket.pause_reading()
 
     def resume(self) -> None:
         """Read on."""
-        self.session.resume(time.monotonic())
+        now = time.monotonic()
+        self.session.resume(now)
+        self._proof = self.session.ping(now)
         self._wake.set()
         if not self.ended.done():
             self._socket.resume_reading()
 
     def _take(self, frames: Sequence[bytes], binary: bool) -> None:
         now, received_us = time.monotonic(), time.time_ns() // 1000
-        self.heard_us = received_us
+        self._heard_us = received_us
         self._frames.value += len(frames)
         self._bytes.value += sum(map(len, frames))
         receive, source, limit = self.session.receive, self.source, self._max_frame_bytes
@@ -157,6 +175,7 @@ class Feed:
                 self._report()
                 if self.session.over:
                     over = self.session.over
+                    self._socket.transport.abort()  # nobody is there to close it with
                     return Ended(over.reason, over.detail, self._fruitful)
                 if closed.done():
                     return Ended("closed", self._farewell(), self._fruitful)
@@ -168,6 +187,7 @@ class Feed:
         except ConnectionClosed:
             return Ended("closed", self._farewell(), self._fruitful)
         except TimeoutError:
+            self._socket.transport.abort()
             return Ended("timeout", f"the socket took no request for {_SEND_TIMEOUT:g} s", self._fruitful)
         except Exception as error:  # noqa: BLE001 - whatever it is, the session is over and is replaced
             self._log.exception("a session failed")
@@ -177,6 +197,8 @@ class Feed:
             closed.cancel()
             for fence in self._fences.values():
                 fence.cancel()
+            for permit in self._permits:
+                permit.cancel()
             await self._socket.close()
 
     async def _sleep_until(self, moment: float) -> None:
@@ -192,38 +214,57 @@ class Feed:
             match event:
                 case Ponged(request_id, seconds):
                     self._ping_seconds.observe(seconds)
+                    if request_id == self._proof:
+                        self._deaf_since_us = self._proof = None
                     fence = self._fences.pop(request_id, None)
                     if fence is not None and not fence.done():
                         fence.set_result(None)
                 case ClockRead(offset):
                     self._clock_offset.value = offset
                 case Confirmed(channel, symbols):
-                    self._log.debug("subscription confirmed", channel=channel, symbols=symbols)
+                    self.listening.setdefault(channel, self._heard_us)
+                    if self.refused.pop((channel, symbols), None):
+                        self._log.info("subscription accepted after all", channel=channel, symbols=symbols)
                 case Split(channel, symbols, error):
-                    self._courtesy.charge(time.monotonic(), len(symbols))
                     self._log.warning(
                         "the exchange refused subscriptions together; they are asked for one by one",
                         channel=channel,
                         symbols=symbols,
                         error=error,
                     )
-                case Refused(channel, symbols, error):
-                    self.refused.append(event)
-                    self._log.error(
-                        "subscription refused by the exchange", channel=channel, symbols=symbols, error=error
-                    )
-                    for symbol in symbols or (None,):
-                        self._journal.tell(
-                            "subscription_refused",
-                            session=self.source.session,
-                            account=self.source.account,
-                            channel=channel,
-                            symbol=symbol,
-                            detail=error,
-                        )
+                case Refused(channel, symbols):
+                    if (channel, symbols) not in self.refused:
+                        self._tell_refusal(event)
+                    self.refused[channel, symbols] = event
         if self.session.live:
             self.live.set()
+        while len(self._permits) < self.session.held:
+            wait = self._courtesy.reserve_subscribe(time.monotonic())
+            self._permits.append(asyncio.get_running_loop().call_later(wait, self._permit))
+
+    def _permit(self) -> None:
+        """Let the next subscribe request go: the budget has room for it."""
+        del self._permits[0]
+        self.session.send_held(time.monotonic())
+        self._wake.set()
+
+    def _tell_refusal(self, refused: Refused) -> None:
+        self._log.error(
+            "subscription refused by the exchange; it is asked for again",
+            channel=refused.channel,
+            symbols=refused.symbols,
+            error=refused.error,
+        )
+        for symbol in refused.symbols or (None,):
+            self._journal.tell(
+                "subscription_refused",
+                session=self.source.session,
+                account=self.source.account,
+                channel=refused.channel,
+                symbol=symbol,
+                detail=refused.error,
+            )
 
     def _farewell(self) -> str:
-        code, reason = self._socket.close_code, self._socket.close_reason
+        code, reason = self._socket.close_code, self.session.without_secrets(self._socket.close_reason or "")
         return f"the exchange hung up (close code {code}{f', {reason!r}' if reason else ''})"

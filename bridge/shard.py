@@ -136,6 +136,8 @@ class Shard:
         missing: dict[str, object] = {}
         if (kafka := self._sink.missing()) is not None:
             missing["kafka"] = kafka
+        elif self.paused:
+            missing["kafka"] = "too much waits for it, and the disk takes no more: reading is paused"
         subscriptions = [text for connector in self._connectors for text in connector.missing()]
         if not self._sink.taken_over.is_set():
             subscriptions = [f"shard {self._label} is being taken over"]

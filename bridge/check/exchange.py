@@ -170,6 +170,8 @@ async def _converse(session: protocol.Session, socket: ClientConnection, limit: 
     session.start(time.monotonic())
     session.ping(time.monotonic())
     while True:
+        while session.held:
+            session.send_held(time.monotonic())
         for request in session.to_send():
             await socket.send(request)
         heard.events(session.events())

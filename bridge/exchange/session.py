@@ -6,6 +6,7 @@ give up come out. The caller owns the socket and the clock:
     session.start(now)                      # once the socket is open
     push = session.receive(text, now)       # each message, inflated; None: it was an answer
     session.tick(now)                       # no later than session.next_call()
+    session.send_held(now)                  # session.held times, each when there is time for a request
     for request in session.to_send(): ...   # after each of these
     for event in session.events(): ...
     if session.over: ...                    # close the socket
@@ -14,9 +15,10 @@ Times are seconds of a monotonic clock.
 """
 
 import enum
+from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass, field, replace
+from typing import Literal, NamedTuple
 
 import msgspec
 
@@ -24,6 +26,8 @@ from bridge.exchange import requests
 from bridge.exchange.frames import Answer, Push, decode
 
 Symbols = tuple[str, ...]
+
+_LONGEST_AGAIN = 900.0  # seconds between two requests for the same that was refused
 
 # The most symbols that other clients have been seen to put into one subscribe.
 _CHUNK = 20
@@ -70,6 +74,7 @@ class Timing:
     ping_interval: float = 15.0
     reply_timeout: float = 10.0
     stale_after: float = 120.0
+    ask_again: float = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +110,7 @@ class Confirmed:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """The exchange refused this subscription, in its own words."""
+    """The exchange refused this subscription, in its own words; it is asked for again."""
 
     channel: str
     symbols: Symbols
@@ -133,6 +138,15 @@ class _Asked:
     deadline: float
     channel: str = ""
     symbols: Symbols = ()
+    again: bool = False
+
+
+class _Held(NamedTuple):
+    """A subscription that is still to be asked for; `again` if it was refused before."""
+
+    channel: str
+    symbols: Symbols
+    again: bool
 
 
 class Session:
@@ -140,6 +154,10 @@ class Session:
 
     `wanted` maps each channel to its symbols (none for `all_ticker`). `wall_offset` is local wall-clock
     time minus the monotonic time, in seconds; the signature uses the server's clock as soon as it is known.
+
+    The first subscribe requests go out at once. Those that follow are `held` until the caller lets each of
+    them go: for what is added, for each symbol of a chunk that was refused, and, ever less often, for what
+    was refused by itself.
     """
 
     def __init__(
@@ -162,6 +180,10 @@ class Session:
         self._next_ping = 0.0
         self._last_push = 0.0
         self._paused = False
+        self._held: deque[_Held] = deque()
+        self._refused: list[_Held] = []
+        self._ask_again_at = float("inf")
+        self._ask_again_after = timing.ask_again
         self._to_send: list[requests.Request] = []
         self._events: list[Event] = []
 
@@ -210,13 +232,28 @@ class Session:
             self._give_up("timeout", f"no answer to {late.what} within {self._timing.reply_timeout:g} s")
         elif now >= self._stale_at():
             self._give_up("stale", f"nothing but answers for {self._timing.stale_after:g} s")
+        elif now >= self._ask_again_at:
+            self._held += self._refused
+            self._refused.clear()
+            self._ask_again_at = float("inf")
+            self._ask_again_after = min(2 * self._ask_again_after, _LONGEST_AGAIN)
 
     def next_call(self) -> float:
         """Return the time by which `tick` has to be called."""
         if self._paused:
             return self._next_ping
         deadlines = [asked.deadline for asked in self._asked.values()]
-        return min(self._next_ping, self._stale_at(), *deadlines)
+        return min(self._next_ping, self._stale_at(), self._ask_again_at, *deadlines)
+
+    @property
+    def held(self) -> int:
+        """The number of subscribe requests that wait to be let go."""
+        return len(self._held)
+
+    def send_held(self, now: float) -> None:
+        """Let go of the oldest of them."""
+        if not self.over:
+            self._subscribe(self._held.popleft(), now)
 
     def to_send(self) -> list[requests.Request]:
         """Return the requests to send, in order, once."""
@@ -228,11 +265,13 @@ class Session:
         happened, self._events = self._events, []
         return happened
 
-    def subscribe(self, channel: str, symbols: Sequence[str], now: float) -> None:
+    def subscribe(self, channel: str, symbols: Sequence[str]) -> None:
         """Add symbols of a channel to the session, at any time of its life."""
         self._wanted[channel] = self._wanted.get(channel, ()) + tuple(symbols)
         if self.state in (State.SUBSCRIBING, State.LIVE):
-            self._subscribe(channel, symbols, now)
+            self._held += [_Held(channel, chunk, again=False) for chunk in _chunks(symbols)]
+            if self.state is State.LIVE:
+                self._enter(State.SUBSCRIBING)
 
     def ping(self, now: float) -> int:
         """Send a ping now and return its id: when it is answered, all pushes of before have arrived."""
@@ -251,7 +290,14 @@ class Session:
         self._last_push = now
         deadline = now + self._timing.reply_timeout
         for request_id, asked in self._asked.items():
-            self._asked[request_id] = _Asked(asked.what, asked.sent, deadline, asked.channel, asked.symbols)
+            self._asked[request_id] = replace(asked, deadline=deadline)
+
+    def without_secrets(self, words: str) -> str:
+        """Return words of the exchange as they may be told: it may repeat what it refuses."""
+        if self._credentials is not None:
+            for secret in (self._credentials.api_key, self._credentials.secret):
+                words = words.replace(secret, "***")
+        return words
 
     @property
     def live(self) -> bool:
@@ -261,7 +307,7 @@ class Session:
     # The machine
 
     def _answered(self, answer: Answer, asked: _Asked, now: float) -> None:
-        error = self._without_secrets(answer.error)
+        error = None if answer.error is None else self.without_secrets(answer.error)
         match asked.what:
             case "ping":
                 if error is None:
@@ -279,13 +325,6 @@ class Session:
                     self._give_up("rejected", f"server.auth refused: {error}")
             case "subscribe":
                 self._subscribed(asked, error, now)
-
-    def _without_secrets(self, error: str | None) -> str | None:
-        """Return an error as it may be told: a server may repeat what it refuses."""
-        if error is not None and self._credentials is not None:
-            for secret in (self._credentials.api_key, self._credentials.secret):
-                error = error.replace(secret, "***")
-        return error
 
     def _read_clock(self, answer: Answer, now: float) -> None:
         """Take over the server's clock; one that can't be read leaves the local one in place.
@@ -312,15 +351,14 @@ class Session:
     def _subscribe_wanted(self, now: float) -> None:
         self._enter(State.SUBSCRIBING)
         for channel, symbols in self._wanted.items():
-            self._subscribe(channel, symbols, now)
+            for chunk in _chunks(symbols):
+                self._subscribe(_Held(channel, chunk, again=False), now)
         self._live_if_answered(now)
 
-    def _subscribe(self, channel: str, symbols: Sequence[str], now: float) -> None:
-        if self.state is State.LIVE:
-            self._enter(State.SUBSCRIBING)
-        for chunk in _chunks(symbols):
-            request_id = self._ask(_Asked("subscribe", now, now + self._timing.reply_timeout, channel, chunk))
-            self._to_send.append(requests.subscribe(request_id, channel, chunk))
+    def _subscribe(self, one: _Held, now: float) -> None:
+        deadline = now + self._timing.reply_timeout
+        request_id = self._ask(_Asked("subscribe", now, deadline, one.channel, one.symbols, one.again))
+        self._to_send.append(requests.subscribe(request_id, one.channel, one.symbols))
 
     def _subscribed(self, asked: _Asked, error: str | None, now: float) -> None:
         """Settle one request; what was refused together is asked for one by one, to find the bad one."""
@@ -328,14 +366,17 @@ class Session:
             self._events.append(Confirmed(asked.channel, asked.symbols))
         elif len(asked.symbols) > 1:
             self._events.append(Split(asked.channel, asked.symbols, error))
-            for symbol in asked.symbols:
-                self._subscribe(asked.channel, (symbol,), now)
+            self._held += [_Held(asked.channel, (symbol,), again=False) for symbol in asked.symbols]
         else:
             self._events.append(Refused(asked.channel, asked.symbols, error))
+            self._refused.append(_Held(asked.channel, asked.symbols, again=True))
+            if self._ask_again_at == float("inf"):
+                self._ask_again_at = now + self._ask_again_after
         self._live_if_answered(now)
 
     def _live_if_answered(self, now: float) -> None:
-        waiting = any(asked.what == "subscribe" for asked in self._asked.values())
+        asked = any(one.what == "subscribe" and not one.again for one in self._asked.values())
+        waiting = asked or any(not one.again for one in self._held)
         if self.state is State.SUBSCRIBING and not waiting:
             self._last_push = now
             self._enter(State.LIVE)

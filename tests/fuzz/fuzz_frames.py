@@ -79,7 +79,7 @@ class Conversation:
             case b"f":
                 self.session.ping(self.now)
             case b"s":
-                self.session.subscribe("trades", ["NEW_USDT"], self.now)
+                self.session.subscribe("trades", ["NEW_USDT"])
             case b"z":
                 self.frame(zlib.compress(rest, 1), binary=True)
             case b"d":
@@ -88,6 +88,8 @@ class Conversation:
             case _:
                 self.frame(rest, binary=kind == b"b")
         self.session.tick(self.now)
+        while self.session.held and not self.session.over:
+            self.session.send_held(self.now)
         for text in self.session.to_send():
             msgspec.json.decode(text)
         self.session.events()

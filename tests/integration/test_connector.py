@@ -5,12 +5,14 @@ import logging
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import pytest
 import uvloop
 from structlog.testing import capture_logs
 
+from bridge import connector as edge
 from bridge.channels.channel import Source
 from bridge.config import ExchangeConfig
 from bridge.connector import Connector
@@ -167,9 +169,9 @@ def test_a_push_that_nobody_can_take_ends_its_session_and_no_other(caplog: pytes
     assert "ZeroDivisionError: a mistake" in caplog.text
 
 
-def test_what_is_asked_for_besides_is_taken_from_the_budget_of_connections_to_come() -> None:
+def test_what_is_asked_for_besides_is_taken_from_the_budget_and_waits_for_it() -> None:
     """Each symbol by itself, since one of three is refused; and one that is added."""
-    budget = {"handshakes_per_second": 1000, "subscribes_per_second": 0.01}
+    budget = {"handshakes_per_second": 1000, "subscribes_per_second": 2}
     symbols = [*SYMBOLS, "NOPE_USDT"]
 
     async def scenario() -> None:
@@ -178,6 +180,78 @@ def test_what_is_asked_for_besides_is_taken_from_the_budget_of_connections_to_co
             async with connected(exchange, Received(), symbols, **budget) as connector:
                 await soon(lambda: connector.missing()[0].endswith("(code 2)"), 20, "the refused one")
                 connector.subscribe("trades", ["LTC_USDT"])
-                assert connector.courtesy.reserve(begin, 0) >= (1 + len(symbols) + 1) * 100 - 1
+                await soon(lambda: "subscribing" in connector.missing()[0], 20, "the added one")
+                await soon(lambda: connector.missing()[0].endswith("(code 2)"), 20, "all answers")
+                requests = 1 + len(symbols) + 1
+                # A second's worth may be used at once, and the last one has not waited for itself.
+                assert time.monotonic() - begin >= (requests - 1) / 2 - 1
+                assert connector.courtesy.reserve(begin, 0) >= requests / 2 - 1
 
     uvloop.run(scenario())
+
+
+def session_number(received: Received, number: int) -> bool:
+    return len(received.sessions) == number + 1
+
+
+def test_a_connection_that_leads_nowhere_is_not_closed_politely(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody would answer; the closing handshake would only keep the next session waiting."""
+    monkeypatch.setattr(edge, "_CLOSING_HANDSHAKE", 3600.0)
+
+    async def scenario() -> None:
+        quick = {"ping_interval": 0.3, "reply_timeout": 0.5}
+        async with Simulator(symbols=SYMBOLS, rate=100) as exchange, dark_way(exchange) as (url, go_dark):
+            received = Received()
+            async with connected(exchange, received, url=url, **quick) as connector:
+                for session in range(3):
+                    await soon(partial(session_number, received, session), 20, "pushes")
+                    go_dark()
+                await soon(partial(session_number, received, 3), 20, "a fourth session")
+                assert connector.metrics.counter("reconnects_total", reason="timeout").value == 3
+
+    uvloop.run(scenario())
+
+
+def test_a_session_that_ends_while_another_waits_to_take_over_is_told_as_missing() -> None:
+    async def scenario() -> None:
+        async with Simulator(symbols=SYMBOLS, rate=100) as exchange:  # noqa: SIM117
+            async with connected(exchange, Received(), max_session_age=0.5) as connector:
+                await soon(lambda: connector.missing() == [], 20, "a live session")
+                paused = time.monotonic()
+                connector.courtesy.pause(paused, 300.0)
+                await soon(lambda: time.monotonic() > paused + 1.0, 20, "the end of its age")
+                await exchange.drop_all()
+                await soon(connector.missing, 20, "what is missing")
+                assert connector.missing() == ["trades BTC_USDT ETH_USDT: the session has ended"]
+
+    uvloop.run(scenario())
+
+
+@asynccontextmanager
+async def dark_way(exchange: Simulator) -> AsyncIterator[tuple[str, Callable[[], None]]]:
+    """Give the address of a relay to the exchange, and what makes its connections lead nowhere."""
+    port = exchange.url.split(":")[2].split("/")[0]
+    relays: list[asyncio.Task[None]] = []
+    dark: set[asyncio.StreamReader] = set()
+    open_ones: list[asyncio.StreamReader] = []
+
+    async def relay(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
+        try:
+            while data := await source.read(65536):
+                if source not in dark:
+                    target.write(data)
+        finally:
+            target.close()
+
+    async def accept(client: asyncio.StreamReader, to_client: asyncio.StreamWriter) -> None:
+        server, to_server = await asyncio.open_connection("127.0.0.1", int(port))
+        open_ones.extend((client, server))
+        relays.append(asyncio.create_task(relay(client, to_server)))
+        relays.append(asyncio.create_task(relay(server, to_client)))
+
+    async with await asyncio.start_server(accept, "127.0.0.1", 0) as listening:
+        here = listening.sockets[0].getsockname()[1]
+        yield exchange.url.replace(port, str(here)), lambda: dark.update(open_ones)
+        for one in relays:
+            one.cancel()
+        await asyncio.wait(relays)

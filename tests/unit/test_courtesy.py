@@ -1,5 +1,8 @@
 """The budget of connections, and what is done around full hours."""
 
+import asyncio
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -32,11 +35,29 @@ def test_no_more_than_the_budget_is_used_in_any_time(
 
 @given(st.integers(0, 40), st.floats(0, 5))
 def test_what_open_connections_send_besides_is_taken_from_the_budget(requests: int, later: float) -> None:
-    """A connection that is to be opened waits as if they had been its own."""
+    """A connection that is to be opened waits as if they had been its own; so do they themselves."""
     courtesy, alike = Courtesy(5.0, 20.0), Courtesy(1e9, 20.0)
-    courtesy.charge(10.0, requests)
+    waits = [courtesy.reserve_subscribe(10.0) for _ in range(requests)]
+    assert waits == [pytest.approx(max(0.0, number / 20 - 1)) for number in range(requests)]
     alike.reserve(10.0, requests)
     assert courtesy.reserve(10.0 + later, 0) == pytest.approx(alike.reserve(10.0 + later, 0), abs=1e-6)
+
+
+def test_a_pause_holds_for_those_who_wait_already() -> None:
+    async def scenario() -> None:
+        courtesy = Courtesy(20.0, 20.0)
+        waiting = [asyncio.create_task(courtesy.admit(1)) for _ in range(30)]
+        await waiting[12]
+        end = time.monotonic() + 1.0
+        courtesy.pause(time.monotonic(), 1.0)
+        admitted = sum(task.done() for task in waiting)
+        await waiting[admitted]
+        assert time.monotonic() >= end
+        for task in waiting:
+            task.cancel()
+        await asyncio.wait(waiting)
+
+    asyncio.run(scenario())
 
 
 def test_who_comes_first_goes_first_and_a_few_need_not_wait() -> None:

@@ -1,0 +1,211 @@
+"""Private channels: each time in which nobody listened to one is told, with its bounds."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import msgspec
+import pytest
+import uvloop
+from websockets.asyncio.server import ServerConnection, serve
+
+from bridge.channels.channel import Source
+from bridge.config import ExchangeConfig
+from bridge.connector import Connector
+from bridge.courtesy import Courtesy
+from bridge.events import Journal
+from bridge.exchange.frames import BadFrame, Push
+from bridge.exchange.session import Credentials
+from bridge.metrics import Metrics
+from bridge.records import Record
+from bridge.simulator import Simulator
+from tests.support.waiting import soon
+
+ACCOUNT = Credentials("MYKEY123", "s3cr3t")
+WANTED = {"order": ["BTC_USDT"], "balance": ["USDT"]}
+
+
+class Account(Connector):
+    """A connector of one account; keeps what it tells and when each channel was pushed."""
+
+    def __init__(self, url: str, settings: dict[str, object]) -> None:
+        self.metrics = Metrics()
+        self.told: list[Record] = []
+        self.pushed: list[tuple[str, str, float]] = []
+        config = ExchangeConfig.model_validate({"url": url, "reconnect_min": 0.01, **settings})
+        super().__init__(
+            WANTED,
+            config=config,
+            courtesy=Courtesy(config.handshakes_per_second, config.subscribes_per_second),
+            receiver=self,
+            journal=Journal("replica", 0, self.told.extend),
+            metrics=self.metrics,
+            shard="0",
+            account="main",
+            credentials=ACCOUNT,
+        )
+
+    def push(self, push: Push, source: Source, received_us: int, frame: bytes) -> None:
+        """Keep a push."""
+        self.pushed.append((push.channel, source.session, time.time()))
+
+    def bad(self, bad: BadFrame, source: Source, received_us: int, frame: bytes) -> None:
+        """There is none."""
+        raise AssertionError(bad)
+
+    def reconnects(self, reason: str) -> float:
+        """Return how many sessions were replaced for this reason."""
+        return self.metrics.counter("reconnects_total", reason=reason).value
+
+    def events(self, kind: str) -> list[dict[str, Any]]:
+        """Return what was told of this kind."""
+        return [event for one in self.told if (event := msgspec.json.decode(one.value))["event"] == kind]
+
+    def gap(self, channel: str) -> tuple[str, float, float]:
+        """Return the cause of the one gap of a channel, and its bounds in seconds."""
+        (gap,) = [one for one in self.events("gap") if one["channel"] == channel]
+        return gap["cause"], gap["after_us"] / 1e6, gap["before_us"] / 1e6
+
+    def times(self, channel: str) -> list[float]:
+        """Return when a channel was pushed."""
+        return [at for name, _, at in self.pushed if name == channel]
+
+
+@asynccontextmanager
+async def account(exchange: Simulator, **settings: object) -> AsyncIterator[Account]:
+    """Run the connector of an account as long as the context, from its being live on."""
+    connector = Account(exchange.url, settings)
+    running = asyncio.create_task(connector.run())
+    try:
+        await soon(lambda: connector.missing() == [] and connector.times("order"), 20, "a live session")
+        yield connector
+    finally:
+        running.cancel()
+        await asyncio.wait({running})
+
+
+def simulator() -> Simulator:
+    return Simulator(symbols=["BTC_USDT"], rate=2000, accounts={ACCOUNT.api_key: ACCOUNT.secret})
+
+
+def test_a_dead_session_that_is_to_be_rotated_has_been_deaf_for_a_while() -> None:
+    """It is old enough to be replaced before anyone has noticed that it is dead."""
+
+    async def scenario() -> None:
+        quick = {"max_session_age": 3.0, "ping_interval": 3.0, "reply_timeout": 2.0}
+        async with simulator() as exchange, account(exchange, **quick) as one:
+            last = max(one.times("order"))
+            exchange.clients.mute()
+            muted = time.time()
+            await soon(lambda: one.reconnects("timeout"), 20, "a session in its stead")
+            await soon(lambda: one.events("gap"), 20, "the gap")
+            cause, after, before = one.gap("order")
+            first = min(at for at in one.times("order") if at > before)
+            assert (cause, one.reconnects("rotated")) == ("timeout", 0)
+            assert last - 0.001 <= after <= muted + 0.5 < before <= first
+
+    uvloop.run(scenario())
+
+
+def test_nobody_listens_to_a_channel_that_is_refused() -> None:
+    """Until it is accepted, for which it is asked for again and again; the other channels are heard."""
+
+    async def scenario() -> None:
+        async with simulator() as exchange, account(exchange, reconnect_max=0.2) as one:
+            exchange.shut("order")
+            await exchange.drop_all()
+            last = max(one.times("order"))
+            await soon(lambda: "order BTC_USDT: refused" in str(one.missing()), 20, "a refusal")
+            await soon(lambda: max(one.times("balance")) > last + 1, 20, "pushes of the other channel")
+            assert [event["channel"] for event in one.events("subscription_refused")] == ["order"]
+            reopened = time.time()
+            exchange.shut()
+            await soon(lambda: max(one.times("order")) > last and not one.missing(), 20, "pushes again")
+            one.alive()
+            cause, after, before = one.gap("order")
+            assert cause == "closed"
+            assert last - 0.001 <= after < one.gap("balance")[2] < reopened < before
+            assert before <= min(at for at in one.times("order") if at > last)
+            assert len(one.events("session_begun")) == 2
+
+    uvloop.run(scenario())
+
+
+def test_a_session_that_is_refused_more_than_the_one_before_does_not_take_over() -> None:
+    async def scenario() -> None:
+        quick = {"max_session_age": 1.0, "reconnect_max": 0.3}
+        async with simulator() as exchange, account(exchange, **quick) as one:
+            exchange.shut("order")
+            rotated = one.reconnects("rotated")
+            await soon(lambda: len(one.events("subscription_refused")) >= 3, 20, "attempts to rotate")
+            assert one.reconnects("rotated") == rotated
+            assert one.missing() == []
+            exchange.shut()
+            await soon(lambda: one.reconnects("rotated") >= rotated + 2, 20, "rotations")
+            assert one.events("gap") == []
+
+    uvloop.run(scenario())
+
+
+def test_what_is_read_late_after_a_pause_does_not_count_as_heard_until_it_is_whole() -> None:
+    """While reading is paused the exchange may close: only what it had sent before can still be read."""
+
+    async def scenario() -> None:
+        async with simulator() as exchange, account(exchange) as one:
+            one.pause()
+            paused = time.time()
+            pushed = exchange.truth.counts()["order"]
+            await soon(lambda: exchange.truth.counts()["order"] > pushed + 5, 20, "pushes")
+            exchange.clients.cut()
+            await soon(lambda: len(exchange.clients) == 0, 20, "the cut")
+            await soon(lambda: time.time() > paused + 1.0, 20, "some time")
+            one.resume()
+            await soon(lambda: one.events("gap"), 20, "the gap")
+            cause, after, before = one.gap("order")
+            assert cause == "closed"
+            assert after <= paused < paused + 1.0 < before
+
+    uvloop.run(scenario())
+
+
+def test_after_a_pause_that_the_connection_has_survived_there_is_no_gap() -> None:
+    async def scenario() -> None:
+        async with simulator() as exchange, account(exchange) as one:
+            one.pause()
+            pushed = exchange.truth.counts()["order"]
+            await soon(lambda: exchange.truth.counts()["order"] > pushed + 5, 20, "pushes")
+            one.resume()
+            resumed_us = time.time_ns() // 1000
+            await soon(lambda: one.alive()["order"] > resumed_us, 20, "being heard again")
+            assert one.events("gap") == []
+
+    uvloop.run(scenario())
+
+
+@pytest.mark.parametrize("words", ["invalid api key {}", "{}"])
+def test_an_exchange_that_hangs_up_with_the_key_in_its_reason_makes_nobody_else_tell_it(words: str) -> None:
+    async def hang_up(connection: ServerConnection) -> None:
+        async for message in connection:
+            request = msgspec.json.decode(message)
+            if request["method"] == "server.auth":
+                await connection.close(1008, words.format(request["params"][0]))
+            else:
+                answer = {"id": request["id"], "result": 1_700_000_000, "error": None}
+                await connection.send(msgspec.json.encode(answer).decode())
+
+    async def scenario() -> None:
+        async with serve(hang_up, "127.0.0.1", 0) as server:
+            port = next(iter(server.sockets)).getsockname()[1]
+            one = Account(f"ws://127.0.0.1:{port}/", {})
+            running = asyncio.create_task(one.run())
+            await soon(lambda: one.events("session_ended"), 20, "the end")
+            told = f"{one.missing()} {one.events('session_ended')}"
+            running.cancel()
+            await asyncio.wait({running})
+            assert "1008" in told
+            assert "***" in told
+            assert ACCOUNT.api_key not in told
+
+    uvloop.run(scenario())
