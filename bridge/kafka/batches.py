@@ -123,7 +123,7 @@ class Batches:
 
     async def _flush_events(self) -> None:
         for partition in self._queues.events:
-            while partition.queued:
+            while partition.queued and time.monotonic() <= self.safe_until:
                 await self._send_next(partition)
                 if not self._in_transactions or partition.queued:
                     await self.all_answered()

@@ -226,7 +226,7 @@ class Sink:
             await self._await_lease(safe_for, batches.safe_until)
             batches.safe_until = time.monotonic() + safe_for
             await batches.flush()
-            if self._state.unsaved and self._saving is None:
+            if self._state.unsaved and self._saving is None and time.monotonic() <= batches.safe_until:
                 self._saving = self._state.save(())
                 await batches.send_state(self._saving)
             if self._queues.draining:

@@ -5,6 +5,7 @@ import itertools
 import random
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from aiokafka import AIOKafkaProducer
@@ -265,6 +266,41 @@ def test_a_sink_whose_shard_was_served_by_another_meanwhile_writes_nothing_more(
     assert [one.json["n"] for one in read_topic(kafka.bootstrap, f"{prefix}.trades.v1")] == [1, 2]
 
 
+def test_at_least_once_a_replica_that_was_frozen_looks_for_its_lease_before_it_writes_state(
+    kafka: Broker, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another one may have written newer state meanwhile, which this one would take back."""
+    send = AIOKafkaProducer.send_batch
+    frozen = 0.3  # seconds, more than the session timeout
+
+    async def scenario() -> list[str]:
+        one = await _Lone.open(kafka, prefix, "replica", "at-least-once")
+
+        async def send_and_freeze(producer: AIOKafkaProducer, *what: Any, **where: Any) -> Any:
+            answer = await send(producer, *what, **where)
+            topic = what[1]
+            one.done.append(topic.removeprefix(f"{prefix}."))
+            if topic.endswith("trades.v1"):
+                time.sleep(frozen)  # noqa: ASYNC251 - the whole process is
+            return answer
+
+        monkeypatch.setattr(AIOKafkaProducer, "send_batch", send_and_freeze)
+        running = asyncio.create_task(one.sink.run())
+        for number in range(3):
+            # State that is to be saved as soon as may be.
+            one.sink.listened("main", {"order": number})
+            one.queues.add([trade(number)])
+            await soon(lambda: one.queues.pending_records == 0, 20, "the record")
+        one.queues.drain()
+        await running
+        return one.done
+
+    done = asyncio.run(scenario())
+    after = [then for now, then in itertools.pairwise(done) if now == "trades.v1"]
+    assert after == ["lease"] * 3
+    assert "bridge-state" in done
+
+
 class _Lone:
     """A sink without a bridge around it, for a shard that is its own as long as `ours`."""
 
@@ -274,6 +310,7 @@ class _Lone:
         self.state = state
         self.metrics = metrics
         self.ours = True
+        self.done: list[str] = []
         self.sink: Sink
         self.queues: Queues
 
@@ -321,6 +358,7 @@ class _Lone:
 
     async def is_ours(self, max_age: float) -> bool:
         """Answer as the group would."""
+        self.done.append("lease")
         return self.ours and max_age >= 0
 
 
