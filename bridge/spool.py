@@ -93,6 +93,7 @@ class Spool:
         self._read: Counts = {}
         self._skip: Counts = {}
         self._lost: Counts = {}
+        self._unreadable: set[Path] = set()
         self._lock: BinaryIO | None = None
 
     def find(self) -> Header | None:
@@ -134,7 +135,8 @@ class Spool:
             OSError: it can't be written.
         """
         header = replace(header, before=dict(self.counts))
-        number = max((int(path.stem) for path in self._paths()), default=0) + 1
+        paths = [*self._paths(), *(segment.path for segment in self._segments)]
+        number = max((int(path.stem) for path in paths), default=0) + 1
         segment = _Segment(self._folder / f"{number:012d}.spool", 0, self.counts)
         file = segment.path.open("xb", buffering=0)
         try:
@@ -152,6 +154,15 @@ class Spool:
         self.header = header
         self.watermarks = dict(header.watermarks)
 
+    def go_on(self, header: Header) -> None:
+        """Begin a segment behind those of an earlier process.
+
+        Raises:
+            OSError: it can't be written; the next entries try it again.
+        """
+        self.header, self.watermarks = header, dict(header.watermarks)
+        self.begin(header)
+
     def append(self, entries: Sequence[Entry]) -> None:
         """Add entries at the end: all of them or none.
 
@@ -162,9 +173,10 @@ class Spool:
         block = _encode(entries)
         if self.bytes + len(block) + _FRONT.size > self._max_bytes:
             raise SpoolFull(f"{self.bytes} of {self._max_bytes} bytes are used")
-        assert self._file is not None and self.header is not None  # noqa: PT018,S101 - it has begun
-        if self._segments[-1].size > self._segment_bytes:
+        assert self.header is not None  # noqa: S101 - it has begun
+        if self._file is None or self._segments[-1].size > self._segment_bytes:
             self.begin(replace(self.header, watermarks=self.watermarks))
+        assert self._file is not None  # noqa: S101 - so has the segment
         self._write(block, self._segments[-1], self._file)
         if not self.waiting:
             self.oldest_us = entries[0][1].time_us
@@ -243,6 +255,8 @@ class Spool:
 
     def _next_entries(self, segment: _Segment) -> list[Entry] | None:
         """Return the next block of a segment; None at its end, or at the end of what can be read of it."""
+        if segment.path in self._unreadable:
+            return None
         try:
             if self._source is None:
                 self._source = segment.path.open("rb")
@@ -254,6 +268,10 @@ class Spool:
                 self._source.seek(segment.size)
         except OSError as error:
             self.damage.append(str(error))
+            self._unreadable.add(segment.path)
+            if segment is self._segments[-1] and self._file is not None:
+                self._file.close()
+                self._file = None  # what is added from here on goes to another one
             return None
         return entries
 

@@ -63,6 +63,22 @@ def advanced(watermarks: Watermarks, records: Iterable[Record]) -> dict[bytes, W
     return changed
 
 
+def newest(one: Watermarks, other: Watermarks) -> dict[bytes, Watermark]:
+    """Return of each symbol the watermark that is farther on; if both end alike, what both know."""
+    merged = {**one, **other}
+    for symbol in one.keys() & other.keys():
+        merged[symbol] = _newer(one[symbol], other[symbol])
+    return merged
+
+
+def _newer(one: Watermark, other: Watermark) -> Watermark:
+    if one.ids[-1] != other.ids[-1]:
+        return max(one, other, key=lambda watermark: watermark.ids[-1])
+    both = Watermark(sorted({*one.ids, *other.ids}), one.time_us, one.open if other.open else None)
+    _trim(both)
+    return both
+
+
 def _advance(watermark: Watermark, mark: Mark) -> None:
     trade_id, time_us, watermark.open = mark
     ids = watermark.ids

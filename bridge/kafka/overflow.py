@@ -17,7 +17,7 @@ from bridge.events import Kind
 from bridge.kafka.partition import Partition
 from bridge.kafka.state import Owner, State
 from bridge.spool import Counts, Entry, Header, Spool, SpoolFull
-from bridge.watermark import Watermark, advanced
+from bridge.watermark import Watermark, advanced, newest
 
 log = structlog.get_logger(__name__)
 
@@ -31,9 +31,10 @@ Tell = Callable[[Kind, str], None]
 
 
 class Taken(msgspec.Struct, frozen=True):
-    """How many entries of each partition Kafka has taken of a spool."""
+    """How many entries of each partition Kafka has taken of a spool, with this transaction of a replica."""
 
     spool: str
+    transaction: tuple[str, int]
     taken: Counts
 
 
@@ -86,25 +87,32 @@ class Overflow:
                 self._tell_damage()
                 return
             previous = self._state.previous
-            if (reason := _discarded(header, previous, self._state.shards)) is not None:
+            note = self._state.notes.get(NOTE)
+            known = _decode_taken(note) if note is not None else None
+            if (reason := _discarded(header, previous, known, self._state.shards)) is not None:
                 detail = f"{self._spool.waiting} records: {reason}"
                 self._spool.clear()
                 log.error("spool discarded", shard=self._state.shard, detail=detail)
                 self._tell("spool_discarded", detail)
                 return
             kept = self._spool.counts
-            note = self._state.notes.get(NOTE)
-            taken = {p: min(n, kept.get(p, 0)) for p, n in _taken(header, previous, note).items()}
+            taken = {p: min(n, kept.get(p, 0)) for p, n in _taken(header, previous, known).items()}
             self._spool.skip(taken)
             self._base = {place: -number for place, number in taken.items()}
             committed = (previous.replica, previous.transaction) if previous else None
-            self._begin_segment(header.spool, self._spool.watermarks, committed, taken)
+            # Of a symbol whose part of the spool Kafka has taken it may have more than the spool knows of.
+            watermarks = newest(self._state.watermarks, self._spool.watermarks)
         except OSError as error:
             self._fail(error)
             self._spool.close()
             self._spool = None
             return
         self.active = True
+        try:
+            self._spool.go_on(self._header(header.spool, watermarks, committed, taken))
+        except OSError as error:
+            # What is there can be read all the same, and that makes room.
+            self._fail(error)
         log.info("spool found", shard=self._state.shard, records=self._spool.waiting, bytes=self.size)
         self._tell_damage()
 
@@ -118,16 +126,16 @@ class Overflow:
             # What Kafka has taken since the last record was read from disk has never been there.
             kept = self._spool.kept(partition.place)
             self._base[partition.place] = max(self._base_of(partition), partition.settled - kept)
-            known[partition] = kept - self._taken_of(partition)
+            known[partition] = partition.on_disk(kept - partition.settled + self._base_of(partition))
         on_disk = chain.from_iterable(islice(memory[p], known[p]) for p in partitions if p.marked)
         watermarks = {**self._state.watermarks, **advanced(self._state.watermarks, on_disk)}
         committed, taken = None, {}
         if self._state.committing is not None:
             committed = (self._replica, self._state.committing.transaction)
-            taken = {p.place: self._taken_of(p) + len(p.sent) for p in partitions}
+            taken = self._taken_of_all(partitions, with_sent=True)
         try:
             name = self._spool.header.spool if self._spool.header else uuid.uuid4().hex
-            self._begin_segment(name, watermarks, committed, taken)
+            self._spool.begin(self._header(name, watermarks, committed, taken))
             for partition in partitions:
                 unknown = islice(memory[partition], known[partition], None)
                 while block := [(partition.place, record) for record in islice(unknown, _BLOCK)]:
@@ -180,19 +188,20 @@ class Overflow:
         """Return for the state how much of the spool Kafka has taken, or will with what is sent."""
         if self._spool is None or self._spool.header is None:
             return {}
-        taken = {}
-        for partition in partitions:
-            number = self._taken_of(partition) + (len(partition.sent) if with_sent else 0)
+        taken = {
             # What has never been on disk does not count; it would stand for what comes there later.
-            taken[partition.place] = min(number, self._spool.kept(partition.place))
-        return {NOTE: msgspec.json.encode(Taken(self._spool.header.spool, taken))}
+            place: min(number, self._spool.kept(place))
+            for place, number in self._taken_of_all(partitions, with_sent=with_sent).items()
+        }
+        transaction = (self._replica, self._state.next_number)
+        return {NOTE: msgspec.json.encode(Taken(self._spool.header.spool, transaction, taken))}
 
     def settled(self, partitions: Collection[Partition]) -> None:
         """Delete what Kafka has taken, when its state is saved."""
         if self._spool is None or self._spool.header is None:
             return
         try:
-            if not self._spool.forget({p.place: self._taken_of(p) for p in partitions}) or self.active:
+            if not self._spool.forget(self._taken_of_all(partitions)) or self.active:
                 return
             self._spool.clear()
         except OSError as error:
@@ -218,28 +227,30 @@ class Overflow:
         if self._spool is not None:
             self._spool.close()
 
-    def _begin_segment(
+    def _header(
         self,
         spool: str,
         watermarks: Mapping[bytes, Watermark],
         transaction: tuple[str, int] | None,
         taken: Counts,
-    ) -> None:
-        assert self._spool is not None  # noqa: S101 - the callers have looked
+    ) -> Header:
         previous = self._state.previous
-        self._spool.begin(
-            Header(
-                spool=spool,
-                replica=self._replica,
-                predecessor=(previous.replica, previous.transaction) if previous else None,
-                watermarks=dict(watermarks),
-                transaction=transaction,
-                taken=taken,
-            )
+        return Header(
+            spool=spool,
+            replica=self._replica,
+            predecessor=(previous.replica, previous.transaction) if previous else None,
+            watermarks=dict(watermarks),
+            transaction=transaction,
+            taken=taken,
         )
 
-    def _taken_of(self, partition: Partition) -> int:
-        return partition.settled - self._base_of(partition)
+    def _taken_of_all(self, partitions: Iterable[Partition], *, with_sent: bool = False) -> Counts:
+        """Return how much of the spool Kafka has taken, also of partitions that this process has not met."""
+        taken = {place: -base for place, base in self._base.items() if base < 0}
+        for partition in partitions:
+            number = partition.settled_with_sent if with_sent else partition.settled
+            taken[partition.place] = number - self._base_of(partition)
+        return taken
 
     def _base_of(self, partition: Partition) -> int:
         """Return how many records Kafka had taken when the spool began, of this process's."""
@@ -260,23 +271,25 @@ class Overflow:
             self._spool.damage.clear()
 
 
-def _discarded(header: Header, previous: Owner | None, shards: int) -> str | None:
-    """Say why a spool can't be taken up; None if its writers are the last who have served the shard."""
+def _discarded(header: Header, previous: Owner | None, known: Taken | None, shards: int) -> str | None:
+    """Say why a spool can't be taken up; None if those who had it are the last who have served the shard."""
     if previous is None:
         return None
     if previous.shards != shards:
         return f"there were {previous.shards} shards, now there are {shards}"
-    if previous.replica != header.replica and (previous.replica, previous.transaction) != header.predecessor:
-        return f"{previous.replica} has served the shard since"
-    return None
+    last = (previous.replica, previous.transaction)
+    if previous.replica == header.replica or last == header.predecessor:
+        return None
+    # The last one could not write to the disk, but has told Kafka what it took from there.
+    if known is not None and (known.spool, known.transaction) == (header.spool, last):
+        return None
+    return f"{previous.replica} has served the shard since"
 
 
-def _taken(header: Header, previous: Owner | None, note: bytes | None) -> Counts:
+def _taken(header: Header, previous: Owner | None, known: Taken | None) -> Counts:
     """Return how many entries of a spool Kafka has taken, by its newest header and the shard's state."""
     if previous is not None and (previous.replica, previous.transaction) == header.transaction:
         return header.taken
-    if note is not None:
-        known = _decode_taken(note)
-        if known.spool == header.spool:
-            return known.taken
+    if known is not None and known.spool == header.spool:
+        return known.taken
     return {}

@@ -29,12 +29,14 @@ class Partition:
 
     One batch at a time is in flight (`delivery`): Kafka could take more of them, but aiokafka sends no more
     than one request to a broker at once, and larger batches cost less. The records of a `marked` one bring
-    about state.
+    about state. Of each record that was `given_up` it is known how many are in front of it: it counts as
+    settled when these are, for what is on disk is counted from the front.
     """
 
     __slots__ = (
         "batches",
         "delivery",
+        "given_up",
         "marked",
         "most",
         "number",
@@ -62,6 +64,7 @@ class Partition:
         self.sent_at = 0.0
         self.most: int | None = None
         self.refusals = 0
+        self.given_up: list[int] = []
 
     def take_batch(self, producer: AIOKafkaProducer, *, with_time: bool) -> BatchBuilder:
         """Move as many queued records as one batch holds to the sent ones, and return the batch."""
@@ -89,29 +92,49 @@ class Partition:
     def settle(self) -> list[Batch]:
         """Forget what was sent, for Kafka has it for good; return its batches."""
         settled, self.batches = self.batches, []
-        self.settled += len(self.sent)
+        sent = len(self.sent)
+        self.settled = self.settled_with_sent
+        self.given_up = [ahead - sent for ahead in self.given_up if ahead > sent]
         self.sent.clear()
         self.refusals = 0
         if self.most is not None:
             self.most = 2 * self.most if self.most < _NO_LIMIT else None
         return settled
 
+    @property
+    def settled_with_sent(self) -> int:
+        """How many records will be settled when what was sent is: those given up count in their place."""
+        sent = len(self.sent)
+        return self.settled + sent + sum(ahead <= sent for ahead in self.given_up)
+
+    def on_disk(self, number: int) -> int:
+        """Take note that so many of what is not settled are on disk; return how many of them wait here, too.
+
+        The others are those given up. Of the rest, which never will be there, none counts any more.
+        """
+        self.given_up = [ahead for gone, ahead in enumerate(self.given_up) if ahead + gone < number]
+        return number - len(self.given_up)
+
     def blame(self, patience: int) -> Record | None:
         """Narrow a refused batch down; return its record, taken out, if it was alone and refused so often.
 
         The refused batch is the last that was sent.
         """
-        refused = self.batches[-1].records
-        if refused > 1:
-            self.most = refused // 2
+        records = self.batches[-1].records
+        if records > 1:
+            self.most = records // 2
             return None
         self.refusals += 1
         if self.refusals < patience:
             return None
         self.refusals = 0
-        self.settled += 1
         self.batches.pop()
-        return self.sent.pop()
+        refused = self.sent.pop()
+        in_front = len(self.sent)
+        ahead = sorted([in_front, *(one - (one > in_front) for one in self.given_up)])
+        self.given_up = [one for one in ahead if one]
+        self.settled += len(ahead) - len(self.given_up)
+        return refused
 
     def requeue(self) -> None:
         """Queue all that was sent once more, in front."""

@@ -124,6 +124,11 @@ class State:
         """Whether there is something to save besides what records yet to be sent bring about."""
         return bool(self._unsaved or self._behind) or not self._claimed
 
+    @property
+    def next_number(self) -> int:
+        """The number of the transaction that is saved next."""
+        return self._transaction + 1
+
     def note(self, notes: Mapping[bytes, bytes]) -> None:
         """Have these values saved with the next ones."""
         self._unsaved.update(notes)

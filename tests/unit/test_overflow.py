@@ -1,8 +1,11 @@
 """What waits on disk goes to Kafka once and in order, whenever the process ends, whatever it knew by then."""
 
+import resource
 import shutil
 import tempfile
 from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
@@ -10,10 +13,11 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from structlog.testing import capture_logs
 
 from bridge.config import KafkaConfig
 from bridge.kafka.overflow import NOTE, Overflow
-from bridge.kafka.partition import Partition
+from bridge.kafka.partition import Batch, Partition
 from bridge.kafka.state import Owner, State
 from bridge.kafka.topics import Topic
 from bridge.records import STATE, Record
@@ -67,6 +71,7 @@ class Outage(RuleBasedStateMachine):
         self.received: dict[bytes, list[int]] = defaultdict(list)
         self.disk: set[int] = set()
         self.lost: set[int] = set()
+        self.given_up: set[int] = set()
         self.owner: Owner | None = None
         self.notes: dict[bytes, bytes] = {}
         self.number = 0
@@ -150,6 +155,19 @@ class Outage(RuleBasedStateMachine):
         for partition in self.process.partitions:
             partition.requeue()
 
+    @rule(symbol=st.sampled_from(range(len(SYMBOLS))))
+    @precondition(lambda self: self.process.state.committing is None)
+    def refuse(self, symbol: int) -> None:
+        """Give up the last record of those that were sent of a symbol, and abort what was sent before it."""
+        partition = self.process.partitions[symbol]
+        if partition.sent:
+            partition.batches.append(Batch(1, 2, 0))
+            refused = partition.blame(1)
+            assert refused is not None
+            self.given_up.add(refused.time_us)
+            for one in self.process.partitions:
+                one.requeue()
+
     @rule(stop=st.booleans(), by_another=st.integers(1, 5).map(lambda n: n == 5))
     def end(self, *, stop: bool, by_another: bool) -> None:
         """Kill or stop the process; another replica may serve the shard before the next one here."""
@@ -167,11 +185,13 @@ class Outage(RuleBasedStateMachine):
             self.disk -= self.lost
         self.process = self.start()
         left = {n for n in self.disk if n not in on_kafka}
-        assert self.process.overflow.waiting == len(left)
+        # Of those given up a new process may know nothing, and try them once more.
+        assert len(left - self.given_up) <= self.process.overflow.waiting <= len(left)
         newest = self.process.overflow.watermarks
         for symbol, numbers in self.received.items():
             held = [n for n in numbers if n in on_kafka or n in left]
-            assert (newest[symbol].ids[-1] if symbol in newest else None) == (held[-1] if held else None)
+            if not self.given_up.intersection(numbers):
+                assert (newest[symbol].ids[-1] if symbol in newest else None) == (held[-1] if held else None)
 
     @invariant()
     def each_is_on_kafka_once_and_in_order(self) -> None:
@@ -193,7 +213,8 @@ class Outage(RuleBasedStateMachine):
             self.learn_that_it_is_committed()
             self.each_is_on_kafka_once_and_in_order()
             for symbol, numbers in self.received.items():
-                assert self.kafka[symbol] == [n for n in numbers if n not in self.lost]
+                delivered = [n for n in self.kafka[symbol] if n not in self.given_up]
+                assert delivered == [n for n in numbers if n not in self.lost | self.given_up]
             assert not list(self.folder.glob("*.spool"))
         finally:
             self.process.overflow.close()
@@ -233,4 +254,103 @@ def test_what_kafka_took_without_the_disk_does_not_stand_for_what_is_there_later
     outage.overflow()
     outage.receive([0])
     outage.end(stop=False, by_another=False)
+    outage.teardown()
+
+
+def test_what_kafka_took_after_the_spool_was_read_counts_after_a_kill() -> None:
+    """The spool knows less of a symbol than Kafka, when only another one's records of it are left."""
+    outage = Outage()
+    outage.begin()
+    outage.receive([0, 0, 0])
+    outage.overflow()
+    outage.read_back()
+    outage.read_back()
+    outage.receive([1])
+    outage.send(1)
+    outage.ask_for_the_commit()
+    outage.commit()
+    outage.learn_that_it_is_committed()
+    outage.end(stop=False, by_another=False)
+    outage.teardown()
+
+
+def test_what_kafka_took_of_a_partition_is_not_forgotten_by_a_process_that_never_meets_it() -> None:
+    outage = Outage()
+    outage.begin()
+    outage.receive([0, 1, 1])
+    outage.overflow()
+    outage.send(1)
+    outage.ask_for_the_commit()
+    outage.commit()
+    outage.end(stop=False, by_another=False)
+    outage.process.partitions = outage.process.partitions[1:]
+    outage.ask_for_the_commit()
+    outage.commit()
+    outage.end(stop=False, by_another=False)
+    outage.teardown()
+
+
+def test_a_record_that_was_given_up_counts_in_its_place_after_a_kill() -> None:
+    outage = Outage()
+    outage.begin()
+    outage.receive([0] * 6)
+    outage.overflow()
+    outage.send(4)
+    outage.refuse(0)
+    outage.send(1)
+    outage.ask_for_the_commit()
+    outage.commit()
+    outage.learn_that_it_is_committed()
+    outage.end(stop=False, by_another=False)
+    outage.teardown()
+
+
+@contextmanager
+def full_disk() -> Iterator[None]:
+    """No file may grow, so no new one can have anything in it; logs go nowhere."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with capture_logs():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_spool_is_drained_by_processes_that_find_the_disk_full() -> None:
+    """They can't put their names on it, but what Kafka has of it tells that it was theirs."""
+    outage = Outage()
+    outage.begin()
+    outage.receive([0, 0, 1])
+    outage.overflow()
+    outage.receive([0, 1, 2])
+    for _ in range(3):
+        with full_disk():
+            outage.end(stop=False, by_another=False)
+        assert outage.process.overflow.active
+        assert "spool_overflowed" in outage.process.events
+        outage.read_back()
+        outage.send(1)
+        outage.ask_for_the_commit()
+        outage.commit()
+        outage.learn_that_it_is_committed()
+    outage.receive([2, 2, 2])
+    outage.end(stop=False, by_another=False)
+    outage.teardown()
+    assert outage.lost == set()
+
+
+def test_while_the_disk_is_still_full_what_comes_has_to_wait_in_memory() -> None:
+    outage = Outage()
+    outage.begin()
+    outage.receive([0, 0, 1])
+    outage.overflow()
+    with full_disk():
+        outage.end(stop=False, by_another=False)
+        overflow = outage.process.overflow
+        assert not overflow.put([entry(0, 4)])
+        assert not overflow.has_room()
+    assert overflow.has_room()
+    assert overflow.waiting == 4
+    outage.received[SYMBOLS[0]].append(4)
     outage.teardown()

@@ -242,3 +242,20 @@ def test_what_is_there_when_reading_starts_at_the_end_is_left_out(disk: Disk) ->
     assert spool.waiting == 0
     spool.append([entry(30)])
     assert rest(spool) == [30]
+
+
+def test_a_segment_that_can_not_be_read_costs_what_it_had_and_is_told_once(disk: Disk) -> None:
+    """Also the newest one, to which entries are added: those to come go to another."""
+    spool = disk.begun()
+    for n in range(100):
+        spool.append([entry(n)])
+    disk.segments()[-1].unlink()
+    left = rest(spool)
+    assert left == list(range(len(left)))
+    told = len(spool.damage)
+    assert f"{100 - len(left)} records are lost" in spool.damage[-1]
+    assert spool.read() == []
+    assert len(spool.damage) == told
+    spool.append([entry(100)])
+    assert rest(spool) == [100]
+    assert len(spool.damage) == told
