@@ -1,6 +1,7 @@
 """How to reach Kafka, in aiokafka's words."""
 
 import asyncio
+import ssl
 from collections.abc import Awaitable, Coroutine
 from typing import Any
 
@@ -38,7 +39,7 @@ def connection(config: KafkaConfig) -> dict[str, Any]:
     """Return the arguments that every aiokafka client takes to connect and authenticate.
 
     Raises:
-        ConfigError: a certificate or key can't be used.
+        ConfigError: a certificate, key or password can't be used.
     """
     arguments: dict[str, Any] = {
         "bootstrap_servers": config.bootstrap_servers,
@@ -46,24 +47,59 @@ def connection(config: KafkaConfig) -> dict[str, Any]:
         "security_protocol": config.security_protocol,
     }
     if config.security_protocol in ("SSL", "SASL_SSL"):
-        try:
-            context = create_ssl_context(
-                cafile=config.ssl_cafile,
-                certfile=config.ssl_certfile,
-                keyfile=config.ssl_keyfile,
-                password=config.ssl_password.get_secret_value() if config.ssl_password else None,
-            )
-        except OSError as error:  # SSLError is one
-            key = "kafka.ssl_certfile" if config.ssl_certfile else "kafka.ssl_cafile"
-            raise ConfigError(key, f"can't be used: {error}") from None
-        context.check_hostname = config.ssl_check_hostname
-        arguments["ssl_context"] = context
+        arguments["ssl_context"] = _tls(config)
     if config.security_protocol in ("SASL_PLAINTEXT", "SASL_SSL"):
         arguments["sasl_mechanism"] = config.sasl_mechanism
         arguments["sasl_plain_username"] = config.sasl_plain_username
         if config.sasl_plain_password:
             arguments["sasl_plain_password"] = config.sasl_plain_password.get_secret_value()
     return arguments
+
+
+def _tls(config: KafkaConfig) -> ssl.SSLContext:
+    try:
+        context: ssl.SSLContext = create_ssl_context(cafile=config.ssl_cafile)
+    except OSError as error:  # SSLError is one
+        raise ConfigError("kafka.ssl_cafile", f"can't be used: {error}") from None
+    context.check_hostname = config.ssl_check_hostname
+    if config.ssl_certfile:
+        _load_certificate(context, config)
+    return context
+
+
+def _load_certificate(context: ssl.SSLContext, config: KafkaConfig) -> None:
+    """Load the client certificate and its key.
+
+    OpenSSL's error is the same for a bad certificate, a bad key and a wrong password, so what it asked for
+    and what it can read by itself tell them apart.
+    """
+    given = config.ssl_password.get_secret_value()
+    asked = False
+
+    def password() -> str:
+        # Without this one OpenSSL would ask at the terminal.
+        nonlocal asked
+        asked = True
+        return given
+
+    assert config.ssl_certfile is not None  # noqa: S101
+    try:
+        context.load_cert_chain(config.ssl_certfile, config.ssl_keyfile, password)
+    except OSError as error:
+        if getattr(error, "reason", None) == "KEY_VALUES_MISMATCH":
+            raise ConfigError(_key_of(config), "is not the key of the certificate") from None
+        if asked:
+            wrong = "does not open the key" if given else "is missing: the key is encrypted"
+            raise ConfigError("kafka.ssl_password", wrong) from None
+        try:
+            ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(config.ssl_certfile)
+        except OSError as bad:
+            raise ConfigError("kafka.ssl_certfile", f"can't be used: {bad}") from None
+        raise ConfigError(_key_of(config), f"has no key that can be read: {error}") from None
+
+
+def _key_of(config: KafkaConfig) -> str:
+    return "kafka.ssl_keyfile" if config.ssl_keyfile else "kafka.ssl_certfile"
 
 
 def in_words(error: BaseException) -> str:
