@@ -17,7 +17,7 @@ from bridge.backoff import Backoff
 from bridge.config import Config
 from bridge.courtesy import Courtesy
 from bridge.endpoints import Endpoints
-from bridge.kafka.access import denied
+from bridge.kafka.access import access
 from bridge.kafka.client import FAILURES, in_words
 from bridge.kafka.leases import Leases
 from bridge.kafka.topics import Topic, TopicError, prepare
@@ -169,7 +169,7 @@ class Bridge:
 
     async def _denied(self, channels: Collection[str]) -> str:
         """Name what Kafka does not allow, and the bridge can't do without."""
-        found = await denied(self._config.kafka, channels)
+        found = (await access(self._config.kafka, channels)).denied
         for one in found:
             if one.optional:
                 log.warning("an ACL is missing", operation=one.operation, resource=one.resource)

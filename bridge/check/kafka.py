@@ -10,7 +10,7 @@ from aiokafka.errors import IncompatibleBrokerVersion, KafkaError, NoError, for_
 
 from bridge import plan
 from bridge.config import Config, KafkaConfig
-from bridge.kafka.access import denied
+from bridge.kafka.access import access
 from bridge.kafka.client import closed, connection
 from bridge.kafka.topics import described, mismatch, partitions, topic_name
 from bridge.records import DEADLETTER, EVENTS, STATE
@@ -36,9 +36,11 @@ async def check_kafka(config: Config, say: Say) -> bool:
     names = [topic_name(config.kafka, channel) for channel in channels]
     try:
         async with asyncio.timeout(_PATIENCE):
-            refused = await denied(config.kafka, plan.channels(config))
+            refused, uncreatable = await access(config.kafka, plan.channels(config))
             for one in refused:
                 say(f"  missing ACL: {one}" + (", so its limits are assumed" if one.optional else ""))
+            for problem in uncreatable.values():
+                say(f"  {problem}")
             if not all(one.optional for one in refused):
                 return False
             found = await _topics(config.kafka, names)
@@ -49,8 +51,12 @@ async def check_kafka(config: Config, say: Say) -> bool:
         say(f"  {error}")
         return False
     named = zip(channels, names, strict=True)
-    usable = [_topic(config.kafka, channel, found.get(name), say) for channel, name in named]
-    return all(usable)
+    usable = [
+        _topic(config.kafka, channel, found.get(name), say)
+        for channel, name in named
+        if name not in uncreatable
+    ]
+    return all(usable) and not uncreatable
 
 
 async def _topics(config: KafkaConfig, names: list[str]) -> dict[str, _Found]:

@@ -11,6 +11,8 @@ from aiokafka.errors import (
     GroupAuthorizationFailedError,
     IncompatibleBrokerVersion,
     KafkaError,
+    NoError,
+    TopicAlreadyExistsError,
     TopicAuthorizationFailedError,
     TransactionalIdAuthorizationFailed,
     UnknownTopicOrPartitionError,
@@ -22,7 +24,7 @@ from aiokafka.protocol.types import Array, Boolean, Int16, Int32, Schema, String
 
 from bridge.config import Delivery, KafkaConfig
 from bridge.kafka.client import closed, connection, transactional_id
-from bridge.kafka.topics import partitions, topic_name
+from bridge.kafka.topics import new_topic, topic_name, uncreatable
 from bridge.records import DEADLETTER, EVENTS, STATE
 
 # Bits of an answer's authorized operations.
@@ -48,8 +50,15 @@ class Denied(NamedTuple):
         return f"{self.operation} on {self.resource}"
 
 
-async def denied(config: KafkaConfig, channels: Collection[str]) -> list[Denied]:
-    """Return what Kafka does not allow of what the bridge needs for these channels. Nothing is written.
+class Access(NamedTuple):
+    """What ACLs do not allow, and what stands in the way of creating topics otherwise, by their names."""
+
+    denied: list[Denied]
+    uncreatable: dict[str, str]
+
+
+async def access(config: KafkaConfig, channels: Collection[str]) -> Access:
+    """Return what Kafka refuses of what the bridge needs for these channels. Nothing is written.
 
     Raises:
         KafkaError: Kafka does not answer.
@@ -58,35 +67,37 @@ async def denied(config: KafkaConfig, channels: Collection[str]) -> list[Denied]
     admin = AIOKafkaAdminClient(**connection(config))
     try:
         await admin.start()
-        found = await _topics(admin, config, names) + await _group(admin, config.group_id)
+        found = await _topics(admin, config, names)
+        found.denied.extend(await _group(admin, config.group_id))
         if config.delivery is Delivery.EXACTLY_ONCE:
             for shard in range(config.shards):
-                found += await _transactional_id(admin, transactional_id(config, shard))
+                found.denied.extend(await _transactional_id(admin, transactional_id(config, shard)))
     finally:
         await closed(admin.close())
     return found
 
 
-async def _topics(admin: AIOKafkaAdminClient, config: KafkaConfig, names: Mapping[str, str]) -> list[Denied]:
+async def _topics(admin: AIOKafkaAdminClient, config: KafkaConfig, names: Mapping[str, str]) -> Access:
     try:
         answer = await admin._send_request(_MetadataRequest(list(names.values())))  # noqa: SLF001
     except (IncompatibleBrokerVersion, NotImplementedError):
-        return []  # a broker before 2.3, which does not tell
+        return Access([], {})  # a broker before 2.3, which does not tell
     told = {name: (for_code(error), allowed) for error, name, _, _, allowed in answer.topics}
     found: list[Denied] = []
-    missing: list[tuple[str, str]] = []
+    missing: list[NewTopic] = []
     for channel, name in names.items():
         error, allowed = told[name]
-        if error is UnknownTopicOrPartitionError:
-            missing.append((channel, name))
-        elif error is TopicAuthorizationFailedError:
-            # Not even Describe, which all others bring along.
+        if error in (UnknownTopicOrPartitionError, TopicAuthorizationFailedError):
+            missing.append(new_topic(config, channel, name))
+        if error is TopicAuthorizationFailedError:
+            # Not even Describe, which all others bring along; it may be missing as well.
             found += _topic(name, _DESCRIBE_CONFIGS, read=channel == STATE)
-        elif allowed != _NOT_TOLD:
+        elif error is not UnknownTopicOrPartitionError and allowed != _NOT_TOLD:
             found += _topic(name, allowed, read=channel == STATE)
-    if missing and config.create_topics:
-        found += await _create(admin, config, missing)
-    return found
+    if not missing or not config.create_topics:
+        return Access(found, {})
+    creating = await _create(admin, missing)
+    return Access(found + creating.denied, creating.uncreatable)
 
 
 def _topic(name: str, allowed: int, *, read: bool) -> Iterator[Denied]:
@@ -98,18 +109,20 @@ def _topic(name: str, allowed: int, *, read: bool) -> Iterator[Denied]:
         yield Denied("DescribeConfigs", f"topic {name}", optional=True)
 
 
-async def _create(
-    admin: AIOKafkaAdminClient, config: KafkaConfig, missing: Collection[tuple[str, str]]
-) -> list[Denied]:
+async def _create(admin: AIOKafkaAdminClient, missing: Collection[NewTopic]) -> Access:
+    """Ask for these topics as `run` would, without having them created."""
     if admin._client.cluster.controller is None:  # noqa: SLF001 - only a mock of a broker has none
-        return []
-    topics = [NewTopic(name, partitions(config, channel), 1) for channel, name in missing]
-    answer = await admin.create_topics(topics, validate_only=True)
-    return [
-        Denied("Create", f"topic {name}")
-        for name, error, _ in answer.topic_errors
-        if for_code(error) in (TopicAuthorizationFailedError, ClusterAuthorizationFailedError)
-    ]
+        return Access([], {})
+    topics = {topic.name: topic for topic in missing}
+    answer = await admin.create_topics(list(missing), validate_only=True)
+    found = Access([], {})
+    for name, code, message in answer.topic_errors:
+        error = for_code(code)
+        if error in (TopicAuthorizationFailedError, ClusterAuthorizationFailedError):
+            found.denied.append(Denied("Create", f"topic {name}"))
+        elif error not in (NoError, TopicAlreadyExistsError):
+            found.uncreatable[name] = uncreatable(topics[name], message or error.__name__)
+    return found
 
 
 async def _group(admin: AIOKafkaAdminClient, group: str) -> list[Denied]:

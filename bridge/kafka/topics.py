@@ -210,7 +210,7 @@ async def _max_message_bytes(
 
 
 async def _create(admin: AIOKafkaAdminClient, config: KafkaConfig, names: Mapping[str, str]) -> None:
-    topics = {name: _new_topic(config, channel, name) for channel, name in names.items()}
+    topics = {name: new_topic(config, channel, name) for channel, name in names.items()}
     try:
         response: Any = await admin.create_topics(list(topics.values()))
     except AttributeError:
@@ -222,14 +222,11 @@ async def _create(admin: AIOKafkaAdminClient, config: KafkaConfig, names: Mappin
         elif error.retriable:
             raise error(f"topic {name} can't be created yet: {message}")
         elif error is not TopicAlreadyExistsError:
-            raise TopicError(
-                f"topic {name} can't be created: {message or error.__name__} "
-                f"(partitions = {topic.num_partitions}, "
-                f"kafka.replication_factor = {config.replication_factor})"
-            )
+            raise TopicError(uncreatable(topic, message or error.__name__))
 
 
-def _new_topic(config: KafkaConfig, channel: str, name: str) -> NewTopic:
+def new_topic(config: KafkaConfig, channel: str, name: str) -> NewTopic:
+    """Return the topic of a channel as it is to be created."""
     settings = {"cleanup.policy": "delete", "compression.type": "producer"}
     if channel == STATE:
         settings = _STATE_SETTINGS
@@ -239,3 +236,11 @@ def _new_topic(config: KafkaConfig, channel: str, name: str) -> NewTopic:
     # -1 is the broker's own default to Kafka, but "not given" to the constructor, which refuses it.
     topic.replication_factor = config.replication_factor
     return topic
+
+
+def uncreatable(topic: NewTopic, why: str) -> str:
+    """Say what to do about a topic that Kafka refuses to create."""
+    return (
+        f"topic {topic.name} can't be created: {why} (partitions = {topic.num_partitions}, "
+        f"kafka.replication_factor = {topic.replication_factor}): change these, or create it yourself"
+    )

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from bridge.config import SECTIONS, KafkaConfig
-from bridge.kafka.topics import _new_topic
+from bridge.kafka.topics import new_topic
 from bridge.records import STATE
 from tests.chart.helm import CHART, DOCUMENTS, ROOT, VALUES, blocks, tool
 
@@ -72,7 +72,7 @@ def test_strimzi_s_user_may_do_what_security_md_lists() -> None:
 
 def test_strimzi_s_topic_is_as_the_bridge_would_create_it() -> None:
     (topic,) = resources("KafkaTopic")
-    ours = _new_topic(KafkaConfig(), STATE, "digifinex.bridge-state")
+    ours = new_topic(KafkaConfig(), STATE, "digifinex.bridge-state")
     assert topic["metadata"]["name"] == ours.name
     assert topic["spec"]["partitions"] == ours.num_partitions
     assert {key: str(value) for key, value in topic["spec"]["config"].items()} == ours.topic_configs

@@ -72,3 +72,19 @@ def test_a_topic_with_fewer_replicas_than_have_to_be_in_sync_is_named(
         status, printed = check(tmp_path, config(exchange.url, kafka, prefix))
     assert (status, printed[-1]) == (1, "not ready: Kafka, see above")
     assert f"{prefix}.trades.v1: min.insync.replicas is 2 and it has 1 replica: no record is taken" in printed
+
+
+def test_topics_that_kafka_would_not_create_are_named_with_its_reason(
+    kafka: Broker, prefix: str, tmp_path: Path
+) -> None:
+    with ExchangeThread(symbols=SYMBOLS, rate=100) as exchange:
+        create_topic(kafka.bootstrap, f"{prefix}.depth.v1", 12)
+        settings = config(exchange.url, kafka, prefix, {"kafka": {"replication_factor": 3}})
+        status, printed = check(tmp_path, settings)
+    assert (status, printed[-1]) == (1, "not ready: Kafka, see above")
+    assert f"{prefix}.depth.v1: exists, 12 partitions, 1 replica, 1 in sync at least" in printed
+    refused = [line for line in printed if "can't be created" in line]
+    missing = [f"{channel}.v1" for channel in ("all_ticker", "ticker", "trades", "deadletter", "events")]
+    assert {line.split()[1] for line in refused} == {f"{prefix}.{end}" for end in (*missing, "bridge-state")}
+    assert all("replication factor of 3" in line and "1 broker" in line for line in refused)
+    assert not [line for line in printed if "would be created" in line]

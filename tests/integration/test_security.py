@@ -22,7 +22,7 @@ from tests.support.checks import CHANNELS, assert_trades_are, records_of
 from tests.support.consumers import create_topic
 from tests.support.exchange import ExchangeThread
 from tests.support.kafka_broker import Broker, free_ports
-from tests.support.process import ROOT, SYMBOLS, Command, RunningBridge, config
+from tests.support.process import ROOT, SYMBOLS, Command, RunningBridge, config, toml
 from tests.support.waiting import eventually
 
 PASSWORD = "bridge-p4ssw0rd"
@@ -259,6 +259,27 @@ def test_an_acl_that_is_missing_is_named(guarded: Guarded, prefix: str, tmp_path
                 with allowed(guarded, [acl]):
                     bridge.wait_ready()
                     assert bridge.stop() == 0
+
+
+def test_without_any_acl_all_that_are_listed_are_named_at_once(
+    guarded: Guarded, prefix: str, tmp_path: Path
+) -> None:
+    with ExchangeThread(symbols=SYMBOLS, rate=100) as exchange:
+        (tmp_path / "bridge.toml").write_text(toml(guarded_settings(exchange, guarded, prefix)))
+        with Command(tmp_path, ["check", "--config", "bridge.toml"]) as checked:
+            assert checked.process.wait(30) == 1
+    topics = [f"{prefix}.{channel}.v1" for channel in (*CHANNELS[:4], "deadletter", "events")]
+    for operation in ("Write", "Create"):
+        for topic in (*topics, f"{prefix}.bridge-state"):
+            assert f"missing ACL: {operation} on topic {topic}\n" in checked.stdout
+    named = set(re.findall(r"missing ACL: (\w+ on (?:topic|group|transactional id))", checked.stdout))
+    assert named == {
+        "Write on topic",
+        "Create on topic",
+        "Read on topic",
+        "Read on group",
+        "Write on transactional id",
+    }
 
 
 @pytest.mark.parametrize("delivery", ["exactly-once", "at-least-once"])
