@@ -1,18 +1,25 @@
 """Whether Kafka lets the bridge do what it has to: ACLs, topics, partitions, replicas."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from aiokafka.admin import AIOKafkaAdminClient
-from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import IncompatibleBrokerVersion, KafkaError, NoError, for_code
 
 from bridge import plan
 from bridge.config import Config, KafkaConfig
 from bridge.kafka.access import access
 from bridge.kafka.client import closed, connection
-from bridge.kafka.topics import described, mismatch, partitions, topic_name
+from bridge.kafka.topics import (
+    CLEANUP,
+    deleted_by_retention,
+    described,
+    mismatch,
+    partitions,
+    settings,
+    topic_name,
+)
 from bridge.records import DEADLETTER, EVENTS, STATE
 
 Say = Callable[[str], None]
@@ -22,11 +29,11 @@ _MIN_INSYNC = "min.insync.replicas"
 
 
 class _Found(NamedTuple):
-    """A topic that exists; `min_insync` is None where the broker does not tell."""
+    """A topic that exists; there are no `settings` where the broker does not tell them."""
 
     partitions: int
     replicas: int
-    min_insync: int | None
+    settings: Mapping[str, str]
 
 
 async def check_kafka(config: Config, say: Say) -> bool:
@@ -38,7 +45,7 @@ async def check_kafka(config: Config, say: Say) -> bool:
         async with asyncio.timeout(_PATIENCE):
             refused, uncreatable = await access(config.kafka, plan.channels(config))
             for one in refused:
-                say(f"  missing ACL: {one}" + (", so its limits are assumed" if one.optional else ""))
+                say(f"  missing ACL: {one}" + (", so its settings are assumed" if one.optional else ""))
             for problem in uncreatable.values():
                 say(f"  {problem}")
             if not all(one.optional for one in refused):
@@ -68,29 +75,21 @@ async def _topics(config: KafkaConfig, names: list[str]) -> dict[str, _Found]:
             for one in await described(admin, names)
             if for_code(one["error_code"]) is NoError
         }
-        min_insync = await _min_insync(admin, list(there))
+        told = await _settings(admin, list(there))
     finally:
         await closed(admin.close())
     return {
-        name: _Found(len(told), min(len(one["replicas"]) for one in told), min_insync.get(name))
-        for name, told in there.items()
+        name: _Found(len(found), min(len(one["replicas"]) for one in found), told.get(name, {}))
+        for name, found in there.items()
     }
 
 
-async def _min_insync(admin: AIOKafkaAdminClient, names: list[str]) -> dict[str, int]:
-    resources = [
-        ConfigResource(ConfigResourceType.TOPIC, name, configs={_MIN_INSYNC: None}) for name in names
-    ]
+async def _settings(admin: AIOKafkaAdminClient, names: list[str]) -> dict[str, dict[str, str]]:
     try:
-        answers = await admin.describe_configs(resources) if resources else []
+        told = await settings(admin, names, _MIN_INSYNC, CLEANUP)
     except IncompatibleBrokerVersion:
         return {}
-    return {
-        name: int(entries[0][1])
-        for answer in answers
-        for _, _, _, name, entries, *_ in answer.resources
-        if entries
-    }
+    return {name: one for name, one in told.items() if isinstance(one, dict)}
 
 
 def _topic(config: KafkaConfig, channel: str, found: _Found | None, say: Say) -> bool:
@@ -103,13 +102,16 @@ def _topic(config: KafkaConfig, channel: str, found: _Found | None, say: Say) ->
     if found.partitions != wanted:
         say(f"  {mismatch(channel, name, found.partitions, wanted)}")
         return False
-    replicas = _plural(found.replicas, "replica")
-    if found.min_insync is not None:
-        if found.min_insync > found.replicas:
-            say(f"  {name}: {_MIN_INSYNC} is {found.min_insync} and it has {replicas}: no record is taken")
-            return False
-        replicas += f", {found.min_insync} in sync at least"
+    replicas, least = _plural(found.replicas, "replica"), int(found.settings.get(_MIN_INSYNC, 0))
+    if 0 < least <= found.replicas:
+        replicas += f", {least} in sync at least"
     say(f"  {name}: exists, {number}, {replicas}")
+    if least > found.replicas:
+        # From 3.7 on (KAFKA-15583) a broker asks for no more than there are, whatever the setting.
+        say(f"    {_MIN_INSYNC} is {least}: Kafka before 3.7 takes no record then")
+    if channel == STATE and (problem := deleted_by_retention(name, found.settings.get(CLEANUP, ""))):
+        say(f"    {problem}")
+        return False
     return True
 
 

@@ -37,6 +37,8 @@ _STATE_SETTINGS = {
     "min.cleanable.dirty.ratio": "0.1",
 }
 
+CLEANUP = "cleanup.policy"
+_MAX_BYTES = "max.message.bytes"
 _KAFKAS_DEFAULT_MAX_BYTES = 1048588
 _LOOKS = 50
 _LOOK = 0.1  # seconds between two looks for topics that were just created
@@ -106,6 +108,7 @@ async def prepare(config: KafkaConfig, channels: Iterable[str]) -> dict[str, Top
             if found[name] != wanted[name]:
                 raise TopicError(mismatch(channel, name, found[name], wanted[name]))
         limits = await max_message_bytes(admin, names.values())
+        await _warn_of_retention(admin, names[STATE])
     finally:
         await closed(admin.close())
     return {channel: Topic(name, found[name], limits[name]) for channel, name in names.items()}
@@ -127,6 +130,17 @@ def mismatch(channel: str, name: str, found: int, wanted: int) -> str:
         f"topic {name} has state of {found} shards, kafka.shards is {wanted}: set kafka.shards = {found}, or "
         f"stop all replicas and give the topic {wanted} partitions "
         f"(kafka-topics.sh --alter --topic {name} --partitions {wanted}); the state then moves by itself"
+    )
+
+
+def deleted_by_retention(name: str, policy: str) -> str | None:
+    """Say what to do about a topic of state whose `cleanup.policy` is not compact alone; None if it is."""
+    if "delete" not in policy.split(","):
+        return None
+    return (
+        f"topic {name} has {CLEANUP}={policy}: retention deletes what is known of quiet markets, and after a "
+        f"restart their trades may come twice, or be missed untold: give it {CLEANUP}=compact "
+        f"(kafka-configs.sh --alter --entity-type topics --entity-name {name} --add-config {CLEANUP}=compact)"
     )
 
 
@@ -179,14 +193,14 @@ async def max_message_bytes(admin: AIOKafkaAdminClient, names: Iterable[str]) ->
     errors: dict[str, str] = {}
     for _ in range(_LOOKS):
         try:
-            told = await _max_message_bytes(admin, unknown)
+            told = await settings(admin, unknown, _MAX_BYTES)
         except IncompatibleBrokerVersion:
             log.warning("the broker tells no limits", assumed_max_message_bytes=_KAFKAS_DEFAULT_MAX_BYTES)
             return limits
-        limits |= {name: limit for name, limit in told.items() if isinstance(limit, int)}
-        errors |= {name: limit.__name__ for name, limit in told.items() if not isinstance(limit, int)}
+        limits |= {name: int(one[_MAX_BYTES]) for name, one in told.items() if isinstance(one, dict)}
+        errors |= {name: one.__name__ for name, one in told.items() if not isinstance(one, dict)}
         # A topic that is new may not be known to every broker yet.
-        unknown = [name for name, limit in told.items() if limit is UnknownTopicOrPartitionError]
+        unknown = [name for name, one in told.items() if one is UnknownTopicOrPartitionError]
         if not unknown:
             break
         await asyncio.sleep(_LOOK)
@@ -196,17 +210,30 @@ async def max_message_bytes(admin: AIOKafkaAdminClient, names: Iterable[str]) ->
     return limits
 
 
-async def _max_message_bytes(
-    admin: AIOKafkaAdminClient, names: Iterable[str]
-) -> dict[str, int | type[KafkaError]]:
-    resources = [
-        ConfigResource(ConfigResourceType.TOPIC, name, configs={"max.message.bytes": None}) for name in names
-    ]
+async def settings(
+    admin: AIOKafkaAdminClient, names: Iterable[str], *keys: str
+) -> dict[str, dict[str, str] | type[KafkaError]]:
+    """Return these settings of each topic, or why Kafka does not tell them.
+
+    Raises:
+        IncompatibleBrokerVersion: it tells none of any topic.
+    """
+    resources = [ConfigResource(ConfigResourceType.TOPIC, name, dict.fromkeys(keys)) for name in names]
     return {
-        name: int(entries[0][1]) if entries else for_code(error_code)
+        name: {key: value for key, value, *_ in entries} if entries else for_code(error_code)
         for response in await admin.describe_configs(resources)
         for error_code, _, _, name, entries, *_ in response.resources
     }
+
+
+async def _warn_of_retention(admin: AIOKafkaAdminClient, name: str) -> None:
+    """Warn only: while the bridge runs it knows, and to stop it would lose more than the next start may."""
+    try:
+        told = (await settings(admin, [name], CLEANUP))[name]
+    except IncompatibleBrokerVersion:
+        return
+    if isinstance(told, dict) and (problem := deleted_by_retention(name, told.get(CLEANUP, ""))):
+        log.warning("the state is not safe", problem=problem)
 
 
 async def _create(admin: AIOKafkaAdminClient, config: KafkaConfig, names: Mapping[str, str]) -> None:
@@ -227,7 +254,7 @@ async def _create(admin: AIOKafkaAdminClient, config: KafkaConfig, names: Mappin
 
 def new_topic(config: KafkaConfig, channel: str, name: str) -> NewTopic:
     """Return the topic of a channel as it is to be created."""
-    settings = {"cleanup.policy": "delete", "compression.type": "producer"}
+    settings = {CLEANUP: "delete", "compression.type": "producer"}
     if channel == STATE:
         settings = _STATE_SETTINGS
     elif channel == DEADLETTER:

@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 from confluent_kafka.admin import AdminClient
 
-from tests.support.consumers import create_topic
+from tests.support.consumers import create_topic, set_topic
 from tests.support.exchange import ExchangeThread
 from tests.support.kafka_broker import Broker
-from tests.support.process import ACCOUNTS, SYMBOLS, Command, config, toml
+from tests.support.process import ACCOUNTS, SYMBOLS, Command, RunningBridge, config, toml
+from tests.support.waiting import eventually
 
 
 def check(folder: Path, settings: Mapping[str, Any]) -> tuple[int, list[str]]:
@@ -64,14 +65,19 @@ def test_a_disk_without_room_for_the_spool_is_named(
     assert named in printed[-2]
 
 
-def test_a_topic_with_fewer_replicas_than_have_to_be_in_sync_is_named(
+def test_fewer_replicas_than_have_to_be_in_sync_are_remarked_and_records_taken(
     kafka: Broker, prefix: str, tmp_path: Path
 ) -> None:
     create_topic(kafka.bootstrap, f"{prefix}.trades.v1", 12, min_insync_replicas="2")
     with ExchangeThread(symbols=SYMBOLS, rate=100) as exchange:
-        status, printed = check(tmp_path, config(exchange.url, kafka, prefix))
-    assert (status, printed[-1]) == (1, "not ready: Kafka, see above")
-    assert f"{prefix}.trades.v1: min.insync.replicas is 2 and it has 1 replica: no record is taken" in printed
+        settings = config(exchange.url, kafka, prefix)
+        status, printed = check(tmp_path, settings)
+        with RunningBridge(tmp_path, settings) as bridge:
+            eventually(lambda: bridge.metric("records_total", channel="trades") > 20, 20, "trades")
+            assert bridge.stop() == 0
+    assert (status, printed[-1]) == (0, "ready to run")
+    remark = printed[printed.index(f"{prefix}.trades.v1: exists, 12 partitions, 1 replica") + 1]
+    assert remark == "min.insync.replicas is 2: Kafka before 3.7 takes no record then"
 
 
 def test_topics_that_kafka_would_not_create_are_named_with_its_reason(
@@ -88,3 +94,27 @@ def test_topics_that_kafka_would_not_create_are_named_with_its_reason(
     assert {line.split()[1] for line in refused} == {f"{prefix}.{end}" for end in (*missing, "bridge-state")}
     assert all("replication factor of 3" in line and "1 broker" in line for line in refused)
     assert not [line for line in printed if "would be created" in line]
+
+
+@pytest.mark.parametrize("policy", ["delete", "compact,delete"])
+def test_state_that_retention_would_delete_is_named_by_check_and_warned_of_by_run(
+    kafka: Broker, prefix: str, tmp_path: Path, policy: str
+) -> None:
+    name = f"{prefix}.bridge-state"
+    create_topic(kafka.bootstrap, name, 1, cleanup_policy=policy)
+    with ExchangeThread(symbols=SYMBOLS, rate=100) as exchange:
+        settings = config(exchange.url, kafka, prefix)
+        status, printed = check(tmp_path, settings)
+        assert (status, printed[-1]) == (1, "not ready: Kafka, see above")
+        (problem,) = [line for line in printed if "cleanup.policy" in line]
+        assert f"topic {name} has cleanup.policy={policy}: " in problem
+        with RunningBridge(tmp_path, settings) as bridge:
+            bridge.wait_ready()
+            assert bridge.stop() == 0
+        assert problem in bridge.stderr
+        set_topic(kafka.bootstrap, name, cleanup_policy="compact")
+        assert check(tmp_path, settings)[0] == 0
+        with RunningBridge(tmp_path, settings) as bridge:
+            bridge.wait_ready()
+            assert bridge.stop() == 0
+        assert "cleanup.policy" not in bridge.stderr
