@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from websockets.asyncio.client import ClientConnection, connect
@@ -19,11 +19,27 @@ from bridge.exchange.frames import BadFrame, inflate
 Say = Callable[[str], None]
 
 _WINDOW = 1.0  # seconds that a signature's time may be off; the REST API grants no more for one in the future
-_LISTENING = 5.0  # seconds to wait for the configured markets in all_ticker, which comes in slices
+
+# Seconds to wait for the configured markets in all_ticker, which tells of those that changed: the quietest
+# that was measured, at a sibling of this exchange, changed every 32 s (FACTS).
+_LISTENING = 35.0
 
 
 class Refused(Exception):
     """The exchange does not answer, or not as it should; the text says what happened."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Search:
+    """The markets to look for in all_ticker, and the channels that are to follow every market it tells of."""
+
+    markets: set[str]
+    follows: tuple[str, ...]
+    seconds: float
+
+    def over(self, seen: set[str]) -> bool:
+        """Tell if no more has to be seen."""
+        return self.markets <= seen and (bool(seen) or not self.follows)
 
 
 @dataclass
@@ -59,43 +75,88 @@ class _Heard:
         return inflate(message.encode() if isinstance(message, str) else message, limit)
 
 
-async def check_exchange(config: Config, say: Say) -> bool:
-    """Say how the exchange answers, with and without each account; return whether all is well."""
+async def check_exchange(config: Config, say: Say, listening: float = _LISTENING) -> bool:
+    """Say how the exchange answers, with and without each account; return whether all is well.
+
+    A market that all_ticker does not tell of in so many seconds may be quiet or not exist. The exchange knows
+    best, so all that is configured of it is subscribed to.
+    """
     say(f"the exchange at {config.exchange.url}")
-    well = []
-    markets = _markets(config)
-    if markets or config.channels.all_ticker or plan.plan(config, 0).follows:
-        well.append(await _visit(config.exchange, None, _public(config), markets, say))
+    public, private = _public(config), {account.name: _private(account) for account in config.accounts}
+    markets = {symbol for _, symbol in public}
+    markets |= {symbol for of in private.values() for channel, symbol in of if channel != "balance"}
+    search = _Search(markets, plan.plan(config, 0).follows, listening)
+    well, unseen = [], set[str]()
+    if markets or search.follows or config.channels.all_ticker:
+        tried = _tried(public, unseen)
+        unseen, found = await _look(config.exchange, tried, search, say)
+        asked = [one for one in _tried(public, unseen) if one not in tried]
+        well += [found, await _ask(config.exchange, None, asked, say)]
     for account in config.accounts:
-        wanted = {name: symbols[:1] for name in _private() if (symbols := getattr(account, name))}
-        well.append(await _visit(config.exchange, account, wanted, set(), say))
+        wanted = _tried(private[account.name], unseen)
+        well.append(await _ask(config.exchange, account, wanted, say))
     return all(well)
 
 
-def _public(config: Config) -> plan.Wanted:
-    """Return one subscription of each public channel, with all_ticker, which tells the markets."""
-    wanted: plan.Wanted = {"all_ticker": []}
-    for shard in range(config.kafka.shards):
-        for session in plan.plan(config, shard).public:
-            for channel, symbols in session.items():
-                wanted.setdefault(channel, symbols[:1])
-    return wanted
-
-
-def _markets(config: Config) -> set[str]:
-    """Return the markets that are configured by name."""
+def _public(config: Config) -> list[plan.Subscription]:
+    """Return the subscriptions without an account to markets that are configured by name."""
     sessions = (one for shard in range(config.kafka.shards) for one in plan.plan(config, shard).public)
-    return {symbol for session in sessions for symbols in session.values() for symbol in symbols}
+    return [(channel, symbol) for one in sessions for channel, symbols in one.items() for symbol in symbols]
 
 
-def _private() -> Iterator[str]:
-    return (name for name, channel in CHANNELS.items() if channel.private)
+def _private(account: AccountConfig) -> list[plan.Subscription]:
+    names = (name for name, channel in CHANNELS.items() if channel.private)
+    return [(name, symbol) for name in names for symbol in getattr(account, name)]
+
+
+def _tried(subscriptions: list[plan.Subscription], unseen: set[str]) -> list[plan.Subscription]:
+    """Return the first subscription of each channel, and those to markets that were not seen."""
+    first = dict(reversed(subscriptions))
+    return [one for one in subscriptions if first[one[0]] == one[1] or one[1] in unseen]
+
+
+async def _look(
+    config: ExchangeConfig, tried: list[plan.Subscription], search: _Search, say: Say
+) -> tuple[set[str], bool]:
+    """Look for markets in a session that tries these besides; return those not seen, and if all is well."""
+    wanted: plan.Wanted = {"all_ticker": [], **{channel: [symbol] for channel, symbol in tried}}
+    heard = await _visit(config, None, wanted, say, search)
+    if heard is None or "all_ticker" not in heard.confirmed:
+        return set(), False
+    unseen = search.markets - heard.markets
+    if search.markets:
+        number = len(search.markets)
+        say(f"    {number - len(unseen)} of the {number} markets were seen in all_ticker")
+    if unseen:
+        names = " ".join(sorted(unseen))
+        say(f"    not seen in {search.seconds:g} s, so asked for (if confirmed, it may be quiet): {names}")
+    if search.follows and not heard.markets:
+        say(f"    no market was seen in {search.seconds:g} s: {', '.join(search.follows)} can't be tried")
+        return unseen, False
+    return unseen, not heard.refused
+
+
+async def _ask(
+    config: ExchangeConfig, account: AccountConfig | None, wanted: list[plan.Subscription], say: Say
+) -> bool:
+    """Ask for all of these, in as many sessions as that takes; return whether all were confirmed."""
+    well = True
+    for one in plan.sessions(wanted, config.subscriptions_per_session):
+        heard = await _visit(config, account, one, say)
+        if heard is None:
+            return False
+        well = well and not heard.refused
+    return well
 
 
 async def _visit(
-    config: ExchangeConfig, account: AccountConfig | None, wanted: plan.Wanted, markets: set[str], say: Say
-) -> bool:
-    """Open one session, and say what came of it."""
+    config: ExchangeConfig,
+    account: AccountConfig | None,
+    wanted: plan.Wanted,
+    say: Say,
+    search: _Search | None = None,
+) -> _Heard | None:
+    """Open one session, and say what came of it; None if it did not come about."""
     name, credentials = "without an account", None
     if account:
         name = f"account {account.name}"
@@ -103,24 +164,20 @@ async def _visit(
             account.api_key.get_secret_value(), account.secret.get_secret_value()
         )
     try:
-        heard = await _listen(config, credentials, wanted, markets)
+        heard = await _listen(config, credentials, wanted, search)
     except Refused as error:
         say(f"  {name}: {error}")
-        return False
+        return None
     say(f"  {name}: welcome; its clock is {heard.clock:+.1f} s from ours, a ping takes {_ms(heard.ping)}")
     if account and (heard.ping or 0) > _WINDOW:
         say(f"    slow: a signature may be refused when it arrives more than {_WINDOW:g} s late")
     forms = [form for form, number in (("zlib", heard.compressed), ("text", heard.texts)) if number]
     say(f"    its messages come as {' and '.join(forms)}")
-    say(f"    confirmed: {', '.join(sorted(heard.confirmed))}")
+    if heard.confirmed:
+        say(f"    confirmed: {', '.join(sorted(heard.confirmed))}")
     for refusal in heard.refused:
         say(f"    refused: {refusal}")
-    if markets:
-        unseen = sorted(markets - heard.markets)
-        say(f"    {len(markets) - len(unseen)} of the {len(markets)} markets were seen in all_ticker")
-        if unseen:
-            say(f"    not seen in {_LISTENING:g} s, is the name right: {' '.join(unseen)}")
-    return not heard.refused
+    return heard
 
 
 def _ms(seconds: float | None) -> str:
@@ -131,12 +188,12 @@ async def _listen(
     config: ExchangeConfig,
     credentials: protocol.Credentials | None,
     wanted: plan.Wanted,
-    markets: set[str],
+    search: _Search | None,
 ) -> _Heard:
-    """Open a session, authenticate, ping, subscribe, and wait for the markets.
+    """Open a session, authenticate, ping, subscribe, and look for the markets.
 
     Raises:
-        Refused: anything of that did not work, but for markets that are not there.
+        Refused: anything of that did not work, but for subscriptions and markets that are not there.
     """
     timing = protocol.Timing(config.ping_interval, config.reply_timeout, config.stale_after)
     session = protocol.Session(
@@ -152,12 +209,19 @@ async def _listen(
     limit, heard = config.max_frame_bytes, _Heard()
     try:
         async with opening as socket:
+            session.start(time.monotonic())
+            session.ping(time.monotonic())
             async with asyncio.timeout(2 * config.reply_timeout):
                 await _converse(session, socket, limit, heard)
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_LISTENING):
-                    while not markets <= heard.markets:
-                        await _hear(session, socket, limit, heard)
+            if search and "all_ticker" in heard.confirmed:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(search.seconds):
+                        while not search.over(heard.markets):
+                            await _hear(session, socket, limit, heard)
+                for channel in search.follows if heard.markets else ():
+                    session.subscribe(channel, [min(heard.markets)])
+                async with asyncio.timeout(2 * config.reply_timeout):
+                    await _converse(session, socket, limit, heard)
     except TimeoutError:
         raise Refused(f"no answer within {config.reply_timeout:g} s") from None
     except (OSError, EOFError, WebSocketException, BadFrame) as error:
@@ -167,8 +231,6 @@ async def _listen(
 
 async def _converse(session: protocol.Session, socket: ClientConnection, limit: int, heard: _Heard) -> None:
     """Exchange messages until the session is live, its ping answered and the clock read."""
-    session.start(time.monotonic())
-    session.ping(time.monotonic())
     while True:
         while session.held:
             session.send_held(time.monotonic())

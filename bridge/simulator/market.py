@@ -190,6 +190,7 @@ class Exchange:
     def __init__(self, symbols: Sequence[str], seed: int) -> None:
         self.rng = random.Random(seed)  # noqa: S311
         self.markets: dict[str, Market] = {}
+        self._names: list[str] = []
         self._changed: set[str] = set()
         for symbol in symbols:
             self.list_market(symbol)

@@ -1,5 +1,6 @@
 """`check`: what stands in the way of `run`, named; and nothing written."""
 
+import asyncio
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,9 @@ from typing import Any
 import pytest
 from confluent_kafka.admin import AdminClient
 
+from bridge.check.exchange import check_exchange
+from bridge.config import Config
+from bridge.simulator import Faults
 from tests.support.consumers import create_topic, set_topic
 from tests.support.exchange import ExchangeThread
 from tests.support.kafka_broker import Broker
@@ -21,6 +25,21 @@ def check(folder: Path, settings: Mapping[str, Any]) -> tuple[int, list[str]]:
         status = command.process.wait(60)
     assert ACCOUNTS["key"] not in command.stdout + command.stderr
     return status, [line.strip() for line in command.stdout.splitlines()]
+
+
+def visit(
+    exchange: ExchangeThread, keys: Mapping[str, Any] | None = None, **sections: Any
+) -> tuple[bool, list[str]]:
+    """Return whether the exchange alone is well, and what is said of it, with a second for all_ticker."""
+    said: list[str] = []
+    settings = Config.model_validate({"exchange": {"url": exchange.url, **(keys or {})}, **sections})
+    well = asyncio.run(check_exchange(settings, said.append, listening=1.0))
+    return well, [line.strip() for line in said]
+
+
+def refusals(printed: list[str]) -> list[str]:
+    """Return the subscriptions that were refused."""
+    return [line.split(": ")[1] for line in printed if line.startswith("refused: ")]
 
 
 def test_it_confirms_one_subscription_of_each_channel_and_writes_nothing(
@@ -39,17 +58,65 @@ def test_it_confirms_one_subscription_of_each_channel_and_writes_nothing(
     assert not (tmp_path / "spool").exists()
 
 
-def test_a_market_that_the_exchange_refuses_or_never_tells_of_is_named(
+def test_a_market_that_the_exchange_refuses_is_named_wherever_it_is_configured(
     kafka: Broker, prefix: str, tmp_path: Path
 ) -> None:
-    with ExchangeThread(symbols=SYMBOLS, rate=100, answers="text") as exchange:
+    with ExchangeThread(symbols=SYMBOLS, rate=100, answers="text", accounts=ACCOUNTS) as exchange:
         channels = {"trades": ["NOPE_USDT"], "depth": ["BTC_USDT", "LATER_USDT"]}
-        status, printed = check(tmp_path, config(exchange.url, kafka, prefix, {"channels": channels}))
+        settings = config(exchange.url, kafka, prefix, {"channels": channels}, accounts=True)
+        settings["accounts"][0] |= {"order": ["BTC_USDT", "GONE_USDT"], "order_algo": ["BTC_USDT"]}
+        status, printed = check(tmp_path, settings)
     assert (status, printed[-1]) == (1, "not ready: the exchange, see above")
-    (refused,) = [line for line in printed if line.startswith("refused: ")]
-    assert refused.startswith("refused: trades NOPE_USDT: ")
-    assert "not seen in 5 s, is the name right: LATER_USDT NOPE_USDT" in printed
+    assert refusals(printed) == ["trades NOPE_USDT", "depth LATER_USDT", "order GONE_USDT"]
+    (unseen,) = [line for line in printed if line.startswith("not seen in 35 s")]
+    assert unseen.endswith(": GONE_USDT LATER_USDT NOPE_USDT")
+    assert "confirmed: balance BTC, order BTC_USDT, order_algo BTC_USDT" in printed
     assert "its messages come as zlib and text" in printed
+
+
+def test_a_market_that_is_confirmed_but_not_seen_is_a_remark() -> None:
+    with ExchangeThread(symbols=SYMBOLS, rate=100, unknown_market="ack") as exchange:
+        well, printed = visit(exchange, channels={"trades": ["BTC_USDT", "QUIET_USDT"], "all_ticker": True})
+    assert well
+    assert "1 of the 2 markets were seen in all_ticker" in printed
+    assert "not seen in 1 s, so asked for (if confirmed, it may be quiet): QUIET_USDT" in printed
+    assert "confirmed: trades QUIET_USDT" in printed
+
+
+def test_markets_that_were_not_seen_are_asked_for_in_sessions_of_the_configured_size() -> None:
+    names = [f"NO{number}_USDT" for number in range(5)]
+    faults = Faults(max_subscriptions=2)
+    with ExchangeThread(symbols=SYMBOLS, rate=100, unknown_market="ack", faults=faults) as exchange:
+        size = {"subscriptions_per_session": 2}
+        well, printed = visit(exchange, size, channels={"trades": ["BTC_USDT", *names]})
+    assert well
+    confirmed = [line for line in printed if line.startswith("confirmed: trades ")]
+    assert " ".join(confirmed).split().count("trades") == 3
+    assert all(name in " ".join(confirmed) for name in names)
+
+
+def test_a_channel_of_every_market_is_tried_with_one_that_all_ticker_told_of() -> None:
+    with ExchangeThread(symbols=SYMBOLS, rate=100) as exchange:
+        channels = {"trades": ["*"], "depth": ["*"], "ticker": ["ETH_USDT"]}
+        well, printed = visit(exchange, channels=channels)
+    assert well
+    assert "confirmed: all_ticker, depth BTC_USDT, ticker ETH_USDT, trades BTC_USDT" in printed
+
+
+def test_a_channel_of_every_market_that_the_exchange_refuses_is_named() -> None:
+    with ExchangeThread(symbols=SYMBOLS, rate=100) as exchange:
+        exchange.call(exchange.simulator.shut, "trades")
+        well, printed = visit(exchange, channels={"trades": ["*"], "depth": ["*"]})
+    assert not well
+    assert refusals(printed) == ["trades BTC_USDT"]
+    assert "confirmed: all_ticker, depth BTC_USDT" in printed
+
+
+def test_channels_of_every_market_can_not_be_tried_when_all_ticker_tells_of_none() -> None:
+    with ExchangeThread(symbols=[], rate=0) as exchange:
+        well, printed = visit(exchange, channels={"trades": ["*"], "depth": ["*"]})
+    assert not well
+    assert printed[-1] == "no market was seen in 1 s: trades, depth can't be tried"
 
 
 @pytest.mark.parametrize("spool", ["a file", "too large"])
