@@ -1,8 +1,10 @@
 """Kafka away for longer than memory lasts: what was received waits on disk, and outlives the process."""
 
+import os
 import random
 import resource
 import time
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ from tests.support.checks import (
     gaps_of,
     records_of,
 )
+from tests.support.consumers import ReadRecord
 from tests.support.exchange import ExchangeThread
 from tests.support.kafka_broker import Broker, free_ports
 from tests.support.kafka_cluster import Cluster
@@ -60,6 +63,51 @@ def assert_whole(kafka: Broker, prefix: str, exchange: ExchangeThread) -> None:
         assert len(records) == exchange.truth.counts()[channel]
         assert_no_hole(records)
     assert_trades_are(records_of(kafka, prefix, "trades"), exchange.truth.made)
+
+
+def trade_past_what_is_shown(exchange: ExchangeThread) -> None:
+    """Return when of each symbol more has been traded from now on than a clean list shows."""
+    made = exchange.truth.made
+    before = {symbol: len(trades) for symbol, trades in made.items()}
+    eventually(
+        lambda: all(len(made[symbol]) > number + 150 for symbol, number in before.items()),
+        60,
+        "more trades than a clean list shows",
+    )
+
+
+def assert_trades_are_but_for_what_is_told(
+    kafka: Broker, prefix: str, exchange: ExchangeThread, cause: str
+) -> None:
+    """Each symbol has one gap, of this cause, with its bounds; but for that each trade is there, in order."""
+    gaps = gaps_of(kafka, prefix, "trades")
+    assert sorted(gap["symbol"] for gap in gaps) == SYMBOLS
+    assert {(gap["cause"], gap["closed_by"]) for gap in gaps} == {(cause, None)}
+    trades = records_of(kafka, prefix, "trades")
+    assert_trades_are_but_for_gaps(trades, exchange.truth.made, gaps)
+    assert_times_are_those_of_trades(gaps, trades)
+
+
+def assert_times_are_those_of_trades(gaps: Sequence[Mapping[str, Any]], trades: Sequence[ReadRecord]) -> None:
+    """The times that bound a gap are those of the trades that bound it."""
+    times = {(one["symbol"], one["id"]): one["time_us"] for one in (record.json for record in trades)}
+    for gap in gaps:
+        assert times[gap["symbol"], gap["after_id"]] == gap["after_us"]
+        assert times[gap["symbol"], gap["before_id"]] == gap["before_us"]
+
+
+def segments(folder: Path) -> list[Path]:
+    """Return the files of the spool of a bridge that runs in this folder, the oldest first."""
+    return sorted(folder.glob("spool/*/*.spool"))
+
+
+def tear(segment: Path, size: int) -> None:
+    """Cut so many bytes off a segment, and as many more as end it in the middle of a block."""
+    content = segment.read_bytes()
+    begin = end = 0
+    while end <= len(content) - size:
+        begin, end = end, end + 8 + int.from_bytes(content[end : end + 4])
+    os.truncate(segment, (begin + end) // 2)
 
 
 @pytest.mark.parametrize("delivery", DELIVERIES)
@@ -151,6 +199,39 @@ def test_a_bridge_killed_while_kafka_is_away_goes_on_with_what_is_on_disk(
         assert len([one for one in depth if one.json["session"] == first]) > 1000
 
 
+@pytest.mark.parametrize("shown", [True, False], ids=["the exchange still shows it", "it no longer does"])
+def test_what_a_torn_spool_has_lost_is_filled_in_or_told(
+    own_kafka: Broker, prefix: str, tmp_path: Path, shown: bool
+) -> None:
+    with ExchangeThread(symbols=SYMBOLS, rate=600) as exchange:
+        keys = {**LITTLE_MEMORY, "session_timeout": 2.0}
+        settings = config(exchange.url, own_kafka, prefix, {"kafka": keys})
+        with RunningBridge(tmp_path, settings) as bridge:
+            bridge.wait_ready()
+            own_kafka.kill()
+            eventually(partial(spooled, bridge, 3000), 60, "records on disk")
+            if shown:
+                exchange.quiesce()
+            bridge.process.kill()
+        tear(segments(tmp_path)[-1], 50_000)
+        if not shown:
+            trade_past_what_is_shown(exchange)
+        own_kafka.start()
+        with RunningBridge(tmp_path, settings) as bridge:
+            bridge.wait_ready()
+            eventually(lambda: bridge.metric("spool_bytes") == 0, 90, "nothing on disk")
+            exchange.quiesce()
+            assert bridge.stop() == 0
+        assert spool_events(own_kafka, prefix).count("spool_damaged") == 1
+        if shown:
+            assert_trades_are(records_of(own_kafka, prefix, "trades"), exchange.truth.made)
+            gaps = gaps_of(own_kafka, prefix, "trades")
+            assert sorted(gap["symbol"] for gap in gaps) == SYMBOLS
+            assert all(gap["closed_by"] == "clean_list" and gap["filled"] > 0 for gap in gaps)
+        else:
+            assert_trades_are_but_for_what_is_told(own_kafka, prefix, exchange, "takeover")
+
+
 @pytest.mark.parametrize("limit", ["spool.max_bytes", "the disk"])
 def test_when_the_disk_takes_no_more_reading_pauses_and_that_is_told(
     own_kafka: Broker, prefix: str, tmp_path: Path, limit: str
@@ -183,6 +264,38 @@ def test_when_the_disk_takes_no_more_reading_pauses_and_that_is_told(
             assert bridge.metric("reconnects_total") == 0
             assert bridge.stop() == 0
         assert_whole(own_kafka, prefix, exchange)
+    assert {"spool_begun", "spool_overflowed", "spool_ended"} <= set(spool_events(own_kafka, prefix))
+
+
+@pytest.mark.parametrize("delivery", DELIVERIES)
+def test_when_connections_that_are_not_read_are_closed_what_was_missed_is_a_gap_with_its_bounds(
+    own_kafka: Broker, prefix: str, tmp_path: Path, delivery: str
+) -> None:
+    """Kafka is away for longer than memory and then the spool last, and all that they hold arrives."""
+    with ExchangeThread(symbols=SYMBOLS, rate=800) as exchange:
+        sections: dict[str, Any] = {
+            "kafka": {**LITTLE_MEMORY, "delivery": delivery},
+            "spool": {"max_bytes": 600_000},
+            "exchange": {"ping_interval": 0.5, "reply_timeout": 1.0},
+        }
+        with RunningBridge(tmp_path, config(exchange.url, own_kafka, prefix, sections)) as bridge:
+            bridge.wait_ready()
+            own_kafka.suspend()
+            eventually(lambda: bridge.metric("reading_paused") == 1, 60, "a pause")
+            exchange.run(exchange.simulator.drop_all())
+            eventually(lambda: bridge.metric("connected") == 0, 20, "no connection")
+            trade_past_what_is_shown(exchange)
+            assert exchange.simulator.handshakes == 1
+            own_kafka.resume()
+            bridge.wait_ready(60)
+            eventually(lambda: bridge.metric("spool_bytes") == 0, 90, "nothing on disk")
+            exchange.quiesce()
+            assert (
+                bridge.metric("reconnects_total", reason="closed") == exchange.simulator.handshakes - 1 == 1
+            )
+            assert bridge.stop() == 0
+        assert_trades_are_but_for_what_is_told(own_kafka, prefix, exchange, "closed")
+        assert_no_hole(records_of(own_kafka, prefix, "depth"))
     assert {"spool_begun", "spool_overflowed", "spool_ended"} <= set(spool_events(own_kafka, prefix))
 
 
