@@ -81,10 +81,15 @@ class _Provenance(msgspec.Struct):
 _provenance = msgspec.json.Decoder(_Provenance).decode
 
 
+def session_of(record: Record) -> str:
+    """Return the session that has brought a record."""
+    return _provenance(record.value).session or "none"
+
+
 def letter_for(record: Record, detail: str, *, whole: bool = True) -> Record:
     """Return the dead letter of a record that Kafka refuses; its value stands for the frame, if `whole`."""
     return deadletter(
-        session=_provenance(record.value).session or "none",
+        session=session_of(record),
         received_us=record.time_us,
         reason="payload",
         channel=record.channel,

@@ -10,7 +10,7 @@ from bridge.channels import CHANNELS
 from bridge.config import AccountConfig, Config, Delivery
 from bridge.connector import Connector
 from bridge.courtesy import Courtesy
-from bridge.events import Journal
+from bridge.events import About, Journal, Kind
 from bridge.exchange.session import Credentials
 from bridge.kafka.client import transactional_id
 from bridge.kafka.overflow import Overflow
@@ -68,7 +68,7 @@ class Shard:
             spool(config, number),
             self._state,
             replica,
-            lambda kind, detail: self._journal.tell(kind, detail=detail),
+            self._tell,
         )
         self.queues = Queues(
             topics,
@@ -211,6 +211,12 @@ class Shard:
             log.exception("a part of the bridge failed, so it stops", shard=self._label)
             self.failed = True
             self._over.set()
+
+    def _tell(self, kind: Kind, about: About) -> None:
+        """Tell of what happens to what waits on disk."""
+        if kind == "gap":
+            self._metrics.counter("gaps_total", channel=about["channel"]).value += 1
+        self._journal.tell(kind, **about)
 
     def _on_room(self, room: bool) -> None:
         self.paused = not room

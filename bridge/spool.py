@@ -6,6 +6,7 @@ cut off. Entries are counted by partition, for Kafka takes those of one partitio
 ones in any: how many of each it has taken tells which are left.
 """
 
+import contextlib
 import fcntl
 import struct
 import zlib
@@ -13,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
-from typing import BinaryIO, TypeAlias
+from typing import BinaryIO, NamedTuple, TypeAlias
 
 import msgspec
 from msgspec.structs import replace
@@ -51,6 +52,14 @@ class Header(msgspec.Struct, frozen=True):
     before: Counts = {}
 
 
+class Missing(NamedTuple):
+    """Trades that damage has cost: those of a symbol after `known`, before `first`; None if none follows."""
+
+    symbol: bytes
+    known: Watermark
+    first: Record | None
+
+
 class SpoolFull(Exception):
     """The spool has as many bytes as it may."""
 
@@ -72,7 +81,7 @@ class Spool:
 
     `header` is that of its newest segment, None while there is none. `counts` are of all entries since it
     began, `waiting` how many are to be read, `bytes` its size on disk, `oldest_us` about when the next entry
-    to be read came. `damage` says what could not be read.
+    to be read came. `damage` says what could not be read, `gaps` which trades are missing for it.
     """
 
     def __init__(self, folder: Path, max_bytes: int, segment_bytes: int = _SEGMENT_BYTES) -> None:
@@ -83,6 +92,7 @@ class Spool:
         self.oldest_us = 0
         self.watermarks: dict[bytes, Watermark] = {}
         self.damage: list[str] = []
+        self.gaps: list[Missing] = []
         self._folder = folder
         self._max_bytes = max_bytes
         self._segment_bytes = min(segment_bytes, max_bytes // 8)
@@ -94,6 +104,7 @@ class Spool:
         self._skip: Counts = {}
         self._lost: Counts = {}
         self._unreadable: set[Path] = set()
+        self._missed: dict[bytes, Watermark] = {}
         self._lock: BinaryIO | None = None
 
     def find(self) -> Header | None:
@@ -200,6 +211,8 @@ class Spool:
                 break
             self._close_source()
             self._reading += 1
+        self.gaps += [Missing(symbol, known, None) for symbol, known in self._missed.items()]
+        self._missed.clear()
         return []
 
     def seek_end(self) -> None:
@@ -240,7 +253,7 @@ class Spool:
                 file.close()
         self._file = self._source = self.header = None
         self._segments, self._reading, self.bytes, self.waiting = [], 0, 0, 0
-        self.counts, self._read, self._skip, self._lost = {}, {}, {}, {}
+        self.counts, self._read, self._skip, self._lost, self._missed = {}, {}, {}, {}, {}
         for path in self._paths():
             path.unlink(missing_ok=True)
 
@@ -285,6 +298,8 @@ class Spool:
         left = []
         for place, record in entries:
             self._read[place] = self._read.get(place, 0) + 1
+            if self._missed:
+                self._end_gap(record)
             if self._skip.get(place, 0) > 0:
                 self._skip[place] -= 1
             else:
@@ -303,6 +318,20 @@ class Spool:
             self._read = dict(segment.end)
             self.waiting -= number
             self.damage.append(f"{segment.path.name} is damaged: {number} records are lost")
+            self._begin_gaps(segment)
+
+    def _begin_gaps(self, segment: _Segment) -> None:
+        """Remember of each symbol that lost trades with the rest of a segment up to where it has them."""
+        behind = self._segments[self._reading + 1 :]
+        newest = _watermarks(behind[0].path, whole=False) if behind else self.watermarks
+        for symbol, known in _watermarks(segment.path, whole=True).items():
+            if symbol in newest and newest[symbol].ids[-1] > known.ids[-1]:
+                self._missed.setdefault(symbol, known)
+
+    def _end_gap(self, record: Record) -> None:
+        """Tell of the trades that are missing before this one, if it is one and any are."""
+        if record.mark is not None and record.key in self._missed:
+            self.gaps.append(Missing(record.key, self._missed.pop(record.key), record))
 
     def _all_taken(self, taken: Counts, end: Counts) -> bool:
         return all(taken.get(p, 0) + self._lost.get(p, 0) >= number for p, number in end.items())
@@ -352,6 +381,18 @@ def _next_block(file: BinaryIO) -> bytes | None:
     size, checksum = _FRONT.unpack(front)
     block = file.read(size)
     return block if len(block) == size and zlib.crc32(block) == checksum else None
+
+
+def _watermarks(path: Path, *, whole: bool) -> dict[bytes, Watermark]:
+    """Return the watermarks at the beginning of a segment, or at the end of what can be read of it."""
+    watermarks: dict[bytes, Watermark] = {}
+    with contextlib.suppress(OSError), path.open("rb") as file:
+        header = _header(file)
+        if header is not None:
+            watermarks.update(header.watermarks)
+        while whole and (entries := _entries(_next_block(file))) is not None:
+            watermarks.update(advanced(watermarks, [record for _, record in entries]))
+    return watermarks
 
 
 def _header(file: BinaryIO) -> Header | None:

@@ -13,9 +13,10 @@ from itertools import chain, islice
 import msgspec
 import structlog
 
-from bridge.events import Kind
+from bridge.events import About, Kind
 from bridge.kafka.partition import Partition
 from bridge.kafka.state import Owner, State
+from bridge.records import session_of
 from bridge.spool import Counts, Entry, Header, Spool, SpoolFull
 from bridge.watermark import Watermark, advanced, newest
 
@@ -26,8 +27,8 @@ NOTE = b"spool"
 _BLOCK = 1000  # records that are written at once when the spool begins
 _ROOM = 0.9  # of the spool's bound: below it, a full spool takes records again
 
-Tell = Callable[[Kind, str], None]
-"""Tell of an event of this kind, with a detail."""
+Tell = Callable[[Kind, About], None]
+"""Tell of an event of this kind."""
 
 
 class Taken(msgspec.Struct, frozen=True):
@@ -93,7 +94,7 @@ class Overflow:
                 detail = f"{self._spool.waiting} records: {reason}"
                 self._spool.clear()
                 log.error("spool discarded", shard=self._state.shard, detail=detail)
-                self._tell("spool_discarded", detail)
+                self._tell("spool_discarded", {"detail": detail})
                 return
             kept = self._spool.counts
             taken = {p: min(n, kept.get(p, 0)) for p, n in _taken(header, previous, known).items()}
@@ -147,7 +148,7 @@ class Overflow:
             self._spool.seek_end()
         self.active, self._refused = True, False
         log.warning("spool begins", shard=self._state.shard)
-        self._tell("spool_begun", "Kafka does not take the records as fast as they come")
+        self._tell("spool_begun", {"detail": "Kafka does not take the records as fast as they come"})
         return True
 
     def put(self, entries: Sequence[Entry]) -> bool:
@@ -167,8 +168,9 @@ class Overflow:
         entries: Sequence[Entry] = ()
         if self._spool is not None:
             entries = self._spool.read()
-            while self._spool.damage:
+            while self._spool.damage or self._spool.gaps:
                 self._tell_damage()
+                self._tell_gaps()
                 entries = entries or self._spool.read()
         if not entries:
             self.active = False
@@ -209,7 +211,7 @@ class Overflow:
             return
         self._base = {}
         log.info("spool ends", shard=self._state.shard)
-        self._tell("spool_ended", "all of it is on Kafka")
+        self._tell("spool_ended", {"detail": "all of it is on Kafka"})
 
     def park(self, partitions: Collection[Partition]) -> tuple[int, int]:
         """Leave all that waits on disk, for the process ends; return how many records are there, and lost."""
@@ -261,14 +263,33 @@ class Overflow:
         if not self._refused:
             self._refused = True
             log.error("the spool takes nothing more, so reading pauses", error=str(error))
-            self._tell("spool_overflowed", str(error))
+            self._tell("spool_overflowed", {"detail": str(error)})
 
     def _tell_damage(self) -> None:
         if self._spool is not None:
             for damage in self._spool.damage:
                 log.error("spool damaged", shard=self._state.shard, detail=damage)
-                self._tell("spool_damaged", damage)
+                self._tell("spool_damaged", {"detail": damage})
             self._spool.damage.clear()
+
+    def _tell_gaps(self) -> None:
+        """Tell of the trades that damage has cost; the records of the events queue up behind all others."""
+        if self._spool is None:
+            return
+        gaps, self._spool.gaps = self._spool.gaps, []
+        for symbol, known, first in gaps:
+            about: About = {
+                "channel": "trades",
+                "symbol": symbol.decode(),
+                "detail": "the spool was damaged",
+                "after_id": known.ids[-1],
+                "after_us": known.time_us,
+                "filled": 0,
+            }
+            if first is not None and first.mark is not None:
+                about["session"] = session_of(first)
+                about["before_id"], about["before_us"], _ = first.mark
+            self._tell("gap", about)
 
 
 def _discarded(header: Header, previous: Owner | None, known: Taken | None, shards: int) -> str | None:

@@ -13,6 +13,7 @@ import psutil
 import pytest
 
 from tests.support.checks import (
+    assert_gaps_tell_what_is_missing,
     assert_no_hole,
     assert_trades_are,
     assert_trades_are_but_for_gaps,
@@ -99,6 +100,13 @@ def assert_times_are_those_of_trades(gaps: Sequence[Mapping[str, Any]], trades: 
 def segments(folder: Path) -> list[Path]:
     """Return the files of the spool of a bridge that runs in this folder, the oldest first."""
     return sorted(folder.glob("spool/*/*.spool"))
+
+
+def flip_a_byte(segment: Path) -> None:
+    """Change one byte in the middle of a segment."""
+    content = bytearray(segment.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    segment.write_bytes(content)
 
 
 def tear(segment: Path, size: int) -> None:
@@ -230,6 +238,39 @@ def test_what_a_torn_spool_has_lost_is_filled_in_or_told(
             assert all(gap["closed_by"] == "clean_list" and gap["filled"] > 0 for gap in gaps)
         else:
             assert_trades_are_but_for_what_is_told(own_kafka, prefix, exchange, "takeover")
+
+
+def test_trades_that_damage_in_the_middle_of_a_spool_has_cost_are_a_gap_with_its_bounds(
+    own_kafka: Broker, prefix: str, tmp_path: Path
+) -> None:
+    """And what lies behind the damage arrives."""
+    with ExchangeThread(symbols=SYMBOLS, rate=800) as exchange:
+        sections: dict[str, Any] = {
+            "kafka": {**LITTLE_MEMORY, "session_timeout": 2.0},
+            "spool": {"max_bytes": 2_400_000},  # an eighth is a segment
+        }
+        settings = config(exchange.url, own_kafka, prefix, sections)
+        with RunningBridge(tmp_path, settings) as bridge:
+            bridge.wait_ready()
+            own_kafka.kill()
+            eventually(lambda: len(segments(tmp_path)) >= 4, 60, "segments on disk")
+            exchange.quiesce()
+            bridge.process.kill()
+        flip_a_byte(segments(tmp_path)[1])
+        own_kafka.start()
+        with RunningBridge(tmp_path, settings) as bridge:
+            bridge.wait_ready()
+            eventually(lambda: bridge.metric("spool_bytes") == 0, 90, "nothing on disk")
+            assert bridge.metric("gaps_total", channel="trades") == len(SYMBOLS)
+            assert bridge.stop() == 0
+        assert spool_events(own_kafka, prefix).count("spool_damaged") == 1
+        trades = records_of(own_kafka, prefix, "trades")
+        gaps = [gap for gap in gaps_of(own_kafka, prefix, "trades") if not gap["closed_by"]]
+        assert sorted(gap["symbol"] for gap in gaps) == SYMBOLS
+        assert_gaps_tell_what_is_missing(trades, exchange.truth.made, gaps)
+        assert_times_are_those_of_trades(gaps, trades)
+        for symbol, made in exchange.truth.made.items():
+            assert made[-1]["id"] == max(one.json["id"] for one in trades if one.json["symbol"] == symbol)
 
 
 @pytest.mark.parametrize("limit", ["spool.max_bytes", "the disk"])

@@ -82,6 +82,13 @@ def assert_trades_are_but_for_gaps(
 ) -> None:
     """Each trade is there once, in order; what is missing lies in a gap that was told, with its bounds."""
     assert_no_hole(records)
+    assert_gaps_tell_what_is_missing(records, made, gaps)
+
+
+def assert_gaps_tell_what_is_missing(
+    records: Sequence[ReadRecord], made: Mapping[str, list[dict[str, Any]]], gaps: Sequence[Mapping[str, Any]]
+) -> None:
+    """Do so, but for holes in `seq`: damage of the spool leaves some."""
     found = by_symbol(records)
     for symbol, trades in made.items():
         ids = [one["id"] for one in found[symbol]]

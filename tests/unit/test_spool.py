@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from bridge.records import Record
 from bridge.spool import Counts, Entry, Header, Spool, SpoolFull
@@ -194,8 +195,35 @@ def test_damage_costs_the_rest_of_its_segment_and_is_told_with_a_number(disk: Di
         assert left == sorted(left)
         assert lost == list(range(lost[0], lost[-1] + 1))
         assert f"{len(lost)} records are lost" in after.damage[-1]
+        (missing,) = after.gaps
+        assert (missing.symbol, missing.known.ids[-1], missing.known.time_us) == (
+            b"BTC_USDT",
+            lost[0] - 1,
+            lost[0] - 1,
+        )
+        assert missing.first is not None
+        assert missing.first.mark == (lost[-1] + 1, lost[-1] + 1, None)
         assert after.waiting == 0
     assert after.forget(taken(left))
+
+
+def test_of_a_symbol_that_has_nothing_behind_the_damage_trades_are_told_as_missing(disk: Disk) -> None:
+    spool = disk.begun()
+    numbers = itertools.count()
+    while len(disk.segments()) < 2:  # the last of them is the first of the second segment
+        spool.append([entry(next(numbers))])
+    while len(disk.segments()) < 4:
+        place, record = entry(next(numbers))
+        spool.append([(place, replace(record, key=b"ETH_USDT"))])
+    disk.close()
+    segment = disk.segments()[1]
+    content = bytearray(segment.read_bytes())
+    content[10] ^= 0xFF
+    segment.write_bytes(content)
+    after = disk.found()
+    rest(after)
+    (missing,) = [one for one in after.gaps if one.symbol == b"BTC_USDT"]
+    assert missing.first is None
 
 
 def test_a_bound_refuses_all_of_an_append_or_nothing(disk: Disk) -> None:
