@@ -3,14 +3,14 @@
 A folder of segments. A segment is a row of blocks, each with its length and checksum in front: a header, then
 lists of entries as they were appended. A process that is killed leaves at most the last block torn, which is
 cut off. Entries are counted by partition, for Kafka takes those of one partition in order and of different
-ones in any: how many of each it has taken tells which are left.
+ones in any: up to which place in each it has them tells which are left. Those lost by damage count, too.
 """
 
 import contextlib
 import fcntl
 import struct
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
@@ -20,7 +20,7 @@ import msgspec
 from msgspec.structs import replace
 
 from bridge.records import Record
-from bridge.watermark import Watermark, advanced
+from bridge.watermark import Watermark, advanced, newest
 
 _SEGMENT_BYTES = 16 * 1024 * 1024
 _FRONT = struct.Struct(">II")  # a block's length and its CRC-32
@@ -101,10 +101,11 @@ class Spool:
         self._source: BinaryIO | None = None
         self._reading = 0
         self._read: Counts = {}
-        self._skip: Counts = {}
-        self._lost: Counts = {}
+        self._taken: Counts = {}
+        self._holes: dict[Place, list[tuple[int, int]]] = {}
         self._unreadable: set[Path] = set()
         self._missed: dict[bytes, Watermark] = {}
+        self._on_kafka: Mapping[bytes, Watermark] = {}
         self._lock: BinaryIO | None = None
 
     def find(self) -> Header | None:
@@ -194,10 +195,16 @@ class Spool:
         self.waiting += len(entries)
         self._count(entries)
 
-    def skip(self, taken: Counts) -> None:
-        """Leave out the entries that Kafka has taken already, so many of each partition since it began."""
-        self._skip = {place: number - self._read.get(place, 0) for place, number in taken.items()}
-        self.waiting -= sum(self._skip.values())
+    def skip(self, taken: Counts, watermarks: Mapping[bytes, Watermark]) -> None:
+        """Leave out the entries up to these places: Kafka has them, and trades up to these watermarks."""
+        self._taken = dict(taken)
+        self._on_kafka = watermarks
+        if number := self._lose({}, self._read):
+            self.damage.append(f"{number} records in front of {self._segments[0].path.name} are lost")
+            self._begin_gaps(watermarks, _watermarks(self._segments[0].path, whole=False))
+        self.waiting = sum(
+            end - max(self._read.get(place, 0), taken.get(place, 0)) for place, end in self.counts.items()
+        )
 
     def read(self) -> list[Entry]:
         """Return the next entries that Kafka has not taken, in order; none when all have been read."""
@@ -229,18 +236,24 @@ class Spool:
         return self.bytes > share * self._max_bytes
 
     def kept(self, place: Place) -> int:
-        """Return how many entries of a partition there are since it began, without those lost by damage."""
-        return self.counts.get(place, 0) - self._lost.get(place, 0)
+        """Return how many entries of a partition there are since it began, without those found lost."""
+        return self.counts.get(place, 0) - sum(entries for _, entries in self._holes.get(place, ()))
+
+    def place_of(self, place: Place, number: int) -> int:
+        """Return up to which place in a partition so many entries reach, with those lost between them."""
+        for begin, entries in self._holes.get(place, ()):
+            if begin <= number:
+                number += entries
+        return number
 
     def forget(self, taken: Counts) -> bool:
-        """Delete the older segments of which Kafka has taken all entries; return whether it has taken all."""
-        # After damage all of them stay: where it was must be found again by the next process.
-        while self._reading and not self._lost and self._all_taken(taken, self._segments[0].end):
+        """Delete the older segments of which Kafka has all, up to these places; return whether it has all."""
+        while self._reading and _reach(taken, self._segments[0].end):
             segment = self._segments.pop(0)
             segment.path.unlink(missing_ok=True)
             self.bytes -= segment.size
             self._reading -= 1
-        return not self.waiting and self._all_taken(taken, self.counts)
+        return not self.waiting and _reach(taken, self.counts)
 
     def clear(self) -> None:
         """Delete everything.
@@ -253,7 +266,7 @@ class Spool:
                 file.close()
         self._file = self._source = self.header = None
         self._segments, self._reading, self.bytes, self.waiting = [], 0, 0, 0
-        self.counts, self._read, self._skip, self._lost, self._missed = {}, {}, {}, {}, {}
+        self.counts, self._read, self._taken, self._holes, self._missed = {}, {}, {}, {}, {}
         for path in self._paths():
             path.unlink(missing_ok=True)
 
@@ -297,12 +310,11 @@ class Spool:
         """Count entries as read; return those that Kafka has not taken."""
         left = []
         for place, record in entries:
-            self._read[place] = self._read.get(place, 0) + 1
+            read = self._read.get(place, 0)
+            self._read[place] = read + 1
             if self._missed:
                 self._end_gap(record)
-            if self._skip.get(place, 0) > 0:
-                self._skip[place] -= 1
-            else:
+            if read >= self._taken.get(place, 0):
                 left.append((place, record))
                 self.oldest_us = record.time_us
         self.waiting -= len(left)
@@ -310,31 +322,35 @@ class Spool:
 
     def _miss(self, segment: _Segment) -> None:
         """Count as lost what a segment should have brought and has not, and tell it as damage."""
-        lost = {place: end - self._read.get(place, 0) for place, end in segment.end.items()}
-        number = sum(lost.values())
+        number = self._lose(self._read, segment.end)
+        self._read = dict(segment.end)
         if number:
-            for place, entries in lost.items():
-                self._lost[place] = self._lost.get(place, 0) + entries
-            self._read = dict(segment.end)
             self.waiting -= number
             self.damage.append(f"{segment.path.name} is damaged: {number} records are lost")
-            self._begin_gaps(segment)
+            known = newest(self._on_kafka, _watermarks(segment.path, whole=True))
+            behind = self._segments[self._reading + 1 :]
+            self._begin_gaps(known, _watermarks(behind[0].path, whole=False) if behind else self.watermarks)
 
-    def _begin_gaps(self, segment: _Segment) -> None:
-        """Remember of each symbol that lost trades with the rest of a segment up to where it has them."""
-        behind = self._segments[self._reading + 1 :]
-        newest = _watermarks(behind[0].path, whole=False) if behind else self.watermarks
-        for symbol, known in _watermarks(segment.path, whole=True).items():
-            if symbol in newest and newest[symbol].ids[-1] > known.ids[-1]:
-                self._missed.setdefault(symbol, known)
+    def _lose(self, begin: Counts, end: Counts) -> int:
+        """Count as lost what is between these places and not on Kafka; return how many entries."""
+        number = 0
+        for place, last in end.items():
+            first = max(begin.get(place, 0), self._taken.get(place, 0))
+            if last > first:
+                self._holes.setdefault(place, []).append((first, last - first))
+                number += last - first
+        return number
+
+    def _begin_gaps(self, known: Mapping[bytes, Watermark], behind: Mapping[bytes, Watermark]) -> None:
+        """Remember of each symbol that has lost trades up to where it has them."""
+        for symbol, watermark in known.items():
+            if symbol in behind and behind[symbol].ids[-1] > watermark.ids[-1]:
+                self._missed.setdefault(symbol, watermark)
 
     def _end_gap(self, record: Record) -> None:
         """Tell of the trades that are missing before this one, if it is one and any are."""
         if record.mark is not None and record.key in self._missed:
             self.gaps.append(Missing(record.key, self._missed.pop(record.key), record))
-
-    def _all_taken(self, taken: Counts, end: Counts) -> bool:
-        return all(taken.get(p, 0) + self._lost.get(p, 0) >= number for p, number in end.items())
 
     def _survey(self, segment: _Segment) -> None:
         """Count the entries of the last segment, and cut off what a killed process has left torn."""
@@ -371,6 +387,10 @@ class Spool:
             raise
         segment.size += len(framed)
         self.bytes += len(framed)
+
+
+def _reach(taken: Counts, end: Counts) -> bool:
+    return all(taken.get(place, 0) >= number for place, number in end.items())
 
 
 def _next_block(file: BinaryIO) -> bytes | None:

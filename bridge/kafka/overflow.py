@@ -32,7 +32,7 @@ Tell = Callable[[Kind, About], None]
 
 
 class Taken(msgspec.Struct, frozen=True):
-    """How many entries of each partition Kafka has taken of a spool, with this transaction of a replica."""
+    """Up to where in each partition Kafka has taken a spool, with this transaction of a replica."""
 
     spool: str
     transaction: tuple[str, int]
@@ -98,7 +98,7 @@ class Overflow:
                 return
             kept = self._spool.counts
             taken = {p: min(n, kept.get(p, 0)) for p, n in _taken(header, previous, known).items()}
-            self._spool.skip(taken)
+            self._spool.skip(taken, self._state.watermarks)
             self._base = {place: -number for place, number in taken.items()}
             committed = (previous.replica, previous.transaction) if previous else None
             # Of a symbol whose part of the spool Kafka has taken it may have more than the spool knows of.
@@ -190,11 +190,7 @@ class Overflow:
         """Return for the state how much of the spool Kafka has taken, or will with what is sent."""
         if self._spool is None or self._spool.header is None:
             return {}
-        taken = {
-            # What has never been on disk does not count; it would stand for what comes there later.
-            place: min(number, self._spool.kept(place))
-            for place, number in self._taken_of_all(partitions, with_sent=with_sent).items()
-        }
+        taken = self._taken_of_all(partitions, with_sent=with_sent, on_disk=True)
         transaction = (self._replica, self._state.next_number)
         return {NOTE: msgspec.json.encode(Taken(self._spool.header.spool, transaction, taken))}
 
@@ -246,12 +242,21 @@ class Overflow:
             taken=taken,
         )
 
-    def _taken_of_all(self, partitions: Iterable[Partition], *, with_sent: bool = False) -> Counts:
-        """Return how much of the spool Kafka has taken, also of partitions that this process has not met."""
+    def _taken_of_all(
+        self, partitions: Iterable[Partition], *, with_sent: bool = False, on_disk: bool = False
+    ) -> Counts:
+        """Return up to where Kafka has the spool, also of partitions that this process has not met.
+
+        What has never been `on_disk` may be left out, for it would stand for what comes there later.
+        """
+        assert self._spool is not None  # noqa: S101 - the callers have looked
         taken = {place: -base for place, base in self._base.items() if base < 0}
         for partition in partitions:
             number = partition.settled_with_sent if with_sent else partition.settled
             taken[partition.place] = number - self._base_of(partition)
+        for place, number in taken.items():
+            most = min(number, self._spool.kept(place)) if on_disk else number
+            taken[place] = self._spool.place_of(place, most)
         return taken
 
     def _base_of(self, partition: Partition) -> int:

@@ -12,6 +12,7 @@ from msgspec.structs import replace
 
 from bridge.records import Record
 from bridge.spool import Counts, Entry, Header, Spool, SpoolFull
+from bridge.watermark import advanced
 
 PLACES = ["trades/0", "trades/1", "depth/0"]
 
@@ -54,7 +55,7 @@ class Disk:
         self.close()
         spool = self.open()
         assert spool.find() is not None
-        spool.skip(taken or {})
+        spool.skip(taken or {}, {})
         return spool
 
     def close(self) -> None:
@@ -93,6 +94,17 @@ def rest(spool: Spool) -> list[int]:
 
 def taken(numbers: list[int]) -> Counts:
     return {place: sum(PLACES[n % 3] == place for n in numbers) for place in PLACES}
+
+
+def places(spool: Spool, numbers: list[int]) -> Counts:
+    """Return up to where these entries reach, which are all that could be read."""
+    return {place: spool.place_of(place, number) for place, number in taken(numbers).items()}
+
+
+def damage(path: Path, at: int) -> None:
+    content = bytearray(path.read_bytes())
+    content[at] ^= 0xFF
+    path.write_bytes(content)
 
 
 @contextmanager
@@ -184,9 +196,7 @@ def test_damage_costs_the_rest_of_its_segment_and_is_told_with_a_number(disk: Di
         spool.append([entry(n)])
     disk.close()
     path = disk.segments()[2]
-    content = bytearray(path.read_bytes())
-    content[10 if at == "header" else len(content) // 2] ^= 0xFF
-    path.write_bytes(content)
+    damage(path, 10 if at == "header" else path.stat().st_size // 2)
     for _ in range(2):  # the next process sees the same
         after = disk.found()
         after.begin(header())
@@ -204,7 +214,8 @@ def test_damage_costs_the_rest_of_its_segment_and_is_told_with_a_number(disk: Di
         assert missing.first is not None
         assert missing.first.mark == (lost[-1] + 1, lost[-1] + 1, None)
         assert after.waiting == 0
-    assert after.forget(taken(left))
+    assert after.forget(places(after, left))
+    assert len(disk.segments()) == (2 if at == "header" else 1)
 
 
 def test_of_a_symbol_that_has_nothing_behind_the_damage_trades_are_told_as_missing(disk: Disk) -> None:
@@ -216,14 +227,47 @@ def test_of_a_symbol_that_has_nothing_behind_the_damage_trades_are_told_as_missi
         place, record = entry(next(numbers))
         spool.append([(place, replace(record, key=b"ETH_USDT"))])
     disk.close()
-    segment = disk.segments()[1]
-    content = bytearray(segment.read_bytes())
-    content[10] ^= 0xFF
-    segment.write_bytes(content)
+    damage(disk.segments()[1], 10)
     after = disk.found()
     rest(after)
     (missing,) = [one for one in after.gaps if one.symbol == b"BTC_USDT"]
     assert missing.first is None
+
+
+@pytest.mark.parametrize("known", [-1, 3])
+def test_a_first_segment_that_is_lost_is_told_with_what_kafka_has_not_of_it(disk: Disk, known: int) -> None:
+    spool = disk.begun()
+    for n in range(100):
+        spool.append([entry(n)])
+    damage(disk.segments()[0], 10)
+    disk.close()
+    after = disk.open()
+    assert after.find() is not None
+    on_kafka = list(range(known + 1))
+    after.skip(taken(on_kafka), advanced({}, [entry(n)[1] for n in on_kafka]))
+    left = rest(after)
+    assert left == list(range(left[0], 100))
+    assert f"{left[0] - known - 1} records in front of" in after.damage[-1]
+    assert after.waiting == 0
+    assert [(one.known.ids[-1], one.first) for one in after.gaps] == [(3, entry(left[0])[1])] * (known > 0)
+    assert after.forget(places(after, on_kafka + left))
+
+
+def test_damage_to_what_kafka_has_already_costs_nothing_else(disk: Disk) -> None:
+    spool = disk.begun()
+    for n in range(100):
+        spool.append([entry(n)])
+    second = disk.segments()[1]
+    damage(second, second.stat().st_size // 2)
+    left = rest(disk.found())
+    lost = sorted(set(range(100)) - set(left))
+    inside = lost[len(lost) // 2]
+    for on_kafka in (lost[0] - 1, inside, lost[-1], lost[-1] + 1):
+        after = disk.found(taken(list(range(on_kafka + 1))))
+        assert rest(after) == [n for n in left if n > on_kafka]
+        assert after.waiting == 0
+        told = [f"{lost[-1] - max(on_kafka, lost[0] - 1)} records are lost" in one for one in after.damage]
+        assert told == [True] * (on_kafka < lost[-1])
 
 
 def test_a_bound_refuses_all_of_an_append_or_nothing(disk: Disk) -> None:
