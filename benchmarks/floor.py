@@ -38,7 +38,8 @@ async def main(url: str, count: int) -> None:
             if sampled < _SAMPLE:
                 sample += chunk
                 sampled += size
-    await asyncio.sleep(_QUIET)
+        # Connected, for the feeder has yet to see that all has been read.
+        await asyncio.sleep(_QUIET)
     figures = {"busy_us": spent / count * 1e6, "idle_us": _work(sample) / len(sample) * 1e6}
     print(orjson.dumps(figures).decode())
 
