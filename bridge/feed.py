@@ -84,7 +84,7 @@ class Feed:
         self._fruitful = False
         self._wake = asyncio.Event()
         self._fences: dict[int, asyncio.Future[None]] = {}
-        self._permits: list[asyncio.TimerHandle] = []
+        self._permits = 0  # that are under way
         self._frames = metrics.counter("frames_total", shard=shard)
         self._bytes = metrics.counter("received_bytes_total", shard=shard)
         self._connected = metrics.gauge("connected", shard=shard)
@@ -197,8 +197,6 @@ class Feed:
             closed.cancel()
             for fence in self._fences.values():
                 fence.cancel()
-            for permit in self._permits:
-                permit.cancel()
             await self._socket.close()
 
     async def _sleep_until(self, moment: float) -> None:
@@ -238,15 +236,17 @@ class Feed:
                     self.refused[channel, symbols] = event
         if self.session.live:
             self.live.set()
-        while len(self._permits) < self.session.held:
+        while self._permits < self.session.held:
+            self._permits += 1
             wait = self._courtesy.reserve_subscribe(time.monotonic())
-            self._permits.append(asyncio.get_running_loop().call_later(wait, self._permit))
+            asyncio.get_running_loop().call_later(wait, self._permit)
 
     def _permit(self) -> None:
         """Let the next subscribe request go: the budget has room for it."""
-        del self._permits[0]
-        self.session.send_held(time.monotonic())
-        self._wake.set()
+        self._permits -= 1
+        if not self.ended.done():
+            self.session.send_held(time.monotonic())
+            self._wake.set()
 
     def _tell_refusal(self, refused: Refused) -> None:
         self._log.error(

@@ -293,7 +293,8 @@ def test_an_acl_that_is_withdrawn_for_a_while_costs_readiness_and_nothing_else(
         with allowed(guarded, acls.values()), RunningBridge(tmp_path, settings) as bridge:
             with allowed(guarded, [write]):
                 bridge.wait_ready()
-            eventually(lambda: bridge.ready()[0] == 503, 20, "a refusal")
+            eventually(lambda: "kafka_errors_total{" in bridge.metrics(), 20, "a refusal")
+            eventually(lambda: bridge.ready()[0] == 503, 20, "being not ready")
             errors = bridge.metric("kafka_errors_total")
             answers: set[int] = set()
 
