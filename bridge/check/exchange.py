@@ -13,6 +13,7 @@ from bridge import plan
 from bridge.channels import CHANNELS
 from bridge.channels.channel import Source
 from bridge.config import AccountConfig, Config, ExchangeConfig
+from bridge.courtesy import Courtesy
 from bridge.exchange import session as protocol
 from bridge.exchange.frames import BadFrame, inflate
 
@@ -27,6 +28,15 @@ _LISTENING = 35.0
 
 class Refused(Exception):
     """The exchange does not answer, or not as it should; the text says what happened."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Visitor:
+    """How the exchange is visited: as `run` would, within its budget, and telling what comes of it."""
+
+    config: ExchangeConfig
+    courtesy: Courtesy
+    say: Say
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,15 +96,17 @@ async def check_exchange(config: Config, say: Say, listening: float = _LISTENING
     markets = {symbol for _, symbol in public}
     markets |= {symbol for of in private.values() for channel, symbol in of if channel != "balance"}
     search = _Search(markets, plan.plan(config, 0).follows, listening)
+    budget = Courtesy(config.exchange.handshakes_per_second, config.exchange.subscribes_per_second)
+    visitor = _Visitor(config.exchange, budget, say)
     well, unseen = [], set[str]()
     if markets or search.follows or config.channels.all_ticker:
         tried = _tried(public, unseen)
-        unseen, found = await _look(config.exchange, tried, search, say)
+        unseen, found = await _look(visitor, tried, search)
         asked = [one for one in _tried(public, unseen) if one not in tried]
-        well += [found, await _ask(config.exchange, None, asked, say)]
+        well += [found, await _ask(visitor, None, asked)]
     for account in config.accounts:
         wanted = _tried(private[account.name], unseen)
-        well.append(await _ask(config.exchange, account, wanted, say))
+        well.append(await _ask(visitor, account, wanted))
     return all(well)
 
 
@@ -115,12 +127,10 @@ def _tried(subscriptions: list[plan.Subscription], unseen: set[str]) -> list[pla
     return [one for one in subscriptions if first[one[0]] == one[1] or one[1] in unseen]
 
 
-async def _look(
-    config: ExchangeConfig, tried: list[plan.Subscription], search: _Search, say: Say
-) -> tuple[set[str], bool]:
+async def _look(visitor: _Visitor, tried: list[plan.Subscription], search: _Search) -> tuple[set[str], bool]:
     """Look for markets in a session that tries these besides; return those not seen, and if all is well."""
     wanted: plan.Wanted = {"all_ticker": [], **{channel: [symbol] for channel, symbol in tried}}
-    heard = await _visit(config, None, wanted, say, search)
+    heard, say = await _visit(visitor, None, wanted, search), visitor.say
     if heard is None or "all_ticker" not in heard.confirmed:
         return set(), False
     unseen = search.markets - heard.markets
@@ -136,13 +146,11 @@ async def _look(
     return unseen, not heard.refused
 
 
-async def _ask(
-    config: ExchangeConfig, account: AccountConfig | None, wanted: list[plan.Subscription], say: Say
-) -> bool:
+async def _ask(visitor: _Visitor, account: AccountConfig | None, wanted: list[plan.Subscription]) -> bool:
     """Ask for all of these, in as many sessions as that takes; return whether all were confirmed."""
     well = True
-    for one in plan.sessions(wanted, config.subscriptions_per_session):
-        heard = await _visit(config, account, one, say)
+    for one in plan.sessions(wanted, visitor.config.subscriptions_per_session):
+        heard = await _visit(visitor, account, one)
         if heard is None:
             return False
         well = well and not heard.refused
@@ -150,13 +158,13 @@ async def _ask(
 
 
 async def _visit(
-    config: ExchangeConfig,
+    visitor: _Visitor,
     account: AccountConfig | None,
     wanted: plan.Wanted,
-    say: Say,
     search: _Search | None = None,
 ) -> _Heard | None:
     """Open one session, and say what came of it; None if it did not come about."""
+    say = visitor.say
     name, credentials = "without an account", None
     if account:
         name = f"account {account.name}"
@@ -164,7 +172,7 @@ async def _visit(
             account.api_key.get_secret_value(), account.secret.get_secret_value()
         )
     try:
-        heard = await _listen(config, credentials, wanted, search)
+        heard = await _listen(visitor, credentials, wanted, search)
     except Refused as error:
         say(f"  {name}: {error}")
         return None
@@ -185,7 +193,7 @@ def _ms(seconds: float | None) -> str:
 
 
 async def _listen(
-    config: ExchangeConfig,
+    visitor: _Visitor,
     credentials: protocol.Credentials | None,
     wanted: plan.Wanted,
     search: _Search | None,
@@ -195,6 +203,8 @@ async def _listen(
     Raises:
         Refused: anything of that did not work, but for subscriptions and markets that are not there.
     """
+    config, courtesy = visitor.config, visitor.courtesy
+    await courtesy.admit(protocol.subscribes(wanted))
     timing = protocol.Timing(config.ping_interval, config.reply_timeout, config.stale_after)
     session = protocol.Session(
         wanted, timing=timing, wall_offset=time.time() - time.monotonic(), credentials=credentials
@@ -212,7 +222,7 @@ async def _listen(
             session.start(time.monotonic())
             session.ping(time.monotonic())
             async with asyncio.timeout(2 * config.reply_timeout):
-                await _converse(session, socket, limit, heard)
+                await _converse(session, socket, limit, heard, courtesy)
             if search and "all_ticker" in heard.confirmed:
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(search.seconds):
@@ -221,18 +231,21 @@ async def _listen(
                 for channel in search.follows if heard.markets else ():
                     session.subscribe(channel, [min(heard.markets)])
                 async with asyncio.timeout(2 * config.reply_timeout):
-                    await _converse(session, socket, limit, heard)
+                    await _converse(session, socket, limit, heard, courtesy)
     except TimeoutError:
         raise Refused(f"no answer within {config.reply_timeout:g} s") from None
     except (OSError, EOFError, WebSocketException, BadFrame) as error:
-        raise Refused(str(error) or type(error).__name__) from None
+        raise Refused(session.without_secrets(str(error)) or type(error).__name__) from None
     return heard
 
 
-async def _converse(session: protocol.Session, socket: ClientConnection, limit: int, heard: _Heard) -> None:
+async def _converse(
+    session: protocol.Session, socket: ClientConnection, limit: int, heard: _Heard, courtesy: Courtesy
+) -> None:
     """Exchange messages until the session is live, its ping answered and the clock read."""
     while True:
         while session.held:
+            await asyncio.sleep(courtesy.reserve_subscribe(time.monotonic()))
             session.send_held(time.monotonic())
         for request in session.to_send():
             await socket.send(request)
