@@ -39,6 +39,9 @@ _LONG_LIFE = 600.0  # seconds; a rotation after less can't be moved away from a 
 _OVERLOADED = (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.BAD_GATEWAY, HTTPStatus.SERVICE_UNAVAILABLE)
 _SPREAD = 10.0  # seconds over which reconnects around a full hour are spread
 
+# Rotations that are put off, one after the other, since the new session is refused what the old one has.
+_PUT_OFF = 5
+
 _Came = tuple[Source, int, bytes]
 """From which session a message came, when in µs, and its frame."""
 
@@ -76,6 +79,7 @@ class Connector:
         self._credentials = credentials
         self._alive = dict(alive or {})
         self._heard: set[str] = set()
+        self._put_off = 0
         self._cause: Cause = "takeover"
         self._feeds: list[Feed] = []
         self._reading = asyncio.Event()
@@ -294,7 +298,9 @@ class Connector:
             await _first(new.live.wait(), new.ended, old.ended)
             if not new.live.is_set() and not new.ended.done():
                 return await self._step_in(new, old, handover)
-            if not old.ended.done() and (refused := new.refused.keys() - old.refused.keys()):
+            refused = new.refused.keys() - old.refused.keys()
+            if refused and not old.ended.done() and self._put_off < _PUT_OFF:
+                self._put_off += 1
                 old.deliver_to(self._receiver)
                 self._log.warning("the session to take over is refused more", refused=sorted(refused))
                 await self._end(new, "rejected")
@@ -332,6 +338,7 @@ class Connector:
             account=self.account,
             detail=f"takes over from {old.source.session}",
         )
+        self._put_off = 0
         self._heard &= new.listening.keys()
         await self._end(old, "rotated")
         return new
@@ -347,7 +354,8 @@ class Connector:
         self._cause = new.source.cause = old.ended.result().reason
         self._metrics.counter("reconnects_total", reason=self._cause).value += 1
         self.alive()
-        self._heard.clear()
+        # Of what the new one heard already while the old one still did, nothing is missing.
+        self._heard &= {channel for channel, us in new.listening.items() if us <= old.heard_us}
         await self._end(old, "rotated")
         await _first(new.live.wait(), new.ended)
         self.alive()

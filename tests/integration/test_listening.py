@@ -12,7 +12,8 @@ import uvloop
 from websockets.asyncio.server import ServerConnection, serve
 
 from bridge.channels.channel import Source
-from bridge.config import ExchangeConfig
+from bridge.check.exchange import check_exchange
+from bridge.config import Config, ExchangeConfig
 from bridge.connector import Connector
 from bridge.courtesy import Courtesy
 from bridge.events import Journal
@@ -145,6 +146,11 @@ def test_a_session_that_is_refused_more_than_the_one_before_does_not_take_over()
             exchange.shut()
             await soon(lambda: one.reconnects("rotated") >= rotated + 2, 20, "rotations")
             assert one.events("gap") == []
+            # If it stays refused, as when a market is taken away, the others must not grow too old for it.
+            exchange.shut("order")
+            rotated = one.reconnects("rotated")
+            await soon(lambda: one.reconnects("rotated") > rotated, 20, "a rotation all the same")
+            assert "refused" in str(one.missing())
 
     uvloop.run(scenario())
 
@@ -204,8 +210,14 @@ def test_an_exchange_that_hangs_up_with_the_key_in_its_reason_makes_nobody_else_
             told = f"{one.missing()} {one.events('session_ended')}"
             running.cancel()
             await asyncio.wait({running})
-            assert "1008" in told
-            assert "***" in told
-            assert ACCOUNT.api_key not in told
+            account = {"name": "main", "api_key": ACCOUNT.api_key, "secret": ACCOUNT.secret, **WANTED}
+            exchange = {"url": f"ws://127.0.0.1:{port}/"}
+            said: list[str] = []
+            config = Config.model_validate({"exchange": exchange, "accounts": [account]})
+            assert not await check_exchange(config, said.append, listening=0.1)
+            for text in (told, str(said)):
+                assert "1008" in text
+                assert "***" in text
+                assert ACCOUNT.api_key not in text
 
     uvloop.run(scenario())
