@@ -40,7 +40,7 @@ class Header(msgspec.Struct, frozen=True):
     `spool` names the spool. `replica` has written the segment; `predecessor` had the shard before it, and has
     committed so many transactions. `before` counts the entries of the segments in front; `watermarks` are
     those that all these bring about. If the transaction that was committed last is `transaction`, Kafka has
-    taken `taken` entries.
+    what is in front of the places `taken`.
     """
 
     spool: str
@@ -81,7 +81,8 @@ class Spool:
 
     `header` is that of its newest segment, None while there is none. `counts` are of all entries since it
     began, `waiting` how many are to be read, `bytes` its size on disk, `oldest_us` about when the next entry
-    to be read came. `damage` says what could not be read, `gaps` which trades are missing for it.
+    to be read came. `damage` says what could not be read, `gaps` which trades are missing for it: none that
+    are `on_kafka`.
     """
 
     def __init__(self, folder: Path, max_bytes: int, segment_bytes: int = _SEGMENT_BYTES) -> None:
@@ -93,6 +94,7 @@ class Spool:
         self.watermarks: dict[bytes, Watermark] = {}
         self.damage: list[str] = []
         self.gaps: list[Missing] = []
+        self.on_kafka: Mapping[bytes, Watermark] = {}
         self._folder = folder
         self._max_bytes = max_bytes
         self._segment_bytes = min(segment_bytes, max_bytes // 8)
@@ -105,7 +107,6 @@ class Spool:
         self._holes: dict[Place, list[tuple[int, int]]] = {}
         self._unreadable: set[Path] = set()
         self._missed: dict[bytes, Watermark] = {}
-        self._on_kafka: Mapping[bytes, Watermark] = {}
         self._lock: BinaryIO | None = None
 
     def find(self) -> Header | None:
@@ -195,13 +196,12 @@ class Spool:
         self.waiting += len(entries)
         self._count(entries)
 
-    def skip(self, taken: Counts, watermarks: Mapping[bytes, Watermark]) -> None:
-        """Leave out the entries up to these places: Kafka has them, and trades up to these watermarks."""
+    def skip(self, taken: Counts) -> None:
+        """Leave out the entries up to these places, which Kafka has."""
         self._taken = dict(taken)
-        self._on_kafka = watermarks
         if number := self._lose({}, self._read):
             self.damage.append(f"{number} records in front of {self._segments[0].path.name} are lost")
-            self._begin_gaps(watermarks, _watermarks(self._segments[0].path, whole=False))
+            self._begin_gaps(self.on_kafka, _watermarks(self._segments[0].path, whole=False))
         self.waiting = sum(
             end - max(self._read.get(place, 0), taken.get(place, 0)) for place, end in self.counts.items()
         )
@@ -267,6 +267,7 @@ class Spool:
         self._file = self._source = self.header = None
         self._segments, self._reading, self.bytes, self.waiting = [], 0, 0, 0
         self.counts, self._read, self._taken, self._holes, self._missed = {}, {}, {}, {}, {}
+        self._unreadable.clear()  # the numbers of segments begin again
         for path in self._paths():
             path.unlink(missing_ok=True)
 
@@ -327,7 +328,8 @@ class Spool:
         if number:
             self.waiting -= number
             self.damage.append(f"{segment.path.name} is damaged: {number} records are lost")
-            known = newest(self._on_kafka, _watermarks(segment.path, whole=True))
+            readable = segment.path not in self._unreadable
+            known = newest(self.on_kafka, _watermarks(segment.path, whole=readable))
             behind = self._segments[self._reading + 1 :]
             self._begin_gaps(known, _watermarks(behind[0].path, whole=False) if behind else self.watermarks)
 

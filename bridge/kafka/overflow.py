@@ -15,7 +15,7 @@ import structlog
 
 from bridge.events import About, Kind
 from bridge.kafka.partition import Partition
-from bridge.kafka.state import Owner, State
+from bridge.kafka.state import Owner, Save, State
 from bridge.records import session_of
 from bridge.spool import Counts, Entry, Header, Spool, SpoolFull
 from bridge.watermark import Watermark, advanced, newest
@@ -35,8 +35,8 @@ class Taken(msgspec.Struct, frozen=True):
     """Up to where in each partition Kafka has taken a spool, with this transaction of a replica."""
 
     spool: str
-    transaction: tuple[str, int]
     taken: Counts
+    transaction: tuple[str, int] | None = None
 
 
 _decode_taken = msgspec.json.Decoder(Taken).decode
@@ -57,6 +57,8 @@ class Overflow:
         self._base: Counts = {}
         self._behind: list[Entry] = []
         self._refused = False
+        if spool is not None:
+            spool.on_kafka = state.watermarks
 
     @property
     def size(self) -> int:
@@ -98,7 +100,7 @@ class Overflow:
                 return
             kept = self._spool.counts
             taken = {p: min(n, kept.get(p, 0)) for p, n in _taken(header, previous, known).items()}
-            self._spool.skip(taken, self._state.watermarks)
+            self._spool.skip(taken)
             self._base = {place: -number for place, number in taken.items()}
             committed = (previous.replica, previous.transaction) if previous else None
             # Of a symbol whose part of the spool Kafka has taken it may have more than the spool knows of.
@@ -192,14 +194,15 @@ class Overflow:
             return {}
         taken = self._taken_of_all(partitions, with_sent=with_sent, on_disk=True)
         transaction = (self._replica, self._state.next_number)
-        return {NOTE: msgspec.json.encode(Taken(self._spool.header.spool, transaction, taken))}
+        return {NOTE: msgspec.json.encode(Taken(self._spool.header.spool, taken, transaction))}
 
-    def settled(self, partitions: Collection[Partition]) -> None:
-        """Delete what Kafka has taken, when its state is saved."""
-        if self._spool is None or self._spool.header is None:
+    def saved(self, save: Save) -> None:
+        """Delete what Kafka has taken by what was saved: the next process goes by that."""
+        note = save.values.get(NOTE)
+        if self._spool is None or self._spool.header is None or note is None:
             return
         try:
-            if not self._spool.forget(self._taken_of_all(partitions)) or self.active:
+            if not self._spool.forget(_decode_taken(note).taken) or self.active:
                 return
             self._spool.clear()
         except OSError as error:
@@ -243,14 +246,15 @@ class Overflow:
         )
 
     def _taken_of_all(
-        self, partitions: Iterable[Partition], *, with_sent: bool = False, on_disk: bool = False
+        self, partitions: Iterable[Partition], *, with_sent: bool, on_disk: bool = False
     ) -> Counts:
         """Return up to where Kafka has the spool, also of partitions that this process has not met.
 
         What has never been `on_disk` may be left out, for it would stand for what comes there later.
         """
         assert self._spool is not None  # noqa: S101 - the callers have looked
-        taken = {place: -base for place, base in self._base.items() if base < 0}
+        taken = dict.fromkeys(self._spool.counts, 0)
+        taken |= {place: -base for place, base in self._base.items() if base < 0}
         for partition in partitions:
             number = partition.settled_with_sent if with_sent else partition.settled
             taken[partition.place] = number - self._base_of(partition)
@@ -313,7 +317,7 @@ def _discarded(header: Header, previous: Owner | None, known: Taken | None, shar
 
 
 def _taken(header: Header, previous: Owner | None, known: Taken | None) -> Counts:
-    """Return how many entries of a spool Kafka has taken, by its newest header and the shard's state."""
+    """Return up to where Kafka has taken a spool, by its newest header and the shard's state."""
     if previous is not None and (previous.replica, previous.transaction) == header.transaction:
         return header.taken
     if known is not None and known.spool == header.spool:

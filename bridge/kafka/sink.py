@@ -181,6 +181,7 @@ class Sink:
         Raises:
             Lost: somebody has, or will have.
         """
+        away = False
         while True:
             try:
                 await self._check_lease(max_age)
@@ -188,11 +189,12 @@ class Sink:
                     await self._state.catch_up()
             except KafkaError as error:
                 self._count(error)
-                self._trouble = str(error)
+                self._trouble, away = str(error), True
                 log.warning("the group is away", error=str(error))
                 await asyncio.sleep(self._backoff.next())
             else:
-                self._trouble = None
+                if away:
+                    self._trouble = None
                 return
 
     async def _take_over(self) -> None:
@@ -265,7 +267,7 @@ class Sink:
             self._asked_at = state.committing = None
             state.saved(save)
             self._settle(partitions)
-            self._overflow.settled(partitions)
+            self._overflow.saved(save)
 
     async def _anything(self, batches: Batches) -> bool:
         """Wait for something to send; False when draining and all is settled."""
@@ -298,7 +300,7 @@ class Sink:
         if partition is self._state_partition:
             if self._saving is not None and partition.delivery is None:  # it was the last batch
                 self._state.saved(self._saving)
-                self._overflow.settled(partitions)
+                self._overflow.saved(self._saving)
                 self._saving = None
             return
         if partition.marked:

@@ -28,7 +28,9 @@ TRADES = Topic("trades", len(SYMBOLS), 1_000_000)
 
 
 def entry(symbol: int, number: int) -> Entry:
-    return f"trades/{symbol}", Record("trades", SYMBOLS[symbol], b"{}", number, (number, number, None))
+    return f"trades/{symbol}", Record(
+        "trades", SYMBOLS[symbol], b'{"session":"s"}', number, (number, number, None)
+    )
 
 
 class Process:
@@ -141,11 +143,11 @@ class Outage(RuleBasedStateMachine):
     def learn_that_it_is_committed(self) -> None:
         process = self.process
         assert process.state.committing is not None
-        process.state.saved(process.state.committing)
-        process.state.committing, self.asked = None, False
+        save, process.state.committing, self.asked = process.state.committing, None, False
+        process.state.saved(save)
         for partition in process.partitions:
             partition.settle()
-        process.overflow.settled(process.partitions)
+        process.overflow.saved(save)
 
     @rule()
     @precondition(lambda self: self.process.state.committing is not None and not self.asked)
@@ -303,6 +305,39 @@ def test_a_record_that_was_given_up_counts_in_its_place_after_a_kill() -> None:
     outage.learn_that_it_is_committed()
     outage.end(stop=False, by_another=False)
     outage.teardown()
+
+
+def test_a_spool_ends_although_damage_has_cost_all_of_a_partition() -> None:
+    outage = Outage()
+    outage.begin()
+    outage.receive([0, 0, 0])
+    outage.overflow()
+    outage.receive([1, 1, 1])
+    outage.receive([2, 2, 2])
+    (segment,) = outage.folder.glob("*.spool")
+    content = bytearray(segment.read_bytes())
+    end = outage.process.overflow.size
+    outage.receive([0] * 40)
+    outage.receive([0])
+    assert len(list(outage.folder.glob("*.spool"))) > 1
+    content = bytearray(segment.read_bytes())
+    content[end - 300] ^= 0xFF
+    segment.write_bytes(content)
+    outage.process.overflow.close()
+    outage.process = outage.start()
+    while outage.process.overflow.active:
+        outage.read_back()
+    for partition in list(outage.process.partitions):
+        if not partition.queued:
+            outage.process.partitions.remove(partition)
+    assert len(outage.process.partitions) < len(SYMBOLS)
+    outage.send(outage.number)
+    outage.ask_for_the_commit()
+    outage.commit()
+    outage.learn_that_it_is_committed()
+    assert outage.process.events[-1] == "spool_ended"
+    outage.process.overflow.close()
+    shutil.rmtree(outage.folder)
 
 
 @contextmanager

@@ -55,7 +55,7 @@ class Disk:
         self.close()
         spool = self.open()
         assert spool.find() is not None
-        spool.skip(taken or {}, {})
+        spool.skip(taken or {})
         return spool
 
     def close(self) -> None:
@@ -244,7 +244,8 @@ def test_a_first_segment_that_is_lost_is_told_with_what_kafka_has_not_of_it(disk
     after = disk.open()
     assert after.find() is not None
     on_kafka = list(range(known + 1))
-    after.skip(taken(on_kafka), advanced({}, [entry(n)[1] for n in on_kafka]))
+    after.on_kafka = advanced({}, [entry(n)[1] for n in on_kafka])
+    after.skip(taken(on_kafka))
     left = rest(after)
     assert left == list(range(left[0], 100))
     assert f"{left[0] - known - 1} records in front of" in after.damage[-1]
@@ -319,6 +320,7 @@ def test_what_is_there_when_reading_starts_at_the_end_is_left_out(disk: Disk) ->
 def test_a_segment_that_can_not_be_read_costs_what_it_had_and_is_told_once(disk: Disk) -> None:
     """Also the newest one, to which entries are added: those to come go to another."""
     spool = disk.begun()
+    spool.on_kafka = advanced({}, [entry(0)[1]])
     for n in range(100):
         spool.append([entry(n)])
     disk.segments()[-1].unlink()
@@ -328,6 +330,13 @@ def test_a_segment_that_can_not_be_read_costs_what_it_had_and_is_told_once(disk:
     assert f"{100 - len(left)} records are lost" in spool.damage[-1]
     assert spool.read() == []
     assert len(spool.damage) == told
+    (missing,) = spool.gaps
+    assert missing.known.ids[-1] <= left[-1]
     spool.append([entry(100)])
     assert rest(spool) == [100]
     assert len(spool.damage) == told
+    spool.clear()
+    spool.begin(header())
+    for n in range(100):  # whose segments have the names of those before
+        spool.append([entry(n)])
+    assert rest(spool) == list(range(100))
