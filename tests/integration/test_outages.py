@@ -21,6 +21,7 @@ from tests.support.checks import (
     records_of,
 )
 from tests.support.consumers import ReadRecord
+from tests.support.disk import damage
 from tests.support.exchange import ExchangeThread
 from tests.support.kafka_broker import Broker, free_ports
 from tests.support.kafka_cluster import Cluster
@@ -100,13 +101,6 @@ def assert_times_are_those_of_trades(gaps: Sequence[Mapping[str, Any]], trades: 
 def segments(folder: Path) -> list[Path]:
     """Return the files of the spool of a bridge that runs in this folder, the oldest first."""
     return sorted(folder.glob("spool/*/*.spool"))
-
-
-def flip_a_byte(segment: Path) -> None:
-    """Change one byte in the middle of a segment."""
-    content = bytearray(segment.read_bytes())
-    content[len(content) // 2] ^= 0xFF
-    segment.write_bytes(content)
 
 
 def tear(segment: Path, size: int) -> None:
@@ -256,7 +250,8 @@ def test_trades_that_damage_in_the_middle_of_a_spool_has_cost_are_a_gap_with_its
             eventually(lambda: len(segments(tmp_path)) >= 4, 60, "segments on disk")
             exchange.quiesce()
             bridge.process.kill()
-        flip_a_byte(segments(tmp_path)[1])
+        segment = segments(tmp_path)[1]
+        damage(segment, segment.stat().st_size // 2)
         own_kafka.start()
         with RunningBridge(tmp_path, settings) as bridge:
             bridge.wait_ready()

@@ -1,6 +1,5 @@
 """What waits on disk goes to Kafka once and in order, whenever the process ends, whatever it knew by then."""
 
-import resource
 import shutil
 import tempfile
 from collections import defaultdict
@@ -22,6 +21,7 @@ from bridge.kafka.state import Owner, State
 from bridge.kafka.topics import Topic
 from bridge.records import STATE, Record
 from bridge.spool import Entry, Spool
+from tests.support.disk import damage, largest_file
 
 SYMBOLS = [b"A", b"B", b"C"]
 TRADES = Topic("trades", len(SYMBOLS), 1_000_000)
@@ -149,6 +149,13 @@ class Outage(RuleBasedStateMachine):
             partition.settle()
         process.overflow.saved(save)
 
+    def transaction(self, most: int) -> None:
+        """Send so many records of each symbol, and learn that they are committed."""
+        self.send(most)
+        self.ask_for_the_commit()
+        self.commit()
+        self.learn_that_it_is_committed()
+
     @rule()
     @precondition(lambda self: self.process.state.committing is not None and not self.asked)
     def fail(self) -> None:
@@ -209,10 +216,7 @@ class Outage(RuleBasedStateMachine):
                 (self.learn_that_it_is_committed if self.asked else self.fail)()
             while self.process.overflow.active:
                 self.read_back()
-            self.send(self.number)
-            self.ask_for_the_commit()
-            self.commit()
-            self.learn_that_it_is_committed()
+            self.transaction(self.number)
             self.each_is_on_kafka_once_and_in_order()
             for symbol, numbers in self.received.items():
                 delivered = [n for n in self.kafka[symbol] if n not in self.given_up]
@@ -249,10 +253,7 @@ def test_what_kafka_took_without_the_disk_does_not_stand_for_what_is_there_later
     outage.read_back()
     outage.read_back()
     outage.receive([0])
-    outage.send(2)
-    outage.ask_for_the_commit()
-    outage.commit()
-    outage.learn_that_it_is_committed()
+    outage.transaction(2)
     outage.overflow()
     outage.receive([0])
     outage.end(stop=False, by_another=False)
@@ -268,10 +269,7 @@ def test_what_kafka_took_after_the_spool_was_read_counts_after_a_kill() -> None:
     outage.read_back()
     outage.read_back()
     outage.receive([1])
-    outage.send(1)
-    outage.ask_for_the_commit()
-    outage.commit()
-    outage.learn_that_it_is_committed()
+    outage.transaction(1)
     outage.end(stop=False, by_another=False)
     outage.teardown()
 
@@ -299,10 +297,7 @@ def test_a_record_that_was_given_up_counts_in_its_place_after_a_kill() -> None:
     outage.overflow()
     outage.send(4)
     outage.refuse(0)
-    outage.send(1)
-    outage.ask_for_the_commit()
-    outage.commit()
-    outage.learn_that_it_is_committed()
+    outage.transaction(1)
     outage.end(stop=False, by_another=False)
     outage.teardown()
 
@@ -315,14 +310,11 @@ def test_a_spool_ends_although_damage_has_cost_all_of_a_partition() -> None:
     outage.receive([1, 1, 1])
     outage.receive([2, 2, 2])
     (segment,) = outage.folder.glob("*.spool")
-    content = bytearray(segment.read_bytes())
     end = outage.process.overflow.size
     outage.receive([0] * 40)
     outage.receive([0])
     assert len(list(outage.folder.glob("*.spool"))) > 1
-    content = bytearray(segment.read_bytes())
-    content[end - 300] ^= 0xFF
-    segment.write_bytes(content)
+    damage(segment, end - 300)
     outage.process.overflow.close()
     outage.process = outage.start()
     while outage.process.overflow.active:
@@ -331,10 +323,7 @@ def test_a_spool_ends_although_damage_has_cost_all_of_a_partition() -> None:
         if not partition.queued:
             outage.process.partitions.remove(partition)
     assert len(outage.process.partitions) < len(SYMBOLS)
-    outage.send(outage.number)
-    outage.ask_for_the_commit()
-    outage.commit()
-    outage.learn_that_it_is_committed()
+    outage.transaction(outage.number)
     assert outage.process.events[-1] == "spool_ended"
     outage.process.overflow.close()
     shutil.rmtree(outage.folder)
@@ -343,13 +332,8 @@ def test_a_spool_ends_although_damage_has_cost_all_of_a_partition() -> None:
 @contextmanager
 def full_disk() -> Iterator[None]:
     """No file may grow, so no new one can have anything in it; logs go nowhere."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    with capture_logs():
-        resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
-        try:
-            yield
-        finally:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    with capture_logs(), largest_file(0):
+        yield
 
 
 def test_a_spool_is_drained_by_processes_that_find_the_disk_full() -> None:
@@ -365,10 +349,7 @@ def test_a_spool_is_drained_by_processes_that_find_the_disk_full() -> None:
         assert outage.process.overflow.active
         assert "spool_overflowed" in outage.process.events
         outage.read_back()
-        outage.send(1)
-        outage.ask_for_the_commit()
-        outage.commit()
-        outage.learn_that_it_is_committed()
+        outage.transaction(1)
     outage.receive([2, 2, 2])
     outage.end(stop=False, by_another=False)
     outage.teardown()

@@ -2,9 +2,7 @@
 
 import itertools
 import os
-import resource
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -13,6 +11,7 @@ from msgspec.structs import replace
 from bridge.records import Record
 from bridge.spool import Counts, Entry, Header, Spool, SpoolFull
 from bridge.watermark import advanced
+from tests.support.disk import damage, largest_file
 
 PLACES = ["trades/0", "trades/1", "depth/0"]
 
@@ -99,23 +98,6 @@ def taken(numbers: list[int]) -> Counts:
 def places(spool: Spool, numbers: list[int]) -> Counts:
     """Return up to where these entries reach, which are all that could be read."""
     return {place: spool.place_of(place, number) for place, number in taken(numbers).items()}
-
-
-def damage(path: Path, at: int) -> None:
-    content = bytearray(path.read_bytes())
-    content[at] ^= 0xFF
-    path.write_bytes(content)
-
-
-@contextmanager
-def largest_file(size: int) -> Iterator[None]:
-    """Let no file grow beyond a size, as a full disk would."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def test_entries_come_out_in_order_while_more_go_in(disk: Disk) -> None:
