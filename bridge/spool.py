@@ -6,50 +6,30 @@ cut off. Entries are counted by partition, for Kafka takes those of one partitio
 ones in any: up to which place in each it has them tells which are left. Those lost by damage count, too.
 """
 
-import contextlib
 import fcntl
-import struct
-import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
-from typing import BinaryIO, NamedTuple, TypeAlias
+from typing import BinaryIO, NamedTuple
 
-import msgspec
 from msgspec.structs import replace
 
 from bridge.records import Record
+from bridge.segment import (
+    Counts,
+    Entry,
+    Header,
+    Place,
+    block_of,
+    entries_in,
+    header_in,
+    next_block,
+    watermarks_in,
+)
 from bridge.watermark import Watermark, advanced, newest
 
 _SEGMENT_BYTES = 16 * 1024 * 1024
-_FRONT = struct.Struct(">II")  # a block's length and its CRC-32
-
-Place: TypeAlias = str
-"""A topic and the number of a partition."""
-
-Counts: TypeAlias = dict[Place, int]
-"""How many entries of each partition."""
-
-Entry: TypeAlias = tuple[Place, Record]
-
-
-class Header(msgspec.Struct, frozen=True):
-    """The first block of a segment.
-
-    `spool` names the spool. `replica` has written the segment; `predecessor` had the shard before it, and has
-    committed so many transactions. `before` counts the entries of the segments in front; `watermarks` are
-    those that all these bring about. If the transaction that was committed last is `transaction`, Kafka has
-    what is in front of the places `taken`.
-    """
-
-    spool: str
-    replica: str
-    predecessor: tuple[str, int] | None
-    watermarks: dict[bytes, Watermark]
-    transaction: tuple[str, int] | None
-    taken: Counts
-    before: Counts = {}
 
 
 class Missing(NamedTuple):
@@ -69,11 +49,6 @@ class _Segment:
     path: Path
     size: int
     end: Counts
-
-
-_encode = msgspec.msgpack.Encoder().encode
-_decode_header = msgspec.msgpack.Decoder(Header).decode
-_decode_entries = msgspec.msgpack.Decoder(list[Entry]).decode
 
 
 class Spool:
@@ -123,7 +98,7 @@ class Spool:
             raise BlockingIOError(error.errno, "another bridge uses this folder", str(self._folder)) from None
         for path in self._paths():
             with path.open("rb") as file:
-                header = _header(file)
+                header = header_in(file)
                 if header is None:
                     self.damage.append(f"{path.name} has no header")
                     continue
@@ -153,7 +128,7 @@ class Spool:
         segment = _Segment(self._folder / f"{number:012d}.spool", 0, self.counts)
         file = segment.path.open("xb", buffering=0)
         try:
-            self._write(_encode(header), segment, file)
+            self._write(block_of(header), segment, file)
         except OSError:
             file.close()
             segment.path.unlink()
@@ -183,8 +158,8 @@ class Spool:
             SpoolFull: they would take it over its bound.
             OSError: they can't be written.
         """
-        block = _encode(entries)
-        if self.bytes + len(block) + _FRONT.size > self._max_bytes:
+        block = block_of(entries)
+        if self.bytes + len(block) > self._max_bytes:
             raise SpoolFull(f"{self.bytes} of {self._max_bytes} bytes are used")
         assert self.header is not None  # noqa: S101 - it has begun
         if self._file is None or self._segments[-1].size > self._segment_bytes:
@@ -201,7 +176,7 @@ class Spool:
         self._taken = dict(taken)
         if number := self._lose({}, self._read):
             self.damage.append(f"{number} records in front of {self._segments[0].path.name} are lost")
-            self._begin_gaps(self.on_kafka, _watermarks(self._segments[0].path, whole=False))
+            self._begin_gaps(self.on_kafka, watermarks_in(self._segments[0].path, whole=False))
         self.waiting = sum(
             end - max(self._read.get(place, 0), taken.get(place, 0)) for place, end in self.counts.items()
         )
@@ -287,10 +262,10 @@ class Spool:
         try:
             if self._source is None:
                 self._source = segment.path.open("rb")
-                _next_block(self._source)  # the header
+                next_block(self._source)  # the header
             if self._source.tell() >= segment.size:
                 return None
-            entries = _entries(_next_block(self._source))
+            entries = entries_in(self._source)
             if entries is None:
                 self._source.seek(segment.size)
         except OSError as error:
@@ -329,9 +304,9 @@ class Spool:
             self.waiting -= number
             self.damage.append(f"{segment.path.name} is damaged: {number} records are lost")
             readable = segment.path not in self._unreadable
-            known = newest(self.on_kafka, _watermarks(segment.path, whole=readable))
+            known = newest(self.on_kafka, watermarks_in(segment.path, whole=readable))
             behind = self._segments[self._reading + 1 :]
-            self._begin_gaps(known, _watermarks(behind[0].path, whole=False) if behind else self.watermarks)
+            self._begin_gaps(known, watermarks_in(behind[0].path, whole=False) if behind else self.watermarks)
 
     def _lose(self, begin: Counts, end: Counts) -> int:
         """Count as lost what is between these places and not on Kafka; return how many entries."""
@@ -357,9 +332,9 @@ class Spool:
     def _survey(self, segment: _Segment) -> None:
         """Count the entries of the last segment, and cut off what a killed process has left torn."""
         with segment.path.open("r+b") as file:
-            _next_block(file)
+            next_block(file)
             good = file.tell()
-            while (entries := _entries(_next_block(file))) is not None:
+            while (entries := entries_in(file)) is not None:
                 self._count(entries)
                 good = file.tell()
             torn = segment.size - good
@@ -378,56 +353,17 @@ class Spool:
 
     def _write(self, block: bytes, segment: _Segment, file: FileIO) -> None:
         """Write a block, or nothing of it."""
-        framed = _FRONT.pack(len(block), zlib.crc32(block)) + block
         try:
             written = 0
-            while written < len(framed):
-                written += file.write(framed[written:])
+            while written < len(block):
+                written += file.write(block[written:])
         except OSError:
             file.truncate(segment.size)
             file.seek(segment.size)
             raise
-        segment.size += len(framed)
-        self.bytes += len(framed)
+        segment.size += len(block)
+        self.bytes += len(block)
 
 
 def _reach(taken: Counts, end: Counts) -> bool:
     return all(taken.get(place, 0) >= number for place, number in end.items())
-
-
-def _next_block(file: BinaryIO) -> bytes | None:
-    """Read the next block; None if there is none that is whole."""
-    front = file.read(_FRONT.size)
-    if len(front) < _FRONT.size:
-        return None
-    size, checksum = _FRONT.unpack(front)
-    block = file.read(size)
-    return block if len(block) == size and zlib.crc32(block) == checksum else None
-
-
-def _watermarks(path: Path, *, whole: bool) -> dict[bytes, Watermark]:
-    """Return the watermarks at the beginning of a segment, or at the end of what can be read of it."""
-    watermarks: dict[bytes, Watermark] = {}
-    with contextlib.suppress(OSError), path.open("rb") as file:
-        header = _header(file)
-        if header is not None:
-            watermarks.update(header.watermarks)
-        while whole and (entries := _entries(_next_block(file))) is not None:
-            watermarks.update(advanced(watermarks, [record for _, record in entries]))
-    return watermarks
-
-
-def _header(file: BinaryIO) -> Header | None:
-    block = _next_block(file)
-    try:
-        return None if block is None else _decode_header(block)
-    except msgspec.DecodeError:
-        return None
-
-
-def _entries(block: bytes | None) -> list[Entry] | None:
-    """Decode a block; None if there is none, or another version has written it in another format."""
-    try:
-        return None if block is None else _decode_entries(block)
-    except msgspec.DecodeError:
-        return None

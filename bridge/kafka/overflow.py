@@ -17,7 +17,8 @@ from bridge.events import About, Kind
 from bridge.kafka.partition import Partition
 from bridge.kafka.state import Owner, Save, State
 from bridge.records import session_of
-from bridge.spool import Counts, Entry, Header, Spool, SpoolFull
+from bridge.segment import Counts, Entry, Header
+from bridge.spool import Spool, SpoolFull
 from bridge.watermark import Watermark, advanced, newest
 
 log = structlog.get_logger(__name__)

@@ -14,7 +14,7 @@ from bridge.kafka.partition import FULL_BATCH, OBJECT_OVERHEAD, Partition
 from bridge.kafka.topics import Topic
 from bridge.metrics import Metrics
 from bridge.records import EVENTS, Record
-from bridge.spool import Place
+from bridge.segment import Place
 
 _REFILL = 2 * 1024 * 1024  # bytes of records that are read from disk at once
 

@@ -20,7 +20,8 @@ from bridge.kafka.partition import Batch, Partition
 from bridge.kafka.state import Owner, State
 from bridge.kafka.topics import Topic
 from bridge.records import STATE, Record
-from bridge.spool import Entry, Spool
+from bridge.segment import Entry
+from bridge.spool import Spool
 from tests.support.disk import damage, largest_file
 
 SYMBOLS = [b"A", b"B", b"C"]

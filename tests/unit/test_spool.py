@@ -9,7 +9,8 @@ import pytest
 from msgspec.structs import replace
 
 from bridge.records import Record
-from bridge.spool import Counts, Entry, Header, Spool, SpoolFull
+from bridge.segment import Counts, Entry, Header
+from bridge.spool import Spool, SpoolFull
 from bridge.watermark import advanced
 from tests.support.disk import damage, largest_file
 
