@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 import uvloop
 
-from bridge import __version__, logs
-from bridge.config import ConfigError, load
+from bridge import __version__
+from bridge.config import load
+from bridge.errors import ConfigError
+from bridge.watch import logs
 
 if TYPE_CHECKING:
     from bridge.simulator import Simulator

@@ -6,12 +6,13 @@ import msgspec
 import structlog
 
 from bridge.channels import CHANNELS
-from bridge.channels.channel import BadItem, Normalise, Source
-from bridge.events import Journal
-from bridge.exchange.frames import BadFrame, Push
-from bridge.metrics import Counter, Gauge, Histogram, Metrics
-from bridge.records import Reason, Record, deadletter
-from bridge.watermark import Gap, Watermarks
+from bridge.channels.channel import Normalise, Source
+from bridge.errors import BadFrame, BadItem, DeadLetterReason
+from bridge.exchange.frames import Push
+from bridge.ledger import Gap, Watermarks
+from bridge.records import Record, deadletter
+from bridge.watch.events import Journal
+from bridge.watch.metrics import Counter, Gauge, Histogram, Metrics
 
 log = structlog.get_logger(__name__)
 
@@ -123,7 +124,7 @@ class Pipeline:
 
     def _deadletter(
         self,
-        reason: Reason,
+        reason: DeadLetterReason,
         channel: str | None,
         detail: str,
         source: Source,

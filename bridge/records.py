@@ -5,9 +5,9 @@ from typing import Literal, NamedTuple, TypeAlias
 
 import msgspec
 
-Reason = Literal["decompression", "json", "unknown_method", "payload"]
+from bridge.errors import DeadLetterReason
 
-REASONS: tuple[Reason, ...] = ("decompression", "json", "unknown_method", "payload")
+DEAD_LETTER_REASONS: tuple[DeadLetterReason, ...] = ("decompression", "json", "unknown_method", "payload")
 Cause = Literal[
     "closed", "refused", "timeout", "stale", "rejected", "rotated", "stopped", "takeover", "repeated_list"
 ]
@@ -52,14 +52,20 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
     schema: str = "digifinex.deadletter.v1"
     session: str
     received_us: int
-    reason: Reason
+    reason: DeadLetterReason
     channel: str | None
     detail: str
     frame_base64: str
 
 
 def deadletter(
-    *, session: str, received_us: int, reason: Reason, channel: str | None, detail: str, frame: bytes
+    *,
+    session: str,
+    received_us: int,
+    reason: DeadLetterReason,
+    channel: str | None,
+    detail: str,
+    frame: bytes,
 ) -> Record:
     """Return the dead letter of `frame`, the bytes as they came."""
     letter = DeadLetter(

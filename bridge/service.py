@@ -15,15 +15,16 @@ from aiokafka.errors import KafkaError
 from bridge import __version__, plan
 from bridge.backoff import Backoff
 from bridge.config import Config
-from bridge.courtesy import Courtesy
-from bridge.endpoints import Endpoints
+from bridge.errors import TopicError
 from bridge.kafka.access import access
 from bridge.kafka.client import FAILURES, in_words
 from bridge.kafka.leases import Leases
-from bridge.kafka.topics import Topic, TopicError, prepare
-from bridge.metrics import Metrics
+from bridge.kafka.topics import Topic, prepare
 from bridge.records import STATE
 from bridge.shard import Shard
+from bridge.watch.endpoints import Endpoints
+from bridge.watch.metrics import Metrics
+from bridge.websocket.courtesy import Courtesy
 
 log = structlog.get_logger(__name__)
 

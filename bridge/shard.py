@@ -8,20 +8,21 @@ import structlog
 from bridge import plan
 from bridge.channels import CHANNELS
 from bridge.config import AccountConfig, Config, Delivery
-from bridge.connector import Connector
-from bridge.courtesy import Courtesy
-from bridge.events import About, Journal, Kind
+from bridge.errors import ShardLost
 from bridge.exchange.session import Credentials
 from bridge.kafka.client import transactional_id
-from bridge.kafka.overflow import Overflow
 from bridge.kafka.queues import Queues
 from bridge.kafka.sink import Sink
-from bridge.kafka.state import Lost, State
+from bridge.kafka.state import State
 from bridge.kafka.topics import Topic
-from bridge.metrics import Metrics
 from bridge.pipeline import Pipeline
 from bridge.records import STATE
-from bridge.spool import Spool
+from bridge.spool.overflow import Overflow
+from bridge.spool.spool import Spool
+from bridge.watch.events import About, Journal, Kind
+from bridge.watch.metrics import Metrics
+from bridge.websocket.connector import Connector
+from bridge.websocket.courtesy import Courtesy
 
 log = structlog.get_logger(__name__)
 
@@ -205,7 +206,7 @@ class Shard:
         """Run a part of the shard; if it fails, the bridge stops as on a signal, and delivers what it has."""
         try:
             await run()
-        except Lost as why:
+        except ShardLost as why:
             self.lose(str(why))
         except Exception:
             log.exception("a part of the bridge failed, so it stops", shard=self._label)

@@ -11,7 +11,7 @@ from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.models import common as model_common
 from grafana_foundation_sdk.models import dashboard as model
 
-from bridge.metrics import PREFIX
+from bridge.watch.metrics import PREFIX
 
 TARGET = Path(__file__).parents[1] / "helm" / "digifinex-bridge" / "dashboards" / "digifinex-bridge.json"
 

@@ -1,16 +1,16 @@
-"""Write `docs/metrics.md` from the declarations of `bridge.metrics`."""
+"""Write `docs/metrics.md` from the declarations of `bridge.watch.metrics`."""
 
 from collections.abc import Iterator
 from pathlib import Path
 
-from bridge.metrics import DECLARATIONS, PREFIX, Histogram
+from bridge.watch.metrics import DECLARATIONS, PREFIX, Histogram
 
 TARGET = Path(__file__).parents[1] / "docs" / "metrics.md"
 
 INTRODUCTION = f"""\
 # Metrics
 
-<!-- Written by `python scripts/metrics_doc.py` from the declarations in bridge/metrics.py. -->
+<!-- Written by `python scripts/metrics_doc.py` from the declarations in bridge/watch/metrics.py. -->
 
 Served at `/metrics` as Prometheus text, or OpenMetrics when asked for. Every name begins with `{PREFIX}`.
 Series of counters and histograms whose label values are listed here are there at 0 from the start; the others

@@ -3,11 +3,12 @@
 import msgspec
 from msgspec import Raw, Struct
 
-from bridge.channels.channel import BadItem, Channel, Normalise, Outcome, Source
+from bridge.channels.channel import Channel, Normalise, Outcome, Source
 from bridge.channels.figures import Figure, Name, exact
 from bridge.channels.items import decode_items
+from bridge.errors import BadItem
+from bridge.ledger import Watermarks
 from bridge.records import Record
-from bridge.watermark import Watermarks
 
 
 class Balance(Struct, gc=False):

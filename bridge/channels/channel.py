@@ -4,8 +4,8 @@ from collections.abc import Callable
 
 import msgspec
 
+from bridge.ledger import Gap, Watermarks
 from bridge.records import Cause, Record
-from bridge.watermark import Gap, Watermarks
 
 
 class Series:
@@ -72,10 +72,6 @@ class Outcome(msgspec.Struct, gc=False):
     time_us: int | None = None
     duplicates: int = 0
     gap: Gap | None = None
-
-
-class BadItem(Exception):
-    """An item of a push, or a whole push, that can't become a record; its text says why."""
 
 
 Normalise = Callable[[bytes, Source, int], Outcome]

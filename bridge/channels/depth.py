@@ -6,10 +6,11 @@ from decimal import Decimal
 import msgspec
 from msgspec import Raw, Struct
 
-from bridge.channels.channel import BadItem, Channel, Normalise, Outcome, Source
+from bridge.channels.channel import Channel, Normalise, Outcome, Source
 from bridge.channels.figures import USUAL, USUAL_NAME, Figure, Name, exact
+from bridge.errors import BadItem
+from bridge.ledger import Watermarks
 from bridge.records import Record
-from bridge.watermark import Watermarks
 
 # digifinex.depth.v1: head, seq, received_us, symbol, snapshot, asks, bids.
 _RECORD = b'%b%d,"received_us":%d,"symbol":%b,"snapshot":%b,"asks":%b,"bids":%b}'

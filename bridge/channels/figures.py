@@ -7,7 +7,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta, Raw
 
-from bridge.channels.channel import BadItem
+from bridge.errors import BadItem
 
 Figure = Raw
 """A decimal in JSON as it came: a string, or a number whose text is kept."""

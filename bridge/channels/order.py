@@ -5,11 +5,12 @@ from typing import Literal
 import msgspec
 from msgspec import Raw, Struct
 
-from bridge.channels.channel import BadItem, Channel, Normalise, Outcome, Source
+from bridge.channels.channel import Channel, Normalise, Outcome, Source
 from bridge.channels.figures import NULL, Figure, Name, Time, exact, exact_or_null, microseconds
 from bridge.channels.items import decode_items
+from bridge.errors import BadItem
+from bridge.ledger import Watermarks
 from bridge.records import Record
-from bridge.watermark import Watermarks
 
 _MILLISECOND = 1_000
 

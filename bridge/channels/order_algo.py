@@ -5,12 +5,13 @@ from typing import Literal
 import msgspec
 from msgspec import Raw, Struct
 
-from bridge.channels.channel import BadItem, Channel, Normalise, Outcome, Source
+from bridge.channels.channel import Channel, Normalise, Outcome, Source
 from bridge.channels.figures import Figure, Name, Time, exact, microseconds
 from bridge.channels.items import decode_items
 from bridge.channels.order import MODES
+from bridge.errors import BadItem
+from bridge.ledger import Watermarks
 from bridge.records import Record
-from bridge.watermark import Watermarks
 
 _MILLISECOND = 1_000
 

@@ -7,9 +7,10 @@ from itertools import chain
 import msgspec
 from msgspec import Struct
 
-from bridge.channels.channel import BadItem, Channel, Normalise, Outcome, Source
+from bridge.channels.channel import Channel, Normalise, Outcome, Source
 from bridge.channels.figures import NULL, USUAL, USUAL_NAME, Figure, Name, Time, exact_or_null, microseconds
 from bridge.channels.items import decode_items
+from bridge.errors import BadItem
 from bridge.records import Record
 
 _MILLISECOND = 1_000

@@ -10,10 +10,11 @@ import msgspec
 from msgspec import Meta, Raw, Struct
 from msgspec.structs import replace
 
-from bridge.channels.channel import BadItem, Channel, Outcome, Series, Source
+from bridge.channels.channel import Channel, Outcome, Series, Source
 from bridge.channels.figures import USUAL, USUAL_NAME, Figure, Name, Time, exact, microseconds
+from bridge.errors import BadItem
+from bridge.ledger import Gap, Watermark, Watermarks
 from bridge.records import Mark, Record, Stretch
-from bridge.watermark import Gap, Watermark, Watermarks
 
 _SECOND = 1_000_000
 

@@ -13,9 +13,10 @@ from bridge import plan
 from bridge.channels import CHANNELS
 from bridge.channels.channel import Source
 from bridge.config import AccountConfig, Config, ExchangeConfig
-from bridge.courtesy import Courtesy
+from bridge.errors import BadFrame, VisitFailed
 from bridge.exchange import session as protocol
-from bridge.exchange.frames import BadFrame, inflate
+from bridge.exchange.frames import inflate
+from bridge.websocket.courtesy import Courtesy
 
 Say = Callable[[str], None]
 
@@ -24,10 +25,6 @@ _WINDOW = 1.0  # seconds that a signature's time may be off; the REST API grants
 # Seconds to wait for the configured markets in all_ticker, which tells of those that changed: the quietest
 # that was measured, at a sibling of this exchange, changed every 32 s (FACTS).
 _LISTENING = 35.0
-
-
-class Refused(Exception):
-    """The exchange does not answer, or not as it should; the text says what happened."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,7 +170,7 @@ async def _visit(
         )
     try:
         heard = await _listen(visitor, credentials, wanted, search)
-    except Refused as error:
+    except VisitFailed as error:
         say(f"  {name}: {error}")
         return None
     say(f"  {name}: welcome; its clock is {heard.clock:+.1f} s from ours, a ping takes {_ms(heard.ping)}")
@@ -201,7 +198,7 @@ async def _listen(
     """Open a session, authenticate, ping, subscribe, and look for the markets.
 
     Raises:
-        Refused: anything of that did not work, but for subscriptions and markets that are not there.
+        VisitFailed: anything of that did not work, but for subscriptions and markets that are not there.
     """
     config, courtesy = visitor.config, visitor.courtesy
     await courtesy.admit(protocol.subscribes(wanted))
@@ -233,9 +230,9 @@ async def _listen(
                 async with asyncio.timeout(2 * config.reply_timeout):
                     await _converse(session, socket, limit, heard, courtesy)
     except TimeoutError:
-        raise Refused(f"no answer within {config.reply_timeout:g} s") from None
+        raise VisitFailed(f"no answer within {config.reply_timeout:g} s") from None
     except (OSError, EOFError, WebSocketException, BadFrame) as error:
-        raise Refused(session.without_secrets(str(error)) or type(error).__name__) from None
+        raise VisitFailed(session.without_secrets(str(error)) or type(error).__name__) from None
     return heard
 
 
@@ -251,7 +248,7 @@ async def _converse(
             await socket.send(request)
         heard.events(session.events())
         if session.over:
-            raise Refused(session.over.detail)
+            raise VisitFailed(session.over.detail)
         if session.live and heard.clock is not None and heard.ping is not None:
             return
         await _hear(session, socket, limit, heard)

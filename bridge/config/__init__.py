@@ -4,7 +4,6 @@
 the first account, `BRIDGE_ACCOUNTS` all of them as JSON.
 """
 
-from bridge.config.errors import ConfigError
 from bridge.config.loading import env_name, load
 from bridge.config.sections import (
     SECTIONS,
@@ -26,6 +25,7 @@ from bridge.config.values import (
     SaslMechanism,
     SecurityProtocol,
 )
+from bridge.errors import ConfigError
 
 __all__ = [
     "EVERY_MARKET",

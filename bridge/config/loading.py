@@ -12,8 +12,8 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from bridge.config.errors import ConfigError
 from bridge.config.sections import SECTIONS, Config
+from bridge.errors import ConfigError
 
 ENV_PREFIX = "BRIDGE_"
 ENV_DELIMITER = "__"

@@ -11,7 +11,6 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 
-from bridge.config.errors import ConfigError
 from bridge.config.values import (
     Brokers,
     Compression,
@@ -30,6 +29,7 @@ from bridge.config.values import (
     SecurityProtocol,
     WebSocketUrl,
 )
+from bridge.errors import ConfigError
 
 # The exchange hangs up after so many seconds without a message from the client.
 _CLIENT_SILENCE = 60.0

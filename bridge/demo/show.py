@@ -10,7 +10,6 @@ from rich.live import Live
 from rich.panel import Panel
 from rich.table import Table
 
-from bridge import logs
 from bridge.config import Config, LogConfig
 from bridge.demo.broker import PARTITIONS, embedded_broker, make_topics
 from bridge.demo.reader import Reader
@@ -18,6 +17,7 @@ from bridge.kafka.topics import topic_name
 from bridge.records import DEADLETTER, EVENTS, STATE
 from bridge.service import Bridge
 from bridge.simulator import Simulator
+from bridge.watch import logs
 
 CHANNELS = ("trades", "depth", "ticker", "all_ticker", "order", "order_algo", "balance")
 

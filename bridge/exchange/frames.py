@@ -8,21 +8,12 @@ from zlib import decompressobj
 import msgspec
 from msgspec import Raw
 
-from bridge.records import Reason
+from bridge.errors import BadFrame
 
 _UPDATE = ".update"
 _USUAL_TAIL = b',"id":null}'
 _LONGEST_HEAD = 64
 _RAW_DEFLATE = -15
-
-
-class BadFrame(Exception):
-    """A frame that is not a message of the protocol; `reason` is that of its dead letter."""
-
-    def __init__(self, reason: Reason, detail: str) -> None:
-        super().__init__(f"{reason}: {detail}")
-        self.reason: Reason = reason
-        self.detail = detail
 
 
 class Push(msgspec.Struct, frozen=True, gc=False):

@@ -18,7 +18,8 @@ from typing import Generic, NamedTuple, TypeVar
 import msgspec
 from msgspec import Raw
 
-from bridge.exchange.frames import BadFrame, Push
+from bridge.errors import BadFrame
+from bridge.exchange.frames import Push
 
 # What comes with a snapshot on subscribing, and so needs no comparing.
 _BY_SYMBOL = ("trades", "depth")

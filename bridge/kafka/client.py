@@ -15,7 +15,8 @@ from aiokafka.errors import (
 )
 from aiokafka.helpers import create_ssl_context
 
-from bridge.config import ConfigError, KafkaConfig
+from bridge.config import KafkaConfig
+from bridge.errors import ConfigError
 
 log = structlog.get_logger(__name__)
 

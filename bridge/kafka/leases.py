@@ -18,7 +18,7 @@ from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError, Ka
 from bridge.backoff import Backoff
 from bridge.config import KafkaConfig
 from bridge.kafka.client import closed, connection, in_words
-from bridge.metrics import Metrics
+from bridge.watch.metrics import Metrics
 
 log = structlog.get_logger(__name__)
 

@@ -9,12 +9,12 @@ import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
 
-from bridge.kafka.overflow import Overflow
 from bridge.kafka.partition import FULL_BATCH, OBJECT_OVERHEAD, Partition
 from bridge.kafka.topics import Topic
-from bridge.metrics import Metrics
 from bridge.records import EVENTS, Record
-from bridge.segment import Place
+from bridge.spool.overflow import Overflow
+from bridge.spool.segment import Place
+from bridge.watch.metrics import Metrics
 
 _REFILL = 2 * 1024 * 1024  # bytes of records that are read from disk at once
 

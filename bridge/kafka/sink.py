@@ -26,16 +26,17 @@ from aiokafka.errors import (
 
 from bridge.backoff import Backoff
 from bridge.config import KafkaConfig
+from bridge.errors import ShardLost
 from bridge.kafka.batches import Batches, Failure
 from bridge.kafka.client import FAILURES, in_words
-from bridge.kafka.overflow import Overflow
 from bridge.kafka.partition import Partition
 from bridge.kafka.producer import PRODUCER_FAILURES, abort, close_producer, open_producer
 from bridge.kafka.queues import Queues
-from bridge.kafka.state import Alive, Lost, Save, State
+from bridge.kafka.state import Alive, Save, State
 from bridge.kafka.topics import Topic
-from bridge.metrics import Metrics
 from bridge.records import DEADLETTER, Record, letter_for
+from bridge.spool.overflow import Overflow
+from bridge.watch.metrics import Metrics
 
 log = structlog.get_logger(__name__)
 
@@ -97,7 +98,7 @@ class Sink:
         """Deliver until the queues are drained.
 
         Raises:
-            Lost: the shard is another replica's now, and so is what is not delivered.
+            ShardLost: the shard is another replica's now, and so is what is not delivered.
         """
         queues = self._queues
         while not (queues.draining and not queues.pending_records):
@@ -153,7 +154,7 @@ class Sink:
         """Open a producer, which from then on is the only one that can write for the shard.
 
         Raises:
-            Lost: the group has given the shard to another replica.
+            ShardLost: the group has given the shard to another replica.
             KafkaError: Kafka does not answer or refuses.
         """
         await self._check_lease(0.0)
@@ -171,7 +172,7 @@ class Sink:
 
     async def _check_lease(self, max_age: float) -> None:
         if not await self._is_ours(max_age):
-            raise Lost("the group has given it to another replica")
+            raise ShardLost("the group has given it to another replica")
 
     async def _await_lease(self, max_age: float, safe_until: float) -> None:
         """Check as soon as the group answers that nobody else can have had the shard.
@@ -179,7 +180,7 @@ class Sink:
         Not with another producer: this one knows which of its batches Kafka has, if their answers are lost.
 
         Raises:
-            Lost: somebody has, or will have.
+            ShardLost: somebody has, or will have.
         """
         away = False
         while True:
@@ -201,7 +202,7 @@ class Sink:
         """Learn from the state what Kafka has of what was sent, and queue the rest once more.
 
         Raises:
-            Lost: another replica has served the shard meanwhile.
+            ShardLost: another replica has served the shard meanwhile.
             KafkaError: Kafka does not answer.
         """
         state = self._state

@@ -20,11 +20,12 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaTimeoutError
 
 from bridge.config import KafkaConfig
+from bridge.errors import ShardLost
 from bridge.kafka.client import closed, connection
 from bridge.kafka.topics import Topic
+from bridge.ledger import Watermark, advanced
 from bridge.plan import shard_of
 from bridge.records import Record
-from bridge.watermark import Watermark, advanced
 
 _OWNER = b"owner"
 _TRADES = b"trades/"
@@ -51,10 +52,6 @@ class Save(NamedTuple):
     transaction: int
     values: dict[bytes, bytes]
     changed: dict[bytes, Watermark]
-
-
-class Lost(Exception):
-    """The shard is another replica's now; the text says whose."""
 
 
 _decode_owner = msgspec.json.Decoder(Owner).decode
@@ -92,7 +89,7 @@ class State:
         To be called when a producer was opened, which settles the transaction that was left open.
 
         Raises:
-            Lost: another replica has served the shard since we have read it last.
+            ShardLost: another replica has served the shard since we have read it last.
             KafkaError: Kafka does not answer.
         """
         found, end = (await self._read({self.shard: self._read_to}))[self.shard]
@@ -103,7 +100,7 @@ class State:
                 found = await self._moved_here(found)
             self._load(found)
         elif owner is not None and owner.replica != self._replica:
-            raise Lost(f"replica {owner.replica} has taken over")
+            raise ShardLost(f"replica {owner.replica} has taken over")
         self._read_to = end
         return owner.transaction if owner is not None and owner.replica == self._replica else 0
 

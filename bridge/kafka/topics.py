@@ -21,6 +21,7 @@ from aiokafka.partitioner import murmur2
 from aiokafka.protocol.metadata import MetadataRequest
 
 from bridge.config import KafkaConfig
+from bridge.errors import TopicError
 from bridge.kafka.client import closed, connection
 from bridge.records import DEADLETTER, EVENTS, STATE
 
@@ -43,10 +44,6 @@ _KAFKAS_DEFAULT_MAX_BYTES = 1048588
 _LOOKS = 50
 _LOOK = 0.1  # seconds between two looks for topics that were just created
 _BATCH_OVERHEAD = 128  # bytes of a batch and a record around its key and value, rounded up
-
-
-class TopicError(Exception):
-    """A topic is not as configured; the text says which, what differs and what to do."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,13 +28,14 @@ import structlog
 with atheris.instrument_imports(include=["bridge.channels", "bridge.exchange", "bridge.pipeline"]):
     from bridge.channels import CHANNELS
     from bridge.channels.channel import Source
-    from bridge.events import Journal
-    from bridge.exchange.frames import BadFrame, inflate, within
+    from bridge.errors import BadFrame
+    from bridge.exchange.frames import inflate, within
     from bridge.exchange.handover import Bad, Handover, Message
     from bridge.exchange.session import Credentials, Session, Timing
-    from bridge.metrics import Metrics
     from bridge.pipeline import Pipeline
     from bridge.records import Record
+    from bridge.watch.events import Journal
+    from bridge.watch.metrics import Metrics
     from tests.support.schemas import validate
 
 ROOT = Path(__file__).parents[2]

@@ -12,16 +12,17 @@ import pytest
 import uvloop
 from structlog.testing import capture_logs
 
-from bridge import connector as edge
 from bridge.channels.channel import Source
 from bridge.config import ExchangeConfig
-from bridge.connector import Connector
-from bridge.courtesy import Courtesy
-from bridge.events import Journal
-from bridge.exchange.frames import BadFrame, Push
-from bridge.metrics import Metrics
+from bridge.errors import BadFrame
+from bridge.exchange.frames import Push
 from bridge.records import Record
 from bridge.simulator import Simulator
+from bridge.watch.events import Journal
+from bridge.watch.metrics import Metrics
+from bridge.websocket import connector as edge
+from bridge.websocket.connector import Connector
+from bridge.websocket.courtesy import Courtesy
 from tests.support.waiting import soon
 
 SYMBOLS = ["BTC_USDT", "ETH_USDT"]

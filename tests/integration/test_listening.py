@@ -14,14 +14,15 @@ from websockets.asyncio.server import ServerConnection, serve
 from bridge.channels.channel import Source
 from bridge.check.exchange import check_exchange
 from bridge.config import Config, ExchangeConfig
-from bridge.connector import Connector
-from bridge.courtesy import Courtesy
-from bridge.events import Journal
-from bridge.exchange.frames import BadFrame, Push
+from bridge.errors import BadFrame
+from bridge.exchange.frames import Push
 from bridge.exchange.session import Credentials
-from bridge.metrics import Metrics
 from bridge.records import Record
 from bridge.simulator import Simulator
+from bridge.watch.events import Journal
+from bridge.watch.metrics import Metrics
+from bridge.websocket.connector import Connector
+from bridge.websocket.courtesy import Courtesy
 from tests.support.waiting import soon
 
 ACCOUNT = Credentials("MYKEY123", "s3cr3t")

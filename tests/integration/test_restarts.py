@@ -12,15 +12,16 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaConnectionError
 
 from bridge.config import KafkaConfig
+from bridge.errors import ShardLost
 from bridge.kafka import batches
-from bridge.kafka.overflow import Overflow
 from bridge.kafka.queues import Queues
 from bridge.kafka.sink import Sink
-from bridge.kafka.state import Lost, State
+from bridge.kafka.state import State
 from bridge.kafka.topics import prepare
-from bridge.metrics import Metrics
 from bridge.records import STATE, Record
-from bridge.spool import Spool
+from bridge.spool.overflow import Overflow
+from bridge.spool.spool import Spool
+from bridge.watch.metrics import Metrics
 from tests.support.checks import (
     assert_trades_are,
     assert_trades_are_at_least,
@@ -259,7 +260,7 @@ def test_a_sink_whose_shard_was_served_by_another_meanwhile_writes_nothing_more(
         await other
         one.ours = still_ours
         one.queues.add([trade(2)])
-        with pytest.raises(Lost):
+        with pytest.raises(ShardLost):
             await asyncio.wait_for(running, 20)
 
     asyncio.run(scenario())

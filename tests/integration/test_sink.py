@@ -14,14 +14,15 @@ from confluent_kafka import KafkaError, Producer
 from msgspec.structs import replace
 
 from bridge.config import Config, KafkaConfig
-from bridge.kafka.overflow import Overflow
+from bridge.errors import TopicError
 from bridge.kafka.producer import open_producer
 from bridge.kafka.queues import Queues
 from bridge.kafka.sink import Sink
 from bridge.kafka.state import State
-from bridge.kafka.topics import TopicError, prepare
-from bridge.metrics import Metrics
+from bridge.kafka.topics import prepare
 from bridge.records import STATE, Record
+from bridge.spool.overflow import Overflow
+from bridge.watch.metrics import Metrics
 from tests.support.consumers import create_topic, read_topic, set_topic
 from tests.support.exchange import ExchangeThread
 from tests.support.kafka_broker import Broker

@@ -6,7 +6,7 @@ from typing import Any
 
 import yaml
 
-from bridge.metrics import DECLARATIONS, PREFIX
+from bridge.watch.metrics import DECLARATIONS, PREFIX
 
 ROOT = Path(__file__).parents[2]
 RULES = ROOT / "helm" / "digifinex-bridge" / "rules" / "digifinex-bridge.yaml"

@@ -4,11 +4,12 @@ from collections.abc import Sequence
 
 from bridge.channels import CHANNELS
 from bridge.channels.channel import Source
-from bridge.events import Journal
-from bridge.exchange.frames import BadFrame, Push, decode, inflate, within
-from bridge.metrics import Metrics
+from bridge.errors import BadFrame
+from bridge.exchange.frames import Push, decode, inflate, within
 from bridge.pipeline import Pipeline
 from bridge.records import Record
+from bridge.watch.events import Journal
+from bridge.watch.metrics import Metrics
 
 LIMIT = 65_536
 RECEIVED_US = 1_600_000_000_000_000

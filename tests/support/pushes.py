@@ -6,7 +6,7 @@ from typing import Any
 from bridge.channels import CHANNELS
 from bridge.channels.channel import Normalise, Outcome, Source
 from bridge.exchange.frames import Push, decode
-from bridge.watermark import Watermarks
+from bridge.ledger import Watermarks
 from tests.support.schemas import Json, validate
 
 RECEIVED_US = 1_600_000_000_000_000

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from bridge.config import Compression, Config, ConfigError, Delivery, load
+from bridge.config import Compression, Config, Delivery, load
+from bridge.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
 SECRET = "s3cr3t-that-nobody-may-see"

@@ -9,7 +9,8 @@ import msgspec
 import pytest
 
 from bridge.channels import CHANNELS
-from bridge.records import REASONS, Reason
+from bridge.errors import DeadLetterReason
+from bridge.records import DEAD_LETTER_REASONS
 from tests.support.bridge import RECEIVED_US, Bridge
 from tests.support.schemas import Json, validate
 
@@ -19,7 +20,7 @@ GOLDEN = Path(__file__).parents[1] / "golden"
 class Letter(msgspec.Struct, forbid_unknown_fields=True):
     """The dead letter of a sample; `detail` is what its own contains."""
 
-    reason: Reason
+    reason: DeadLetterReason
     channel: str | None
     detail: str
 
@@ -91,7 +92,9 @@ def assert_is_letter(value: Json, expected: Letter, frame: bytes) -> None:
 
 def assert_counted(bridge: Bridge, expected: Letter | None) -> None:
     counted = [
-        reason for reason in REASONS if bridge.metrics.counter("deadletters_total", reason=reason).value
+        reason
+        for reason in DEAD_LETTER_REASONS
+        if bridge.metrics.counter("deadletters_total", reason=reason).value
     ]
     assert counted == ([] if expected is None else [expected.reason])
     assert bridge.metrics.counter("decompression_errors_total").value == counted.count("decompression")
@@ -110,4 +113,6 @@ def test_the_name_of_a_sample_tells_if_it_is_bad() -> None:
 
 
 def test_every_reason_of_a_dead_letter_has_samples() -> None:
-    assert {sample.deadletter.reason for sample in SAMPLES.values() if sample.deadletter} == set(REASONS)
+    assert {sample.deadletter.reason for sample in SAMPLES.values() if sample.deadletter} == set(
+        DEAD_LETTER_REASONS
+    )

@@ -9,8 +9,8 @@ import pytest
 from jsonschema import Draft202012Validator, ValidationError
 
 from bridge.channels import CHANNELS
-from bridge.events import Kind
 from bridge.records import DEADLETTER, EVENTS, Cause
+from bridge.watch.events import Kind
 from tests.support.checks import CHANNELS as IN_ORDER
 from tests.support.compatibility import incompatibilities
 from tests.support.schemas import SCHEMAS, Json, schema, validator

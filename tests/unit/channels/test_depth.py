@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bridge.channels.channel import BadItem
+from bridge.errors import BadItem
 from tests.support.pushes import Feed, records, source
 
 Level = tuple[str, str]

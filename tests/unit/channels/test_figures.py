@@ -9,8 +9,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from msgspec import Raw
 
-from bridge.channels.channel import BadItem
 from bridge.channels.figures import exact, exact_or_null, microseconds
+from bridge.errors import BadItem
 from tests.support.decimals import decimals, json_numbers, plain
 
 MILLISECOND = 1_000

@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bridge.channels.channel import Source
+from bridge.ledger import Gap
 from bridge.records import Stretch
-from bridge.watermark import Gap
 from tests.support.pushes import RECEIVED_US, Feed, bad, push, records, source
 from tests.support.schemas import Json
 

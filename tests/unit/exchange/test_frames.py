@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge.exchange.frames import Answer, BadFrame, Push, decode, inflate, within
-from bridge.records import REASONS
+from bridge.errors import BadFrame
+from bridge.exchange.frames import Answer, Push, decode, inflate, within
+from bridge.records import DEAD_LETTER_REASONS
 
 LIMIT = 1 << 20
 ZLIB, RAW = zlib.MAX_WBITS, -zlib.MAX_WBITS
@@ -308,7 +309,7 @@ frames = st.one_of(
 
 @given(frames)
 def test_any_bytes_are_a_push_an_answer_or_a_reason(frame: bytes) -> None:
-    assert outcome(frame) in {"Push", "Answer", *REASONS}
+    assert outcome(frame) in {"Push", "Answer", *DEAD_LETTER_REASONS}
 
 
 texts = st.text(st.characters(exclude_categories=["Cs"]))

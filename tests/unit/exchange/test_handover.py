@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge.exchange.frames import BadFrame, Push, decode
+from bridge.errors import BadFrame
+from bridge.exchange.frames import Push, decode
 from bridge.exchange.handover import Bad, Handover
 
 Book = dict[str, dict[str, str]]

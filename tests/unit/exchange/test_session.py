@@ -10,8 +10,9 @@ from hypothesis import assume, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from bridge.errors import BadFrame
 from bridge.exchange import requests
-from bridge.exchange.frames import BadFrame, Push
+from bridge.exchange.frames import Push
 from bridge.exchange.session import (
     TRANSITIONS,
     ClockRead,

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from bridge.config import ConfigError, KafkaConfig
+from bridge.config import KafkaConfig
+from bridge.errors import ConfigError
 from bridge.kafka.client import connection
 from tests.support.certificates import make_certificates
 

@@ -9,8 +9,8 @@ from typing import BinaryIO, TypeAlias
 
 import msgspec
 
+from bridge.ledger import Watermark, advanced
 from bridge.records import Record
-from bridge.watermark import Watermark, advanced
 
 _FRONT = struct.Struct(">II")  # a block's length and its CRC-32
 

@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 
 from bridge.channels.channel import Source
 from bridge.channels.trades import Trades
+from bridge.ledger import KEPT, KEPT_OPEN, Watermark, Watermarks, advanced
 from bridge.records import Record, Stretch
-from bridge.watermark import KEPT, KEPT_OPEN, Watermark, Watermarks, advanced
 
 SYMBOL = b"ETH_USDT"
 

@@ -6,8 +6,8 @@ from typing import Literal, TypeAlias, TypedDict, Unpack
 
 import msgspec
 
+from bridge.ledger import Gap
 from bridge.records import EVENTS, Cause, Record
-from bridge.watermark import Gap
 
 Kind: TypeAlias = Literal[
     "gap",

@@ -11,7 +11,7 @@ import structlog
 from pydantic import SecretStr
 
 from bridge.config import LogConfig, LogFormat, LogLevel
-from bridge.logs import Repeats, configure
+from bridge.watch.logs import Repeats, configure
 
 SECRET = "s3cr3t-that-nobody-may-see"
 
@@ -43,7 +43,7 @@ def lines(written: Written) -> list[dict[str, Any]]:
 
 def test_json_has_one_object_a_line_for_ours_and_for_the_libraries(start: Start) -> None:
     written = start()
-    structlog.get_logger("bridge.connector").info("session opened", session="a", symbols=["BTC_USDT"])
+    structlog.get_logger("bridge.websocket").info("session opened", session="a", symbols=["BTC_USDT"])
     logging.getLogger("aiokafka.conn").warning("Closing %s", "x")
     ours, theirs = lines(written)
     assert ours.pop("timestamp").endswith("Z")
@@ -52,7 +52,7 @@ def test_json_has_one_object_a_line_for_ours_and_for_the_libraries(start: Start)
         "session": "a",
         "symbols": ["BTC_USDT"],
         "level": "info",
-        "logger": "bridge.connector",
+        "logger": "bridge.websocket",
     }
     assert (theirs["event"], theirs["level"], theirs["logger"]) == ("Closing x", "warning", "aiokafka.conn")
 

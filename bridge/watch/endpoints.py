@@ -18,7 +18,7 @@ from prometheus_client.exposition import choose_encoder
 from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.http11 import Request, Response
 
-from bridge.config import ConfigError
+from bridge.errors import ConfigError
 
 Readiness = Callable[[], Mapping[str, object]]
 """What is missing, by name, in values that JSON can hold; nothing when ready."""
@@ -27,7 +27,7 @@ _PATHS = ("/metrics", "/healthz", "/readyz")
 _REQUEST_TIMEOUT = 2.0
 
 # Coming and going is not worth a line; an error of `readiness` or the registry is.
-_log = logging.getLogger("bridge.endpoints.http")
+_log = logging.getLogger("bridge.watch.endpoints.http")
 _log.setLevel(logging.ERROR)
 
 

@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
+from bridge.errors import SpoolFull
+from bridge.ledger import advanced
 from bridge.records import Record
-from bridge.segment import Counts, Entry, Header
-from bridge.spool import Spool, SpoolFull
-from bridge.watermark import advanced
+from bridge.spool.segment import Counts, Entry, Header
+from bridge.spool.spool import Spool
 from tests.support.disk import damage, largest_file
 
 PLACES = ["trades/0", "trades/1", "depth/0"]

@@ -10,16 +10,17 @@ import structlog
 from websockets.exceptions import ConnectionClosed
 
 from bridge.channels.channel import Source
-from bridge.courtesy import Courtesy
-from bridge.events import Journal
-from bridge.exchange.frames import BadFrame, Push, inflate, within
+from bridge.errors import BadFrame
+from bridge.exchange.frames import Push, inflate, within
 from bridge.exchange.session import ClockRead, Confirmed, Ponged, Refused, Session, Split, Symbols
-from bridge.metrics import Metrics
-from bridge.socket import Socket
+from bridge.watch.events import Journal
+from bridge.watch.metrics import Metrics
+from bridge.websocket.courtesy import Courtesy
+from bridge.websocket.stream import Stream
 
 log = structlog.get_logger(__name__)
 
-Reason = Literal["closed", "refused", "timeout", "stale", "rejected", "rotated"]
+EndReason = Literal["closed", "refused", "timeout", "stale", "rejected", "rotated"]
 Deliver = Callable[[Push, Source, int, bytes], None]
 
 _SEND_TIMEOUT = 10.0
@@ -39,7 +40,7 @@ class Receiver(Protocol):
 class Ended:
     """Why a session ended; `fruitful` if it had brought a push, `overloaded` if the server has too much."""
 
-    reason: Reason
+    reason: EndReason
     detail: str
     fruitful: bool = False
     overloaded: bool = False
@@ -55,7 +56,7 @@ class Feed:
 
     def __init__(
         self,
-        socket: Socket,
+        stream: Stream,
         session: Session,
         source: Source,
         *,
@@ -76,7 +77,7 @@ class Feed:
         self._heard_us = 0  # when the last frame came
         self._deaf_since_us: int | None = None
         self._proof: int | None = None
-        self._socket = socket
+        self._stream = stream
         self._max_frame_bytes = max_frame_bytes
         self._courtesy = courtesy
         self._receiver = receiver
@@ -96,13 +97,13 @@ class Feed:
         """Start the session; `ended` is its task from here on."""
         self.ended = asyncio.create_task(self._drive(), name=f"session {self.source.session}")
         self.session.start(time.monotonic())
-        self._socket.attach(self._take)
+        self._stream.attach(self._take)
 
     async def close(self) -> None:
         """End the session from this side, with a closing handshake."""
         self.ended.cancel()
         await asyncio.wait({self.ended})
-        await self._socket.close()  # a session that failed at its start has not come to that
+        await self._stream.close()  # a session that failed at its start has not come to that
 
     def deliver_to(self, receiver: Receiver) -> None:
         """Bring all that comes from here on to another receiver."""
@@ -137,7 +138,7 @@ class Feed:
         self._proof = None
         self.session.pause()
         if not self.ended.done():
-            self._socket.pause_reading()
+            self._stream.pause_reading()
 
     def resume(self) -> None:
         """Read on."""
@@ -146,7 +147,7 @@ class Feed:
         self._proof = self.session.ping(now)
         self._wake.set()
         if not self.ended.done():
-            self._socket.resume_reading()
+            self._stream.resume_reading()
 
     def _take(self, frames: Sequence[bytes], binary: bool) -> None:
         now, received_us = time.monotonic(), time.time_ns() // 1000
@@ -167,7 +168,7 @@ class Feed:
                 self.deliver(push, source, received_us, frame)
 
     async def _drive(self) -> Ended:
-        closed = asyncio.ensure_future(self._socket.wait_closed())
+        closed = asyncio.ensure_future(self._stream.wait_closed())
         closed.add_done_callback(lambda _: self._wake.set())
         self._connected.value += 1
         try:
@@ -175,19 +176,19 @@ class Feed:
                 self._report()
                 if self.session.over:
                     over = self.session.over
-                    self._socket.transport.abort()  # nobody is there to close it with
+                    self._stream.transport.abort()  # nobody is there to close it with
                     return Ended(over.reason, over.detail, self._fruitful)
                 if closed.done():
                     return Ended("closed", self._farewell(), self._fruitful)
                 async with asyncio.timeout(_SEND_TIMEOUT):
                     for request in self.session.to_send():
-                        await self._socket.send(request)
+                        await self._stream.send(request)
                 await self._sleep_until(self.session.next_call())
                 self.session.tick(time.monotonic())
         except ConnectionClosed:
             return Ended("closed", self._farewell(), self._fruitful)
         except TimeoutError:
-            self._socket.transport.abort()
+            self._stream.transport.abort()
             return Ended("timeout", f"the socket took no request for {_SEND_TIMEOUT:g} s", self._fruitful)
         except Exception as error:  # noqa: BLE001 - whatever it is, the session is over and is replaced
             self._log.exception("a session failed")
@@ -197,7 +198,7 @@ class Feed:
             closed.cancel()
             for fence in self._fences.values():
                 fence.cancel()
-            await self._socket.close()
+            await self._stream.close()
 
     async def _sleep_until(self, moment: float) -> None:
         try:
@@ -266,5 +267,5 @@ class Feed:
             )
 
     def _farewell(self) -> str:
-        code, reason = self._socket.close_code, self.session.without_secrets(self._socket.close_reason or "")
+        code, reason = self._stream.close_code, self.session.without_secrets(self._stream.close_reason or "")
         return f"the exchange hung up (close code {code}{f', {reason!r}' if reason else ''})"

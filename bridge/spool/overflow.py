@@ -13,13 +13,14 @@ from itertools import chain, islice
 import msgspec
 import structlog
 
-from bridge.events import About, Kind
+from bridge.errors import SpoolFull
 from bridge.kafka.partition import Partition
 from bridge.kafka.state import Owner, Save, State
+from bridge.ledger import Watermark, advanced, newest
 from bridge.records import session_of
-from bridge.segment import Counts, Entry, Header
-from bridge.spool import Spool, SpoolFull
-from bridge.watermark import Watermark, advanced, newest
+from bridge.spool.segment import Counts, Entry, Header
+from bridge.spool.spool import Spool
+from bridge.watch.events import About, Kind
 
 log = structlog.get_logger(__name__)
 

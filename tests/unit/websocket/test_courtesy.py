@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge.courtesy import Courtesy, calm, spread
+from bridge.websocket.courtesy import Courtesy, calm, spread
 
 HOUR = 3600.0
 SOME_HOUR = 494_000 * HOUR

@@ -15,13 +15,13 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from structlog.testing import capture_logs
 
 from bridge.config import KafkaConfig
-from bridge.kafka.overflow import NOTE, Overflow
 from bridge.kafka.partition import Batch, Partition
 from bridge.kafka.state import Owner, State
 from bridge.kafka.topics import Topic
 from bridge.records import STATE, Record
-from bridge.segment import Entry
-from bridge.spool import Spool
+from bridge.spool.overflow import NOTE, Overflow
+from bridge.spool.segment import Entry
+from bridge.spool.spool import Spool
 from tests.support.disk import damage, largest_file
 
 SYMBOLS = [b"A", b"B", b"C"]

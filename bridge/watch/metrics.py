@@ -18,7 +18,7 @@ from prometheus_client.metrics_core import InfoMetricFamily, Metric
 
 from bridge import __version__
 from bridge.channels import CHANNELS
-from bridge.records import DEADLETTER, EVENTS, REASONS
+from bridge.records import DEAD_LETTER_REASONS, DEADLETTER, EVENTS
 
 PREFIX = "digifinex_bridge_"
 
@@ -115,7 +115,9 @@ DECLARATIONS: tuple[Declaration, ...] = (
     Declaration("received_bytes_total", Counter, "Bytes of frames received, as compressed.", "shard"),
     Declaration("records_total", Counter, "Records acknowledged by Kafka.", "channel", _TOPICS),
     Declaration("decompression_errors_total", Counter, "Frames that could not be inflated."),
-    Declaration("deadletters_total", Counter, "Frames sent to the dead letters.", "reason", REASONS),
+    Declaration(
+        "deadletters_total", Counter, "Frames sent to the dead letters.", "reason", DEAD_LETTER_REASONS
+    ),
     Declaration("reconnects_total", Counter, "Sessions replaced by new ones.", "reason", _RECONNECTS),
     Declaration(
         "exchange_lag_seconds",

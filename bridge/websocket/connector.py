@@ -20,15 +20,16 @@ from bridge import __version__
 from bridge.backoff import Backoff
 from bridge.channels.channel import Source
 from bridge.config import ExchangeConfig
-from bridge.courtesy import Courtesy, calm, spread
-from bridge.events import Journal
-from bridge.exchange.frames import BadFrame, Push
+from bridge.errors import BadFrame
+from bridge.exchange.frames import Push
 from bridge.exchange.handover import Bad, Handover, Message
 from bridge.exchange.session import Credentials, Session, Timing, subscribes
-from bridge.feed import Ended, Feed, Receiver
-from bridge.metrics import Metrics
 from bridge.records import Cause
-from bridge.socket import Socket
+from bridge.watch.events import Journal
+from bridge.watch.metrics import Metrics
+from bridge.websocket.courtesy import Courtesy, calm, spread
+from bridge.websocket.feed import Ended, Feed, Receiver
+from bridge.websocket.stream import Stream
 
 log = structlog.get_logger(__name__)
 
@@ -211,7 +212,7 @@ class Connector:
         try:
             opened = await connect(
                 config.url,
-                create_connection=Socket,
+                create_connection=Stream,
                 compression=None,
                 max_size=config.max_frame_bytes,
                 open_timeout=config.reply_timeout,
@@ -232,7 +233,7 @@ class Connector:
             credentials=self._credentials,
         )
         return Feed(
-            cast("Socket", opened),
+            cast("Stream", opened),
             session,
             Source(uuid.uuid4().hex[:16], self.account, cause),
             max_frame_bytes=config.max_frame_bytes,

@@ -15,8 +15,10 @@ from typing import BinaryIO, NamedTuple
 
 from msgspec.structs import replace
 
+from bridge.errors import SpoolFull
+from bridge.ledger import Watermark, advanced, newest
 from bridge.records import Record
-from bridge.segment import (
+from bridge.spool.segment import (
     Counts,
     Entry,
     Header,
@@ -27,7 +29,6 @@ from bridge.segment import (
     next_block,
     watermarks_in,
 )
-from bridge.watermark import Watermark, advanced, newest
 
 _SEGMENT_BYTES = 16 * 1024 * 1024
 
@@ -38,10 +39,6 @@ class Missing(NamedTuple):
     symbol: bytes
     known: Watermark
     first: Record | None
-
-
-class SpoolFull(Exception):
-    """The spool has as many bytes as it may."""
 
 
 @dataclass(slots=True)

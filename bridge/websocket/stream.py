@@ -31,8 +31,8 @@ _END_OF_HANDSHAKE = b"\r\n\r\n"
 _TURN = 32_768
 
 
-class Socket(ClientConnection):
-    """A connection to create with `connect(..., create_connection=Socket)` and then to `attach` to."""
+class Stream(ClientConnection):
+    """A connection to create with `connect(..., create_connection=Stream)` and then to `attach` to."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401
         super().__init__(*args, **kwargs)

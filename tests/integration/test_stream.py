@@ -12,7 +12,7 @@ from websockets.frames import Frame, Opcode
 from websockets.protocol import State
 from websockets.utils import accept_key
 
-from bridge.socket import Socket
+from bridge.websocket.stream import Stream
 from tests.support.waiting import soon
 
 LIMIT = 1_000_000
@@ -22,18 +22,18 @@ Message = tuple[bytes, bool]
 
 
 def exchange_with(
-    serving: Callable[[ServerConnection], Awaitable[None]], until: Callable[[list[Message], Socket], bool]
-) -> tuple[list[Message], Socket]:
+    serving: Callable[[ServerConnection], Awaitable[None]], until: Callable[[list[Message], Stream], bool]
+) -> tuple[list[Message], Stream]:
     """Connect to a server that does `serving`; return what came until the condition holds, and the socket."""
 
-    async def scenario() -> tuple[list[Message], Socket]:
+    async def scenario() -> tuple[list[Message], Stream]:
         messages: list[Message] = []
         async with serve(serving, "127.0.0.1", 0, compression=None) as server:
             port = next(iter(server.sockets)).getsockname()[1]
             opened = await connect(
-                f"ws://127.0.0.1:{port}", create_connection=Socket, compression=None, max_size=LIMIT
+                f"ws://127.0.0.1:{port}", create_connection=Stream, compression=None, max_size=LIMIT
             )
-            assert isinstance(opened, Socket)
+            assert isinstance(opened, Stream)
             async with opened as socket:
                 socket.attach(lambda some, binary: messages.extend((data, binary) for data in some))
                 await socket.send("begin")
@@ -119,8 +119,8 @@ def test_half_a_frame_right_behind_the_handshake_is_made_whole(half: int) -> Non
 
         async with await asyncio.start_server(serving, "127.0.0.1", 0) as server:
             port = server.sockets[0].getsockname()[1]
-            opened = await connect(f"ws://127.0.0.1:{port}", create_connection=Socket, compression=None)
-            assert isinstance(opened, Socket)
+            opened = await connect(f"ws://127.0.0.1:{port}", create_connection=Stream, compression=None)
+            assert isinstance(opened, Stream)
             opened.attach(lambda some, binary: messages.extend((data, binary) for data in some))
             attached.set()
             await soon(lambda: len(messages) == 2, 30, "the messages")
@@ -145,8 +145,8 @@ def test_what_was_read_is_handed_over_though_the_connection_is_lost_meanwhile() 
 
         async with serve(ServerConnection.wait_closed, "127.0.0.1", 0, compression=None) as server:
             port = next(iter(server.sockets)).getsockname()[1]
-            opened = await connect(f"ws://127.0.0.1:{port}", create_connection=Socket, compression=None)
-            assert isinstance(opened, Socket)
+            opened = await connect(f"ws://127.0.0.1:{port}", create_connection=Stream, compression=None)
+            assert isinstance(opened, Stream)
             socket = opened
             socket.attach(receive)
             socket.data_received(stream)
@@ -178,8 +178,8 @@ def test_a_failure_of_the_receiver_ends_the_connection() -> None:
         loop.set_exception_handler(lambda _, context: None)
         async with serve(serving, "127.0.0.1", 0, compression=None) as server:
             port = next(iter(server.sockets)).getsockname()[1]
-            opened = await connect(f"ws://127.0.0.1:{port}", create_connection=Socket, compression=None)
-            assert isinstance(opened, Socket)
+            opened = await connect(f"ws://127.0.0.1:{port}", create_connection=Stream, compression=None)
+            assert isinstance(opened, Stream)
             opened.attach(receive)
             await opened.send("begin")
             async with asyncio.timeout(30):

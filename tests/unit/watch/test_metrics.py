@@ -11,9 +11,9 @@ from prometheus_client.exposition import choose_encoder, generate_latest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from bridge import __version__
-from bridge.metrics import DECLARATIONS, Histogram, Metrics
+from bridge.watch.metrics import DECLARATIONS, Histogram, Metrics
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 def value(registry: CollectorRegistry, name: str, **labels: str) -> float | None:

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import uvloop
 
-from bridge.config import ConfigError
-from bridge.endpoints import Endpoints
-from bridge.metrics import Metrics
+from bridge.errors import ConfigError
+from bridge.watch.endpoints import Endpoints
+from bridge.watch.metrics import Metrics
 
 HOST = "127.0.0.1"
 

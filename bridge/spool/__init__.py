@@ -1,0 +1,1 @@
+"""The edge to the disk: records wait here, in order, while Kafka is unavailable."""

@@ -1,0 +1,1 @@
+"""What tells people what happens: metrics, logs, HTTP endpoints and events."""
