@@ -21,6 +21,7 @@ from bridge.spool.overflow import Overflow
 from bridge.spool.spool import Spool
 from bridge.watch.events import About, Journal, Kind
 from bridge.watch.metrics import Metrics
+from bridge.watch.watch import Watch
 from bridge.websocket.connector import Connector
 from bridge.websocket.courtesy import Courtesy
 
@@ -89,6 +90,7 @@ class Shard:
             metrics=metrics,
         )
         self._journal = Journal(replica, number, self.queues.add)
+        self._watch = Watch(self._label, metrics, self._journal)
         self._pipeline: Pipeline
         self._connectors: list[Connector] = []
         self._group = asyncio.TaskGroup()
@@ -190,9 +192,7 @@ class Shard:
             config=self._config.exchange,
             courtesy=self._courtesy,
             receiver=self._pipeline,
-            journal=self._journal,
-            metrics=self._metrics,
-            shard=self._label,
+            watch=self._watch,
             account=account.name if account else None,
             credentials=credentials,
             alive=self._state.alive.get(account.name) if account else None,

@@ -25,8 +25,7 @@ from bridge.exchange.frames import Push
 from bridge.exchange.handover import Bad, Handover, Message
 from bridge.exchange.session import Credentials, Session, Timing, subscribes
 from bridge.records import Cause
-from bridge.watch.events import Journal
-from bridge.watch.metrics import Metrics
+from bridge.watch.watch import Watch
 from bridge.websocket.courtesy import Courtesy, calm, spread
 from bridge.websocket.feed import Ended, Feed, Receiver
 from bridge.websocket.stream import Stream
@@ -51,7 +50,7 @@ class Connector:
     """Keeps the subscriptions of `wanted` (channel to symbols) alive, one session at a time.
 
     `account` and `credentials` go together, for private channels. Of these nobody can fill in what is pushed
-    while no session listens: each such time is told to the `journal`. `alive` tells until when each of them
+    while no session listens: each such time is recorded in the journal. `alive` tells until when each of them
     was listened to before, in microseconds since the epoch, and is kept up to date.
     """
 
@@ -62,9 +61,7 @@ class Connector:
         config: ExchangeConfig,
         courtesy: Courtesy,
         receiver: Receiver,
-        journal: Journal,
-        metrics: Metrics,
-        shard: str,
+        watch: Watch,
         account: str | None = None,
         credentials: Credentials | None = None,
         alive: Mapping[str, int] | None = None,
@@ -74,9 +71,7 @@ class Connector:
         self._config = config
         self._courtesy = courtesy
         self._receiver = receiver
-        self._journal = journal
-        self._metrics = metrics
-        self._shard = shard
+        self._watch = watch
         self._credentials = credentials
         self._alive = dict(alive or {})
         self._heard: set[str] = set()
@@ -86,7 +81,7 @@ class Connector:
         self._reading = asyncio.Event()
         self._reading.set()
         self._trouble: str | None = "not connected yet"
-        self._log = log.bind(shard=shard, account=account)
+        self._log = log.bind(shard=watch.shard, account=account)
 
     async def run(self) -> None:
         """Keep a session alive until cancelled."""
@@ -99,7 +94,7 @@ class Connector:
                 self._log.exception("a session failed")
                 ended = Ended("closed", f"a mistake of our own: {error!r}")
             self._trouble = f"{ended.reason}: {ended.detail}"
-            self._metrics.counter("reconnects_total", reason=ended.reason).value += 1
+            self._watch.metrics.counter("reconnects_total", reason=ended.reason).value += 1
             if ended.fruitful:
                 backoff.reset()
             # A refused account would be refused again: it waits the longest there is.
@@ -194,8 +189,8 @@ class Connector:
             await asyncio.gather(*(self._end(feed, "stopped") for feed in self._feeds))
 
     def _tell_gap(self, feed: Feed, channel: str, before_us: int) -> None:
-        self._metrics.counter("gaps_total", channel=channel).value += 1
-        self._journal.tell(
+        self._watch.metrics.counter("gaps_total", channel=channel).value += 1
+        self._watch.journal.tell(
             "gap",
             session=feed.source.session,
             account=self.account,
@@ -239,10 +234,7 @@ class Connector:
             max_frame_bytes=config.max_frame_bytes,
             courtesy=self._courtesy,
             receiver=receiver,
-            deliver=receiver.push,
-            journal=self._journal,
-            metrics=self._metrics,
-            shard=self._shard,
+            watch=self._watch,
         )
 
     def _begin(self, feed: Feed) -> None:
@@ -250,7 +242,9 @@ class Connector:
         feed.begin()
         source = feed.source
         self._log.info("session opened", session=source.session, **self.wanted)
-        self._journal.tell("session_begun", session=source.session, account=self.account, cause=source.cause)
+        self._watch.journal.tell(
+            "session_begun", session=source.session, account=self.account, cause=source.cause
+        )
         if not self._reading.is_set():
             feed.pause()
 
@@ -260,7 +254,7 @@ class Connector:
             self._feeds.remove(feed)
         over = None if not feed.ended.done() or feed.ended.cancelled() else feed.ended.result()
         await feed.close()
-        self._journal.tell(
+        self._watch.journal.tell(
             "session_ended",
             session=feed.source.session,
             account=self.account,
@@ -331,9 +325,9 @@ class Connector:
         old.deliver_to(_Into(_drop))
         if died:
             return await self._go_on_alone(new, old)
-        self._metrics.counter("reconnects_total", reason="rotated").value += 1
+        self._watch.metrics.counter("reconnects_total", reason="rotated").value += 1
         self._log.info("session rotated", old=old.source.session, new=new.source.session)
-        self._journal.tell(
+        self._watch.journal.tell(
             "session_rotated",
             session=new.source.session,
             account=self.account,
@@ -353,7 +347,7 @@ class Connector:
     async def _go_on_alone(self, new: Feed, old: Feed) -> Feed:
         """Have a session go on whose predecessor has ended before it was replaced: that is no rotation."""
         self._cause = new.source.cause = old.ended.result().reason
-        self._metrics.counter("reconnects_total", reason=self._cause).value += 1
+        self._watch.metrics.counter("reconnects_total", reason=self._cause).value += 1
         self.alive()
         # Of what the new one heard already while the old one still did, nothing is missing.
         self._heard &= {channel for channel, us in new.listening.items() if us <= old.heard_us}

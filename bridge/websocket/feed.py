@@ -13,8 +13,7 @@ from bridge.channels.channel import Source
 from bridge.errors import BadFrame
 from bridge.exchange.frames import Push, inflate, within
 from bridge.exchange.session import ClockRead, Confirmed, Ponged, Refused, Session, Split, Symbols
-from bridge.watch.events import Journal
-from bridge.watch.metrics import Metrics
+from bridge.watch.watch import Watch
 from bridge.websocket.courtesy import Courtesy
 from bridge.websocket.stream import Stream
 
@@ -63,14 +62,11 @@ class Feed:
         max_frame_bytes: int,
         courtesy: Courtesy,
         receiver: Receiver,
-        deliver: Deliver,
-        journal: Journal,
-        metrics: Metrics,
-        shard: str,
+        watch: Watch,
     ) -> None:
         self.session = session
         self.source = source
-        self.deliver = deliver
+        self.deliver: Deliver = receiver.push
         self.live = asyncio.Event()
         self.refused: dict[tuple[str, Symbols], Refused] = {}
         self.listening: dict[str, int] = {}
@@ -81,16 +77,16 @@ class Feed:
         self._max_frame_bytes = max_frame_bytes
         self._courtesy = courtesy
         self._receiver = receiver
-        self._journal = journal
+        self._journal = watch.journal
         self._fruitful = False
         self._wake = asyncio.Event()
         self._fences: dict[int, asyncio.Future[None]] = {}
         self._permits = 0  # that are under way
-        self._frames = metrics.counter("frames_total", shard=shard)
-        self._bytes = metrics.counter("received_bytes_total", shard=shard)
-        self._connected = metrics.gauge("connected", shard=shard)
-        self._ping_seconds = metrics.histogram("ping_seconds")
-        self._clock_offset = metrics.gauge("clock_offset_seconds")
+        self._frames = watch.metrics.counter("frames_total", shard=watch.shard)
+        self._bytes = watch.metrics.counter("received_bytes_total", shard=watch.shard)
+        self._connected = watch.metrics.gauge("connected", shard=watch.shard)
+        self._ping_seconds = watch.metrics.histogram("ping_seconds")
+        self._clock_offset = watch.metrics.gauge("clock_offset_seconds")
         self._log = log.bind(session=source.session, account=source.account)
 
     def begin(self) -> None:

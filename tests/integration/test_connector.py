@@ -20,6 +20,7 @@ from bridge.records import Record
 from bridge.simulator import Simulator
 from bridge.watch.events import Journal
 from bridge.watch.metrics import Metrics
+from bridge.watch.watch import Watch
 from bridge.websocket import connector as edge
 from bridge.websocket.connector import Connector
 from bridge.websocket.courtesy import Courtesy
@@ -62,9 +63,7 @@ class Connected(Connector):
             config=config,
             courtesy=self.courtesy,
             receiver=receiver,
-            journal=Journal("replica", 0, self.told.extend),
-            metrics=self.metrics,
-            shard="0",
+            watch=Watch("0", self.metrics, Journal("replica", 0, self.told.extend)),
         )
 
     def set(self, settings: Mapping[str, object]) -> None:

@@ -21,6 +21,7 @@ from bridge.records import Record
 from bridge.simulator import Simulator
 from bridge.watch.events import Journal
 from bridge.watch.metrics import Metrics
+from bridge.watch.watch import Watch
 from bridge.websocket.connector import Connector
 from bridge.websocket.courtesy import Courtesy
 from tests.support.waiting import soon
@@ -42,9 +43,7 @@ class Account(Connector):
             config=config,
             courtesy=Courtesy(config.handshakes_per_second, config.subscribes_per_second),
             receiver=self,
-            journal=Journal("replica", 0, self.told.extend),
-            metrics=self.metrics,
-            shard="0",
+            watch=Watch("0", self.metrics, Journal("replica", 0, self.told.extend)),
             account="main",
             credentials=ACCOUNT,
         )

@@ -1,0 +1,18 @@
+"""What a part of a shard reports to: metrics for Prometheus, the journal for the events topic."""
+
+from dataclasses import dataclass
+
+from bridge.watch.events import Journal
+from bridge.watch.metrics import Metrics
+
+
+@dataclass(frozen=True, slots=True)
+class Watch:
+    """Where the parts of one shard report what they do.
+
+    `shard` is the shard's number as the label of its metrics and log lines: "0", "1" and so on.
+    """
+
+    shard: str
+    metrics: Metrics
+    journal: Journal
