@@ -120,7 +120,7 @@ class Pipeline:
         lane.recovered.value += gap.filled
         if not gap.closed:
             lane.gaps.value += 1
-        self._journal.gap_of_trades(gap, source.session, source.cause)
+        self._journal.record_gap(gap, source.session, source.cause)
 
     def _deadletter(
         self,

@@ -154,7 +154,7 @@ class Shard:
         previous = self._state.previous
         detail = f"from {previous.replica}" if previous else "as the first"
         log.info("shard taken over", shard=self._label, detail=detail)
-        self._journal.tell("takeover", detail=detail)
+        self._journal.record("takeover", detail=detail)
         self._pipeline = Pipeline(
             wanted=self._plan.records,
             emit=self.queues.add,
@@ -217,7 +217,7 @@ class Shard:
         """Tell of what happens to what waits on disk."""
         if kind == "gap":
             self._metrics.counter("gaps_total", channel=about["channel"]).value += 1
-        self._journal.tell(kind, **about)
+        self._journal.record(kind, **about)
 
     def _on_room(self, room: bool) -> None:
         self.paused = not room

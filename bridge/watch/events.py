@@ -64,23 +64,23 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Journal:
-    """Tells what happens in one shard of a replica, by giving records to `emit`."""
+    """Records the events of one shard of a replica, by passing records to `emit`."""
 
     def __init__(self, replica: str, shard: int, emit: Callable[[Sequence[Record]], object]) -> None:
         self._replica = replica
         self._shard = shard
         self._emit = emit
 
-    def tell(self, kind: Kind, **about: Unpack[About]) -> None:
-        """Tell of an event that happens now. Its key is the symbol, the account or else the shard."""
+    def record(self, kind: Kind, **about: Unpack[About]) -> None:
+        """Record an event that happens now; its key is its symbol, else its account, else the shard."""
         now_us = time.time_ns() // 1000
         event = Event(event=kind, received_us=now_us, replica=self._replica, shard=self._shard, **about)
         key = event.symbol or event.account or str(self._shard)
         self._emit([Record(EVENTS, key.encode(), msgspec.json.encode(event), now_us)])
 
-    def gap_of_trades(self, gap: Gap, session: str, cause: Cause) -> None:
-        """Tell of trades that a session did not bring, and of how many a clean list filled in."""
-        self.tell(
+    def record_gap(self, gap: Gap, session: str, cause: Cause) -> None:
+        """Record that trades were missed before `session`, and how many of them a clean list filled in."""
+        self.record(
             "gap",
             session=session,
             channel="trades",

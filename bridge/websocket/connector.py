@@ -190,7 +190,7 @@ class Connector:
 
     def _tell_gap(self, feed: Feed, channel: str, before_us: int) -> None:
         self._watch.metrics.counter("gaps_total", channel=channel).value += 1
-        self._watch.journal.tell(
+        self._watch.journal.record(
             "gap",
             session=feed.source.session,
             account=self.account,
@@ -242,7 +242,7 @@ class Connector:
         feed.begin()
         source = feed.source
         self._log.info("session opened", session=source.session, **self.wanted)
-        self._watch.journal.tell(
+        self._watch.journal.record(
             "session_begun", session=source.session, account=self.account, cause=source.cause
         )
         if not self._reading.is_set():
@@ -254,7 +254,7 @@ class Connector:
             self._feeds.remove(feed)
         over = None if not feed.ended.done() or feed.ended.cancelled() else feed.ended.result()
         await feed.close()
-        self._watch.journal.tell(
+        self._watch.journal.record(
             "session_ended",
             session=feed.source.session,
             account=self.account,
@@ -327,7 +327,7 @@ class Connector:
             return await self._go_on_alone(new, old)
         self._watch.metrics.counter("reconnects_total", reason="rotated").value += 1
         self._log.info("session rotated", old=old.source.session, new=new.source.session)
-        self._watch.journal.tell(
+        self._watch.journal.record(
             "session_rotated",
             session=new.source.session,
             account=self.account,

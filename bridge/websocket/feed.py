@@ -253,7 +253,7 @@ class Feed:
             error=refused.error,
         )
         for symbol in refused.symbols or (None,):
-            self._journal.tell(
+            self._journal.record(
                 "subscription_refused",
                 session=self.source.session,
                 account=self.source.account,
