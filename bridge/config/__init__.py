@@ -4,6 +4,7 @@
 the first account, `BRIDGE_ACCOUNTS` all of them as JSON.
 """
 
+from bridge.config.kafka import KafkaConfig
 from bridge.config.loading import env_name, load
 from bridge.config.sections import (
     SECTIONS,
@@ -12,7 +13,6 @@ from bridge.config.sections import (
     Config,
     ExchangeConfig,
     HttpConfig,
-    KafkaConfig,
     LogConfig,
     SpoolConfig,
 )

@@ -1,4 +1,4 @@
-"""The types of configuration values: what each has to be, and what it says when it is not."""
+"""The types of configuration values: what each accepts, and the error message when a value is not valid."""
 
 import enum
 import json
@@ -7,9 +7,23 @@ from pathlib import Path
 from typing import Annotated
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationInfo
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationInfo,
+)
 
 EVERY_MARKET = "*"
+
+
+class Section(BaseModel):
+    """A section of the configuration: no unknown keys, unchangeable, and no value shown in its errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, hide_input_in_errors=True)
 
 
 class Delivery(enum.StrEnum):
