@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Write all that is written by scripts, from what it is written from.
+# Regenerate every generated file: documents, the chart's schema and README, the dashboard.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-for script in configuration_doc metrics_doc chart_schema dashboard dashboard_picture; do
+for script in configuration_doc metrics_doc chart_schema dashboard; do
     .venv/bin/python "scripts/$script.py"
 done
 scripts/build-chart-tools.sh

@@ -271,7 +271,6 @@ def test_its_readme_is_the_one_that_helm_docs_writes(tmp_path: Path) -> None:
     [
         ("chart_schema.py", SCHEMA),
         ("dashboard.py", CHART / "dashboards" / "digifinex-bridge.json"),
-        ("dashboard_picture.py", ROOT / "docs" / "dashboard.svg"),
     ],
 )
 def test_what_scripts_write_is_up_to_date(script: str, written: Path) -> None:
