@@ -1,1 +1,1 @@
-"""What tells people what happens: metrics, logs, HTTP endpoints and events."""
+"""What people watch the bridge by: metrics, logs, HTTP endpoints and events."""

@@ -1,6 +1,7 @@
-"""The HTTP side: `/metrics` for Prometheus, `/healthz` and `/readyz` for Kubernetes.
+"""The HTTP endpoints: `/metrics` for Prometheus, `/healthz` and `/readyz` for Kubernetes.
 
-websockets answers plain HTTP requests before a handshake; its server is used for nothing else here.
+They run on the server of websockets, which can answer a plain HTTP request instead of a handshake. That saves
+a library; nothing here speaks WebSocket.
 """
 
 import errno
@@ -21,34 +22,35 @@ from websockets.http11 import Request, Response
 from bridge.errors import ConfigError
 
 Readiness = Callable[[], Mapping[str, object]]
-"""What is missing, by name, in values that JSON can hold; nothing when ready."""
+"""Returns what keeps this replica from being ready, by subject, in JSON values; empty when it is ready."""
 
 _PATHS = ("/metrics", "/healthz", "/readyz")
-_REQUEST_TIMEOUT = 2.0
+_REQUEST_TIMEOUT = 2.0  # seconds in which a client must have sent its request
 
-# Coming and going is not worth a line; an error of `readiness` or the registry is.
+# Requests are not worth a log line; a failure of `readiness` or of the registry is.
 _log = logging.getLogger("bridge.watch.endpoints.http")
 _log.setLevel(logging.ERROR)
 
 
 class Endpoints:
-    """A server that runs as long as its context: `async with Endpoints(...) as endpoints: endpoints.port`.
+    """A server that runs within its context: `async with Endpoints(...) as endpoints: endpoints.port`.
 
-    Each connection is closed after its answer.
+    Each connection is closed after its response.
     """
 
     def __init__(self, host: str, port: int, registry: CollectorRegistry, readiness: Readiness) -> None:
+        # The port listened on: with a configured port of 0, the one that the system chose, once entered.
         self.port = port
         self._host = host
         self._registry = registry
         self._readiness = readiness
-        self._server: Server
+        self._server: Server  # set on entering the context
 
     async def __aenter__(self) -> Self:
-        """Listen; `port` is the real one from here on.
+        """Start to listen; from here on `port` is the actual one.
 
         Raises:
-            ConfigError: the address or port can't be had.
+            ConfigError: cannot listen on the configured address or port.
         """
         try:
             self._server = await serve(
@@ -111,4 +113,4 @@ def _typed(response: Response, content_type: str) -> Response:
 
 
 async def _no_websocket(connection: ServerConnection) -> None:
-    """Never called: every request is answered before a handshake."""
+    """Never called: every request gets its response before a handshake."""

@@ -1,7 +1,7 @@
-"""Logging: our events and the libraries' lines through one renderer, to the standard error.
+"""Logging: the bridge's own lines and those of its libraries, rendered alike, on standard error.
 
-Libraries are heard from `warning` on, whatever the level: below that websockets and aiokafka write out the
-frames and requests in which they carry our credentials.
+Libraries log from `warning` up, whatever `log.level` is: below that, websockets and aiokafka write out the
+frames and requests that carry credentials.
 """
 
 import logging
@@ -22,9 +22,9 @@ _SECRET_KEY = re.compile(r"(^|_)(secret|password|api_key|sign)$", re.IGNORECASE)
 
 
 def configure(config: LogConfig, stream: TextIO | None = None) -> None:
-    """Send every log line of this process to `stream`, by default the standard error.
+    """Send every log line of this process to `stream`, standard error by default.
 
-    Colours only on a terminal. Tracebacks show no local variables: they may hold secrets.
+    Colours are used on a terminal only. Tracebacks show no local variables, which may hold secrets.
     """
     stream = stream or sys.stderr
     to_values: list[Processor] = [
@@ -62,35 +62,39 @@ def configure(config: LogConfig, stream: TextIO | None = None) -> None:
 
 
 def redact(logger: WrappedLogger, method: str, event: EventDict) -> EventDict:  # noqa: ARG001
-    """Take secrets out of an event: values of a secret's type, and those under a secret's name."""
+    """Replace secrets in a log event: values of type SecretStr, and values whose key names a secret."""
     return {key: _redacted(key, value) for key, value in event.items()}
 
 
 class Repeats(logging.Filter):
-    """Lets the same message of a library through at most once in `interval` seconds.
+    """Passes the same message of a library at most once in `interval` seconds.
 
-    aiokafka writes about 40 lines a second while Kafka is away. The next line to pass tells how many did not.
+    aiokafka writes about 40 lines a second while Kafka is unavailable. The next line that passes says how
+    many were suppressed: "Unable connect to node with id 0 (and 19 more like it)".
     """
 
     def __init__(self, name: str, interval: float = 10.0) -> None:
         super().__init__(name)
         self._interval = interval
-        self._last: dict[tuple[str, str], float] = {}
-        self._held_back: dict[tuple[str, str], int] = {}
+        # When each message last passed, in seconds since the epoch; keyed by logger and format string. Grows
+        # by one entry for each logging call in the library's code, so it is bounded.
+        self._passed_at: dict[tuple[str, str], float] = {}
+        # How often each message was suppressed since it last passed; an entry goes when the message passes.
+        self._suppressed: dict[tuple[str, str], int] = {}
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Return whether to write the line; its place in the library's code tells it from others."""
+        """Return whether to write the line. Lines count as the same if logger and format string are."""
         if not super().filter(record):
             return True
-        place = (record.name, str(record.msg))
-        last = self._last.get(place)
-        if last is not None and 0 <= record.created - last < self._interval:
-            self._held_back[place] = self._held_back.get(place, 0) + 1
+        message = (record.name, str(record.msg))
+        passed_at = self._passed_at.get(message)
+        if passed_at is not None and 0 <= record.created - passed_at < self._interval:
+            self._suppressed[message] = self._suppressed.get(message, 0) + 1
             return False
-        self._last[place] = record.created
-        held_back = self._held_back.pop(place, 0)
-        if held_back:
-            record.msg, record.args = f"{record.getMessage()} (and {held_back} more like it)", None
+        self._passed_at[message] = record.created
+        suppressed = self._suppressed.pop(message, 0)
+        if suppressed:
+            record.msg, record.args = f"{record.getMessage()} (and {suppressed} more like it)", None
         return True
 
 
@@ -106,7 +110,7 @@ def _redacted(key: str, value: object) -> object:
     if isinstance(value, SecretStr) or _SECRET_KEY.search(key):
         return REDACTED
     if isinstance(value, Mapping):
-        return {inner: _redacted(str(inner), one) for inner, one in value.items()}
+        return {inner: _redacted(str(inner), nested) for inner, nested in value.items()}
     if isinstance(value, list | tuple):
-        return [_redacted(key, one) for one in value]
+        return [_redacted(key, item) for item in value]
     return value

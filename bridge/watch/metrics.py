@@ -1,7 +1,7 @@
-"""Every metric, declared once, and counted in plain numbers.
+"""The bridge's metrics: each is declared once here and counted in plain Python attributes.
 
-`prometheus_client` takes a lock for each `inc()`, up to 1.5 µs: too much for 60,000 frames a second. Here the
-hot path adds to an attribute, and the registry reads it when Prometheus asks:
+`prometheus_client` takes a lock for each `inc()`, up to 1.5 µs: too much at 60,000 frames a second. Here the
+hot path adds to an attribute, and the registry reads that attribute when Prometheus scrapes:
 
     frames = metrics.counter("frames_total", shard="0")
     frames.value += 1
@@ -22,59 +22,66 @@ from bridge.records import DEAD_LETTER_REASONS, DEADLETTER, EVENTS
 
 PREFIX = "digifinex_bridge_"
 
-# The suffix of a sample's name, its labels beyond the series' own, and its value.
+# One line of an exposition: the suffix of its name, the labels added to the declared one, and the value.
+# A histogram's: ("_bucket", {"le": "0.5"}, 42.0).
 Sample = tuple[str, dict[str, str], float]
 
 
 class Counter:
-    """A total; add to `value`, never take away."""
+    """A total since the process started: add to `value`, never subtract."""
 
     __slots__ = ("value",)
     kind = "counter"
 
     def __init__(self) -> None:
-        self.value: float = 0
+        self.value: float = 0  # the total, in the metric's unit; grows with each event counted
 
     def samples(self) -> Iterator[Sample]:
-        """Return what Prometheus gets to see."""
+        """Return the sample of one scrape."""
         yield "_total", {}, self.value
 
 
 class Gauge:
-    """A figure that goes up and down: set `value`, or `read` to a function that is called on each scrape."""
+    """A value that goes up and down: set `value`, or set `read` to a function called on each scrape."""
 
     __slots__ = ("read", "value")
     kind = "gauge"
 
     def __init__(self) -> None:
-        self.value: float = 0
-        self.read: Callable[[], float] | None = None
+        self.value: float = 0  # the present value, in the metric's unit; ignored once `read` is set
+        self.read: Callable[[], float] | None = None  # computes the value on each scrape; set once, or never
 
     def samples(self) -> Iterator[Sample]:
-        """Return what Prometheus gets to see."""
+        """Return the sample of one scrape."""
         yield "", {}, self.value if self.read is None else self.read()
 
 
 class Histogram:
-    """How many observations were at most so long, in seconds."""
+    """Durations in seconds, counted in buckets by their upper bound."""
 
     __slots__ = ("_counts", "_sum")
     kind = "histogram"
     bounds = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 
     def __init__(self) -> None:
+        # Observations per bucket since the start, not cumulative; the last is for those above every bound.
+        # An observation of 0.02 s adds 1 to the count of the bound 0.025 alone.
         self._counts = [0] * (len(self.bounds) + 1)
-        self._sum = 0.0
+        self._sum = 0.0  # seconds, of all observations since the start
 
     def observe(self, seconds: float, n: int = 1) -> None:
-        """Count `n` observations of the same length. One below 0, from clocks that differ, counts as 0."""
-        if seconds < 0.0:  # noqa: PLR1730  # max() costs as much as all the rest
+        """Count `n` observations of the same duration.
+
+        A negative one, which comes of two clocks that differ, counts as 0: a sum that shrinks would look like
+        a restart to Prometheus.
+        """
+        if seconds < 0.0:  # noqa: PLR1730  # max() costs as much as the rest of this method
             seconds = 0.0
         self._counts[bisect_left(_BOUNDS, seconds)] += n
         self._sum += seconds * n
 
     def samples(self) -> Iterator[Sample]:
-        """Return what Prometheus gets to see."""
+        """Return the samples of one scrape, with cumulative buckets as Prometheus wants them."""
         totals = list(accumulate(self._counts))
         for bound, total in zip((*self.bounds, "+Inf"), totals, strict=True):
             yield "_bucket", {"le": str(bound)}, total
@@ -82,19 +89,23 @@ class Histogram:
         yield "_sum", {}, self._sum
 
 
-# A global is found quicker than an attribute of the class.
+# On the hot path: looking up a global is faster than looking up an attribute of the class.
 _BOUNDS = Histogram.bounds
 
-Series = Counter | Gauge | Histogram
-S = TypeVar("S", Counter, Gauge, Histogram)
+Instrument = Counter | Gauge | Histogram
+Kind = TypeVar("Kind", Counter, Gauge, Histogram)
 
 
 @dataclass(frozen=True, slots=True)
 class Declaration:
-    """A metric: its name without the prefix, type, meaning, label, and the values known of that."""
+    """One metric.
+
+    `name` is without the prefix; `meaning` is its HELP text; `label` is its only label, or None; `known` are
+    the values of that label whose series exist from the start.
+    """
 
     name: str
-    type: type[Series]
+    type: type[Instrument]
     meaning: str
     label: str | None = None
     known: tuple[str, ...] = ()
@@ -105,84 +116,103 @@ _TOPICS = (*CHANNELS, DEADLETTER, EVENTS)
 _RECONNECTS = ("closed", "refused", "timeout", "stale", "rejected", "rotated")
 
 DECLARATIONS: tuple[Declaration, ...] = (
-    Declaration("ready", Gauge, "1 while /readyz says 200, else 0."),
-    Declaration("connected", Gauge, "Sessions that are open, whether subscribed yet or not.", "shard"),
+    Declaration("ready", Gauge, "1 while /readyz answers 200, else 0."),
+    Declaration("connected", Gauge, "Open sessions, including those that are still subscribing.", "shard"),
     Declaration("shard_owned", Gauge, "1 while this replica serves the shard, else 0.", "shard"),
     Declaration(
-        "shards_lost_total", Counter, "Shards taken away while they were served: fenced off, or reassigned."
+        "shards_lost_total",
+        Counter,
+        "Shards lost while this replica was serving them: fenced by another replica, or reassigned.",
     ),
     Declaration("frames_total", Counter, "Frames received from the exchange.", "shard"),
-    Declaration("received_bytes_total", Counter, "Bytes of frames received, as compressed.", "shard"),
+    Declaration("received_bytes_total", Counter, "Compressed bytes of the frames received.", "shard"),
     Declaration("records_total", Counter, "Records acknowledged by Kafka.", "channel", _TOPICS),
-    Declaration("decompression_errors_total", Counter, "Frames that could not be inflated."),
+    Declaration("decompression_errors_total", Counter, "Frames that could not be decompressed."),
     Declaration(
-        "deadletters_total", Counter, "Frames sent to the dead letters.", "reason", DEAD_LETTER_REASONS
+        "deadletters_total",
+        Counter,
+        "Frames sent to the dead letter topic.",
+        "reason",
+        DEAD_LETTER_REASONS,
     ),
     Declaration("reconnects_total", Counter, "Sessions replaced by new ones.", "reason", _RECONNECTS),
     Declaration(
         "exchange_lag_seconds",
         Histogram,
-        "From the exchange's time to reception.",
+        "Time from the exchange's timestamp to reception.",
         "channel",
-        tuple(CHANNELS),
+        _CHANNELS,
     ),
     Declaration(
         "delivery_lag_seconds",
         Histogram,
-        "From reception to the moment a read_committed consumer can see the record.",
+        "Time from reception until a read_committed consumer can read the record.",
         "channel",
         _TOPICS,
     ),
-    Declaration("ping_seconds", Histogram, "From a ping to its pong."),
-    Declaration("clock_offset_seconds", Gauge, "How far the exchange's clock is ahead of ours."),
-    Declaration("last_push_timestamp_seconds", Gauge, "When the last push came, since the epoch.", "channel"),
-    Declaration("pending_records", Gauge, "Records received and not yet acknowledged by Kafka."),
-    Declaration("pending_bytes", Gauge, "Bytes of records received and not yet acknowledged by Kafka."),
-    Declaration("spool_bytes", Gauge, "Bytes on disk, of records that Kafka does not take yet."),
+    Declaration("ping_seconds", Histogram, "Time from a ping to its pong."),
     Declaration(
-        "spool_limit_bytes", Gauge, "Bytes on disk at most, as configured: then reading pauses. 0: no spool."
+        "clock_offset_seconds",
+        Gauge,
+        "The exchange's clock minus this host's; 0 without accounts, which are needed to measure it.",
     ),
-    Declaration("spool_records", Gauge, "Records that wait on disk only."),
-    Declaration("spool_age_seconds", Gauge, "Age of the oldest record that waits on disk only."),
+    Declaration(
+        "last_push_timestamp_seconds",
+        Gauge,
+        "Unix time of the last push; 0 before the first one.",
+        "channel",
+    ),
+    Declaration("pending_records", Gauge, "Records in memory that Kafka has not acknowledged yet."),
+    Declaration("pending_bytes", Gauge, "Bytes of records in memory that Kafka has not acknowledged yet."),
+    Declaration("spool_bytes", Gauge, "Bytes on disk of records that Kafka has not acknowledged yet."),
+    Declaration(
+        "spool_limit_bytes",
+        Gauge,
+        "Configured maximum of bytes on disk, at which reading pauses; 0 means no spool.",
+    ),
+    Declaration("spool_records", Gauge, "Records that are on disk and no longer in memory."),
+    Declaration("spool_age_seconds", Gauge, "Age of the oldest record that is on disk and not in memory."),
     Declaration(
         "reading_paused",
         Gauge,
-        "1 while the records waiting for Kafka are too many to read on, else 0.",
+        "1 while reading from the exchange is paused because memory and spool take no more records, else 0.",
         "shard",
     ),
     Declaration(
         "duplicates_total",
         Counter,
-        "Items that the exchange repeated and that were left out.",
+        "Items that the exchange sent again and the bridge dropped.",
         "channel",
-        tuple(CHANNELS),
+        _CHANNELS,
     ),
     Declaration("gaps_total", Counter, "Gaps that could not be filled.", "channel", _CHANNELS),
     Declaration(
         "recovered_total",
         Counter,
-        "Records filled in from a clean list after an interruption.",
+        "Records recovered from the exchange's recent history after an interruption.",
         "channel",
-        tuple(CHANNELS),
+        _CHANNELS,
     ),
-    Declaration("kafka_errors_total", Counter, "Errors that Kafka answered, by their name.", "error"),
+    Declaration("kafka_errors_total", Counter, "Errors returned by Kafka or its client, by name.", "error"),
 )
 
 
 class Metrics:
-    """The metrics of one bridge, with a registry of their own.
+    """The metrics of one bridge, in a registry of their own.
 
-    Asking for a metric makes its series on the first call and returns the same one ever after. Series of
-    counters and histograms whose label values are known are there at 0 from the start, so that rates and
-    alerts have something to work on.
+    The first request for a metric creates its instrument; later ones return the same. Counters and histograms
+    whose label values are known exist at 0 from the start, so that rates and alerts have a first sample.
     """
 
     def __init__(self) -> None:
+        # What Prometheus scrapes; filled here, read by `Endpoints`.
         self.registry = CollectorRegistry()
-        self._series: dict[Declaration, dict[str, Series]] = {}
+        # The instruments by label value ("" without a label): those known from the start, and each other one
+        # from its first use on. Never shrinks: a series that disappears breaks rates.
+        self._instruments: dict[Declaration, dict[str, Instrument]] = {}
         for declaration in DECLARATIONS:
             values = declaration.known if declaration.label else ("",)
-            self._series[declaration] = {value: declaration.type() for value in values}
+            self._instruments[declaration] = {value: declaration.type() for value in values}
         self.registry.register(self)
         ProcessCollector(registry=self.registry)
         PlatformCollector(registry=self.registry)
@@ -192,39 +222,39 @@ class Metrics:
         """Return the counter, e.g. `counter("frames_total", shard="0")`.
 
         Raises:
-            TypeError: nothing with this type and label is declared by this name.
+            TypeError: no counter with this name and label is declared.
         """
-        return self._one(Counter, name, label)
+        return self._instrument(Counter, name, label)
 
     def gauge(self, name: str, **label: str) -> Gauge:
         """Return the gauge, e.g. `gauge("pending_records")`; raises as `counter` does."""
-        return self._one(Gauge, name, label)
+        return self._instrument(Gauge, name, label)
 
     def histogram(self, name: str, **label: str) -> Histogram:
         """Return the histogram, e.g. `histogram("ping_seconds")`; raises as `counter` does."""
-        return self._one(Histogram, name, label)
+        return self._instrument(Histogram, name, label)
 
     def collect(self) -> Iterator[Metric]:
-        """Return all metrics as they stand; called by the registry on each scrape."""
-        yield InfoMetricFamily(f"{PREFIX}build", "The version that runs.", {"version": __version__})
-        for declaration, series in self._series.items():
+        """Return the present value of every metric; the registry calls this on each scrape."""
+        yield InfoMetricFamily(f"{PREFIX}build", "Version of the running bridge.", {"version": __version__})
+        for declaration, instruments in self._instruments.items():
             name = PREFIX + declaration.name.removesuffix("_total")
             metric = Metric(name, declaration.meaning, declaration.type.kind)
-            for value, one in series.items():
+            for value, instrument in instruments.items():
                 label = {declaration.label: value} if declaration.label else {}
-                for suffix, more, figure in one.samples():
+                for suffix, more, figure in instrument.samples():
                     metric.add_sample(name + suffix, label | more, figure)
             yield metric
 
-    def _one(self, kind: type[S], name: str, label: Mapping[str, str]) -> S:
+    def _instrument(self, kind: type[Kind], name: str, label: Mapping[str, str]) -> Kind:
         declaration = _BY_NAME.get(name)
         wanted = {declaration.label} if declaration and declaration.label else set()
         if declaration is None or declaration.type is not kind or wanted != label.keys():
             raise TypeError(f"no {kind.kind} {name} with label {', '.join(label) or 'none'} is declared")
-        series = self._series[declaration]
-        one = series.setdefault(next(iter(label.values()), ""), kind())
-        assert isinstance(one, kind)  # noqa: S101
-        return one
+        instruments = self._instruments[declaration]
+        instrument = instruments.setdefault(next(iter(label.values()), ""), kind())
+        assert isinstance(instrument, kind)  # noqa: S101
+        return instrument
 
 
 _BY_NAME = {declaration.name: declaration for declaration in DECLARATIONS}
