@@ -1,15 +1,21 @@
-"""The channels of the API: every module here with a CHANNEL is one."""
+"""The channels of the API, each described by its own module; this table lists them all.
 
-import pkgutil
-from importlib import import_module
+Everything that has to know the channels reads `CHANNELS`. A new channel is a module with a `CHANNEL`, and one
+line here.
+"""
 
-from bridge.channels.channel import Channel
+from bridge.channels import all_ticker, balance, depth, order, order_algo, ticker, trades
+from bridge.channels.channel import Channel, Overlap, SubscribedBy, table
 
+__all__ = ["CHANNELS", "Channel", "Overlap", "SubscribedBy"]
 
-def _channels() -> dict[str, Channel]:
-    modules = (import_module(f"{__name__}.{found.name}") for found in pkgutil.iter_modules(__path__))
-    channels = (module.CHANNEL for module in modules if hasattr(module, "CHANNEL"))
-    return {channel.name: channel for channel in channels}
-
-
-CHANNELS = _channels()
+CHANNELS = table(
+    trades.CHANNEL,
+    depth.CHANNEL,
+    ticker.CHANNEL,
+    all_ticker.CHANNEL,
+    order.CHANNEL,
+    order_algo.CHANNEL,
+    balance.CHANNEL,
+)
+"""The channels by name, in the order in which documents and tables show them."""

@@ -3,11 +3,10 @@
 import msgspec
 from msgspec import Raw, Struct
 
-from bridge.channels.channel import Channel, Normalise, Outcome, Source
+from bridge.channels.channel import Channel, Outcome, Overlap, Source, SubscribedBy
 from bridge.channels.figures import Figure, Name, exact
 from bridge.channels.items import decode_items
 from bridge.errors import BadItem
-from bridge.ledger import Watermarks
 from bridge.records import Record
 
 
@@ -63,8 +62,11 @@ def normalise(params: bytes, source: Source, received_us: int) -> Outcome:
     return outcome
 
 
-def _normaliser(_: Watermarks) -> Normalise:
-    return normalise
-
-
-CHANNEL = Channel("balance", _normaliser, private=True)
+CHANNEL = Channel(
+    name="balance",
+    meaning="Balances of the account, on every change.",
+    subscribed_by=SubscribedBy.CURRENCY,
+    overlap=Overlap.SERIES,
+    normaliser=lambda _: normalise,
+    private=True,
+)

@@ -1,6 +1,8 @@
 """What a channel is made of: where its pushes come from, what they turn into, and how."""
 
-from collections.abc import Callable
+import enum
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 
 import msgspec
 
@@ -78,14 +80,85 @@ Normalise = Callable[[bytes, Source, int], Outcome]
 """Turn the params of a push from a source, received at a time in µs, into records; raises BadItem."""
 
 
-class Channel(msgspec.Struct, frozen=True):
-    """One channel of the API.
+class SubscribedBy(enum.Enum):
+    """What one subscription of a channel names."""
 
-    `normaliser` makes a normaliser with a memory of its own, which begins with the watermarks of what is
-    on Kafka already; `private` channels need an account;
-    the schema of the records is `digifinex.<name>.v1`.
+    MARKET = "market"
+    """A symbol like `BTC_USDT`."""
+
+    CURRENCY = "currency"
+    """A currency like `USDT`."""
+
+    NOTHING = "nothing"
+    """Nothing: one subscription brings all of the channel."""
+
+
+class Overlap(enum.Enum):
+    """What a new session repeats of what the old one brought, when it takes over from it.
+
+    So this decides how a handover finds out which of the new session's pushes have been seen.
+    """
+
+    IDS = "ids"
+    """Items have ids, and the normaliser drops the ids it has seen; the handover passes everything."""
+
+    SNAPSHOT = "snapshot"
+    """A new subscription starts with a snapshot that replaces all that came before it. The handover passes
+    the new session's last snapshot and what follows it."""
+
+    STATE = "state"
+    """A new subscription may start with the present state, which the old session never pushes. So the old and
+    the new session are aligned at the last item of the old one alone."""
+
+    SERIES = "series"
+    """A new subscription starts with nothing, so what both sessions bring of a symbol is the same series of
+    items. They are aligned at as many items as both have."""
+
+
+class Channel(msgspec.Struct, frozen=True):
+    """One channel of the API, as it describes itself.
+
+    All that the bridge knows of its channels is derived from these values: configuration keys, plan,
+    subscriptions, handover, topics, metrics, documents, dashboard, alerts and the demo.
     """
 
     name: str
+    """Its name in the API, in the configuration and in `digifinex.<name>.v1`."""
+
+    meaning: str
+    """One sentence that says what its records are, for documents, descriptions and the dashboard."""
+
+    subscribed_by: SubscribedBy
+
+    overlap: Overlap
+
     normaliser: Callable[[Watermarks], Normalise]
+    """Makes a normaliser with a memory of its own, which starts from the watermarks of what is on Kafka."""
+
     private: bool = False
+    """Whether it needs an account."""
+
+    lists_markets: bool = False
+    """Whether the keys of its records name every market, so that `"*"` in another channel can be followed."""
+
+    @property
+    def schema(self) -> str:
+        """The `schema` of its records."""
+        return schema_name(self.name)
+
+
+def schema_name(channel: str) -> str:
+    """Return what the records of a channel have in their field `schema`."""
+    return f"digifinex.{channel}.v1"
+
+
+def table(*channels: Channel) -> Mapping[str, Channel]:
+    """Return channels by name, in this order.
+
+    Raises:
+        ValueError: two of them have the same name.
+    """
+    by_name = {channel.name: channel for channel in channels}
+    if len(by_name) < len(channels):
+        raise ValueError(f"two channels of one name: {', '.join(channel.name for channel in channels)}")
+    return MappingProxyType(by_name)

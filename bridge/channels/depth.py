@@ -6,10 +6,9 @@ from decimal import Decimal
 import msgspec
 from msgspec import Raw, Struct
 
-from bridge.channels.channel import Channel, Normalise, Outcome, Source
+from bridge.channels.channel import Channel, Outcome, Overlap, Source, SubscribedBy
 from bridge.channels.figures import USUAL, USUAL_NAME, Figure, Name, exact
 from bridge.errors import BadItem
-from bridge.ledger import Watermarks
 from bridge.records import Record
 
 # digifinex.depth.v1: head, seq, received_us, symbol, snapshot, asks, bids.
@@ -75,8 +74,10 @@ def _price(level: _Level) -> Decimal:
     return Decimal(level[0])
 
 
-def _normaliser(_: Watermarks) -> Normalise:
-    return normalise
-
-
-CHANNEL = Channel("depth", _normaliser)
+CHANNEL = Channel(
+    name="depth",
+    meaning="Order book: full snapshots, and the changes between them.",
+    subscribed_by=SubscribedBy.MARKET,
+    overlap=Overlap.SNAPSHOT,
+    normaliser=lambda _: normalise,
+)

@@ -5,11 +5,10 @@ from typing import Literal
 import msgspec
 from msgspec import Raw, Struct
 
-from bridge.channels.channel import Channel, Normalise, Outcome, Source
+from bridge.channels.channel import Channel, Outcome, Overlap, Source, SubscribedBy
 from bridge.channels.figures import NULL, Figure, Name, Time, exact, exact_or_null, microseconds
 from bridge.channels.items import decode_items
 from bridge.errors import BadItem
-from bridge.ledger import Watermarks
 from bridge.records import Record
 
 _MILLISECOND = 1_000
@@ -103,8 +102,11 @@ def normalise(params: bytes, source: Source, received_us: int) -> Outcome:
     return outcome
 
 
-def _normaliser(_: Watermarks) -> Normalise:
-    return normalise
-
-
-CHANNEL = Channel("order", _normaliser, private=True)
+CHANNEL = Channel(
+    name="order",
+    meaning="Orders of the account, on every change.",
+    subscribed_by=SubscribedBy.MARKET,
+    overlap=Overlap.SERIES,
+    normaliser=lambda _: normalise,
+    private=True,
+)

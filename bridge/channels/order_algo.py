@@ -5,12 +5,11 @@ from typing import Literal
 import msgspec
 from msgspec import Raw, Struct
 
-from bridge.channels.channel import Channel, Normalise, Outcome, Source
+from bridge.channels.channel import Channel, Outcome, Overlap, Source, SubscribedBy
 from bridge.channels.figures import Figure, Name, Time, exact, microseconds
 from bridge.channels.items import decode_items
 from bridge.channels.order import MODES
 from bridge.errors import BadItem
-from bridge.ledger import Watermarks
 from bridge.records import Record
 
 _MILLISECOND = 1_000
@@ -87,8 +86,11 @@ def normalise(params: bytes, source: Source, received_us: int) -> Outcome:
     return outcome
 
 
-def _normaliser(_: Watermarks) -> Normalise:
-    return normalise
-
-
-CHANNEL = Channel("order_algo", _normaliser, private=True)
+CHANNEL = Channel(
+    name="order_algo",
+    meaning="Trigger orders of the account, on every change.",
+    subscribed_by=SubscribedBy.MARKET,
+    overlap=Overlap.SERIES,
+    normaliser=lambda _: normalise,
+    private=True,
+)

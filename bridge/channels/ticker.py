@@ -7,7 +7,7 @@ from itertools import chain
 import msgspec
 from msgspec import Struct
 
-from bridge.channels.channel import Channel, Normalise, Outcome, Source
+from bridge.channels.channel import Channel, Normalise, Outcome, Overlap, Source, SubscribedBy
 from bridge.channels.figures import NULL, USUAL, USUAL_NAME, Figure, Name, Time, exact_or_null, microseconds
 from bridge.channels.items import decode_items
 from bridge.errors import BadItem
@@ -101,4 +101,10 @@ def _unusual_lines(params: bytes, outcome: Outcome) -> Iterable[_Line]:
         yield ticker.symbol.encode(), _RECORD_FIGURES % tuple(figures), b"%d" % time_us
 
 
-CHANNEL = Channel("ticker", lambda _: normaliser("ticker"))
+CHANNEL = Channel(
+    name="ticker",
+    meaning="Last price, best bid and ask, and 24-hour figures, on every change.",
+    subscribed_by=SubscribedBy.MARKET,
+    overlap=Overlap.STATE,
+    normaliser=lambda _: normaliser("ticker"),
+)

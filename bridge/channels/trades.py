@@ -10,7 +10,7 @@ import msgspec
 from msgspec import Meta, Raw, Struct
 from msgspec.structs import replace
 
-from bridge.channels.channel import Channel, Outcome, Series, Source
+from bridge.channels.channel import Channel, Outcome, Overlap, Series, Source, SubscribedBy
 from bridge.channels.figures import USUAL, USUAL_NAME, Figure, Name, Time, exact, microseconds
 from bridge.errors import BadItem
 from bridge.ledger import Gap, Watermark, Watermarks
@@ -230,4 +230,10 @@ def _is_new(trade_id: int, seen: "array[int]") -> bool:
     return True
 
 
-CHANNEL = Channel("trades", Trades)
+CHANNEL = Channel(
+    name="trades",
+    meaning="Trades, each one once, oldest first.",
+    subscribed_by=SubscribedBy.MARKET,
+    overlap=Overlap.IDS,
+    normaliser=Trades,
+)
