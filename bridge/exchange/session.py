@@ -232,11 +232,8 @@ class Session:
             self._give_up("timeout", f"no answer to {late.what} within {self._timing.reply_timeout:g} s")
         elif now >= self._stale_at():
             self._give_up("stale", f"nothing but answers for {self._timing.stale_after:g} s")
-        elif now >= self._ask_again_at:
-            self._held += self._refused
-            self._refused.clear()
-            self._ask_again_at = float("inf")
-            self._ask_again_after = min(2 * self._ask_again_after, _LONGEST_AGAIN)
+        else:
+            self._retry_refused(now)
 
     def next_call(self) -> float:
         """Return the time by which `tick` has to be called."""
@@ -285,12 +282,18 @@ class Session:
         self._paused = True
 
     def resume(self, now: float) -> None:
-        """Wait for answers again, with all their time before them."""
+        """Wait for answers again, with all their time before them.
+
+        Retries that became due during the pause are held from here on, so that `next_call` lies ahead again.
+        """
         self._paused = False
+        if self.over:
+            return
         self._last_push = now
         deadline = now + self._timing.reply_timeout
         for request_id, asked in self._asked.items():
             self._asked[request_id] = replace(asked, deadline=deadline)
+        self._retry_refused(now)
 
     def without_secrets(self, words: str) -> str:
         """Return words of the exchange as they may be told: it may repeat what it refuses."""
@@ -301,7 +304,11 @@ class Session:
 
     @property
     def live(self) -> bool:
-        """True when every subscription is confirmed or refused."""
+        """True when every subscription is confirmed or refused.
+
+        A refused subscription that is being retried still counts as refused: a session does not stop being
+        live, nor look fresh again, every time it retries one.
+        """
         return self.state is State.LIVE
 
     # The machine
@@ -374,6 +381,14 @@ class Session:
                 self._ask_again_at = now + self._ask_again_after
         self._live_if_answered(now)
 
+    def _retry_refused(self, now: float) -> None:
+        """Hold the refused subscriptions for another request, once their time has come."""
+        if now >= self._ask_again_at:
+            self._held += self._refused
+            self._refused.clear()
+            self._ask_again_at = float("inf")
+            self._ask_again_after = min(2 * self._ask_again_after, _LONGEST_AGAIN)
+
     def _live_if_answered(self, now: float) -> None:
         asked = any(one.what == "subscribe" and not one.again for one in self._asked.values())
         waiting = asked or any(not one.again for one in self._held)
@@ -402,6 +417,7 @@ class Session:
 
     def _give_up(self, reason: Literal["timeout", "stale", "rejected"], detail: str) -> None:
         self.over = GivenUp(reason, detail)
+        self._held.clear()
         self._enter(State.OVER)
 
     def _enter(self, state: State) -> None:

@@ -568,6 +568,92 @@ def test_answers_that_come_during_a_pause_count() -> None:
     assert session.events() == [ClockRead(0.0), Confirmed("all_ticker", ())]
 
 
+def refused_and_paused(*pings: float) -> Session:
+    """Return a session whose only symbol was refused at START, then paused; it pings at these times."""
+    session = public({"trades": ["BAD"]}, Timing(stale_after=5.0, reply_timeout=2.0, ask_again=30.0))
+    accept_but_refuse(session, {"BAD"}, START)
+    session.pause()
+    for now in pings:
+        session.tick(now)
+    return session
+
+
+def accept_but_refuse(session: Session, bad: set[str], now: float) -> None:
+    """Answer everything that is to be sent: subscriptions to these symbols are refused."""
+    for request in all_sent(session, now):
+        error = NO if bad & set(request.params) else None
+        session.receive(answer(request.id, SUCCESS, error), now)
+
+
+def test_a_retry_that_became_due_during_a_pause_is_held_on_resume() -> None:
+    """Else `next_call` would not be after now, and the session would be called at once for something past."""
+    session = refused_and_paused(START + 15, START + 30)
+    sent(session)
+    session.resume(START + 30)
+    assert session.next_call() > START + 30
+    assert [(one.method, one.params) for one in all_sent(session, START + 30)] == [
+        ("trades.subscribe", ["BAD"])
+    ]
+
+
+def test_a_retry_that_becomes_due_after_a_pause_leaves_the_session_live() -> None:
+    session = refused_and_paused(START + 15)
+    session.resume(START + 29)
+    sent(session)
+    assert session.next_call() == START + 30
+    session.tick(START + 30)
+    assert [one.method for one in all_sent(session, START + 30)] == ["server.ping", "trades.subscribe"]
+    assert session.live
+
+
+def test_pauses_do_not_put_a_retry_off() -> None:
+    session = refused_and_paused(START + 15)
+    for now in (START + 16, START + 26):
+        session.resume(now)
+        session.pause()
+        assert session.held == 0
+    session.resume(START + 29)
+    assert session.next_call() == START + 30
+
+
+def test_everything_that_became_due_during_a_pause_happens_once() -> None:
+    """Two retries, a ping, and requests that were never answered."""
+    session = public({"trades": ["BAD"], "depth": ["WORSE"]}, Timing(stale_after=5.0, reply_timeout=2.0))
+    accept_but_refuse(session, {"BAD", "WORSE"}, START)
+    session.subscribe("ticker", ["LATER"])
+    (later,) = all_sent(session)
+    session.pause()
+    while session.next_call() < START + 1000:
+        session.tick(session.next_call())
+    sent(session)
+    session.resume(START + 1000)
+    assert session.next_call() == START + 1002
+    assert [one.params for one in all_sent(session, START + 1000)] == [["BAD"], ["WORSE"]]
+    session.receive(answer(later.id, SUCCESS), START + 1001)
+    assert session.live
+    session.tick(START + 1001)
+    assert (over(session), session.held, sent(session)) == (None, 0, [])
+
+
+def test_staying_live_while_retrying_does_not_hide_that_nothing_is_pushed() -> None:
+    session = public({"trades": ["BAD"]}, Timing(stale_after=40.0, ask_again=30.0))
+    accept_but_refuse(session, {"BAD"}, START)
+    now = START
+    while over(session) is None:
+        now = session.next_call()
+        session.tick(now)
+        accept_but_refuse(session, {"BAD"}, now)
+    assert (over(session), now) == (GivenUp("stale", "nothing but answers for 40 s"), START + 40)
+
+
+def test_a_session_that_is_over_holds_no_requests() -> None:
+    session = public({"trades": ["A", "BAD"]})
+    session.receive(answer(2, error=NO), START)
+    assert session.held == 2
+    session.receive(answer(session.ping(START), error="go away"), START)
+    assert session.held == 0
+
+
 # Subscribing later
 
 
@@ -657,6 +743,8 @@ class Conversation(RuleBasedStateMachine):
         self.last_heard = START
         self.last_fresh = START
         self.paused = False
+        self.has_budget = True
+        self.ping_refused = False
         self.number = 0
 
     @initialize(
@@ -666,6 +754,7 @@ class Conversation(RuleBasedStateMachine):
         all_ticker=st.booleans(),
         stale_after=st.sampled_from([5.0, 40.0, 120.0]),
         reply_timeout=st.sampled_from([2.0, 10.0, 20.0]),
+        ask_again=st.sampled_from([1.0, 15.0, 30.0]),
     )
     def open(
         self,
@@ -675,8 +764,9 @@ class Conversation(RuleBasedStateMachine):
         all_ticker: bool,
         stale_after: float,
         reply_timeout: float,
+        ask_again: float = 30.0,
     ) -> None:
-        self.timing = Timing(15.0, reply_timeout, stale_after)
+        self.timing = Timing(15.0, reply_timeout, stale_after, ask_again)
         wanted: dict[str, list[str]] = {"all_ticker": []} if all_ticker else {}
         if trades:
             wanted["trades"] = [f"BAD{n}" if n in bad else f"S{n}" for n in range(trades)]
@@ -691,8 +781,8 @@ class Conversation(RuleBasedStateMachine):
     # What the caller does after each step
 
     def listen(self) -> None:
-        """Take what the session sends and tells."""
-        for request in all_sent(self.session, self.now):
+        """Take the session's requests and events, with those held as long as the budget has room."""
+        for request in all_sent(self.session, self.now) if self.has_budget else sent(self.session):
             assert request.id not in self.unanswered
             assert request.id not in self.answered
             self.unanswered[request.id] = request
@@ -727,7 +817,7 @@ class Conversation(RuleBasedStateMachine):
                 assert not self.account
                 assert self.quiet >= self.timing.stale_after - ROUNDING
             case "rejected":
-                pytest.fail("nothing was refused")
+                pytest.fail("a refusal ends a session when it arrives, not later")
 
     # What the exchange does
 
@@ -756,6 +846,7 @@ class Conversation(RuleBasedStateMachine):
     @precondition(lambda self: self.unanswered)
     @rule()
     def answer_all(self) -> None:
+        """Say yes, or no where a symbol is bad."""
         for request in list(self.unanswered.values()):
             self.reply(request)
 
@@ -768,6 +859,13 @@ class Conversation(RuleBasedStateMachine):
         if was_going:
             assert self.session.over is not None
             assert self.session.over.reason == "rejected"
+
+    @rule(data=st.data())
+    def refuse_a_ping(self, data: st.DataObject) -> None:
+        pings = [request for request in self.unanswered.values() if request.method == "server.ping"]
+        assume(pings)
+        self.reply(data.draw(st.sampled_from(pings)), error=NO)
+        assert not self.going()
 
     @rule(request_id=st.integers(), error=st.sampled_from([None, NO, "no", 5]))
     def answer_to_nothing(self, request_id: int, error: object) -> None:
@@ -798,8 +896,6 @@ class Conversation(RuleBasedStateMachine):
     def wait(self, seconds: float) -> None:
         """Let time pass, to the moment when the session wants to be called at the latest."""
         moment = self.session.next_call()
-        if self.going():
-            assert moment > self.now, "it would be called again and again"
         before = (self.session.state, self.session.over)
         if self.now + seconds < moment or not self.going():
             self.now += seconds
@@ -812,7 +908,7 @@ class Conversation(RuleBasedStateMachine):
             before_it = len(self.unanswered)
             self.listen()
             if self.going():
-                assert len(self.unanswered) > before_it, "it was called for nothing"
+                assert len(self.unanswered) > before_it or self.session.held, "it was called for nothing"
             else:
                 self.gave_up_for_a_reason()
 
@@ -845,6 +941,17 @@ class Conversation(RuleBasedStateMachine):
         self.paused = False
         self.last_fresh = self.now
         self.patience_from = dict.fromkeys(self.unanswered, self.now)
+        self.listen()
+
+    @rule()
+    def have_no_budget(self) -> None:
+        """Leave what is held where it is, until there is a budget again."""
+        self.has_budget = False
+
+    @rule()
+    def have_a_budget(self) -> None:
+        self.has_budget = True
+        self.listen()
 
     # What holds at any time
 
@@ -852,14 +959,32 @@ class Conversation(RuleBasedStateMachine):
     def over_and_its_state_go_together(self) -> None:
         assert (self.session.state is State.OVER) == (not self.going())
 
+    def asking_for(self) -> set[tuple[str, str]]:
+        """Return the subscriptions that wait for an answer."""
+        return {
+            (request.method.removesuffix(".subscribe"), symbol)
+            for request in self.unanswered.values()
+            if request.method.endswith(".subscribe")
+            for symbol in request.params or [""]
+        }
+
     @invariant()
     def live_means_that_every_subscription_is_settled(self) -> None:
-        asking = any(request.method.endswith(".subscribe") for request in self.unanswered.values())
+        """A refused one that is being retried is settled: as refused."""
+        refused = {one for one, event in self.settled.items() if event is Refused}
         if self.session.live:
-            assert not asking
             assert self.settled.keys() == self.wanted
+            assert self.asking_for() <= refused
         elif self.session.state is State.SUBSCRIBING:
-            assert asking
+            assert self.settled.keys() < self.wanted
+            assert self.session.held or not self.asking_for() <= refused
+
+    @invariant()
+    def the_next_call_lies_ahead(self) -> None:
+        if self.going():
+            assert self.session.next_call() > self.now, "it would be called again and again"
+        else:
+            assert self.session.held == 0
 
     @invariant()
     def what_is_refused_is_what_is_bad(self) -> None:
@@ -881,6 +1006,7 @@ class Conversation(RuleBasedStateMachine):
         """Whatever has happened: an exchange that answers makes it live."""
         if not hasattr(self, "session") or not self.going():
             return
+        self.have_a_budget()
         while self.unanswered:
             for request in list(self.unanswered.values()):
                 self.reply(request)
