@@ -20,7 +20,7 @@ from websockets.exceptions import ConnectionClosed
 
 from benchmarks import supply
 from bridge.simulator.client import binary
-from bridge.simulator.encoding import answer, compress
+from bridge.simulator.encoding import compress, reply
 
 _DELAY = 1.0  # seconds, for the other subscriptions to be through
 _BUFFER = 500_000  # bytes on the way, at most
@@ -49,7 +49,7 @@ class Feeder:
                 request = orjson.loads(message)
                 method = request["method"]
                 result = {"server.time": int(time.time()), "server.ping": "pong"}.get(method, _SUCCESS)
-                connection.transport.write(binary(compress(answer(request["id"], result, None))))
+                connection.transport.write(binary(compress(reply(request["id"], result, None))))
                 if feeding is None and method.endswith(".subscribe"):
                     feeding = asyncio.create_task(self._feed(connection))
         except ConnectionClosed:

@@ -56,9 +56,9 @@ def all_ticker() -> Supply:
     exchange = Exchange(symbol_names(MARKETS), _SEED)
     payloads = []
     for second in range(_START, _START + _PUSHES):
-        push = exchange.all_ticker(second, whole=True)
-        if push is not None:
-            payloads.append(compress(text(push)))
+        update = exchange.all_ticker(second, whole=True)
+        if update is not None:
+            payloads.append(compress(text(update)))
         for _ in range(MARKETS):
             exchange.step(second)
     return Supply(payloads)

@@ -85,13 +85,14 @@ def simulate(
     faults: Annotated[str, typer.Option(help="What goes wrong, e.g. drop=1.5,refuse=3,corrupt=0.01")] = "",
 ) -> None:
     """Be a DigiFinex that runs anywhere, until SIGTERM or SIGINT; prints its address."""
-    from bridge.simulator import Simulator, parse  # noqa: PLC0415
+    from bridge.simulator import Setup, Simulator, parse  # noqa: PLC0415
 
     try:
         wrong = parse(faults)
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--faults") from None
-    exchange = Simulator(host=host, port=port, symbols=symbols, rate=rate, seed=seed, faults=wrong)
+    setup = Setup(seed=seed, host=host, port=port)
+    exchange = Simulator(symbols=symbols, rate=rate, faults=wrong, setup=setup)
     try:
         uvloop.run(_until_stopped(exchange))
     except OSError as error:

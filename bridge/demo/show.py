@@ -40,7 +40,7 @@ async def run(seconds: float | None = None, symbols: int = 6, rate: float = 200.
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    async with Simulator(symbols=symbols, rate=rate, seed=7, accounts={_API_KEY: _SECRET}) as exchange:
+    async with Simulator(symbols=symbols, rate=rate, accounts={_API_KEY: _SECRET}) as exchange:
         with embedded_broker() as bootstrap:
             config = _config(exchange.url, exchange.symbols, bootstrap)
             topics = {channel: topic_name(config.kafka, channel) for channel in CHANNELS}

@@ -1,7 +1,8 @@
-"""A DigiFinex that runs anywhere, for tests, the demo and benchmarks."""
+"""A simulated DigiFinex that runs anywhere, for tests, the demo and benchmarks."""
 
 from bridge.simulator.faults import Faults, parse
+from bridge.simulator.protocol import Dialect
 from bridge.simulator.samples import all_ticker_frames, frames
-from bridge.simulator.server import Simulator
+from bridge.simulator.server import Setup, Simulator
 
-__all__ = ["Faults", "Simulator", "all_ticker_frames", "frames", "parse"]
+__all__ = ["Dialect", "Faults", "Setup", "Simulator", "all_ticker_frames", "frames", "parse"]

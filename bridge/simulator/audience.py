@@ -1,21 +1,21 @@
-"""All clients of the simulated exchange together: what goes out to many, and what befalls them all."""
+"""All clients of the simulated exchange together: what is sent to many, and faults that hit all of them."""
 
 import time
 from collections.abc import Iterator
 
 from bridge.simulator.client import Client
 from bridge.simulator.faults import Faults
-from bridge.simulator.market import Push
+from bridge.simulator.market import Update
 
 
 class Audience:
-    """The clients that are connected; `too_slow` counts those cut off at more than `backlog` bytes unread."""
+    """The connected clients. A client that leaves more than `backlog` bytes unread is cut off."""
 
     def __init__(self, backlog: int) -> None:
         self._backlog = backlog
-        self.too_slow = 0
-        self._clients: set[Client] = set()
-        self._stalled_until = 0.0
+        self.too_slow = 0  # clients cut off so far because of the backlog; only grows
+        self._clients: set[Client] = set()  # from the accepted handshake to the end of the connection
+        self._stalled_until = 0.0  # monotonic seconds; in the past unless a stall is going on
 
     def __iter__(self) -> Iterator[Client]:
         return iter(self._clients)
@@ -24,7 +24,7 @@ class Audience:
         return len(self._clients)
 
     def enter(self, client: Client) -> None:
-        """Take in a client, into a stall if there is one."""
+        """Add a client; if a stall is going on, it is stalled too."""
         client.stalled = time.monotonic() < self._stalled_until
         self._clients.add(client)
 
@@ -33,45 +33,45 @@ class Audience:
         self._clients.discard(client)
 
     def listening(self) -> list[Client]:
-        """Return the clients that can be told something."""
+        """Return the clients that get updates: open and not muted."""
         return [client for client in self._clients if client.listens]
 
-    def subscribers(self, push: Push) -> list[Client]:
-        """Return the clients that a push is for."""
+    def subscribers(self, update: Update) -> list[Client]:
+        """Return the listening clients that subscribed to an update."""
         return [
             client
             for client in self._clients
-            if client.subscriber.wants(push.channel, push.symbol, push.account) and client.listens
+            if client.subscriber.wants(update.channel, update.symbol, update.account) and client.listens
         ]
 
     def flush(self) -> None:
-        """Send what was written; cut off who is too slow."""
+        """Send what was written; cut off clients that read too slowly."""
         for client in self._clients:
             self.too_slow += not client.flush(self._backlog)
 
     @property
     def behind(self) -> bool:
-        """True while the network has not taken all that was written."""
+        """True while the kernel has not accepted all that was written."""
         return any(client.behind for client in self._clients)
 
     def cut(self) -> None:
-        """Hang up on everyone without a word."""
+        """Abort every connection, without a close frame."""
         for client in self._clients:
             client.cut()
 
     def stall(self, seconds: float) -> None:
-        """Send nothing for so long, then all of it."""
+        """Send nothing for `seconds`, then everything that was held back."""
         self._stalled_until = time.monotonic() + seconds
         for client in self._clients:
             client.stalled = True
 
     def mute(self) -> None:
-        """Neither hear nor tell anything on the connections that there are."""
+        """Ignore the current connections from here on: neither read requests nor send anything."""
         for client in self._clients:
             client.muted = True
 
     def grow_older(self, faults: Faults) -> None:
-        """End a stall that is over; mute or cut off those whose time has come."""
+        """Apply what depends on time: end a finished stall, mute or cut off connections that are due."""
         now = time.monotonic()
         for client in self._clients:
             age = now - client.opened

@@ -1,4 +1,4 @@
-"""One client of the simulated exchange: who it is, and the bytes on their way to it."""
+"""One client of the simulated exchange: its connection, its subscriptions, and bytes waiting to be sent."""
 
 import time
 
@@ -10,25 +10,27 @@ from bridge.simulator.protocol import Subscriber
 
 
 class Client:
-    """A connection and what it subscribed to; `opened` and `heard` (its last message) are monotonic times.
-
-    `muted`: it is neither heard nor told anything. `stalled`: what is written waits here.
-    """
+    """A connection and what it subscribed to."""
 
     def __init__(self, connection: ServerConnection) -> None:
         self.connection = connection
-        self.subscriber = Subscriber()
-        self.opened = self.heard = time.monotonic()
-        self.muted = False
-        self.stalled = False
-        self._waiting: list[bytes] = []
+        self.subscriber = Subscriber()  # changed by the client's requests
+        self.opened = time.monotonic()  # seconds
+        self.heard = self.opened  # monotonic seconds of its last message, or of the handshake
+        self.muted = False  # True: neither read nor written to any more; never reset
+        self.stalled = False  # True during a stall: what is written waits
+        self._waiting: list[bytes] = []  # whole WebSocket frames, oldest first; emptied by `flush`
 
     def write(self, frame: bytes) -> None:
-        """Put a whole WebSocket frame behind those that wait for `flush`."""
+        """Queue a whole WebSocket frame for the next `flush`."""
         self._waiting.append(frame)
 
     def flush(self, most: int) -> bool:
-        """Send all that waits, unless stalled; False: more than `most` bytes are unread, it was cut off."""
+        """Send all queued frames, unless stalled.
+
+        Returns:
+            False if the client was cut off because it left more than `most` bytes unread.
+        """
         if not self._waiting or self.stalled:
             return True
         waiting, self._waiting = self._waiting, []
@@ -42,7 +44,7 @@ class Client:
         return True
 
     def cut(self) -> None:
-        """Hang up without a word."""
+        """Abort the connection, without a close frame."""
         self.connection.transport.abort()
 
     @property
@@ -52,12 +54,12 @@ class Client:
 
     @property
     def listens(self) -> bool:
-        """True if it gets pushes."""
+        """True if it gets updates."""
         return self.open and not self.muted
 
     @property
     def behind(self) -> bool:
-        """True while the network has not taken all that was written."""
+        """True while the kernel has not accepted all that was written."""
         return self.open and bool(self._waiting or self.connection.transport.get_write_buffer_size())
 
 

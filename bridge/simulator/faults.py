@@ -1,4 +1,4 @@
-"""What can be made to go wrong, by name and number."""
+"""The faults that the simulator can inject, by name and number."""
 
 import dataclasses
 import difflib
@@ -11,34 +11,34 @@ _SHARES = ("corrupt", "bad_json", "unknown_method", "clean_again")
 
 @dataclass(frozen=True, slots=True)
 class Faults:
-    """Faults on request; the defaults are an exchange at its best.
+    """Faults to inject; the defaults inject none.
 
-    Shares are of 1; damaged frames are sent in addition to the good ones, so that the truth stays the truth.
+    Shares are fractions of 1. Damaged frames are sent in addition to the good ones, so nothing good is lost.
     """
 
-    drop: float = 0.0  # seconds between hanging up on every connection; 0: never
+    drop: float = 0.0  # seconds between cuts of all connections; 0: never
     refuse: int = 0  # handshakes answered with HTTP 502 after each drop
-    max_handshakes: int = 0  # in a second; more are answered with HTTP 429; 0: any number
+    max_handshakes: int = 0  # per second; more are answered with HTTP 429; 0: no limit
     stall_every: float = 0.0  # seconds from one stall to the next; 0: never
     stall_for: float = 1.0  # seconds in which nothing is sent, then all of it
-    mute_after: float = 0.0  # seconds after which a connection hears and says nothing more; 0: never
-    corrupt: float = 0.0  # share of pushes followed by one with damaged zlib bytes
-    bad_json: float = 0.0  # share of pushes followed by one that is not JSON
-    unknown_method: float = 0.0  # share of pushes followed by one with a method that nobody knows
-    clean_again: float = 0.0  # share of trades and depth pushes followed by the whole list once more
+    mute_after: float = 0.0  # seconds after which a connection is ignored; 0: never
+    corrupt: float = 0.0  # share of updates followed by a frame with a damaged zlib stream
+    bad_json: float = 0.0  # share of updates followed by a frame that is not JSON
+    unknown_method: float = 0.0  # share of updates followed by a frame with an unknown method
+    clean_again: float = 0.0  # share of trades and depth updates followed by the full list
     newest_first: bool = True  # the order of the trades in a list
-    nested_all_ticker: bool = False  # all_ticker's list in one more list
+    nested_all_ticker: bool = False  # all_ticker's list inside one more list
     idle_limit: float = 60.0  # seconds without a message from the client after which it is cut off
     max_age: float = 0.0  # seconds after which a connection is cut; 0: never
-    max_subscriptions: int = 0  # on one connection; at one more it is cut; 0: any number
-    clock_offset: float = 0.0  # seconds that the exchange's clock is ahead
+    max_subscriptions: int = 0  # per connection; it is cut at one more; 0: no limit
+    clock_offset: float = 0.0  # seconds by which the exchange's clock is ahead
 
 
 def parse(text: str) -> Faults:
-    """Return the faults of a text like `drop=1.5,refuse=3,newest_first=false`.
+    """Parse faults written like `drop=1.5,refuse=3,newest_first=false`.
 
     Raises:
-        ValueError: an unknown name or a value that is none; the text says which.
+        ValueError: an unknown name or an invalid value; the message names it.
     """
     types: dict[str, type] = {field.name: type(field.default) for field in dataclasses.fields(Faults)}
     values: dict[str, Any] = {}

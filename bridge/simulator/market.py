@@ -1,6 +1,7 @@
-"""The simulated markets: order books, trades and tickers that agree with each other. Pure and seeded.
+"""The simulated markets: order books, trades and tickers that are consistent with each other. Pure.
 
-Prices are counted in ticks of 0.01 and amounts in lots of 0.0001, as integers, so that sums are exact.
+Prices are integers in ticks of 0.01 and amounts integers in lots of 0.0001, so that sums are exact. The same
+seed makes the same market.
 """
 
 import random
@@ -17,7 +18,7 @@ _HISTORY = 100  # trades in a clean list
 _WELL_KNOWN = ("BTC_USDT", "ETH_USDT", "LTC_USDT", "XRP_USDT", "DFT_USDT", "EOS_USDT", "TRX_USDT", "BCH_USDT")
 _FIRST_ID = 12_900_000_000
 _EVEN = 0.5
-_QUOTES, _TRADES = 0.47, 0.33  # of the events; each trade changes the book, too
+_QUOTES, _TRADES = 0.47, 0.33  # shares of the events; each trade also changes the book
 _EMPTY = ("0", "0.0000")  # amounts that remove a level; the exchange writes both
 
 Levels = dict[int, int]
@@ -25,7 +26,7 @@ Levels = dict[int, int]
 
 
 def symbol_names(number: int) -> list[str]:
-    """Return so many market names."""
+    """Return `number` market names."""
     return [*_WELL_KNOWN[:number], *(f"SIM{n}_USDT" for n in range(len(_WELL_KNOWN), number))]
 
 
@@ -40,8 +41,8 @@ def amount_text(lots: int) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Push:
-    """One push: channel, symbol ("" for all_ticker), params, and the account it is for (None: all)."""
+class Update:
+    """One update before encoding: channel, symbol ("" for all_ticker), params, account (None: public)."""
 
     channel: str
     symbol: str
@@ -51,21 +52,21 @@ class Push:
 
 @dataclass(slots=True)
 class Market:
-    """One market. Each method changes it and returns the pushes that tell of it."""
+    """One market. `quote_change` and `trade` change it and return the updates that describe the change."""
 
     symbol: str
     rng: random.Random
-    asks: Levels = field(default_factory=dict)
+    asks: Levels = field(default_factory=dict)  # from 25 to 51 levels; all prices above those of `bids`
     bids: Levels = field(default_factory=dict)
-    trades: deque[dict[str, Any]] = field(default_factory=lambda: deque(maxlen=_HISTORY))
-    last_id: int = _FIRST_ID
-    open: int = 0
-    high: int = 0
-    low: int = 0
-    last: int = 0
-    last_lots: int = 0
-    base_lots: int = 0
-    quote: int = 0
+    trades: deque[dict[str, Any]] = field(default_factory=lambda: deque(maxlen=_HISTORY))  # oldest first
+    last_id: int = _FIRST_ID  # of the newest trade; the next one's is 1 to 3 higher
+    open: int = 0  # ticks; the ticker's 24 hours begin with the market and never end
+    high: int = 0  # ticks
+    low: int = 0  # ticks
+    last: int = 0  # ticks; the price of the newest trade
+    last_lots: int = 0  # lots of the newest trade
+    base_lots: int = 0  # lots traded so far
+    quote: int = 0  # ticks times lots, traded so far: units of 0.000001
 
     def __post_init__(self) -> None:
         middle = self.rng.randint(100_000, 6_000_000)
@@ -86,11 +87,11 @@ class Market:
 
     @property
     def best(self) -> tuple[int, int, int, int]:
-        """The best level of each side, as a ticker has them."""
+        """The best ask with its lots, then the best bid with its lots."""
         ask, bid = self.best_ask, self.best_bid
         return ask, self.asks[ask], bid, self.bids[bid]
 
-    def quote_change(self) -> list[Push]:
+    def quote_change(self) -> list[Update]:
         """Change, add or remove a few levels."""
         changed: tuple[Levels, Levels] = ({}, {})
         for _ in range(self.rng.randint(1, 5)):
@@ -108,8 +109,8 @@ class Market:
                 del side[worst]
         return [self._delta(*changed)]
 
-    def trade(self, now: float) -> list[Push]:
-        """Let a taker trade with the best levels."""
+    def trade(self, now: float) -> list[Update]:
+        """Execute a taker order against the best levels."""
         buys = self.rng.random() < _EVEN
         side, changed, done = (self.asks if buys else self.bids), Levels(), []
         for _ in range(self.rng.choice((1, 1, 1, 2))):
@@ -122,19 +123,19 @@ class Market:
         while len(side) < _LEVELS:
             price = max(side) + 1 if buys else min(side) - 1
             side[price] = changed[price] = self._lots()
-        push = Push("trades", self.symbol, [False, done[::-1], self.symbol])
-        return [push, self._delta(changed, {}) if buys else self._delta({}, changed)]
+        update = Update("trades", self.symbol, [False, done[::-1], self.symbol])
+        return [update, self._delta(changed, {}) if buys else self._delta({}, changed)]
 
-    def clean_trades(self) -> Push:
-        """Return the recent history, newest first."""
-        return Push("trades", self.symbol, [True, list(self.trades)[::-1], self.symbol])
+    def clean_trades(self) -> Update:
+        """Return the recent trades, newest first."""
+        return Update("trades", self.symbol, [True, list(self.trades)[::-1], self.symbol])
 
-    def snapshot(self) -> Push:
-        """Return the whole book; asks, too, come highest price first."""
-        return Push("depth", self.symbol, [True, self._book(self.asks, self.bids), self.symbol])
+    def snapshot(self) -> Update:
+        """Return the whole book, both sides highest price first."""
+        return Update("depth", self.symbol, [True, self._book(self.asks, self.bids), self.symbol])
 
     def ticker(self, now: float) -> dict[str, Any]:
-        """Return the ticker of now."""
+        """Return the ticker at `now`, in seconds since the epoch."""
         ask, ask_size, bid, bid_size = self.best
         return {
             "symbol": self.symbol,
@@ -171,8 +172,8 @@ class Market:
         self.trades.append(trade)
         return trade
 
-    def _delta(self, asks: Levels, bids: Levels) -> Push:
-        return Push("depth", self.symbol, [False, self._book(asks, bids), self.symbol])
+    def _delta(self, asks: Levels, bids: Levels) -> Update:
+        return Update("depth", self.symbol, [False, self._book(asks, bids), self.symbol])
 
     def _book(self, asks: Levels, bids: Levels) -> dict[str, list[list[str]]]:
         return {"asks": self._levels(asks), "bids": self._levels(bids)}
@@ -185,61 +186,61 @@ class Market:
 
 
 class Exchange:
-    """All markets. `step` makes the pushes of one event; the same seed makes the same ones."""
+    """All markets. The same seed makes the same events."""
 
     def __init__(self, symbols: Sequence[str], seed: int) -> None:
-        self.rng = random.Random(seed)  # noqa: S311
-        self.markets: dict[str, Market] = {}
-        self._names: list[str] = []
-        self._changed: set[str] = set()
+        self.rng = random.Random(seed)  # noqa: S311 - decides what happens next, and seeds each market
+        self.markets: dict[str, Market] = {}  # by symbol, in the order in which they were listed
+        self._names: list[str] = []  # the keys of `markets`, for `choice`
+        self._changed: set[str] = set()  # symbols whose ticker has changed since the last `all_ticker`
         for symbol in symbols:
             self.list_market(symbol)
 
     def list_market(self, symbol: str) -> None:
-        """Open a new market.
+        """Add a market.
 
         Raises:
-            ValueError: there is one of that name.
+            ValueError: it exists.
         """
         if symbol in self.markets:
-            raise ValueError(f"{symbol} is listed")
+            raise ValueError(f"{symbol} is already listed")
         self.markets[symbol] = Market(symbol, random.Random(self.rng.random()))  # noqa: S311
         self._names = list(self.markets)
         self._changed.add(symbol)
 
-    def step(self, now: float) -> list[Push]:
-        """Let something happen in one market: of the pushes 60 % depth, 25 % trades, 15 % ticker."""
+    def step(self, now: float) -> list[Update]:
+        """Make one event in one market; of the updates 60 % are depth, 25 % trades, 15 % ticker."""
         draw = self.rng.random()
         return self.event(
             "depth" if draw < _QUOTES else "trades" if draw < _QUOTES + _TRADES else "ticker", now
         )
 
-    def event(self, channel: str, now: float) -> list[Push]:
-        """Let something happen in one market that this channel tells of.
+    def event(self, channel: str, now: float) -> list[Update]:
+        """Make one event of this channel in one market; return its updates: one, or trades and their depth.
 
         Raises:
-            KeyError: it is not trades, depth or ticker.
+            KeyError: not trades, depth or ticker.
         """
         market = self.markets[self.rng.choice(self._names)]
         match channel:
             case "depth":
                 best = market.best
-                pushes = market.quote_change()
+                updates = market.quote_change()
                 if market.best != best:
                     self._changed.add(market.symbol)
             case "trades":
-                pushes = market.trade(now)
+                updates = market.trade(now)
                 self._changed.add(market.symbol)
             case "ticker":
-                pushes = [Push("ticker", market.symbol, [market.ticker(now)])]
+                updates = [Update("ticker", market.symbol, [market.ticker(now)])]
             case _:
                 raise KeyError(channel)
-        return pushes
+        return updates
 
-    def all_ticker(self, now: float, *, whole: bool = False) -> Push | None:
-        """Return the tickers that changed since the last call, or all; None if none did."""
+    def all_ticker(self, now: float, *, whole: bool = False) -> Update | None:
+        """Return the tickers that changed since the last call, or all if `whole`; None if there are none."""
         symbols = self._names if whole else [name for name in self._names if name in self._changed]
         if not whole:
             self._changed.clear()
         tickers = [self.markets[symbol].ticker(now) for symbol in symbols]
-        return Push("all_ticker", "", tickers) if tickers else None
+        return Update("all_ticker", "", tickers) if tickers else None

@@ -1,21 +1,21 @@
-"""How much is due at a steady rate, whenever one looks. Pure."""
+"""Tells how many events are due at a steady rate, however irregularly it is asked. Pure."""
 
 
 class Pace:
-    """Spreads `rate` events over each second; after a pause about a second's worth is made up for."""
+    """Spreads `rate` events over each second; after a pause, catches up on about one second of events."""
 
     def __init__(self, rate: float, now: float) -> None:
         self._rate = rate
-        self._most = rate + 1
-        self._due = 0.0
-        self._seen = now
+        self._most = rate + 1  # events; the bound of `_due`
+        self._due = 0.0  # events due at `_seen`, with a fraction; negative after an event that cost several
+        self._seen = now  # seconds; when it was last asked
 
     def due(self, now: float) -> bool:
-        """Tell if another event is due at `now`, in seconds."""
+        """Return True if another event is due at `now`, in seconds."""
         self._due = min(self._due + (now - self._seen) * self._rate, self._most)
         self._seen = now
         return self._due >= 1
 
     def spend(self, events: int) -> None:
-        """Take note that so many have happened."""
+        """Subtract events that have happened."""
         self._due -= events

@@ -1,4 +1,4 @@
-"""The exchange's side of the protocol: a request in, its answer and the first pushes out. Pure."""
+"""The exchange's side of the protocol: takes a request, returns its reply and the first updates. Pure."""
 
 import base64
 import hashlib
@@ -10,18 +10,18 @@ from typing import Any, Literal
 
 import orjson
 
-from bridge.simulator.market import Exchange, Push
+from bridge.simulator.market import Exchange, Update
 
 PUBLIC = ("trades", "depth", "ticker", "all_ticker")
 PRIVATE = ("order", "order_algo", "balance")
 
-_WINDOW_MS = (-1_000, 5_000)  # how old the timestamp of a signature may be
+_WINDOW_MS = (-1_000, 5_000)  # the age that the timestamp of a signature may have
 _INVALID, _AUTH_FAILED, _UNAVAILABLE, _NOT_FOUND, _NEED_AUTH = 2, 3, 3, 4, 6
 _SUCCESS = {"status": "success"}
 
 
 class HangUp(Exception):
-    """The request is one that the exchange answers by closing the connection."""
+    """The exchange closes the connection instead of replying to the request."""
 
 
 class _Refused(Exception):
@@ -32,19 +32,21 @@ class _Refused(Exception):
 
 @dataclass(slots=True)
 class Subscriber:
-    """What one connection is subscribed to, channel to symbols, and its account once it has authenticated."""
+    """What one connection is subscribed to, and for which account."""
 
-    account: str | None = None
-    subscriptions: defaultdict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
+    account: str | None = None  # its API key; None until it has authenticated
+    subscriptions: defaultdict[str, set[str]] = field(
+        default_factory=lambda: defaultdict(set)
+    )  # channel: symbols
 
     def wants(self, channel: str, symbol: str, account: str | None) -> bool:
-        """Tell if a push is for this connection; one of no account is for all."""
+        """Return True if an update is for this connection; one without an account is public."""
         return symbol in self.subscriptions.get(channel, ()) and account in (None, self.account)
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """The one answer to a request; one of `result` and `error` is None."""
+class Reply:
+    """The reply to a request; one of `result` and `error` is None."""
 
     request_id: int
     result: object = None
@@ -52,26 +54,36 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
-class Protocol:
-    """Answers requests out of the market.
+class Dialect:
+    """How the exchange behaves where the API document leaves it open or clients have seen both ways.
 
-    `confirm`: is the answer before or after the first push. An unknown market is refused or, as others
-    have seen, acknowledged. `max_subscriptions` on one connection, 0: any number. Of channels that are `shut`
-    every subscription is refused.
+    Replies come compressed or as plain text, before or after the first update of a subscription. An unknown
+    market is refused or, as other clients have seen, acknowledged.
     """
+
+    replies: Literal["zlib", "text"] = "zlib"
+    confirm: Literal["before", "after"] = "before"
+    unknown_market: Literal["refuse", "ack"] = "refuse"
+
+
+DOCUMENTED = Dialect()
+
+
+@dataclass(frozen=True, slots=True)
+class Protocol:
+    """Replies to requests from the state of the markets; `secrets` maps API keys to secrets."""
 
     market: Exchange
     secrets: Mapping[str, str]
-    confirm: Literal["before", "after"] = "before"
-    unknown_market: Literal["refuse", "ack"] = "refuse"
-    max_subscriptions: int = 0
-    shut: set[str] = field(default_factory=set)
+    dialect: Dialect = DOCUMENTED
+    max_subscriptions: int = 0  # per connection; 0: no limit
+    shut: set[str] = field(default_factory=set)  # channels of which every subscription is refused
 
-    def request(self, subscriber: Subscriber, message: str | bytes, now: float) -> list[Answer | Push]:
+    def request(self, subscriber: Subscriber, message: str | bytes, now: float) -> list[Reply | Update]:
         """Return what a client gets for a message, in order; `now` is the exchange's clock in seconds.
 
         Raises:
-            HangUp: not JSON, no method, no integer id, no params list, or one subscription too many.
+            HangUp: not JSON, no method, no integer id, no list of params, or too many subscriptions.
         """
         try:
             request = orjson.loads(message)
@@ -81,18 +93,18 @@ class Protocol:
         if type(request_id) is not int or not isinstance(method, str) or not isinstance(params, list):
             raise HangUp
         try:
-            result, pushes = self._result(subscriber, method, params, now)
+            result, updates = self._result(subscriber, method, params, now)
         except _Refused as error:
-            return [Answer(request_id, error={"code": error.code, "message": str(error)})]
+            return [Reply(request_id, error={"code": error.code, "message": str(error)})]
         number = sum(map(len, subscriber.subscriptions.values()))
         if self.max_subscriptions and number > self.max_subscriptions:
             raise HangUp
-        answer = Answer(request_id, result)
-        return [answer, *pushes] if self.confirm == "before" else [*pushes, answer]
+        reply = Reply(request_id, result)
+        return [reply, *updates] if self.dialect.confirm == "before" else [*updates, reply]
 
     def _result(
         self, subscriber: Subscriber, method: str, params: list[Any], now: float
-    ) -> tuple[object, list[Push]]:
+    ) -> tuple[object, list[Update]]:
         channel, _, verb = method.partition(".")
         if channel in PRIVATE and subscriber.account is None:
             raise _Refused(_NEED_AUTH, "require authentication")
@@ -126,27 +138,27 @@ class Protocol:
             case _:
                 raise _Refused(_INVALID, "invalid argument")
 
-    def _subscribe(self, subscriber: Subscriber, channel: str, params: list[Any], now: float) -> list[Push]:
+    def _subscribe(self, subscriber: Subscriber, channel: str, params: list[Any], now: float) -> list[Update]:
         if channel in self.shut:
             raise _Refused(_UNAVAILABLE, "service unavailable")
         if channel == "all_ticker":
             subscriber.subscriptions[channel] = {""}
-            push = self.market.all_ticker(now, whole=True)
-            return [push] if push else []
+            update = self.market.all_ticker(now, whole=True)
+            return [update] if update else []
         names = [str(name).upper() for name in params]
         markets = self.market.markets
         unknown = [name for name in names if name not in markets] if channel != "balance" else []
-        if unknown and self.unknown_market == "refuse":
+        if unknown and self.dialect.unknown_market == "refuse":
             raise _Refused(_INVALID, f"invalid market: {', '.join(unknown)}")
         subscriber.subscriptions[channel].update(names)
         if channel not in PUBLIC:
             return []
-        pushes = [self._first(channel, name, now) for name in names if name in markets]
+        updates = [self._first(channel, name, now) for name in names if name in markets]
         if channel == "depth":
-            pushes += [Push("depth", name, [True, {}, name]) for name in unknown]
-        return pushes
+            updates += [Update("depth", name, [True, {}, name]) for name in unknown]
+        return updates
 
-    def _first(self, channel: str, symbol: str, now: float) -> Push:
+    def _first(self, channel: str, symbol: str, now: float) -> Update:
         market = self.market.markets[symbol]
         match channel:
             case "trades":
@@ -154,4 +166,4 @@ class Protocol:
             case "depth":
                 return market.snapshot()
             case _:
-                return Push("ticker", symbol, [market.ticker(now)])
+                return Update("ticker", symbol, [market.ticker(now)])

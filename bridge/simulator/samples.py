@@ -1,50 +1,50 @@
-"""Frames of pushes by the thousand, for benchmarks. Pure; a seed gives always the same."""
+"""Makes thousands of frames for benchmarks. Pure; the same seed always gives the same frames."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from bridge.simulator.encoding import compress, text
-from bridge.simulator.market import Exchange, Push, symbol_names
+from bridge.simulator.market import Exchange, Update, symbol_names
 
 MIX = {"depth": 0.60, "trades": 0.25, "ticker": 0.15}
-"""The shares that the pushes of the channels have."""
+"""The share of each channel among the updates."""
 
-_START = 1_600_000_000.0  # seconds; when benchmarks begin
-_RATE = 5_000  # pushes a second, by the times in frames for benchmarks
+_START = 1_600_000_000.0  # seconds since the epoch; the time of the first update
+_RATE = 5_000  # updates a second, by the times in the frames
 
 
 def frames(
     seed: int, symbols: int | Sequence[str] = 50, mix: Mapping[str, float] = MIX, count: int = 10_000
 ) -> list[bytes]:
-    """Return so many frames of pushes out of one market, always the same for a seed.
+    """Return `count` frames of updates from one simulated exchange.
 
-    `mix` has the shares of trades, depth and ticker. Trades change the book, so depth's share can't be
-    below theirs unless it is left out.
+    `mix` has the shares of trades, depth and ticker. Each trade also changes the book, so depth's share can't
+    be below that of trades unless depth is left out.
 
     Raises:
-        KeyError: a channel in `mix` that is none of these.
+        KeyError: `mix` names another channel.
     """
     exchange = Exchange(symbol_names(symbols) if isinstance(symbols, int) else symbols, seed)
-    made: list[Push] = []
+    made: list[Update] = []
     so_far = Counter[str]()
     while len(made) < count:
         behind = max(mix, key=lambda channel: mix[channel] * len(made) - so_far[channel])
-        pushes = [push for push in exchange.event(behind, _START + len(made) / _RATE) if push.channel in mix]
-        so_far.update(push.channel for push in pushes)
-        made += pushes
-    return [compress(text(push)) for push in made[:count]]
+        updates = [one for one in exchange.event(behind, _START + len(made) / _RATE) if one.channel in mix]
+        so_far.update(update.channel for update in updates)
+        made += updates
+    return [compress(text(update)) for update in made[:count]]
 
 
 def all_ticker_frames(seed: int, symbols: int | Sequence[str] = 700, count: int = 100) -> list[bytes]:
-    """Return so many frames of all_ticker, one a second; the first has all markets, the rest what changed."""
+    """Return `count` frames of all_ticker, one a second: all markets first, then those that changed."""
     names = symbol_names(symbols) if isinstance(symbols, int) else symbols
     exchange = Exchange(names, seed)
     made: list[bytes] = []
     while len(made) < count:
         now = _START + len(made)
-        push = exchange.all_ticker(now)
-        if push is not None:
-            made.append(compress(text(push)))
+        update = exchange.all_ticker(now)
+        if update is not None:
+            made.append(compress(text(update)))
         for _ in names:
             exchange.step(now)
     return made

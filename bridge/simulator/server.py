@@ -1,12 +1,13 @@
-"""The simulated exchange on a real socket: it listens, keeps the pace, and lets go wrong what should."""
+"""The simulated exchange on a real socket: listens, keeps the rate, and injects faults."""
 
 import asyncio
 import random
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from http import HTTPStatus
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
@@ -18,25 +19,36 @@ from bridge.simulator.audience import Audience
 from bridge.simulator.client import Client, binary, text
 from bridge.simulator.extras import Extras
 from bridge.simulator.faults import Faults
-from bridge.simulator.market import Exchange, Push, symbol_names
+from bridge.simulator.market import Exchange, Update, symbol_names
 from bridge.simulator.pace import Pace
-from bridge.simulator.protocol import Answer, HangUp, Protocol
+from bridge.simulator.protocol import DOCUMENTED, Dialect, HangUp, Protocol, Reply
 from bridge.simulator.truth import Truth
 
-_TICK = 0.005  # seconds between two looks at what is due
-_ALL_TICKER = 1.0  # seconds
-_PRIVATE_SHARE = 0.02  # of the events, for each account
-_AT_ITS_BEST = Faults()
+_TICK = 0.005  # seconds between two checks of what is due
+_ALL_TICKER = 1.0  # seconds between two updates of all_ticker
+_PRIVATE_SHARE = 0.02  # share of the events that are followed by one of an account, for each account
+_NO_FAULTS = Faults()
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """Where a simulator listens, what its random choices start from, and what it keeps in memory."""
+
+    seed: int = 7
+    host: str = "127.0.0.1"
+    port: int = 0  # 0: a free one
+    keep_trades: bool = False  # for tests: keep every trade, so that memory grows with each
+    backlog: int = 256 * 1024 * 1024  # bytes; a client that leaves more unread is cut off
+
+
+_DEFAULT = Setup()
 
 
 class Simulator:
-    """A DigiFinex of its own, as long as its context; `url` is its address, `truth` what it sent.
+    """A simulated exchange that runs inside its context.
 
-    `symbols` are names or a number of markets, `rate` pushes a second over all of them, `accounts` maps API
-    keys to secrets. Answers come compressed or as plain text, before or after the first push; an unknown
-    market is refused or, as others have seen, acknowledged. `keep_trades` is for tests: memory then grows
-    with every trade. A client that leaves more than `backlog` bytes unread is cut off, and counted in
-    `clients.too_slow`; `handshakes` counts those that were accepted, `refusals` those that were not.
+    `symbols` are names or a number of markets, `rate` is updates a second over all of them, `accounts` maps
+    API keys to secrets.
     """
 
     def __init__(
@@ -44,51 +56,47 @@ class Simulator:
         *,
         symbols: int | Sequence[str] = 10,
         rate: float = 200.0,
-        seed: int = 7,
-        faults: Faults = _AT_ITS_BEST,
+        faults: Faults = _NO_FAULTS,
         accounts: Mapping[str, str] | None = None,
-        host: str = "127.0.0.1",
-        port: int = 0,
-        answers: Literal["zlib", "text"] = "zlib",
-        confirm: Literal["before", "after"] = "before",
-        unknown_market: Literal["refuse", "ack"] = "refuse",
-        keep_trades: bool = False,
-        backlog: int = 256 * 1024 * 1024,
+        dialect: Dialect = DOCUMENTED,
+        setup: Setup = _DEFAULT,
     ) -> None:
         self.symbols = symbol_names(symbols) if isinstance(symbols, int) else list(symbols)
-        self.market = Exchange(self.symbols, seed)
-        self.truth = Truth(self.market, keep_trades=keep_trades)
-        self.clients = Audience(backlog)
-        self.url = ""
-        self.handshakes = self.refusals = 0
+        self.market = Exchange(self.symbols, setup.seed)  # changes with each event
+        self.truth = Truth(self.market, keep_trades=setup.keep_trades)  # what it has sent
+        self.clients = Audience(setup.backlog)  # the connected clients
+        self.url = ""  # its address, once it listens
+        self.handshakes = 0  # accepted so far
+        self.refusals = 0  # handshakes refused so far, with 429 or 502
         secrets = dict(accounts or {})
-        self._protocol = Protocol(self.market, secrets, confirm, unknown_market, faults.max_subscriptions)
-        self._accounts = [Account(key, random.Random(f"{seed} {key}")) for key in secrets]  # noqa: S311
-        self._rng = random.Random(f"{seed} accounts")  # noqa: S311
-        self._extras = Extras(faults, random.Random(f"{seed} faults"), self.market)  # noqa: S311
+        self._protocol = Protocol(self.market, secrets, dialect, faults.max_subscriptions)
+        self._accounts = [Account(key, random.Random(f"{setup.seed} {key}")) for key in secrets]  # noqa: S311
+        self._rng = random.Random(f"{setup.seed} accounts")  # noqa: S311 - decides when an account does something
+        self._extras = Extras(faults, random.Random(f"{setup.seed} faults"), self.market)  # noqa: S311
         self._faults = faults
         self._rate = rate
-        self._address = (host, port)
-        self._answers = answers
-        self._to_refuse = 0
-        self._admitted: list[float] = []
-        self._server: Server
-        self._pacing: asyncio.Task[None]
-        self._misbehaving: asyncio.Task[None]
+        self._setup = setup
+        self._dialect = dialect
+        self._to_refuse = 0  # of the next handshakes, how many are answered with 502
+        self._admitted: list[
+            float
+        ] = []  # monotonic seconds of the handshakes accepted within the last second
+        self._server: Server  # listens from `__aenter__` on
+        self._pacing: asyncio.Task[None]  # makes events; ended by `quiesce`
+        self._misbehaving: asyncio.Task[None]  # injects the faults that depend on time
 
     async def __aenter__(self) -> Self:
-        host, port = self._address
         self._server = await serve(
             self._serve,
-            host,
-            port,
+            self._setup.host,
+            self._setup.port,
             compression=None,
             ping_interval=None,
             close_timeout=1,
             process_request=self._admit,
         )
         port = next(iter(self._server.sockets)).getsockname()[1]
-        self.url = f"ws://{host}:{port}/ws/v1/"
+        self.url = f"ws://{self._setup.host}:{port}/ws/v1/"
         self._pacing = asyncio.create_task(self._pace())
         self._misbehaving = asyncio.create_task(self._misbehave())
         return self
@@ -103,18 +111,18 @@ class Simulator:
         await _ended(self._misbehaving)
 
     async def quiesce(self) -> None:
-        """Let nothing happen any more; return when all that was pushed has left."""
+        """Stop making events, and return when everything written has been sent."""
         await _ended(self._pacing)
         while self.clients.behind:  # noqa: ASYNC110
             await asyncio.sleep(_TICK)
 
     def push(self, channel: str, params: list[Any]) -> None:
-        """Send hand-made params, as they are, to those who subscribed to their symbol.
+        """Send hand-made params, as they are, to the clients that subscribed to their symbol.
 
-        If they name none, to all that subscribed to something of the channel. The truth doesn't count them.
+        Params without a symbol go to all clients subscribed to the channel. `truth` does not count them.
         """
         symbol = _symbol(channel, params)
-        frame = binary(encoding.compress(encoding.text(Push(channel, symbol or "", params))))
+        frame = binary(encoding.compress(encoding.text(Update(channel, symbol or "", params))))
         for client in self.clients.listening():
             subscribed = client.subscriber.subscriptions[channel]
             if symbol in subscribed or (symbol is None and subscribed):
@@ -122,76 +130,76 @@ class Simulator:
         self.clients.flush()
 
     def push_raw(self, payload: bytes) -> None:
-        """Send a binary message to all clients, whatever it is; the truth doesn't count it."""
+        """Send a binary message to all clients, whatever it is; `truth` does not count it."""
         self._write_to_all(payload)
         self.clients.flush()
 
     async def drop_all(self, refuse: int = 0) -> None:
-        """Hang up on every connection without a word, and refuse so many of the next handshakes."""
+        """Abort every connection, without a close frame, and refuse the next `refuse` handshakes."""
         dropped = list(self.clients)
         self._drop(refuse)
         await asyncio.gather(*(client.connection.wait_closed() for client in dropped))
 
     def shut(self, *channels: str) -> None:
-        """Refuse all subscriptions of these channels from here on, and of no others."""
+        """From here on refuse all subscriptions of these channels, and of no others."""
         self._protocol.shut.clear()
         self._protocol.shut.update(channels)
 
     def refuse(self, handshakes: int) -> None:
-        """Answer so many of the next handshakes with HTTP 502."""
+        """Answer the next `handshakes` with HTTP 502."""
         self._to_refuse = handshakes
 
     def stall(self, seconds: float) -> None:
-        """Send nothing for so long, then all of it; the connections stay open."""
+        """Send nothing for `seconds`, then everything that was held back; the connections stay open."""
         self.clients.stall(seconds)
 
     def mute(self) -> None:
-        """Neither hear nor tell anything on the connections that there are; they stay open."""
+        """Ignore the current connections from here on; they stay open, and nothing is read or sent."""
         self.clients.mute()
 
     async def _pace(self) -> None:
-        """Let things happen at the configured rate, and send them together once a tick."""
+        """Make events at the configured rate, and send their updates together once a tick."""
         pace, next_all = Pace(self._rate, time.monotonic()), time.monotonic() + _ALL_TICKER
         while True:
             await asyncio.sleep(_TICK)
             now = time.monotonic()
             while pace.due(now):
-                pace.spend(self._happen())
+                pace.spend(self._make_event())
             if now >= next_all:
                 next_all += _ALL_TICKER
-                push = self.market.all_ticker(self._clock())
-                if push is not None:
-                    self._publish(push)
+                update = self.market.all_ticker(self._clock())
+                if update is not None:
+                    self._publish(update)
             self.clients.flush()
 
-    def _happen(self) -> int:
-        """Let one thing happen; return how many pushes it made."""
-        pushes = self.market.step(self._clock())
+    def _make_event(self) -> int:
+        """Make one event and publish it; return its number of updates."""
+        updates = self.market.step(self._clock())
         for account in self._accounts:
             if self._rng.random() < _PRIVATE_SHARE:
-                pushes += account.step(self.market.markets[pushes[0].symbol], self._clock())
-        for push in pushes:
-            self.truth.happened(push)
-            self._publish(push)
-        return len(pushes)
+                updates += account.step(self.market.markets[updates[0].symbol], self._clock())
+        for update in updates:
+            self.truth.record_made(update)
+            self._publish(update)
+        return len(updates)
 
-    def _publish(self, push: Push) -> None:
-        """Write a push to all that subscribed to it, and what faults send behind it."""
-        if self._write(push):
-            for fault, payload in self._extras.bad(push):
+    def _publish(self, update: Update) -> None:
+        """Write an update to all its subscribers, followed by what faults add."""
+        if self._write(update):
+            for fault, payload in self._extras.bad(update):
                 self.truth.bad[fault] += self._write_to_all(payload)
-            again = self._extras.again(push)
+            again = self._extras.again(update)
             if again is not None:
                 self._write(again)
 
-    def _write(self, push: Push) -> bool:
-        """Write a push to all that subscribed to it, encoded once; tell if there are any."""
-        subscribers = self.clients.subscribers(push)
+    def _write(self, update: Update) -> bool:
+        """Write an update, encoded once, to all its subscribers; return whether there are any."""
+        subscribers = self.clients.subscribers(update)
         if subscribers:
-            frame = self._frame(push)
+            frame = self._frame(update)
             for client in subscribers:
                 client.write(frame)
-                self.truth.wrote(push)
+                self.truth.record_written(update)
         return bool(subscribers)
 
     def _write_to_all(self, payload: bytes) -> int:
@@ -200,10 +208,10 @@ class Simulator:
             client.write(binary(payload))
         return len(listening)
 
-    def _frame(self, push: Push) -> bytes:
+    def _frame(self, update: Update) -> bytes:
         faults = self._faults
         json = encoding.text(
-            push, newest_first=faults.newest_first, nested_all_ticker=faults.nested_all_ticker
+            update, newest_first=faults.newest_first, nested_all_ticker=faults.nested_all_ticker
         )
         return binary(encoding.compress(json))
 
@@ -242,14 +250,15 @@ class Simulator:
         finally:
             self.clients.leave(client)
 
-    def _reply(self, client: Client, replies: Iterable[Answer | Push]) -> None:
-        for reply in replies:
-            if isinstance(reply, Push):
-                client.write(self._frame(reply))
-                self.truth.wrote(reply)
+    def _reply(self, client: Client, messages: Iterable[Reply | Update]) -> None:
+        for message in messages:
+            if isinstance(message, Update):
+                client.write(self._frame(message))
+                self.truth.record_written(message)
             else:
-                json = encoding.answer(reply.request_id, reply.result, reply.error)
-                client.write(text(json) if self._answers == "text" else binary(encoding.compress(json)))
+                json = encoding.reply(message.request_id, message.result, message.error)
+                as_text = self._dialect.replies == "text"
+                client.write(text(json) if as_text else binary(encoding.compress(json)))
         self.clients.flush()
 
     def _drop(self, refuse: int) -> None:
@@ -257,7 +266,7 @@ class Simulator:
         self.clients.cut()
 
     async def _misbehave(self) -> None:
-        """Let go wrong what depends on the time."""
+        """Inject the faults that depend on time."""
         faults, now = self._faults, time.monotonic()
         next_drop, next_stall = now + faults.drop, now + faults.stall_every
         while True:
@@ -274,7 +283,7 @@ class Simulator:
 
 
 def _symbol(channel: str, params: list[Any]) -> str | None:
-    """Return the symbol or currency that params of this channel name, "" for all_ticker, or None."""
+    """Return the symbol or currency in params of this channel, "" for all_ticker, None without one."""
     match channel, params:
         case "all_ticker", _:
             return ""
@@ -287,7 +296,7 @@ def _symbol(channel: str, params: list[Any]) -> str | None:
 
 
 async def _ended(task: asyncio.Task[None]) -> None:
-    """Cancel a task and wait for its end; raise what it had failed of."""
+    """Cancel a task and wait for its end; raise the error if it had failed before."""
     task.cancel()
     await asyncio.wait({task})
     if not task.cancelled():

@@ -10,7 +10,7 @@ from confluent_kafka.admin import AdminClient
 
 from bridge.check.exchange import check_exchange
 from bridge.config import Config
-from bridge.simulator import Faults
+from bridge.simulator import Dialect, Faults
 from tests.support.consumers import create_topic, set_topic
 from tests.support.exchange import ExchangeThread
 from tests.support.kafka_broker import Broker
@@ -61,7 +61,9 @@ def test_it_confirms_one_subscription_of_each_channel_and_writes_nothing(
 def test_a_market_that_the_exchange_refuses_is_named_wherever_it_is_configured(
     kafka: Broker, prefix: str, tmp_path: Path
 ) -> None:
-    with ExchangeThread(symbols=SYMBOLS, rate=100, answers="text", accounts=ACCOUNTS) as exchange:
+    with ExchangeThread(
+        symbols=SYMBOLS, rate=100, dialect=Dialect(replies="text"), accounts=ACCOUNTS
+    ) as exchange:
         channels = {"trades": ["NOPE_USDT"], "depth": ["BTC_USDT", "LATER_USDT"]}
         settings = config(exchange.url, kafka, prefix, {"channels": channels}, accounts=True)
         settings["accounts"][0] |= {"order": ["BTC_USDT", "GONE_USDT"], "order_algo": ["BTC_USDT"]}
@@ -75,7 +77,7 @@ def test_a_market_that_the_exchange_refuses_is_named_wherever_it_is_configured(
 
 
 def test_a_market_that_is_confirmed_but_not_seen_is_a_remark() -> None:
-    with ExchangeThread(symbols=SYMBOLS, rate=100, unknown_market="ack") as exchange:
+    with ExchangeThread(symbols=SYMBOLS, rate=100, dialect=Dialect(unknown_market="ack")) as exchange:
         well, printed = visit(exchange, channels={"trades": ["BTC_USDT", "QUIET_USDT"], "all_ticker": True})
     assert well
     assert "1 of the 2 markets were seen in all_ticker" in printed
@@ -86,7 +88,9 @@ def test_a_market_that_is_confirmed_but_not_seen_is_a_remark() -> None:
 def test_markets_that_were_not_seen_are_asked_for_in_sessions_of_the_configured_size() -> None:
     names = [f"NO{number}_USDT" for number in range(5)]
     faults = Faults(max_subscriptions=2)
-    with ExchangeThread(symbols=SYMBOLS, rate=100, unknown_market="ack", faults=faults) as exchange:
+    with ExchangeThread(
+        symbols=SYMBOLS, rate=100, dialect=Dialect(unknown_market="ack"), faults=faults
+    ) as exchange:
         size = {"subscriptions_per_session": 2}
         well, printed = visit(exchange, size, channels={"trades": ["BTC_USDT", *names]})
     assert well

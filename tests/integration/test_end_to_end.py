@@ -9,7 +9,7 @@ from typing import Literal
 import pytest
 from confluent_kafka import Producer
 
-from bridge.simulator import Faults
+from bridge.simulator import Dialect, Faults
 from tests.support.checks import (
     CHANNELS,
     assert_books_are,
@@ -25,18 +25,18 @@ from tests.support.process import ACCOUNTS, SYMBOLS, RunningBridge, config
 from tests.support.waiting import eventually
 
 
-@pytest.mark.parametrize("answers", ["zlib", "text"])
+@pytest.mark.parametrize("replies", ["zlib", "text"])
 @pytest.mark.parametrize("confirm", ["before", "after"])
 def test_all_seven_channels_reach_kafka_whole_and_in_order(
     kafka: Broker,
     prefix: str,
     tmp_path: Path,
-    answers: Literal["zlib", "text"],
+    replies: Literal["zlib", "text"],
     confirm: Literal["before", "after"],
 ) -> None:
-    delivery = "exactly-once" if answers == "zlib" else "at-least-once"
+    delivery = "exactly-once" if replies == "zlib" else "at-least-once"
     with ExchangeThread(
-        symbols=SYMBOLS, rate=400, accounts=ACCOUNTS, answers=answers, confirm=confirm
+        symbols=SYMBOLS, rate=400, accounts=ACCOUNTS, dialect=Dialect(replies=replies, confirm=confirm)
     ) as exchange:
         settings = config(exchange.url, kafka, prefix, {"kafka": {"delivery": delivery}}, accounts=True)
         with RunningBridge(tmp_path, settings) as bridge:

@@ -8,7 +8,7 @@ from typing import Any
 import psutil
 import pytest
 
-from bridge.simulator import Faults
+from bridge.simulator import Faults, Setup
 from bridge.simulator.market import symbol_names
 from tests.support.checks import assert_no_hole, assert_trades_are, records_of
 from tests.support.clock import Clock
@@ -185,7 +185,7 @@ def test_without_kafka_or_exchange_at_the_start_it_says_so_and_keeps_trying(
         own_kafka.start()
         eventually(lambda: f"127.0.0.1:{port}" in str(bridge.ready()[1]), 30, "only the exchange missing")
         assert list(bridge.ready()[1]["missing"]) == ["subscriptions"]
-        with ExchangeThread(symbols=SYMBOLS, rate=100, port=port):
+        with ExchangeThread(symbols=SYMBOLS, rate=100, setup=Setup(port=port)):
             bridge.wait_ready()
             eventually(lambda: bridge.metric("records_total") > 50, 20, "records")
         assert bridge.stop() == 0

@@ -1,4 +1,4 @@
-"""The simulated exchange over real sockets, met by a plain websockets client."""
+"""The simulated exchange over real sockets, with a plain websockets client."""
 
 import asyncio
 import base64
@@ -8,14 +8,14 @@ import time
 import zlib
 from collections.abc import Awaitable, Callable
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import orjson
 import pytest
 from websockets.asyncio.client import connect
-from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
 
-from bridge.simulator import Faults, Simulator
+from bridge.simulator import Dialect, Faults, Setup, Simulator
 from tests.support.waiting import soon
 
 SYMBOLS = ["BTC_USDT", "ETH_USDT", "LTC_USDT"]
@@ -23,11 +23,14 @@ PUBLIC = ["depth", "trades", "ticker"]
 PRIVATE = ["order", "order_algo", "balance"]
 ACCOUNTS = {"key": "secret"}
 OK = {"status": "success"}
-PATIENCE = 10.0
+PATIENCE = 60.0  # seconds
 
 
 class Listener:
-    """A client that keeps what comes, in order: `texts`, `frames`, and of these `messages` and `bad` ones."""
+    """A client that keeps all it receives, in order.
+
+    `texts` and `frames` hold text and binary messages, `messages` what they decode to, `bad` what does not.
+    """
 
     def __init__(self, url: str) -> None:
         self._connect = connect(url, compression=None, ping_interval=None)
@@ -50,44 +53,50 @@ class Listener:
 
     @property
     def closed(self) -> bool:
-        """True once the server has hung up."""
+        """True once the server has closed the connection."""
         return self._reading.done()
 
     async def ask(self, method: str, params: list[Any] | None = None) -> dict[str, Any]:
-        """Return the answer to a request."""
+        """Return the reply to a request.
+
+        Raises:
+            ConnectionResetError: the server has closed the connection instead.
+        """
         self._ids += 1
         mine = self._ids
         await self.socket.send(orjson.dumps({"id": mine, "method": method, "params": params or []}).decode())
-        await soon(lambda: self._answers(mine), PATIENCE, f"the answer to {method}")
-        (answer,) = self._answers(mine)
-        return answer
+        await soon(lambda: self._replies(mine) or self.closed, PATIENCE, f"the reply to {method}")
+        if not self._replies(mine):
+            raise ConnectionResetError(method)
+        (reply,) = self._replies(mine)
+        return reply
 
     async def result(self, method: str, params: list[Any] | None = None) -> object:
         """Return the result of a request that succeeds."""
-        answer = await self.ask(method, params)
-        assert answer["error"] is None
-        return answer["result"]
+        reply = await self.ask(method, params)
+        assert reply["error"] is None
+        return reply["result"]
 
     async def authenticate(self, secret: str = "secret", ahead: float = 0.0) -> dict[str, Any]:
-        """Return the answer to a request with a signature of now."""
+        """Return the reply to an authentication request, signed with the current time."""
         timestamp = str(int((time.time() + ahead) * 1000))
         digest = hmac.digest(secret.encode(), timestamp.encode(), hashlib.sha256)
         return await self.ask("server.auth", ["key", timestamp, base64.b64encode(digest).decode()])
 
-    def pushes(self, channel: str) -> list[list[Any]]:
-        """Return the params of all pushes of a channel."""
+    def updates(self, channel: str) -> list[list[Any]]:
+        """Return the params of all updates of a channel."""
         return [one["params"] for one in self.messages if one.get("method") == f"{channel}.update"]
 
     async def heard(self, channel: str, number: int = 1) -> list[list[Any]]:
-        """Return the pushes of a channel as soon as there are so many."""
-        await soon(lambda: len(self.pushes(channel)) >= number, PATIENCE, f"{number} pushes of {channel}")
-        return self.pushes(channel)
+        """Return the updates of a channel as soon as there are `number`."""
+        await soon(lambda: len(self.updates(channel)) >= number, PATIENCE, f"{number} updates of {channel}")
+        return self.updates(channel)
 
     async def end(self) -> None:
-        """Return as soon as the server has hung up."""
+        """Return as soon as the server has closed the connection."""
         await soon(lambda: self.closed, PATIENCE, "the end of the connection")
 
-    def _answers(self, request_id: int) -> list[dict[str, Any]]:
+    def _replies(self, request_id: int) -> list[dict[str, Any]]:
         return [one for one in self.messages if one["id"] == request_id]
 
     async def _read(self) -> None:
@@ -107,7 +116,7 @@ class Listener:
 
 
 def meeting(scenario: Callable[[Simulator, Listener], Awaitable[None]], **options: Any) -> Simulator:
-    """Let one client meet a simulator; return the simulator, for its truth."""
+    """Connect one client to a simulator and run a scenario; return the simulator, for its truth."""
 
     async def meet() -> Simulator:
         async with Simulator(symbols=SYMBOLS, **options) as exchange:
@@ -118,29 +127,30 @@ def meeting(scenario: Callable[[Simulator, Listener], Awaitable[None]], **option
     return asyncio.run(meet())
 
 
-def test_ping_and_time_are_answered_in_compressed_frames() -> None:
+def test_ping_and_time_get_compressed_replies() -> None:
     async def scenario(exchange: Simulator, client: Listener) -> None:
         assert await client.result("server.ping") == "pong"
+        before = int(time.time())
         now = await client.result("server.time")
         assert isinstance(now, int)
-        assert abs(now - time.time()) < 3
+        assert before <= now <= time.time()
         assert len(client.frames) == 2
         assert not client.texts
 
     meeting(scenario, rate=0)
 
 
-def test_answers_may_come_as_plain_text_and_pushes_never_do() -> None:
+def test_replies_may_be_plain_text_but_updates_are_always_compressed() -> None:
     async def scenario(exchange: Simulator, client: Listener) -> None:
         assert await client.result("depth.subscribe", SYMBOLS) == OK
         await client.heard("depth", 5)
         assert len(client.texts) == 1
         assert len(client.frames) >= 5
 
-    meeting(scenario, answers="text")
+    meeting(scenario, dialect=Dialect(replies="text"))
 
 
-def test_a_signature_of_the_exchanges_own_time_opens_the_private_channels() -> None:
+def test_a_signature_with_the_exchanges_time_opens_the_private_channels() -> None:
     async def scenario(exchange: Simulator, client: Listener) -> None:
         assert (await client.ask("order.subscribe", SYMBOLS))["error"]["code"] == 6
         assert (await client.authenticate("wrong"))["error"]["code"] == 3
@@ -153,24 +163,26 @@ def test_a_signature_of_the_exchanges_own_time_opens_the_private_channels() -> N
 
 @pytest.mark.parametrize("confirm", ["before", "after"])
 @pytest.mark.parametrize("channel", [*PUBLIC, "all_ticker"])
-def test_the_answer_comes_before_or_after_the_first_push(channel: str, confirm: str) -> None:
+def test_the_reply_comes_before_or_after_the_first_update(
+    channel: str, confirm: Literal["before", "after"]
+) -> None:
     async def scenario(exchange: Simulator, client: Listener) -> None:
         assert await client.result(f"{channel}.subscribe", SYMBOLS[:1]) == OK
         await client.heard(channel)
-        kinds = ["push" if one["id"] is None else "answer" for one in client.messages]
-        assert kinds == (["answer", "push"] if confirm == "before" else ["push", "answer"])
+        kinds = ["update" if one["id"] is None else "reply" for one in client.messages]
+        assert kinds == (["reply", "update"] if confirm == "before" else ["update", "reply"])
 
-    meeting(scenario, rate=0, confirm=confirm)
+    meeting(scenario, rate=0, dialect=Dialect(confirm=confirm))
 
 
-def test_public_channels_begin_with_the_whole_and_go_on_with_changes() -> None:
+def test_public_channels_start_with_a_snapshot_followed_by_changes() -> None:
     async def scenario(exchange: Simulator, client: Listener) -> None:
         for channel in PUBLIC:
             await client.result(f"{channel}.subscribe", SYMBOLS)
         for channel in ("depth", "trades"):
-            pushes = await client.heard(channel, 30)
+            updates = await client.heard(channel, 30)
             for symbol in SYMBOLS:
-                cleans = [clean for clean, _, name in pushes if name == symbol]
+                cleans = [clean for clean, _, name in updates if name == symbol]
                 assert cleans[0] is True
                 assert not any(cleans[1:])
         tickers = await client.heard("ticker", 10)
@@ -179,18 +191,24 @@ def test_public_channels_begin_with_the_whole_and_go_on_with_changes() -> None:
     meeting(scenario, rate=400)
 
 
-def test_all_ticker_comes_once_a_second_with_what_changed() -> None:
+def test_all_ticker_comes_once_a_second_with_the_changed_markets() -> None:
     async def scenario(exchange: Simulator, client: Listener) -> None:
         await client.result("all_ticker.subscribe")
         exchange.market.list_market("NEW_USDT")
-        whole, changed = await client.heard("all_ticker", 2)
+        whole, *_ = await client.heard("all_ticker")
         assert [one["symbol"] for one in whole] == SYMBOLS
-        assert "NEW_USDT" in [one["symbol"] for one in changed]
+        await soon(lambda: "NEW_USDT" in symbols_of(client.updates("all_ticker")), PATIENCE, "the new market")
+        assert client.updates("all_ticker")[-1][-1]["symbol"] == "NEW_USDT"
 
     meeting(scenario, rate=0)
 
 
-def test_private_channels_tell_their_own_account_of_changes() -> None:
+def symbols_of(updates: list[list[Any]]) -> set[str]:
+    """Return the markets in updates of all_ticker."""
+    return {ticker["symbol"] for tickers in updates for ticker in tickers}
+
+
+def test_private_updates_go_to_their_own_account_only() -> None:
     async def scenario(exchange: Simulator, client: Listener) -> None:
         async with Listener(exchange.url) as stranger:
             await client.authenticate()
@@ -200,28 +218,28 @@ def test_private_channels_tell_their_own_account_of_changes() -> None:
                 assert (await stranger.ask(f"{channel}.subscribe", names))["error"]["code"] == 6
             for channel in PRIVATE:
                 await client.heard(channel, 3)
-            assert not any(stranger.pushes(channel) for channel in PRIVATE)
+            assert not any(stranger.updates(channel) for channel in PRIVATE)
 
     exchange = meeting(scenario, accounts=ACCOUNTS, rate=3000)
     assert exchange.truth.counts()["order"] >= 3
 
 
-def test_unsubscribing_ends_the_pushes() -> None:
+def test_unsubscribing_ends_the_updates() -> None:
     async def scenario(exchange: Simulator, client: Listener) -> None:
         await client.result("depth.subscribe", SYMBOLS)
         await client.result("ticker.subscribe", SYMBOLS)
         await client.result("depth.unsubscribe", SYMBOLS[:1])
         client.messages.clear()
-        assert {push[2] for push in await client.heard("depth", 20)} == set(SYMBOLS[1:])
+        assert {update[2] for update in await client.heard("depth", 20)} == set(SYMBOLS[1:])
         await client.result("depth.unsubscribe")
         client.messages.clear()
         await client.heard("ticker", 20)
-        assert not client.pushes("depth")
+        assert not client.updates("depth")
 
     meeting(scenario, rate=1000)
 
 
-def test_an_unknown_market_is_refused_by_name_or_acknowledged() -> None:
+def test_an_unknown_market_is_named_in_the_refusal_or_acknowledged() -> None:
     async def refusing(exchange: Simulator, client: Listener) -> None:
         error = (await client.ask("depth.subscribe", ["BTC_USDT", "NOPE_USDT"]))["error"]
         assert error["code"] == 2
@@ -232,11 +250,11 @@ def test_an_unknown_market_is_refused_by_name_or_acknowledged() -> None:
         assert await client.heard("depth") == [[True, {}, "NOPE_USDT"]]
 
     meeting(refusing, rate=0)
-    meeting(acknowledging, rate=0, unknown_market="ack")
+    meeting(acknowledging, rate=0, dialect=Dialect(unknown_market="ack"))
 
 
 @pytest.mark.parametrize("message", ["hello", '{"id":"1","method":"server.ping","params":[]}', '{"id":1}'])
-def test_a_bad_request_closes_the_connection_without_an_answer(message: str) -> None:
+def test_an_invalid_request_closes_the_connection_without_a_reply(message: str) -> None:
     async def scenario(exchange: Simulator, client: Listener) -> None:
         await client.socket.send(message)
         await client.end()
@@ -245,8 +263,8 @@ def test_a_bad_request_closes_the_connection_without_an_answer(message: str) -> 
     meeting(scenario, rate=0)
 
 
-def test_all_that_was_sent_has_arrived_once_it_is_quiet() -> None:
-    """Two clients hear the same bytes, and the truth knows what each of them holds."""
+def test_the_truth_equals_what_two_clients_received() -> None:
+    """After `quiesce` everything sent has arrived, and the counts, trades and books agree."""
 
     async def scenario(exchange: Simulator, client: Listener) -> None:
         async with Listener(exchange.url) as other:
@@ -258,23 +276,23 @@ def test_all_that_was_sent_has_arrived_once_it_is_quiet() -> None:
             good = exchange.truth.good
             for one in (client, other):
                 assert await one.result("server.ping") == "pong"
-            heard = [sum(len(one.pushes(channel)) for channel in PUBLIC) for one in (client, other)]
+            heard = [sum(len(one.updates(channel)) for channel in PUBLIC) for one in (client, other)]
             assert sum(heard) == good == exchange.truth.good
         for symbol in SYMBOLS:
-            trades = [push[1] for push in client.pushes("trades") if push[2] == symbol]
+            trades = [update[1] for update in client.updates("trades") if update[2] == symbol]
             ids = {trade["id"] for one in trades for trade in one}
             assert ids == exchange.truth.sent[symbol]
             assert ids <= {trade["id"] for trade in exchange.truth.made[symbol]}
             assert exchange.truth.items("trades", symbol) == len(ids)
             assert _book(client, symbol) == exchange.truth.book(symbol)
-        assert exchange.truth.counts()["depth"] == len(client.pushes("depth")) + len(other.pushes("depth"))
+        assert exchange.truth.counts()["depth"] == len(client.updates("depth")) + len(other.updates("depth"))
 
-    meeting(scenario, rate=1000, keep_trades=True)
+    meeting(scenario, rate=1000, setup=Setup(keep_trades=True))
 
 
 def _book(client: Listener, symbol: str) -> dict[str, dict[str, str]]:
     book: dict[str, dict[str, str]] = {"asks": {}, "bids": {}}
-    for clean, change, name in client.pushes("depth"):
+    for clean, change, name in client.updates("depth"):
         if name != symbol:
             continue
         for side, levels in book.items():
@@ -286,19 +304,21 @@ def _book(client: Listener, symbol: str) -> dict[str, dict[str, str]]:
     return book
 
 
-def test_five_thousand_pushes_a_second_are_kept_up() -> None:
+def test_five_thousand_updates_a_second_are_sustained() -> None:
+    """Counted in CPU time, for other processes may keep the cores busy."""
+
     async def scenario(exchange: Simulator, client: Listener) -> None:
         for channel in PUBLIC:
             await client.result(f"{channel}.subscribe", SYMBOLS)
-        begun, before = time.monotonic(), exchange.truth.good
-        await soon(lambda: exchange.truth.good - before >= 5000, PATIENCE, "5000 pushes")
-        assert time.monotonic() - begun < 5
+        begun, before = time.process_time(), exchange.truth.good
+        await soon(lambda: exchange.truth.good - before >= 5000, PATIENCE, "5000 updates")
+        assert time.process_time() - begun < 5
         await exchange.quiesce()
 
     meeting(scenario, rate=5000)
 
 
-def test_damaged_frames_come_in_addition_and_are_counted() -> None:
+def test_damaged_frames_are_sent_in_addition_and_counted() -> None:
     async def scenario(exchange: Simulator, client: Listener) -> None:
         for channel in ("depth", "trades"):
             await client.result(f"{channel}.subscribe", SYMBOLS)
@@ -307,13 +327,13 @@ def test_damaged_frames_come_in_addition_and_are_counted() -> None:
         await client.result("server.ping")
         bad, good = exchange.truth.bad, exchange.truth.good
         assert len(client.bad) == bad["corrupt"] + bad["bad_json"]
-        assert len(client.pushes("moon")) == bad["unknown_method"]
-        assert len(client.pushes("depth")) + len(client.pushes("trades")) == good
+        assert len(client.updates("moon")) == bad["unknown_method"]
+        assert len(client.updates("depth")) + len(client.updates("trades")) == good
 
     meeting(scenario, rate=500, faults=Faults(corrupt=0.1, bad_json=0.1, unknown_method=0.1))
 
 
-def test_the_whole_list_may_come_again_at_any_time() -> None:
+def test_snapshots_may_be_repeated_at_any_time() -> None:
     async def scenario(exchange: Simulator, client: Listener) -> None:
         for channel in ("depth", "trades"):
             await client.result(f"{channel}.subscribe", SYMBOLS[:1])
@@ -323,7 +343,7 @@ def test_the_whole_list_may_come_again_at_any_time() -> None:
     meeting(scenario, rate=500, faults=Faults(clean_again=0.5))
 
 
-def test_trades_may_come_oldest_first_and_tickers_nested() -> None:
+def test_trades_may_come_oldest_first_and_all_ticker_nested() -> None:
     async def scenario(exchange: Simulator, client: Listener) -> None:
         await client.result("trades.subscribe", SYMBOLS)
         await client.result("all_ticker.subscribe")
@@ -336,7 +356,7 @@ def test_trades_may_come_oldest_first_and_tickers_nested() -> None:
     meeting(scenario, rate=500, faults=Faults(newest_first=False, nested_all_ticker=True))
 
 
-def test_it_hangs_up_and_then_refuses_so_many_handshakes() -> None:
+def test_dropping_all_connections_refuses_the_given_number_of_handshakes() -> None:
     async def scenario(exchange: Simulator, client: Listener) -> None:
         await exchange.drop_all(refuse=2)
         await client.end()
@@ -350,29 +370,34 @@ def test_it_hangs_up_and_then_refuses_so_many_handshakes() -> None:
     meeting(scenario, rate=0)
 
 
-def test_it_hangs_up_every_so_often_and_no_trade_is_missed() -> None:
+def test_periodic_drops_and_refused_handshakes_hide_no_trade_from_a_client_that_reconnects() -> None:
     async def scenario(exchange: Simulator, client: Listener) -> None:
         heard: set[int] = set()
-        for _ in range(4):
+
+        async def listen() -> bool:
+            """Collect the trades of one connection until it is dropped; False if that was too early."""
             try:
                 async with Listener(exchange.url) as one:
                     await one.result("trades.subscribe", SYMBOLS[:1])
                     await one.end()
-            except InvalidStatus:
-                continue
-            heard |= {trade["id"] for _, trades, _ in one.pushes("trades") for trade in trades}
-        async with Listener(exchange.url) as last:
-            await exchange.quiesce()
-            await last.result("trades.subscribe", SYMBOLS[:1])
-            ((_, trades, _),) = await last.heard("trades")
-        heard |= {trade["id"] for trade in trades}
+            except (InvalidHandshake, OSError, ConnectionClosed):
+                return False  # refused, or dropped too early
+            heard.update(trade["id"] for _, trades, _ in one.updates("trades") for trade in trades)
+            return True
+
+        for _ in range(4):
+            await listen()
+        await exchange.quiesce()
+        while not await listen():
+            pass
         assert heard == {trade["id"] for trade in exchange.truth.made[SYMBOLS[0]]}
         assert exchange.refusals > 0
 
-    meeting(scenario, rate=300, keep_trades=True, faults=Faults(drop=0.3, refuse=1))
+    setup, faults = Setup(keep_trades=True), Faults(drop=0.3, refuse=1)
+    meeting(scenario, rate=300, setup=setup, faults=faults)
 
 
-def test_a_stall_holds_everything_back_and_then_lets_it_go() -> None:
+def test_a_stall_delays_everything_and_loses_nothing() -> None:
     async def scenario(exchange: Simulator, client: Listener) -> None:
         await client.result("depth.subscribe", SYMBOLS)
         begun, before = time.monotonic(), exchange.truth.good
@@ -382,7 +407,7 @@ def test_a_stall_holds_everything_back_and_then_lets_it_go() -> None:
         assert exchange.truth.good > before
         await exchange.quiesce()
         assert await client.result("server.ping") == "pong"
-        assert len(client.pushes("depth")) == exchange.truth.good
+        assert len(client.updates("depth")) == exchange.truth.good
 
     meeting(scenario, rate=200)
 
@@ -397,26 +422,31 @@ def test_a_muted_connection_stays_open_and_silent(by_hand: bool) -> None:
         await client.socket.send(orjson.dumps({"id": 99, "method": "server.ping", "params": []}).decode())
         good, made = exchange.truth.good, exchange.truth.made["BTC_USDT"]
         goal = len(made) + 10
-        await soon(lambda: len(made) >= goal, PATIENCE, "trades that nobody is told of")
+        await soon(lambda: len(made) >= goal, PATIENCE, "trades that are sent to nobody")
         assert exchange.truth.good == good
         assert not client.closed
         assert not any(one["id"] == 99 for one in client.messages)
 
-    meeting(scenario, rate=400, keep_trades=True, faults=Faults() if by_hand else Faults(mute_after=0.3))
+    meeting(
+        scenario,
+        rate=400,
+        setup=Setup(keep_trades=True),
+        faults=Faults() if by_hand else Faults(mute_after=3.0),
+    )
 
 
-@pytest.mark.parametrize("faults", [Faults(idle_limit=0.3), Faults(max_age=0.3)])
+@pytest.mark.parametrize("faults", [Faults(idle_limit=3.0), Faults(max_age=3.0)])
 def test_idle_and_old_connections_are_cut(faults: Faults) -> None:
     async def scenario(exchange: Simulator, client: Listener) -> None:
         begun = time.monotonic()
         await client.result("depth.subscribe", SYMBOLS)
         await client.end()
-        assert time.monotonic() - begun >= 0.25
+        assert time.monotonic() - begun >= 2.5
 
     meeting(scenario, faults=faults)
 
 
-def test_one_subscription_too_many_is_cut_without_a_word() -> None:
+def test_one_subscription_too_many_closes_the_connection_without_a_reply() -> None:
     async def scenario(exchange: Simulator, client: Listener) -> None:
         await client.result("depth.subscribe", SYMBOLS)
         before = len(client.messages)
@@ -428,7 +458,7 @@ def test_one_subscription_too_many_is_cut_without_a_word() -> None:
     meeting(scenario, rate=0, faults=Faults(max_subscriptions=3))
 
 
-def test_who_does_not_read_is_cut_off_and_counted() -> None:
+def test_a_client_that_does_not_read_is_cut_off_and_counted() -> None:
     async def scenario(exchange: Simulator, client: Listener) -> None:
         idle = await connect(exchange.url, compression=None, ping_interval=None, max_size=None, max_queue=1)
         await soon(lambda: len(exchange.clients) == 2, PATIENCE, "both clients")
@@ -442,10 +472,10 @@ def test_who_does_not_read_is_cut_off_and_counted() -> None:
         idle.transport.abort()
         await idle.wait_closed()
 
-    meeting(scenario, rate=0, backlog=4_000_000)
+    meeting(scenario, rate=0, setup=Setup(backlog=4_000_000))
 
 
-def test_hand_made_pushes_reach_the_subscribers_of_their_symbol() -> None:
+def test_hand_made_updates_reach_the_subscribers_of_their_symbol() -> None:
     async def scenario(exchange: Simulator, client: Listener) -> None:
         async with Listener(exchange.url) as other:
             await client.result("trades.subscribe", ["BTC_USDT"])
@@ -457,8 +487,8 @@ def test_hand_made_pushes_reach_the_subscribers_of_their_symbol() -> None:
             for one in (client, other):
                 assert await one.result("server.ping") == "pong"
                 assert one.bad == [b"neither zlib nor JSON"]
-            assert client.pushes("trades")[1:] == [strange, ["no symbol at all"]]
-            assert other.pushes("trades")[1:] == [["no symbol at all"]]
+            assert client.updates("trades")[1:] == [strange, ["no symbol at all"]]
+            assert other.updates("trades")[1:] == [["no symbol at all"]]
             assert exchange.truth.good == 2
 
     meeting(scenario, rate=0, faults=Faults(newest_first=False))

@@ -3,23 +3,24 @@
 import asyncio
 import threading
 from collections.abc import Callable, Coroutine
+from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from bridge.simulator import Simulator
+from bridge.simulator import Setup, Simulator
 from bridge.simulator.market import amount_text, price_text
 from bridge.simulator.truth import Truth
 
 T = TypeVar("T")
 
-_PATIENCE = 60.0  # seconds
+_PATIENCE = 120.0  # seconds
 
 
 class ExchangeThread:
-    """A `Simulator` with these options as long as its context."""
+    """A `Simulator` with these options, which keeps its trades and runs inside its context."""
 
-    def __init__(self, **options: Any) -> None:
-        self._options = {"keep_trades": True, **options}
+    def __init__(self, *, setup: Setup | None = None, **options: Any) -> None:
+        self._options = {"setup": replace(setup or Setup(), keep_trades=True), **options}
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="exchange", daemon=True)
         self.simulator: Simulator
@@ -49,11 +50,11 @@ class ExchangeThread:
 
     @property
     def truth(self) -> Truth:
-        """What it sent."""
+        """What it has sent."""
         return self.simulator.truth
 
     def quiesce(self) -> None:
-        """Let nothing happen any more; return when all has left."""
+        """Stop making events, and return when everything written has been sent."""
         self.run(self.simulator.quiesce())
 
     def call(self, function: Callable[..., T], *arguments: object) -> T:
@@ -65,7 +66,7 @@ class ExchangeThread:
         return self.run(calling())
 
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        """Run a coroutine in its thread, and return what it returns."""
+        """Run a coroutine in its thread and return its result."""
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(_PATIENCE)
 
     async def _open(self) -> Simulator:
@@ -73,7 +74,7 @@ class ExchangeThread:
 
 
 def books(exchange: ExchangeThread) -> dict[str, tuple[dict[str, str], dict[str, str]]]:
-    """Return the exchange's books as texts."""
+    """Return each market's asks and bids as the exchange writes them: price to amount."""
 
     def side(levels: dict[int, int]) -> dict[str, str]:
         return {price_text(price): amount_text(lots) for price, lots in levels.items()}

@@ -1,4 +1,4 @@
-"""Simulated accounts: orders live and end, and balances tell of it."""
+"""Simulated accounts: orders run from placement to their end, and balances follow them."""
 
 import random
 from collections import defaultdict
@@ -7,37 +7,37 @@ from itertools import chain
 from typing import Any
 
 from bridge.simulator.accounts import Account
-from bridge.simulator.market import Exchange, Push
+from bridge.simulator.market import Exchange, Update
 
 NOW = 1_600_000_000.0
 SYMBOLS = ["BTC_USDT", "ETH_USDT"]
 
 
-def pushes(seed: int, steps: int = 3000) -> list[list[Push]]:
+def updates(seed: int, steps: int = 3000) -> list[list[Update]]:
     exchange, account = Exchange(SYMBOLS, seed), Account("key", random.Random(seed))
     return [account.step(exchange.markets[SYMBOLS[n % 2]], NOW + n) for n in range(steps)]
 
 
-def lives(made: list[list[Push]], channel: str) -> list[list[dict[str, Any]]]:
-    """Return the states of each order, in order."""
+def histories(made: list[list[Update]], channel: str) -> list[list[dict[str, Any]]]:
+    """Return the successive states of each order."""
     states: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
-    for push in chain.from_iterable(made):
-        if push.channel == channel:
-            states[push.params[0]["id"]].append(push.params[0])
+    for update in chain.from_iterable(made):
+        if update.channel == channel:
+            states[update.params[0]["id"]].append(update.params[0])
     return list(states.values())
 
 
 def test_the_same_seed_makes_the_same_account() -> None:
-    assert pushes(1) == pushes(1)
-    assert pushes(1) != pushes(2)
+    assert updates(1) == updates(1)
+    assert updates(1) != updates(2)
 
 
-def test_everything_is_for_the_account_alone() -> None:
-    assert {push.account for push in chain.from_iterable(pushes(3))} == {"key"}
+def test_every_update_belongs_to_the_account() -> None:
+    assert {update.account for update in chain.from_iterable(updates(3))} == {"key"}
 
 
-def test_orders_go_from_unfilled_to_an_end() -> None:
-    orders = lives(pushes(4), "order")
+def test_every_order_starts_unfilled_and_ends_filled_or_cancelled() -> None:
+    orders = histories(updates(4), "order")
     found = {tuple(order["status"] for order in states) for states in orders}
     ended = {(0, 2), (0, 1, 2), (0, 3), (0, 1, 4)}
     assert ended <= found <= ended | {(0,), (0, 1)}
@@ -46,8 +46,8 @@ def test_orders_go_from_unfilled_to_an_end() -> None:
     }
 
 
-def test_a_limit_order_is_filled_up_to_its_amount() -> None:
-    for states in lives(pushes(5), "order"):
+def test_a_limit_order_is_never_filled_beyond_its_amount() -> None:
+    for states in histories(updates(5), "order"):
         filled = [Decimal(one["filled"]) for one in states]
         assert filled == sorted(filled)
         last = states[-1]
@@ -60,16 +60,16 @@ def test_a_limit_order_is_filled_up_to_its_amount() -> None:
             assert Decimal(last["notional"]) == filled[-1] * Decimal(last["price_avg"]) > 0
 
 
-def test_algo_orders_wait_then_trigger_or_do_not() -> None:
-    found = {tuple(one["status"] for one in states) for states in lives(pushes(6), "order_algo")}
+def test_every_algo_order_waits_first_and_ends_triggered_cancelled_or_failed() -> None:
+    found = {tuple(one["status"] for one in states) for states in histories(updates(6), "order_algo")}
     ended = {(0, 1, 2), (0, 1, -1), (0, 1, -2), (0, 2), (0, -1), (0, -2)}
     assert ended <= found <= ended | {(0,), (0, 1)}
 
 
-def test_balances_add_up_and_move_as_the_orders_do() -> None:
+def test_free_and_used_add_up_and_only_fills_change_the_total() -> None:
     known: dict[str, dict[str, str]] = {}
-    for made in pushes(7):
-        balances = {push.symbol: push.params[0] for push in made if push.channel == "balance"}
+    for made in updates(7):
+        balances = {update.symbol: update.params[0] for update in made if update.channel == "balance"}
         for currency, one in balances.items():
             free, used, total = (Decimal(one[key]) for key in ("free", "used", "total"))
             assert free + used == total
@@ -79,13 +79,13 @@ def test_balances_add_up_and_move_as_the_orders_do() -> None:
         known |= balances
 
 
-def test_open_orders_do_not_pile_up() -> None:
+def test_the_number_of_open_orders_is_bounded() -> None:
     exchange, account = Exchange(SYMBOLS, 8), Account("key", random.Random(8))
     alive: set[str] = set()
     for n in range(20_000):
-        for push in account.step(exchange.markets[SYMBOLS[0]], NOW + n):
-            if push.channel in ("order", "order_algo"):
-                order = push.params[0]
-                ended = order["status"] in ((2, 3, 4) if push.channel == "order" else (-2, -1, 2))
+        for update in account.step(exchange.markets[SYMBOLS[0]], NOW + n):
+            if update.channel in ("order", "order_algo"):
+                order = update.params[0]
+                ended = order["status"] in ((2, 3, 4) if update.channel == "order" else (-2, -1, 2))
                 (alive.discard if ended else alive.add)(order["id"])
         assert len(alive) <= 40

@@ -1,4 +1,4 @@
-"""Faults on request, by name and number."""
+"""Parsing of the faults to inject."""
 
 import re
 
@@ -7,7 +7,7 @@ import pytest
 from bridge.simulator import Faults, parse
 
 
-def test_no_text_is_no_fault() -> None:
+def test_empty_text_injects_no_fault() -> None:
     assert parse("") == Faults()
 
 
@@ -17,7 +17,7 @@ def test_each_fault_is_set_by_its_name() -> None:
     )
 
 
-def test_the_clock_may_be_behind() -> None:
+def test_the_clock_offset_may_be_negative() -> None:
     assert parse("clock_offset=-3.5").clock_offset == -3.5
 
 
@@ -35,6 +35,6 @@ def test_the_clock_may_be_behind() -> None:
         ("clock_offset=inf", "clock_offset=inf: must be finite"),
     ],
 )
-def test_what_is_no_fault_is_named(text: str, words: str) -> None:
+def test_an_invalid_fault_is_named_in_the_error(text: str, words: str) -> None:
     with pytest.raises(ValueError, match=re.escape(words)):
         parse(text)

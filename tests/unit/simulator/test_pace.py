@@ -1,4 +1,4 @@
-"""A steady rate, however irregularly one looks."""
+"""The rate is steady, however irregularly it is polled."""
 
 import random
 
@@ -8,7 +8,7 @@ from bridge.simulator.pace import Pace
 
 
 def events(rate: float, times: list[float]) -> list[int]:
-    """Return how many events there are at each of the times."""
+    """Return the number of events due at each of the times."""
     pace, found = Pace(rate, 0.0), []
     for now in times:
         number = 0
@@ -20,7 +20,7 @@ def events(rate: float, times: list[float]) -> list[int]:
 
 
 @pytest.mark.parametrize("rate", [0.1, 1, 7.5, 5000])
-def test_the_rate_holds(rate: float) -> None:
+def test_the_rate_is_kept_when_polled_irregularly(rate: float) -> None:
     rng = random.Random(1)
     times, now = [], 0.0
     while now < 100:
@@ -29,15 +29,15 @@ def test_the_rate_holds(rate: float) -> None:
     assert abs(sum(events(rate, times)) - rate * now) < 1.01
 
 
-def test_nothing_happens_at_a_rate_of_zero() -> None:
+def test_a_rate_of_zero_makes_no_events() -> None:
     assert sum(events(0, [1.0, 100.0])) == 0
 
 
-def test_after_a_pause_a_second_is_made_up_for() -> None:
+def test_after_a_pause_at_most_one_second_is_caught_up() -> None:
     assert events(50, [1.0, 60.0]) == [50, 51]
 
 
-def test_an_event_that_made_more_than_one_push_is_paid_back() -> None:
+def test_an_event_with_two_updates_delays_the_next_one() -> None:
     pace = Pace(10, 0.0)
     assert pace.due(0.1)
     pace.spend(2)

@@ -1,4 +1,4 @@
-"""Frames for benchmarks."""
+"""The frames that benchmarks use."""
 
 import zlib
 from collections import Counter
@@ -14,12 +14,12 @@ def decoded(made: list[bytes]) -> list[dict[str, Any]]:
     return [orjson.loads(zlib.decompress(frame)) for frame in made]
 
 
-def test_a_seed_gives_always_the_same_frames() -> None:
+def test_the_same_seed_gives_the_same_frames() -> None:
     assert frames(1, count=200) == frames(1, count=200)
     assert frames(1, count=200) != frames(2, count=200)
 
 
-def test_frames_have_the_mix_and_the_number_that_was_asked_for() -> None:
+def test_frames_have_the_requested_number_and_mix() -> None:
     made = decoded(frames(3, 5, count=1000))
     channels = Counter(frame["method"] for frame in made)
     assert channels == {"depth.update": 600, "trades.update": 250, "ticker.update": 150}
@@ -41,7 +41,7 @@ def test_frames_are_spread_over_the_symbols() -> None:
     assert len({frame["params"][2] for frame in made}) == 50
 
 
-def test_all_ticker_begins_with_every_market_and_goes_on_with_what_changed() -> None:
+def test_all_ticker_starts_with_every_market_then_lists_changes() -> None:
     whole, *rest = decoded(all_ticker_frames(7, count=4))
     assert len(whole["params"]) == 700
     assert all(0 < len(frame["params"]) < 700 for frame in rest)
