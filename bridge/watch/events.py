@@ -1,4 +1,7 @@
-"""events: what happened to the data and to the sessions, as records of `<prefix>.events.v1`."""
+"""Events: what happened to the data and to the sessions, as records of `<prefix>.events.v1`.
+
+The schema leaves the kinds open, so that a kind can be added within v1; `docs/events.md` describes each.
+"""
 
 import time
 from collections.abc import Callable, Sequence
@@ -22,10 +25,15 @@ Kind: TypeAlias = Literal[
     "spool_discarded",
     "spool_damaged",
 ]
+"""Every kind that the bridge records."""
+
+
+ClosedBy: TypeAlias = Literal["clean_list"]
+"""What proved that a gap in trades is filled completely."""
 
 
 class About(TypedDict, total=False):
-    """What an event may be about; times in microseconds since the epoch."""
+    """The fields that depend on the kind of event; times are in microseconds since the epoch."""
 
     session: str
     account: str | None
@@ -38,11 +46,11 @@ class About(TypedDict, total=False):
     before_id: int
     before_us: int
     filled: int
-    closed_by: Literal["clean_list"] | None
+    closed_by: ClosedBy | None
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True):
-    """One event; what says nothing of its kind is null."""
+    """One event; a field that does not apply to its kind is null."""
 
     schema: str = "digifinex.events.v1"
     event: Kind
@@ -60,7 +68,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
     before_id: int | None = None
     before_us: int | None = None
     filled: int | None = None
-    closed_by: Literal["clean_list"] | None = None
+    closed_by: ClosedBy | None = None
 
 
 class Journal:

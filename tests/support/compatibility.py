@@ -1,4 +1,8 @@
-"""What may change in a published schema: within a version optional fields come, and nothing else changes."""
+"""What may change in a published schema: optional fields may be added, and nothing else.
+
+New values are allowed where a field has a pattern and its description lists the values in use, such as the
+kinds of events: descriptions are not compared. A closed list (`enum`) can not change within a version.
+"""
 
 from collections.abc import Iterator
 from typing import Any
@@ -8,15 +12,15 @@ _SETS = {"enum", "required", "type"}
 
 
 def incompatibilities(published: dict[str, Any], schema: dict[str, Any]) -> list[str]:
-    """Return what of `schema` breaks a consumer that was written against `published`.
+    """Return every change in `schema` that can break a consumer written against `published`.
 
-    A wider constraint breaks it as a narrower one does: the consumer may meet what it refuses.
+    A constraint that was widened breaks it too: the consumer may receive a value that it rejects.
     """
     return list(_object(_plain(published, published), _plain(schema, schema), "$"))
 
 
 def _plain(node: Any, root: dict[str, Any]) -> Any:
-    """Return a schema with its references filled in and its texts left out."""
+    """Return a schema with its references resolved and its descriptions removed."""
     match node:
         case {"$ref": str(reference), **beside}:
             target: Any = root
@@ -59,4 +63,4 @@ def _fields(published: dict[str, Any], fields: dict[str, Any], path: str) -> Ite
         if name in fields:
             yield from _object(field, fields[name], f"{path}.{name}")
         else:
-            yield f"{path}: {name} is gone"
+            yield f"{path}: {name} was removed"

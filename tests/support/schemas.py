@@ -1,4 +1,4 @@
-"""The schemas as a consumer uses them: every record that a test makes is held against its own."""
+"""The schemas as a consumer uses them: every record that a test makes is validated against its schema."""
 
 import json
 from functools import cache
@@ -23,15 +23,15 @@ def schema(channel: str) -> Json:
 
 @cache
 def validator(channel: str) -> Draft202012Validator:
-    """Return what tells a record of the channel from anything else."""
+    """Return the validator of a channel's records."""
     return Draft202012Validator(schema(channel), format_checker=Draft202012Validator.FORMAT_CHECKER)
 
 
 def validate(record: Record) -> Json:
-    """Return the JSON object of a record, once it is what the contract says.
+    """Return the JSON object of a record after checking it against its schema.
 
-    Consumers ignore fields they do not know; here the fields are exactly those that the schema declares,
-    in its order.
+    Consumers ignore unknown fields; here the fields must be exactly those that the schema declares, in its
+    order.
     """
     value: Json = json.loads(record.value)
     validator(record.channel).validate(value)
