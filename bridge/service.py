@@ -14,9 +14,9 @@ from aiokafka.errors import KafkaError
 
 from bridge import __version__, plan
 from bridge.backoff import Backoff
+from bridge.check.access import access
 from bridge.config import Config
 from bridge.errors import TopicError
-from bridge.kafka.access import access
 from bridge.kafka.client import FAILURES, in_words
 from bridge.kafka.leases import Leases
 from bridge.kafka.topics import Topic, prepare

@@ -8,9 +8,10 @@ from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import IncompatibleBrokerVersion, KafkaError, NoError, for_code
 
 from bridge import plan
+from bridge.check.access import access
 from bridge.config import Config, KafkaConfig
-from bridge.kafka.access import access
-from bridge.kafka.client import closed, connection
+from bridge.kafka import quirks
+from bridge.kafka.client import connection
 from bridge.kafka.topics import (
     CLEANUP,
     deleted_by_retention,
@@ -77,7 +78,7 @@ async def _topics(config: KafkaConfig, names: list[str]) -> dict[str, _Found]:
         }
         told = await _settings(admin, list(there))
     finally:
-        await closed(admin.close())
+        await quirks.wait_closed(admin.close())
     return {
         name: _Found(len(found), min(len(one["replicas"]) for one in found), told.get(name, {}))
         for name, found in there.items()

@@ -1,26 +1,14 @@
 """How to reach Kafka, in aiokafka's words."""
 
-import asyncio
 import ssl
-from collections.abc import Awaitable, Coroutine
 from typing import Any
 
-import structlog
-from aiokafka.conn import AIOKafkaConnection, CloseReason
-from aiokafka.errors import (
-    InvalidSessionTimeoutError,
-    InvalidTransactionTimeout,
-    KafkaConnectionError,
-    KafkaError,
-)
+from aiokafka.errors import InvalidSessionTimeoutError, InvalidTransactionTimeout, KafkaError
 from aiokafka.helpers import create_ssl_context
 
 from bridge.config import KafkaConfig
 from bridge.errors import ConfigError
-
-log = structlog.get_logger(__name__)
-
-_CLOSE_PATIENCE = 1.0  # seconds
+from bridge.kafka import quirks
 
 FAILURES = (KafkaError, OSError)
 """What aiokafka raises while Kafka is away; a TimeoutError is an OSError."""
@@ -39,9 +27,12 @@ def transactional_id(config: KafkaConfig, shard: int) -> str:
 def connection(config: KafkaConfig) -> dict[str, Any]:
     """Return the arguments that every aiokafka client takes to connect and authenticate.
 
+    Every client of the bridge is built with them, so this is also where aiokafka's methods are corrected.
+
     Raises:
         ConfigError: a certificate, key or password can't be used.
     """
+    quirks.apply()
     arguments: dict[str, Any] = {
         "bootstrap_servers": config.bootstrap_servers,
         "client_id": "digifinex-bridge",
@@ -108,42 +99,3 @@ def in_words(error: BaseException) -> str:
     words = str(error) or "no answer in time"
     key = _KEYS.get(type(error))
     return f"{words} (change {key})" if key else words
-
-
-async def closed(closing: Coroutine[Any, Any, None]) -> None:
-    """Wait for aiokafka to close one of its clients; after a second help it along.
-
-    Its `close()` waits for a task that it has cancelled; but before Python 3.12 `asyncio.wait_for` loses a
-    cancellation that comes together with an answer, so it may wait for ever. A second one ends the task.
-    And it raises what such a task had failed with, which is of no matter any more.
-    """
-    task = asyncio.create_task(closing)
-    await asyncio.wait({task}, timeout=_CLOSE_PATIENCE)
-    if not task.done():
-        task.cancel()
-        await asyncio.wait({task}, timeout=_CLOSE_PATIENCE)
-    if task.done() and not task.cancelled() and (error := task.exception()) is not None:
-        log.warning("not closed in order", error=repr(error))
-
-
-_send = AIOKafkaConnection.send
-
-
-def _send_or_say_closed(
-    self: AIOKafkaConnection,
-    request: object,
-    expect_response: bool = True,
-) -> Awaitable[object]:
-    try:
-        answer: Awaitable[object] = _send(self, request, expect_response)
-    except (KafkaError, NotImplementedError):  # these are RuntimeErrors, too
-        raise
-    except RuntimeError as error:
-        self.close(reason=CloseReason.CONNECTION_BROKEN)
-        raise KafkaConnectionError(f"Connection at {self.host}:{self.port} broken: {error}") from error
-    return answer
-
-
-# To write to a connection that the broker has just closed is a RuntimeError on uvloop, where aiokafka expects
-# an OSError (its issue 1038): it would end whichever task of aiokafka's came first, for good.
-AIOKafkaConnection.send = _send_or_say_closed

@@ -17,7 +17,8 @@ from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError, Ka
 
 from bridge.backoff import Backoff
 from bridge.config import KafkaConfig
-from bridge.kafka.client import closed, connection, in_words
+from bridge.kafka import quirks
+from bridge.kafka.client import connection, in_words
 from bridge.watch.metrics import Metrics
 
 log = structlog.get_logger(__name__)
@@ -65,7 +66,7 @@ class Leases(ConsumerRebalanceListener):  # type: ignore[misc]
                 log.error("the group is away", group=self._config.group_id, error=in_words(error))
             finally:
                 consumer, self._consumer = self._consumer, None
-                await closed(consumer.stop())
+                await quirks.wait_closed(consumer.stop())
             await asyncio.sleep(backoff.next())
 
     async def is_ours(self, shard: int, max_age: float) -> bool:

@@ -53,7 +53,6 @@ _DOUBTS = 5  # refusals of one record for a reason unknown, until it is taken fo
 _WITHOUT_TIME = 60.0  # seconds in which records go without their time, once Kafka has refused one
 
 _SILENCE = 5.0  # seconds without an acknowledgement after which Kafka counts as away
-_CLOSE_PATIENCE = 1.0  # seconds
 
 
 class Sink:
@@ -123,12 +122,12 @@ class Sink:
                     await self._exactly_once(batches)
                 return
             except asyncio.CancelledError:
-                await abort(producer, _CLOSE_PATIENCE)
+                await abort(producer)
                 raise
             except PRODUCER_FAILURES as error:
                 self._recover(error, batches.failures)
             finally:
-                await close_producer(producer, _CLOSE_PATIENCE)
+                await close_producer(producer)
             await asyncio.sleep(self._backoff.next())
 
     def listened(self, account: str, alive: Alive) -> None:

@@ -21,7 +21,8 @@ from aiokafka.errors import KafkaTimeoutError
 
 from bridge.config import KafkaConfig
 from bridge.errors import ShardLost
-from bridge.kafka.client import closed, connection
+from bridge.kafka import quirks
+from bridge.kafka.client import connection
 from bridge.kafka.topics import Topic
 from bridge.ledger import Watermark, advanced
 from bridge.plan import shard_of
@@ -194,7 +195,7 @@ class State:
         except TimeoutError:
             raise KafkaTimeoutError(f"{self.topic.name} could not be read in {_PATIENCE:g} s") from None
         finally:
-            await closed(consumer.stop())
+            await quirks.wait_closed(consumer.stop())
 
     async def _read_all(
         self, consumer: AIOKafkaConsumer, offsets: Mapping[int, int | None]

@@ -22,7 +22,8 @@ from aiokafka.protocol.metadata import MetadataRequest
 
 from bridge.config import KafkaConfig
 from bridge.errors import TopicError
-from bridge.kafka.client import closed, connection
+from bridge.kafka import quirks
+from bridge.kafka.client import connection
 from bridge.records import DEADLETTER, EVENTS, STATE
 
 log = structlog.get_logger(__name__)
@@ -107,7 +108,7 @@ async def prepare(config: KafkaConfig, channels: Iterable[str]) -> dict[str, Top
         limits = await max_message_bytes(admin, names.values())
         await _warn_of_retention(admin, names[STATE])
     finally:
-        await closed(admin.close())
+        await quirks.wait_closed(admin.close())
     return {channel: Topic(name, found[name], limits[name]) for channel, name in names.items()}
 
 
@@ -163,9 +164,8 @@ async def described(admin: AIOKafkaAdminClient, names: Iterable[str]) -> list[di
     The admin client's own question would have a broker create them, with its defaults: brokers do so unless
     they are told not to.
     """
-    request = MetadataRequest(list(names), allow_auto_topic_creation=False)
-    answer = await admin._send_request(request)  # noqa: SLF001
-    topics: list[dict[str, Any]] = answer.to_object()["topics"]
+    response = await quirks.request(admin, MetadataRequest(list(names), allow_auto_topic_creation=False))
+    topics: list[dict[str, Any]] = response.to_object()["topics"]
     return topics
 
 
@@ -235,11 +235,7 @@ async def _warn_of_retention(admin: AIOKafkaAdminClient, name: str) -> None:
 
 async def _create(admin: AIOKafkaAdminClient, config: KafkaConfig, names: Mapping[str, str]) -> None:
     topics = {name: new_topic(config, channel, name) for channel, name in names.items()}
-    try:
-        response: Any = await admin.create_topics(list(topics.values()))
-    except AttributeError:
-        raise KafkaError("the cluster has no controller at the moment") from None
-    for name, code, message in response.topic_errors:
+    for name, (code, message) in (await quirks.create_topics(admin, topics.values())).items():
         topic, error = topics[name], for_code(code)
         if error is NoError:
             log.info("topic created", topic=name, partitions=topic.num_partitions)
@@ -256,10 +252,7 @@ def new_topic(config: KafkaConfig, channel: str, name: str) -> NewTopic:
         settings = _STATE_SETTINGS
     elif channel == DEADLETTER:
         settings["max.message.bytes"] = str(DEADLETTER_MAX_BYTES)
-    topic = NewTopic(name, partitions(config, channel), 1, topic_configs=settings)
-    # -1 is the broker's own default to Kafka, but "not given" to the constructor, which refuses it.
-    topic.replication_factor = config.replication_factor
-    return topic
+    return quirks.new_topic(name, partitions(config, channel), config.replication_factor, settings)
 
 
 def uncreatable(topic: NewTopic, why: str) -> str:

@@ -1,4 +1,4 @@
-"""aiokafka on uvloop: connections that end, and clients that are closed."""
+"""aiokafka on uvloop, corrected: connections that end, and clients that are closed."""
 
 import asyncio
 
@@ -9,13 +9,14 @@ from aiokafka.errors import IncompatibleBrokerVersion, KafkaConnectionError
 from aiokafka.protocol.admin import DescribeGroupsRequest
 from aiokafka.protocol.metadata import MetadataRequest
 
-from bridge.kafka.client import closed
+from bridge.kafka import quirks
 
 
-def test_to_write_to_a_connection_that_was_just_closed_is_an_error_of_kafka() -> None:
-    """For uvloop it is a RuntimeError, which would end aiokafka's own tasks."""
+def test_a_write_to_a_connection_that_was_just_closed_is_a_connection_error() -> None:
+    """On uvloop it is a RuntimeError otherwise, which ends aiokafka's background tasks."""
 
     async def scenario() -> None:
+        quirks.apply()
         loop = asyncio.get_running_loop()
         async with await asyncio.start_server(lambda _, writer: writer.close(), "127.0.0.1", 0) as server:
             host, port = server.sockets[0].getsockname()
@@ -38,20 +39,20 @@ def test_to_write_to_a_connection_that_was_just_closed_is_an_error_of_kafka() ->
     uvloop.run(scenario())
 
 
-@pytest.mark.parametrize("error", [RuntimeError("the handler is closed"), KafkaConnectionError("away")])
-def test_what_a_client_failed_with_does_not_come_out_when_it_is_closed(error: Exception) -> None:
+@pytest.mark.parametrize("error", [RuntimeError("the handler is closed"), KafkaConnectionError("closed")])
+def test_an_earlier_error_of_a_client_is_not_raised_when_it_is_closed(error: Exception) -> None:
     async def fail() -> None:
         raise error
 
     async def scenario() -> None:
-        await closed(fail())
+        await quirks.wait_closed(fail())
 
     uvloop.run(scenario())
 
 
-def test_a_close_that_waits_for_a_lost_cancellation_is_helped_along() -> None:
+def test_a_close_that_waits_for_a_lost_cancellation_ends_all_the_same() -> None:
     async def scenario() -> None:
-        await closed(_forever())
+        await quirks.wait_closed(_forever())
 
     async def _forever() -> None:
         await asyncio.Event().wait()

@@ -1,0 +1,187 @@
+"""Where aiokafka does not do what the bridge needs: the only module that touches its private members.
+
+Seen in aiokafka 0.14.0. After an upgrade read each function again; a test fails until `SEEN_IN` is raised.
+
+`apply` replaces two methods of aiokafka; `bridge.kafka.client.connection`, which every client is built with,
+calls it. The other functions do their work where they are called.
+
+Three more properties of aiokafka need no private member, and are handled where the records are sent:
+
+- A record that the broker rejects makes every later send to its partition fail until the producer is
+  replaced (issue 1017 has the same symptom): `Sink` replaces the producer.
+- `commit_transaction()` succeeds although batches of the transaction have failed: `Batches` looks at the
+  result of every batch first.
+- With idempotence nothing ever expires (issue 1101): `Batches` limits how long it waits for a response.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Collection, Coroutine, Mapping
+from itertools import chain
+from typing import Any
+
+import structlog
+from aiokafka import AIOKafkaProducer
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.conn import AIOKafkaConnection, CloseReason
+from aiokafka.errors import KafkaConnectionError, KafkaError, KafkaTimeoutError
+from aiokafka.producer.message_accumulator import MessageAccumulator, MessageBatch
+from aiokafka.protocol.api import Response
+
+log = structlog.get_logger(__name__)
+
+SEEN_IN = "0.14.0"
+"""The version of aiokafka in which all of this was last checked."""
+
+_CLOSE_TIMEOUT = 1.0  # seconds that a client gets to close, and once more after its task was cancelled
+
+_original_send = AIOKafkaConnection.send
+
+
+def apply() -> None:
+    """Replace the methods of aiokafka that have to be replaced; calling it again changes nothing."""
+    AIOKafkaConnection.send = _send
+    MessageAccumulator.reenqueue = _reenqueue
+
+
+def _send(
+    self: AIOKafkaConnection,
+    request: object,
+    expect_response: bool = True,
+) -> Awaitable[object]:
+    """Raise `KafkaConnectionError` when the connection has just been closed, on uvloop as well.
+
+    aiokafka expects an OSError from a write to a closed connection; uvloop raises RuntimeError. Upstream
+    issue 1038, open. Without this the error ends whichever background task of aiokafka comes first, so that
+    a consumer no longer sends heartbeats, or a producer sends nothing, until it is replaced.
+    """
+    try:
+        response: Awaitable[object] = _original_send(self, request, expect_response)
+    except (KafkaError, NotImplementedError):  # these are RuntimeErrors, too
+        raise
+    except RuntimeError as error:
+        self.close(reason=CloseReason.CONNECTION_BROKEN)
+        raise KafkaConnectionError(f"Connection at {self.host}:{self.port} broken: {error}") from error
+    return response
+
+
+def _reenqueue(self: MessageAccumulator, batch: MessageBatch) -> None:
+    """Queue a batch for another attempt, unless it has been failed together with its producer.
+
+    aiokafka removes the batch from the pending ones here, and again when its future is done. When the
+    producer fails before or after, one of the two removals is a KeyError in a task that nobody awaits. Not
+    reported upstream as far as known. Without this a failing producer logs such errors, and the response to
+    a batch may be lost.
+    """
+    if not batch.future.done():
+        self._batches[batch.tp].appendleft(batch)
+        batch.reset_drain()
+
+
+async def wait_closed(closing: Coroutine[Any, Any, None]) -> None:
+    """Wait for one of aiokafka's clients to close, for two seconds at most.
+
+    A client's `stop()` or `close()` waits for a task that it has cancelled; but before Python 3.12
+    `asyncio.wait_for` loses a cancellation that arrives together with a result, so that it may wait for ever.
+    A second cancellation ends the task. The close also raises whatever that task had failed with, which no
+    longer matters. Not reported upstream as far as known. Without this a shutdown may hang.
+    """
+    task = asyncio.create_task(closing)
+    await asyncio.wait({task}, timeout=_CLOSE_TIMEOUT)
+    if not task.done():
+        task.cancel()
+        await asyncio.wait({task}, timeout=_CLOSE_TIMEOUT)
+    if task.done() and not task.cancelled() and (error := task.exception()) is not None:
+        log.warning("Kafka client did not close cleanly", error=repr(error))
+
+
+def is_in_transaction(producer: AIOKafkaProducer) -> bool:
+    """Return whether a transaction of this producer is open.
+
+    aiokafka has no public way to ask, and `abort_transaction()` without a transaction is an error. Not
+    reported upstream as far as known. Without this the bridge would have to keep a second account of it.
+    """
+    manager = producer._txn_manager  # noqa: SLF001
+    return manager is not None and bool(manager.is_in_transaction())
+
+
+async def close_by_force(producer: AIOKafkaProducer) -> None:
+    """Take a stopped producer, or one that does not stop, apart, so that none of its tasks remains.
+
+    With idempotence batches never expire: while the broker is unavailable `stop()` waits for ever, and after
+    a cancelled `stop()` the sender's tasks live on and deliver when the broker is back. Upstream issue 1101,
+    open. Without this a batch that the bridge has sent again with its next producer is on Kafka twice.
+
+    The order matters: to fail the batches before the tasks have ended is a KeyError in them. In the end the
+    futures that nobody awaits any more are looked at, or asyncio would complain about each.
+    """
+    accumulator, manager = producer._message_accumulator, producer._txn_manager  # noqa: SLF001
+    if tasks := _tasks_of(producer._sender):  # noqa: SLF001
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks, timeout=_CLOSE_TIMEOUT)
+    accumulator.fail_all(KafkaTimeoutError("given up"))
+    await wait_closed(producer.client.close())
+    waiters = [batch._drain_waiter for batch in chain.from_iterable(accumulator._batches.values())]  # noqa: SLF001
+    if manager is not None:
+        waiters.append(manager._transaction_waiter)  # noqa: SLF001
+    for waiter in waiters:
+        if waiter is not None and waiter.done() and not waiter.cancelled():
+            waiter.exception()
+
+
+def _tasks_of(sender: object) -> set[asyncio.Task[object]]:
+    """Return the tasks of a producer's sender; one that has failed leaves its requests running."""
+
+    def belongs(task: asyncio.Task[object]) -> bool:
+        frame = getattr(task.get_coro(), "cr_frame", None)
+        return frame is not None and frame.f_locals.get("self") is sender
+
+    return {task for task in asyncio.all_tasks() if belongs(task)}
+
+
+async def request(admin: AIOKafkaAdminClient, message: object, node: int | None = None) -> Response:
+    """Return Kafka's response to a request that the admin client has no method for, from any node or this.
+
+    `describe_topics()` lets the broker create the topics that it is asked about, and has no option against
+    it; and there is no method for most requests. Not reported upstream as far as known. Without this `check`
+    would create topics, with the broker's defaults, as would `run` with `kafka.create_topics = false`.
+
+    Raises:
+        KafkaError: Kafka does not answer.
+    """
+    return await admin._send_request(message, node)  # noqa: SLF001
+
+
+async def create_topics(
+    admin: AIOKafkaAdminClient, topics: Collection[NewTopic], *, validate_only: bool = False
+) -> Mapping[str, tuple[int, str]]:
+    """Return Kafka's error code and message for each topic that was to be created; code 0 is success.
+
+    While the cluster has no controller, `create_topics()` is an AttributeError. Not reported upstream as far
+    as known. Without this an election of the controller at the start would end the bridge with an internal
+    error.
+
+    Raises:
+        NoController: the cluster has no controller; librdkafka's mock cluster never has one.
+        KafkaError: Kafka does not answer.
+    """
+    try:
+        response: Any = await admin.create_topics(list(topics), validate_only=validate_only)
+    except AttributeError:
+        raise NoController("the cluster has no controller at the moment") from None
+    return {name: (code, message) for name, code, message in response.topic_errors}
+
+
+class NoController(KafkaError):  # type: ignore[misc]
+    """The cluster has no controller, so no topic can be created."""
+
+
+def new_topic(name: str, partitions: int, replication_factor: int, settings: Mapping[str, str]) -> NewTopic:
+    """Return a topic to be created; a replication factor of -1 leaves it to the broker.
+
+    -1 is the broker's default in Kafka's protocol, but `NewTopic` takes it for "not given" and raises. Not
+    reported upstream as far as known. Without this `kafka.replication_factor = -1` would be impossible.
+    """
+    topic = NewTopic(name, partitions, 1, topic_configs=dict(settings))
+    topic.replication_factor = replication_factor
+    return topic

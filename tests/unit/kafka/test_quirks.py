@@ -1,0 +1,150 @@
+"""What the bridge corrects of aiokafka, and that it does so in one module only."""
+
+import ast
+import asyncio
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import aiokafka
+import pytest
+from aiokafka.cluster import ClusterMetadata
+from aiokafka.conn import AIOKafkaConnection
+from aiokafka.errors import ProducerFenced
+from aiokafka.producer.message_accumulator import MessageAccumulator, MessageBatch
+from aiokafka.structs import TopicPartition
+
+import bridge
+from bridge.kafka import quirks
+
+PLACE = TopicPartition("topic", 0)
+ROOT = Path(bridge.__file__).parent
+MODULES = [path for path in sorted(ROOT.rglob("*.py")) if "aiokafka" in path.read_text()]
+
+Steps = Callable[[MessageAccumulator, MessageBatch], None]
+
+
+def is_private(name: str) -> bool:
+    return name.startswith("_") and not name.startswith("__")
+
+
+def intrusions(source: str) -> Iterator[str]:
+    """Yield where a module uses private members of other objects, or replaces members of aiokafka."""
+    tree = ast.parse(source)
+    imported: set[str] = set()  # names that aiokafka's members may be reached by
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            imported |= {name.asname or name.name.partition(".")[0] for name in node.names}
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "aiokafka":
+            imported |= {name.asname or name.name for name in node.names}
+            if any(is_private(name.name) for name in node.names):
+                yield f"line {node.lineno}: {ast.unparse(node)}"
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Attribute):
+            continue
+        own = isinstance(node.value, ast.Name) and node.value.id in ("self", "cls")
+        root: ast.expr = node
+        while isinstance(root, ast.Attribute):
+            root = root.value
+        replaced = isinstance(node.ctx, ast.Store | ast.Del) and getattr(root, "id", "") in imported
+        if replaced or (is_private(node.attr) and not own):
+            yield f"line {node.lineno}: {ast.unparse(node)}"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_only_quirks_touches_what_aiokafka_keeps_private(path: Path) -> None:
+    found = list(intrusions(path.read_text()))
+    if path == Path(quirks.__file__):
+        assert found
+    else:
+        assert found == []
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "producer._sender.close()",
+        "from aiokafka.conn import AIOKafkaConnection\nAIOKafkaConnection.send = print",
+        "import aiokafka.conn\naiokafka.conn.AIOKafkaConnection.send = print",
+        "from aiokafka.conn import _private",
+        "self.producer._sender",
+    ],
+)
+def test_each_way_to_touch_private_members_is_found(source: str) -> None:
+    assert list(intrusions(source))
+
+
+def test_the_quirks_are_those_of_the_installed_version() -> None:
+    """After an upgrade of aiokafka read bridge/kafka/quirks.py again, and then raise its `SEEN_IN`."""
+    assert aiokafka.__version__ == quirks.SEEN_IN
+
+
+def test_to_apply_the_corrections_twice_is_to_apply_them_once() -> None:
+    quirks.apply()
+    once = AIOKafkaConnection.send, MessageAccumulator.reenqueue
+    quirks.apply()
+    assert (AIOKafkaConnection.send, MessageAccumulator.reenqueue) == once
+
+
+def fail(accumulator: MessageAccumulator, batch: MessageBatch) -> None:
+    accumulator.fail_all(ProducerFenced())
+
+
+def queue_again(accumulator: MessageAccumulator, batch: MessageBatch) -> None:
+    accumulator.reenqueue(batch)
+
+
+def send_again(accumulator: MessageAccumulator, batch: MessageBatch) -> None:
+    assert accumulator._pop_batch(PLACE) is batch
+
+
+def acknowledge(accumulator: MessageAccumulator, batch: MessageBatch) -> None:
+    batch.done(base_offset=7)
+
+
+async def batch_in_flight() -> tuple[MessageAccumulator, MessageBatch, "asyncio.Future[Any]"]:
+    quirks.apply()
+    accumulator = MessageAccumulator(ClusterMetadata(), 1000, 0, 30)
+    builder = accumulator.create_builder()
+    builder.append(timestamp=1, key=b"key", value=b"value")
+    response = await accumulator.add_batch(builder, PLACE, 1)
+    return accumulator, accumulator._pop_batch(PLACE), response
+
+
+@pytest.mark.parametrize(
+    "steps",
+    [
+        pytest.param([fail, queue_again], id="answered after the producer has failed"),
+        pytest.param([queue_again, fail], id="waits to be sent again when the producer fails"),
+        pytest.param([queue_again, send_again, fail], id="is sent again when the producer fails"),
+    ],
+)
+def test_a_batch_fails_once_when_its_producer_fails(steps: list[Steps]) -> None:
+    """In each of these cases aiokafka alone raises a KeyError in a background task."""
+
+    async def scenario() -> None:
+        complaints: list[object] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
+        accumulator, batch, response = await batch_in_flight()
+        for step in steps:
+            step(accumulator, batch)
+        with pytest.raises(ProducerFenced):
+            await response
+        await asyncio.sleep(0)
+        assert not accumulator._pending_batches
+        assert complaints == []
+
+    asyncio.run(scenario())
+
+
+def test_a_batch_that_is_sent_again_is_acknowledged_and_forgotten() -> None:
+    async def scenario() -> None:
+        accumulator, batch, response = await batch_in_flight()
+        for step in (queue_again, send_again, acknowledge):
+            step(accumulator, batch)
+        assert (await response).offset == 7
+        await accumulator.flush()
+        assert not accumulator._pending_batches
+        assert not accumulator._batches
+
+    asyncio.run(scenario())
