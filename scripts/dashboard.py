@@ -1,4 +1,7 @@
-"""Write the Grafana dashboard, `helm/digifinex-bridge/dashboards/digifinex-bridge.json`."""
+"""Generate the Grafana dashboard, `helm/digifinex-bridge/dashboards/digifinex-bridge.json`.
+
+`ROWS` is the table of its panels; the functions above it write the queries, those below it build the JSON.
+"""
 
 import json
 from pathlib import Path
@@ -11,49 +14,49 @@ from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.models import common as model_common
 from grafana_foundation_sdk.models import dashboard as model
 
+from bridge.channels import CHANNELS
 from bridge.watch.metrics import PREFIX
 
 TARGET = Path(__file__).parents[1] / "helm" / "digifinex-bridge" / "dashboards" / "digifinex-bridge.json"
 
-# A matcher takes `.*` also for a label that is not there, as cluster and pod outside Kubernetes.
+# The matcher `.*` also matches a series without the label, as cluster and pod outside Kubernetes.
 _RELEASES = 'cluster=~"$cluster",namespace=~"$namespace"'
 _SCOPE = f'{_RELEASES},pod=~"$pod"'
-# What tells a release from others: shards of the same number, and channels, are of their own.
+# The labels that identify a release: shard numbers and channels are the same in each.
 _RELEASE = "cluster, namespace, job"
 _DATASOURCE = model.DataSourceRef(type_val="prometheus", uid="${datasource}")
-# Private channels are quiet by nature, and an order's time need not be that of its change.
-_PUBLIC = 'channel=~"trades|depth|ticker|all_ticker"'
+# Private channels may be quiet for days, and an order's timestamp need not be that of its change.
+_PUBLIC = f'channel=~"{"|".join(name for name, channel in CHANNELS.items() if not channel.private)}"'
 _CHOSEN = 'channel=~"$channel"'
 _COLUMNS = 24
 
 
 class Query(NamedTuple):
-    """An expression, and what its series are called."""
+    """A PromQL expression, and the legend of its series."""
 
     expression: str
     legend: str = ""
 
 
 class Panel(NamedTuple):
-    """A panel: a stat says what is, a graph how it came to be.
+    """One panel: a stat shows the present value, a graph its course.
 
-    `limits` are where it turns orange and red, None where it doesn't; `runbook` is the section about the
-    alert that watches the same.
+    `width` is in columns, of 24. `levels` reads from low to high: "green 2 orange 5 red" is green below 2,
+    orange from 2 and red from 5 on. `runbook` is the section for the alert on the same figure, if any.
     """
 
     title: str
-    text: str
+    kind: Literal["stat", "graph"]
+    width: int
+    unit: str
+    levels: str
+    runbook: str | None
     queries: tuple[Query, ...]
-    unit: str = "short"
-    width: int = 8
-    kind: Literal["stat", "graph"] = "graph"
-    limits: tuple[float | None, float | None] = (None, None)
-    low_is_bad: bool = False
-    runbook: str | None = None
+    text: str
 
 
 class Row(NamedTuple):
-    """A row of panels under a heading."""
+    """A row of panels under a heading, all of the same height."""
 
     title: str
     height: int
@@ -61,7 +64,7 @@ class Row(NamedTuple):
 
 
 def _of(name: str, *matchers: str) -> str:
-    """Return the selector of one of the bridge's metrics."""
+    """Return the selector of one of the bridge's metrics, on the chosen pods."""
     return f"{PREFIX}{name}{{{','.join([_SCOPE, *matchers])}}}"
 
 
@@ -70,7 +73,7 @@ def _of_channels(name: str, *matchers: str) -> str:
 
 
 def _of_all_pods(name: str, *matchers: str) -> str:
-    """Return the selector of what only all replicas together can tell."""
+    """Return the selector of a metric whose value means something over all replicas only."""
     return f"{PREFIX}{name}{{{','.join([_RELEASES, *matchers])}}}"
 
 
@@ -78,8 +81,26 @@ def _rate(selector: str, by: str = "") -> str:
     return f"sum{by}(rate({selector}[$__rate_interval]))"
 
 
-def _quantiles(name: str, *matchers: str) -> tuple[Query, ...]:
-    """Return those of the channel where they are largest, over the window of the alert."""
+def _rates(selector: str, label: str, legend: str = "") -> tuple[Query, ...]:
+    """Return the rate of a counter by a label."""
+    return (Query(_rate(selector, f" by ({label})"), legend or f"{{{{{label}}}}}"),)
+
+
+def _levels(selector: str, label: str, legend: str = "", combine: str = "sum") -> tuple[Query, ...]:
+    """Return the value of a gauge by a label."""
+    return (Query(f"{combine} by ({label}) ({selector})", legend or f"{{{{{label}}}}}"),)
+
+
+def _each(expression: str, legend: str = "{{pod}}") -> tuple[Query, ...]:
+    return (Query(expression, legend),)
+
+
+def _total(expression: str) -> tuple[Query, ...]:
+    return (Query(expression),)
+
+
+def _worst_quantiles(name: str, *matchers: str) -> tuple[Query, ...]:
+    """Return the quantiles of the channel in which they are largest, over the window of the alert."""
     buckets = f"rate({_of_channels(name + '_bucket', *matchers)}[5m])"
     return tuple(
         Query(
@@ -90,384 +111,201 @@ def _quantiles(name: str, *matchers: str) -> tuple[Query, ...]:
     )
 
 
-def _by_channel(name: str, quantile: float) -> Query:
-    buckets = _rate(_of_channels(name + "_bucket"), " by (le, channel)")
-    return Query(f"histogram_quantile({quantile}, {buckets})", f"{{{{channel}}}} p{quantile * 100:g}")
+def _quantiles(selector: str, *quantiles: float, label: str = "") -> tuple[Query, ...]:
+    """Return quantiles of a histogram, by a label if there is one."""
+    buckets = _rate(selector, f" by (le, {label})" if label else " by (le)")
+    prefix = f"{{{{{label}}}}} " if label else ""
+    return tuple(
+        Query(f"histogram_quantile({quantile}, {buckets})", f"{prefix}p{quantile * 100:g}")
+        for quantile in quantiles
+    )
 
 
-def _counted(selector: str) -> Query:
-    """Count as the alerts do.
+def _counted(selector: str) -> tuple[Query, ...]:
+    """Return how many were counted in the time range, as the alerts count.
 
-    That is all of a process that began in the time shown: what is counted before the first scrape is no
-    increase.
+    For a process that started within the range that is its total: what it counted before its first scrape is
+    not part of any increase.
     """
     young = f"({selector} and on (instance, job) time() - process_start_time_seconds < $__range_s)"
     increase = f"increase({selector}[$__range])"
-    return Query(f"round(sum(({young} > {increase}) or {increase} or {young}))")
+    return _total(f"round(sum(({young} > {increase}) or {increase} or {young}))")
 
 
-def _age() -> Query:
-    """Return each channel's age; one that never had a push is as old as its release's oldest process."""
+def _since_last_push() -> tuple[Query, ...]:
+    """Return each channel's age; a channel without a push yet is as old as its release's oldest process."""
     last = f"max by ({_RELEASE}, channel) ({_of_all_pods('last_push_timestamp_seconds', _CHOSEN, _PUBLIC)})"
     start = f"min by ({_RELEASE}) (process_start_time_seconds{{{_RELEASES}}})"
-    begun = f"({last} == 0) + on ({_RELEASE}) group_left {start}"
-    return Query(f"max by (channel) (time() - (({last} > 0) or {begun}))", "{{channel}}")
+    since_start = f"({last} == 0) + on ({_RELEASE}) group_left {start}"
+    return _each(f"max by (channel) (time() - (({last} > 0) or {since_start}))", "{{channel}}")
 
 
-def _fewest_sessions() -> Query:
-    """Return those of the shard that has the fewest; one that never had any has no series of them."""
+def _fewest_sessions() -> tuple[Query, ...]:
+    """Return the sessions of the shard with the fewest; a shard that never had one has no series of them."""
     sessions = f"sum by ({_RELEASE}, shard) ({_of_all_pods('connected')})"
     never = f"{_of_all_pods('shard_owned')} == 1 unless {_of_all_pods('connected')}"
     waiting = f"({never}) and ignoring (shard) {_of_all_pods('ready')} == 0"
-    return Query(f"min({sessions} or 0 * sum by ({_RELEASE}, shard) ({waiting}))")
+    return _total(f"min({sessions} or 0 * sum by ({_RELEASE}, shard) ({waiting}))")
 
 
-_PROCESS = f"and on (instance, job) {_of('ready')}"
+def _stalled() -> tuple[Query, ...]:
+    """Return how many replicas have records pending and get none acknowledged."""
+    acknowledged = _rate(_of("records_total"), f" by ({_RELEASE}, pod)")
+    pending = f"sum by ({_RELEASE}, pod) ({_of('pending_records')} + {_of('spool_records')})"
+    return _total(f"sum(({acknowledged} == bool 0) * ({pending} > bool 0))")
 
+
+def _process(expression: str) -> tuple[Query, ...]:
+    """Return a metric of Prometheus' client, of the bridge's processes alone."""
+    return _each(f"{expression} and on (instance, job) {_of('ready')}")
+
+
+_UNOWNED = f"sum(sum by ({_RELEASE}, shard) ({_of_all_pods('shard_owned')}) == bool 0)"
+# The limit is for all shards, each has an equal part of it: a pod has the parts of the shards that it serves.
+_SPOOL_LIMIT = f"sum by (pod) ({_of('spool_limit_bytes')}) * avg by (pod) ({_of('shard_owned')})"
+
+# fmt: off
 ROWS = (
-    Row(
-        "Is the data whole and fresh?",
-        4,
-        (
-            Panel(
-                "Replicas not ready",
-                "Replicas that lack a subscription's confirmation, or an answer of Kafka. /readyz of each "
-                "says what is missing.",
-                (Query(f"sum({_of('ready')} == bool 0)"),),
-                width=3,
-                kind="stat",
-                limits=(None, 1),
-                runbook="not-ready",
-            ),
-            Panel(
-                "Fewest sessions",
-                "Connections to the exchange, of the shard that has the fewest. 0: nothing comes of its "
-                "symbols.",
-                (_fewest_sessions(),),
-                width=3,
-                kind="stat",
-                limits=(None, 1),
-                low_is_bad=True,
-                runbook="feed-dead",
-            ),
-            Panel(
-                "Shards without an owner",
-                "Shards that no replica serves: their symbols are missing on Kafka.",
-                (Query(f"sum(sum by ({_RELEASE}, shard) ({_of_all_pods('shard_owned')}) == bool 0)"),),
-                width=3,
-                kind="stat",
-                limits=(None, 1),
-                runbook="shard-unowned",
-            ),
-            Panel(
-                "Since the last push",
-                "Age of each public channel's last push, on whichever replica, of the release where it is "
-                "oldest; since the start, if there was none. Old: the channel is stale.",
-                (_age(),),
-                unit="s",
-                width=9,
-                kind="stat",
-                limits=(60, 300),
-                runbook="channel-stale",
-            ),
-            Panel(
-                "Kafka stalled",
-                "Replicas where records wait and Kafka takes none.",
-                (
-                    Query(
-                        f"sum(({_rate(_of('records_total'), f' by ({_RELEASE}, pod)')} == bool 0)"
-                        f" * (sum by ({_RELEASE}, pod) ({_of('pending_records')} + {_of('spool_records')})"
-                        " > bool 0))"
-                    ),
-                ),
-                width=3,
-                kind="stat",
-                limits=(None, 1),
-                runbook="kafka-unreachable",
-            ),
-            Panel(
-                "Reading paused",
-                "Shards that don't read from the exchange, for what waits for Kafka has filled memory and "
-                "disk. What is sent meanwhile may be lost.",
-                (Query(f"sum({_of('reading_paused')})"),),
-                width=3,
-                kind="stat",
-                limits=(None, 1),
-                runbook="reading-paused",
-            ),
-            Panel(
-                "Gaps not filled",
-                "Stretches in the time shown in which data may be missing for good. Their bounds are on the "
-                "events topic.",
-                (_counted(_of_channels("gaps_total")),),
-                width=4,
-                kind="stat",
-                limits=(0.5, None),
-                runbook="gap-not-filled",
-            ),
-            Panel(
-                "Dead letters",
-                "Frames in the time shown that could not become records. They are whole on the dead-letter "
-                "topic, with the reason.",
-                (_counted(_of("deadletters_total")),),
-                width=4,
-                kind="stat",
-                limits=(0.5, None),
-                runbook="dead-letters",
-            ),
-            Panel(
-                "Exchange lag",
-                "From the exchange's own time to reception, of the slowest public channel. Times of trades "
-                "are whole seconds, so up to one is normal.",
-                _quantiles("exchange_lag_seconds", _PUBLIC),
-                unit="s",
-                width=8,
-                kind="stat",
-                limits=(2, 5),
-                runbook="exchange-lag-high",
-            ),
-            Panel(
-                "Delivery lag",
-                "From reception to the moment a read_committed consumer can see the record, of the slowest "
-                "channel. Exactly-once adds up to kafka.commit_interval.",
-                _quantiles("delivery_lag_seconds"),
-                unit="s",
-                width=8,
-                kind="stat",
-                limits=(1, 5),
-                runbook="delivery-lag-high",
-            ),
-        ),
-    ),
-    Row(
-        "Throughput",
-        7,
-        (
-            Panel(
-                "Records",
-                "Records that Kafka has acknowledged, by channel.",
-                (Query(_rate(_of_channels("records_total"), " by (channel)"), "{{channel}}"),),
-                unit="cps",
-            ),
-            Panel(
-                "Frames",
-                "Frames received, by shard. A shard at 0 gets nothing.",
-                (Query(_rate(_of("frames_total"), " by (shard)"), "shard {{shard}}"),),
-                unit="cps",
-                runbook="feed-dead",
-            ),
-            Panel(
-                "Bytes received",
-                "Bytes of frames as the exchange compressed them, by shard.",
-                (Query(_rate(_of("received_bytes_total"), " by (shard)"), "shard {{shard}}"),),
-                unit="Bps",
-            ),
-            Panel(
-                "Delivery lag by channel",
-                "The slowest hundredth of each channel's records, from reception to visibility.",
-                (_by_channel("delivery_lag_seconds", 0.99),),
-                unit="s",
-                limits=(1, 5),
-                runbook="delivery-lag-high",
-            ),
-            Panel(
-                "Exchange lag by channel",
-                "The slowest hundredth of each channel's pushes, from the exchange's time to reception.",
-                (_by_channel("exchange_lag_seconds", 0.99),),
-                unit="s",
-                limits=(2, 5),
-                runbook="exchange-lag-high",
-            ),
-            Panel(
-                "Repeated and filled in",
-                "Items that the exchange repeated and that were left out; records that were filled in from "
-                "its history after an interruption; gaps that it could not fill.",
-                (
-                    Query(_rate(_of_channels("duplicates_total")), "repeated"),
-                    Query(_rate(_of_channels("recovered_total")), "filled in"),
-                    Query(_rate(_of_channels("gaps_total")), "gaps"),
-                ),
-                unit="cps",
-                runbook="gap-not-filled",
-            ),
-        ),
-    ),
-    Row(
-        "Exchange",
-        7,
-        (
-            Panel(
-                "Reconnects by reason",
-                "Sessions replaced. `rotated` is planned and costs nothing. `refused`: 502 or 429; `stale`: "
-                "silence; `rejected`: a subscription or a login.",
-                (Query(_rate(_of("reconnects_total"), " by (reason)"), "{{reason}}"),),
-                unit="cps",
-                runbook="reconnect-storm",
-            ),
-            Panel(
-                "Sessions by shard",
-                "Connections that are open. A drop that does not come back is a shard that gets nothing.",
-                (Query(f"sum by (shard) ({_of('connected')})", "shard {{shard}}"),),
-                runbook="feed-dead",
-            ),
-            Panel(
-                "Ping",
-                "From a ping to its pong: how quick the exchange and the way to it are.",
-                tuple(
-                    Query(
-                        f"histogram_quantile({quantile}, {_rate(_of('ping_seconds_bucket'), ' by (le)')})",
-                        f"p{quantile * 100:g}",
-                    )
-                    for quantile in (0.5, 0.99)
-                ),
-                unit="s",
-                limits=(1, 5),
-            ),
-            Panel(
-                "Decompression errors",
-                "Frames that could not be inflated. They are dead letters. Many: the exchange has changed "
-                "something.",
-                (Query(_rate(_of("decompression_errors_total")), "errors"),),
-                unit="cps",
-                runbook="decompression-errors",
-            ),
-            Panel(
-                "Dead letters by reason",
-                "`payload` names the item and what is wrong with it; `unknown_method` is something new.",
-                (Query(_rate(_of("deadletters_total"), " by (reason)"), "{{reason}}"),),
-                unit="cps",
-                runbook="dead-letters",
-            ),
-            Panel(
-                "Clock offset",
-                "How far the exchange's clock is ahead of the pod's. Beyond a second, exchange lag says "
-                "little.",
-                (Query(_of("clock_offset_seconds"), "{{pod}}"),),
-                unit="s",
-            ),
-        ),
-    ),
-    Row(
-        "Kafka",
-        7,
-        (
-            Panel(
-                "Errors by name",
-                "What Kafka answered, or that it did not. Each is retried, in order, until it works.",
-                (Query(_rate(_of("kafka_errors_total"), " by (error)"), "{{error}}"),),
-                unit="cps",
-                runbook="kafka-unreachable",
-            ),
-            Panel(
-                "Waiting in memory",
-                "Records that Kafka has not acknowledged. A sawtooth of commit_interval is normal.",
-                (Query(f"sum by (pod) ({_of('pending_records')})", "{{pod}}"),),
-                runbook="kafka-unreachable",
-            ),
-            Panel(
-                "Bytes waiting in memory",
-                "Beyond kafka.max_pending_bytes a shard, records go to disk.",
-                (Query(f"sum by (pod) ({_of('pending_bytes')})", "{{pod}}"),),
-                unit="bytes",
-                runbook="kafka-unreachable",
-            ),
-            Panel(
-                "Who serves which shard",
-                "1 for the pod that serves the shard. Each has to have one.",
-                (Query(f"sum by (shard, pod) ({_of('shard_owned')})", "shard {{shard}} {{pod}}"),),
-                runbook="shard-unowned",
-            ),
-            Panel(
-                "Shards lost",
-                "Shards taken away from a replica while it served them: it was frozen, or cut off from "
-                "Kafka.",
-                (Query(_rate(_of("shards_lost_total"), " by (pod)"), "{{pod}}"),),
-                unit="cps",
-                runbook="shard-unowned",
-            ),
-            Panel(
-                "Reading paused by shard",
-                "1 while memory and disk are full and the shard does not read from the exchange.",
-                (Query(f"max by (shard) ({_of('reading_paused')})", "shard {{shard}}"),),
-                limits=(None, 1),
-                runbook="reading-paused",
-            ),
-        ),
-    ),
-    Row(
-        "Spool",
-        7,
-        (
-            Panel(
-                "Bytes on disk",
-                "What waits on disk, and the limit of the pod's shards, at which reading pauses.",
-                (
-                    Query(f"sum by (pod) ({_of('spool_bytes')})", "{{pod}}"),
-                    # Each shard has a share of it.
-                    Query(
-                        f"sum by (pod) ({_of('spool_limit_bytes')}) * avg by (pod) ({_of('shard_owned')})",
-                        "limit of {{pod}}",
-                    ),
-                ),
-                unit="bytes",
-                runbook="spool-filling",
-            ),
-            Panel(
-                "Records on disk",
-                "Falls when Kafka takes more than the exchange sends.",
-                (Query(f"sum by (pod) ({_of('spool_records')})", "{{pod}}"),),
-                runbook="spool-filling",
-            ),
-            Panel(
-                "Age of the oldest on disk",
-                "How late consumers get what they get now.",
-                (Query(f"max by (pod) ({_of('spool_age_seconds')})", "{{pod}}"),),
-                unit="s",
-                runbook="spool-filling",
-            ),
-        ),
-    ),
-    Row(
-        "Process",
-        7,
-        (
-            Panel(
-                "CPU",
-                "Cores. One process can't use more than one for long: then more shards and replicas are "
-                "needed.",
-                (Query(f"rate(process_cpu_seconds_total[$__rate_interval]) {_PROCESS}", "{{pod}}"),),
-                limits=(0.7, 0.9),
-                width=6,
-            ),
-            Panel(
-                "Memory",
-                "Resident bytes.",
-                (Query(f"process_resident_memory_bytes {_PROCESS}", "{{pod}}"),),
-                unit="bytes",
-                width=6,
-            ),
-            Panel(
-                "Up since",
-                "Hours since the process began. Saw teeth are crashes: see the pod's previous log.",
-                (Query(f"time() - process_start_time_seconds {_PROCESS}", "{{pod}}"),),
-                unit="s",
-                width=6,
-                runbook="replica-missing",
-            ),
-            Panel(
-                "Versions",
-                "Replicas by version. Two of them for longer than a rollout: it is stuck.",
-                (Query(f"count by (version) ({_of('build_info')})", "{{version}}"),),
-                width=6,
-                runbook="replica-missing",
-            ),
-        ),
-    ),
+    # Panels: title, kind, width, unit, levels, section of the runbook, queries, description.
+    Row("Is the data complete and current?", 4, (
+        Panel("Replicas not ready", "stat", 3, "short", "green 1 red", "not-ready",
+              _total(f"sum({_of('ready')} == bool 0)"),
+              "Replicas that wait for Kafka, for their shards or for the exchange to confirm a "
+              "subscription. /readyz of each replica says what is missing."),
+        Panel("Fewest sessions", "stat", 3, "short", "red 1 green", "feed-dead",
+              _fewest_sessions(),
+              "Open connections to the exchange, for the shard with the fewest. At 0, no data arrives for "
+              "the shard's symbols."),
+        Panel("Shards without an owner", "stat", 3, "short", "green 1 red", "shard-unowned",
+              _total(_UNOWNED),
+              "Shards that no replica serves. No data arrives for their symbols."),
+        Panel("Time since last push", "stat", 9, "s", "green 60 orange 300 red", "channel-stale",
+              _since_last_push(),
+              "Time since the exchange last pushed anything on each public channel; since the start if it "
+              "has pushed nothing yet. The oldest of all selected releases is shown."),
+        Panel("Kafka stalled", "stat", 3, "short", "green 1 red", "kafka-unreachable",
+              _stalled(),
+              "Replicas that have records pending and get none acknowledged by Kafka."),
+        Panel("Reading paused", "stat", 3, "short", "green 1 red", "reading-paused",
+              _total(f"sum({_of('reading_paused')})"),
+              "Shards that have paused reading from the exchange because memory and spool are full. Data "
+              "that the exchange sends meanwhile can be lost."),
+        Panel("Unfilled gaps", "stat", 4, "short", "green 0.5 orange", "gap-not-filled",
+              _counted(_of_channels("gaps_total")),
+              "Gaps in the selected time range that could not be filled. Their bounds are on the events "
+              "topic."),
+        Panel("Dead letters", "stat", 4, "short", "green 0.5 orange", "dead-letters",
+              _counted(_of("deadletters_total")),
+              "Frames in the selected time range that could not be turned into records. The dead letter "
+              "topic has each complete frame with the reason."),
+        Panel("Exchange lag", "stat", 8, "s", "green 2 orange 5 red", "exchange-lag-high",
+              _worst_quantiles("exchange_lag_seconds", _PUBLIC),
+              "Time from the exchange's timestamp to reception, for the slowest public channel. Timestamps "
+              "of trades are often whole seconds, so up to 1 s is normal."),
+        Panel("Delivery lag", "stat", 8, "s", "green 1 orange 5 red", "delivery-lag-high",
+              _worst_quantiles("delivery_lag_seconds"),
+              "Time from reception until a read_committed consumer can read the record, for the slowest "
+              "channel. Exactly-once delivery adds up to kafka.commit_interval."),
+    )),
+    Row("Throughput", 7, (
+        Panel("Records", "graph", 8, "cps", "green", None,
+              _rates(_of_channels("records_total"), "channel"),
+              "Records acknowledged by Kafka, by channel."),
+        Panel("Frames", "graph", 8, "cps", "green", "feed-dead",
+              _rates(_of("frames_total"), "shard", "shard {{shard}}"),
+              "Frames received from the exchange, by shard. A shard at 0 receives nothing."),
+        Panel("Bytes received", "graph", 8, "Bps", "green", None,
+              _rates(_of("received_bytes_total"), "shard", "shard {{shard}}"),
+              "Compressed bytes received from the exchange, by shard."),
+        Panel("Delivery lag by channel", "graph", 8, "s", "green 1 orange 5 red", "delivery-lag-high",
+              _quantiles(_of_channels("delivery_lag_seconds_bucket"), 0.99, label="channel"),
+              "99th percentile of the time from reception until a consumer can read the record."),
+        Panel("Exchange lag by channel", "graph", 8, "s", "green 2 orange 5 red", "exchange-lag-high",
+              _quantiles(_of_channels("exchange_lag_seconds_bucket"), 0.99, label="channel"),
+              "99th percentile of the time from the exchange's timestamp to reception."),
+        Panel("Duplicates, recovered records, gaps", "graph", 8, "cps", "green", "gap-not-filled",
+              (Query(_rate(_of_channels("duplicates_total")), "duplicates"),
+               Query(_rate(_of_channels("recovered_total")), "recovered"),
+               Query(_rate(_of_channels("gaps_total")), "gaps")),
+              "Items that the exchange sent again and the bridge dropped; records recovered from the "
+              "exchange's recent history after an interruption; gaps that could not be filled."),
+    )),
+    Row("Exchange", 7, (
+        Panel("Reconnects by reason", "graph", 8, "cps", "green", "reconnect-storm",
+              _rates(_of("reconnects_total"), "reason"),
+              "Sessions replaced by new ones. `rotated`: planned, loses nothing. `refused`: HTTP 502 or "
+              "429. `stale`: no data. `rejected`: a subscription or an account was refused."),
+        Panel("Sessions by shard", "graph", 8, "short", "green", "feed-dead",
+              _levels(_of("connected"), "shard", "shard {{shard}}"),
+              "Open connections to the exchange. A shard that stays at 0 receives nothing."),
+        Panel("Ping", "graph", 8, "s", "green 1 orange 5 red", None,
+              _quantiles(_of("ping_seconds_bucket"), 0.5, 0.99),
+              "Round trip from a ping to its pong: how fast the exchange and the network respond."),
+        Panel("Decompression errors", "graph", 8, "cps", "green", "decompression-errors",
+              _each(_rate(_of("decompression_errors_total")), "errors"),
+              "Frames that could not be decompressed; they are on the dead letter topic. If there are many, "
+              "the exchange may have changed its compression."),
+        Panel("Dead letters by reason", "graph", 8, "cps", "green", "dead-letters",
+              _rates(_of("deadletters_total"), "reason"),
+              "`payload`: the dead letter's detail names the bad item. `unknown_method`: the exchange "
+              "pushes something new."),
+        Panel("Clock offset", "graph", 8, "s", "green", None,
+              _each(_of("clock_offset_seconds")),
+              "The exchange's clock minus the pod's. Beyond 1 s, exchange lag is not meaningful. 0 without "
+              "accounts."),
+    )),
+    Row("Kafka", 7, (
+        Panel("Kafka errors by name", "graph", 8, "cps", "green", "kafka-unreachable",
+              _rates(_of("kafka_errors_total"), "error"),
+              "Errors returned by Kafka or its client. The bridge retries, in order, until it succeeds."),
+        Panel("Records in memory", "graph", 8, "short", "green", "kafka-unreachable",
+              _levels(_of("pending_records"), "pod"),
+              "Records in memory that Kafka has not acknowledged yet. A sawtooth with the period of "
+              "kafka.commit_interval is normal."),
+        Panel("Bytes in memory", "graph", 8, "bytes", "green", "kafka-unreachable",
+              _levels(_of("pending_bytes"), "pod"),
+              "Beyond kafka.max_pending_bytes per shard, records go to the spool on disk."),
+        Panel("Shard owners", "graph", 8, "short", "green", "shard-unowned",
+              _levels(_of("shard_owned"), "shard, pod", "shard {{shard}} {{pod}}"),
+              "1 for the pod that serves the shard. Every shard needs one."),
+        Panel("Shards lost", "graph", 8, "cps", "green", "shard-unowned",
+              _rates(_of("shards_lost_total"), "pod"),
+              "Shards taken from a replica that was serving them: it was frozen, or cut off from Kafka."),
+        Panel("Reading paused by shard", "graph", 8, "short", "green 1 red", "reading-paused",
+              _levels(_of("reading_paused"), "shard", "shard {{shard}}", combine="max"),
+              "1 while the shard has paused reading from the exchange because memory and spool are full."),
+    )),
+    Row("Spool", 7, (
+        Panel("Bytes on disk", "graph", 8, "bytes", "green", "spool-filling",
+              (*_levels(_of("spool_bytes"), "pod"), Query(_SPOOL_LIMIT, "limit of {{pod}}")),
+              "Spooled bytes, and the limit for the pod's shards at which reading pauses."),
+        Panel("Records on disk", "graph", 8, "short", "green", "spool-filling",
+              _levels(_of("spool_records"), "pod"),
+              "Spooled records. Falls while Kafka accepts records faster than the exchange sends them."),
+        Panel("Age of oldest record on disk", "graph", 8, "s", "green", "spool-filling",
+              _levels(_of("spool_age_seconds"), "pod", combine="max"),
+              "How far consumers are behind while the spool is being drained."),
+    )),
+    Row("Process", 7, (
+        Panel("CPU", "graph", 6, "short", "green 0.7 orange 0.9 red", None,
+              _process("rate(process_cpu_seconds_total[$__rate_interval])"),
+              "Cores. One process can use one core at most; beyond that, add shards and replicas."),
+        Panel("Memory", "graph", 6, "bytes", "green", None,
+              _process("process_resident_memory_bytes"),
+              "Resident memory."),
+        Panel("Uptime", "graph", 6, "s", "green", "replica-missing",
+              _process("time() - process_start_time_seconds"),
+              "Time since the process started. A sawtooth means crashes: see the pod's previous log."),
+        Panel("Versions", "graph", 6, "short", "green", "replica-missing",
+              _levels(_of("build_info"), "version", combine="count"),
+              "Replicas by version. Two versions for longer than a rollout takes: the rollout is stuck."),
+    )),
 )
+# fmt: on
 
 
 def document() -> str:
-    """Return the whole text of the dashboard."""
+    """Return the text of the dashboard."""
     return json.dumps(_dashboard(), cls=JSONEncoder, indent=2, sort_keys=True) + "\n"
 
 
@@ -475,7 +313,7 @@ def _dashboard() -> model.Dashboard:
     builder = (
         build.Dashboard("DigiFinex bridge")
         .uid("digifinex-bridge")
-        .description("Every push of the DigiFinex WebSocket API onto Kafka: is it whole and fresh?")
+        .description("DigiFinex WebSocket API to Kafka: is the data on Kafka complete and current?")
         .tags(["digifinex-bridge", "kafka"])
         .timezone("browser")
         .refresh("30s")
@@ -543,7 +381,7 @@ def _panel(panel: Panel) -> stat.Panel | timeseries.Panel:
         dashed = build_common.GraphThresholdsStyleConfig().mode(model_common.GraphThresholdsStyleMode.DASHED)
         builder.thresholds_style(dashed)
     builder.title(panel.title).description(panel.text).datasource(_DATASOURCE).unit(panel.unit)
-    builder.thresholds(_thresholds(panel))
+    builder.thresholds(_thresholds(panel.levels))
     if panel.runbook:
         builder.links(
             [
@@ -560,17 +398,13 @@ def _panel(panel: Panel) -> stat.Panel | timeseries.Panel:
     return builder
 
 
-def _thresholds(panel: Panel) -> build.ThresholdsConfig:
-    orange, red = panel.limits
-    if panel.low_is_bad:
-        steps = [model.Threshold(color="red"), model.Threshold(value=red, color="green")]
-    else:
-        steps = [model.Threshold(color="green")]
-        steps += [
-            model.Threshold(value=limit, color=color)
-            for limit, color in ((orange, "orange"), (red, "red"))
-            if limit is not None
-        ]
+def _thresholds(levels: str) -> build.ThresholdsConfig:
+    base, *rest = levels.split()
+    steps = [model.Threshold(color=base)]
+    steps += [
+        model.Threshold(value=json.loads(value), color=color)
+        for value, color in zip(rest[::2], rest[1::2], strict=True)
+    ]
     return build.ThresholdsConfig().mode(model.ThresholdsMode.ABSOLUTE).steps(steps)
 
 

@@ -33,16 +33,16 @@ def _of(name: str, replica: str, labels: str = "") -> str:
 
 CASES = {
     "gaps from before the first scrape": Case(
-        "Gaps not filled", {_of("gaps_total", _A, ',channel="trades"'): "3x120"} | _STARTED, 3
+        "Unfilled gaps", {_of("gaps_total", _A, ',channel="trades"'): "3x120"} | _STARTED, 3
     ),
     "gaps that were counted on": Case(
-        "Gaps not filled", {_of("gaps_total", _A, ',channel="trades"'): "0x59 2x60"} | _STARTED, 2
+        "Unfilled gaps", {_of("gaps_total", _A, ',channel="trades"'): "0x59 2x60"} | _STARTED, 2
     ),
     "dead letters from before the first scrape": Case(
         "Dead letters", {_of("deadletters_total", _A, ',reason="payload"'): "4x120"} | _STARTED, 4
     ),
     "a private channel is quiet by nature": Case(
-        "Since the last push",
+        "Time since last push",
         {
             _of("last_push_timestamp_seconds", _A, ',channel="order"'): "1x120",
             _of("last_push_timestamp_seconds", _A, ',channel="trades"'): "1740x120",
@@ -51,13 +51,13 @@ CASES = {
         60,
     ),
     "no push since the start": Case(
-        "Since the last push",
+        "Time since last push",
         {_of("last_push_timestamp_seconds", _A, ',channel="depth"'): "0x120"}
         | dict.fromkeys(_STARTED, "600x120"),
         1200,
     ),
     "a replica that stands by makes nothing fresh": Case(
-        "Since the last push",
+        "Time since last push",
         {
             _of("last_push_timestamp_seconds", _A, ',channel="depth"'): "900x120",
             _of("last_push_timestamp_seconds", _B, ',channel="depth"'): "0x120",
