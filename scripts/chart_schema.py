@@ -1,4 +1,7 @@
-"""Write into the chart's `values.schema.json` what `config` may hold, as the bridge declares it."""
+"""Generate the parts of the chart's `values.schema.json` that the bridge's configuration decides.
+
+These are `config`, and the channels under `accounts`; the rest of the file is kept by hand.
+"""
 
 import json
 from pathlib import Path
@@ -6,12 +9,13 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from bridge.channels import CHANNELS
 from bridge.config.sections import SECTIONS
 
 TARGET = Path(__file__).parents[1] / "helm" / "digifinex-bridge" / "values.schema.json"
 
-# What the chart sets itself: files that it mounts, and secrets, which have no place in a ConfigMap.
-_THE_CHARTS = {
+# Keys that the chart sets itself: paths of files that it mounts, and secrets, which no ConfigMap may hold.
+_SET_BY_CHART = {
     "kafka": {
         "sasl_plain_password",
         "sasl_plain_password_file",
@@ -23,11 +27,13 @@ _THE_CHARTS = {
     },
     "spool": {"dir"},
 }
+# The keys of an account that are the chart's own; all others are channels.
+_OF_ACCOUNT = ("name", "existingSecret", "apiKeyKey", "secretKey", "apiKey", "secret")
 _REQUIRED = {"kafka": ["bootstrap_servers"]}
 _PORT = "(:([1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5]))?"
 _ADDRESS = rf"([^][\s,/:@?#]+|\[[0-9A-Fa-f:.]+\]){_PORT}"
-# What the bridge checks in code, and what is different in a pod: its port is declared, so a free one won't
-# do, and probes come to the pod's own address.
+# Bounds that the bridge checks in code only, and bounds that hold in a pod only: its port is declared, so it
+# can't be any free one, and probes connect to the pod's own address.
 _NARROWER: dict[tuple[str, str], dict[str, Any]] = {
     ("exchange", "url"): {"pattern": rf"^wss?://{_ADDRESS}([/?#]\S*)?$"},
     ("kafka", "bootstrap_servers"): {"pattern": rf"^\s*{_ADDRESS}(\s*,\s*{_ADDRESS})*\s*$"},
@@ -38,8 +44,12 @@ _NARROWER: dict[tuple[str, str], dict[str, Any]] = {
 
 
 def document() -> str:
-    """Return the whole text of the schema."""
+    """Return the text of the schema."""
     schema = json.loads(TARGET.read_text())
+    account = schema["properties"]["accounts"]["items"]
+    channels = _private_channels()
+    account["properties"] = {key: account["properties"][key] for key in _OF_ACCOUNT} | channels
+    account["anyOf"] = [{"required": [name]} for name in channels]
     schema["properties"]["config"] = {
         "type": "object",
         "additionalProperties": False,
@@ -49,10 +59,25 @@ def document() -> str:
     return json.dumps(schema, indent=2) + "\n"
 
 
+def _private_channels() -> dict[str, Any]:
+    """Return the schema of each channel that an account can subscribe to; none of them may be empty."""
+    whole = SECTIONS["accounts"].model_json_schema()
+    keys = {
+        name: _key(whole["properties"][name], whole.get("$defs", {}))
+        for name, channel in CHANNELS.items()
+        if channel.private
+    }
+    for key in keys.values():
+        key.pop("default", None)
+        if key["type"] == "array":
+            key["minItems"] = 1
+    return keys
+
+
 def _section(name: str, model: type[BaseModel]) -> dict[str, Any]:
     whole = model.model_json_schema()
     named = whole.get("$defs", {})
-    left_out = _THE_CHARTS.get(name, set())
+    left_out = _SET_BY_CHART.get(name, set())
     section: dict[str, Any] = {
         "type": "object",
         "additionalProperties": False,
@@ -68,9 +93,9 @@ def _section(name: str, model: type[BaseModel]) -> dict[str, Any]:
 
 
 def _key(declared: dict[str, Any], named: dict[str, Any]) -> dict[str, Any]:
-    """Return the schema of a key: without titles, with what it refers to, never null."""
+    """Return the schema of a key: references resolved, without titles and without null as a choice."""
     key = {name: value for name, value in declared.items() if name not in ("$ref", "anyOf", "title")}
-    # To Helm, null means that there is no such key.
+    # In Helm's values, null removes a key.
     for choice in [declared, *declared.get("anyOf", [])]:
         if "$ref" in choice:
             key = {**named[choice["$ref"].rpartition("/")[2]], **key}

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Regenerate every generated file: documents, the chart's schema and README, the dashboard.
+# Regenerate every generated file: documents, the chart's schema and README, the dashboard, the alerts' channels.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-for script in configuration_doc metrics_doc chart_schema dashboard; do
+for script in configuration_doc metrics_doc chart_schema alert_rules dashboard; do
     .venv/bin/python "scripts/$script.py"
 done
 scripts/build-chart-tools.sh

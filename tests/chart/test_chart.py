@@ -270,6 +270,7 @@ def test_its_readme_is_the_one_that_helm_docs_writes(tmp_path: Path) -> None:
     ("script", "written"),
     [
         ("chart_schema.py", SCHEMA),
+        ("alert_rules.py", CHART / "rules" / "digifinex-bridge.yaml"),
         ("dashboard.py", CHART / "dashboards" / "digifinex-bridge.json"),
     ],
 )

@@ -222,8 +222,9 @@ The TOML file. A JSON value is a TOML one, as far as scalars and lists of them g
 name = {{ toJson $account.name }}
 api_key_file = {{ toJson (printf "%s/account-%s/api-key" $secrets $account.name) }}
 secret_file = {{ toJson (printf "%s/account-%s/secret" $secrets $account.name) }}
-{{- range $channel := list "order" "order_algo" "balance" }}
-{{- with get $account $channel }}
+{{- /* All other keys are channels; the schema says which there are. */}}
+{{- range $channel, $symbols := omit $account "name" "existingSecret" "apiKeyKey" "secretKey" "apiKey" "secret" }}
+{{- with $symbols }}
 {{ $channel }} = {{ toJson . }}
 {{- end }}
 {{- end }}

@@ -1,0 +1,78 @@
+"""A new channel reaches alerts, dashboard, chart and documents from the table of channels alone."""
+
+import json
+import re
+import runpy
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+
+import bridge.channels
+from bridge.channels import CHANNELS
+from bridge.channels.channel import table
+from tests.monitoring.rules import ROOT
+
+CHART = ROOT / "helm" / "digifinex-bridge"
+PRIVATE = {name for name, channel in CHANNELS.items() if channel.private}
+PUBLIC = CHANNELS.keys() - PRIVATE
+
+# Written by generators, each with a test that it is up to date.
+GENERATED = {
+    CHART / "dashboards" / "digifinex-bridge.json",
+    CHART / "values.schema.json",
+    *(ROOT / "docs" / f"{name}.md" for name in ("configuration", "metrics", "records", "events")),
+}
+_NAME = "|".join(sorted(CHANNELS, key=len, reverse=True))
+_BETWEEN = r"[\s`'\"\[\](),|]*(?:\b(?:and|or)\b)?[\s`'\"\[\](),|]*"
+_LIST = re.compile(rf"\b(?:{_NAME})\b(?:{_BETWEEN}\b(?:{_NAME})\b)+")
+
+
+def written_by_hand() -> Iterator[Path]:
+    for folder in (ROOT / "helm",):
+        for path in sorted(folder.rglob("*")):
+            if path.is_file() and path not in GENERATED and path.parent != CHART / "tests":
+                yield path
+
+
+def complete_lists(text: str) -> list[str]:
+    """Return the lists of channels in a text that would lack a new one."""
+    # The generator of the alert rules writes these.
+    text = re.sub(r'channel=~"[^"]*"', "", text)
+    lists = [found[0] for found in _LIST.finditer(text)]
+    return [one for one in lists if any(group <= set(re.findall(_NAME, one)) for group in (PUBLIC, PRIVATE))]
+
+
+@pytest.mark.parametrize("path", list(written_by_hand()), ids=lambda path: path.name)
+def test_no_file_lists_all_channels_by_hand(path: Path) -> None:
+    assert complete_lists(path.read_text()) == []
+
+
+def test_a_list_of_all_channels_is_recognised() -> None:
+    private = sorted(PRIVATE)
+    assert complete_lists(f"`{'`, `'.join(private[:-1])}` and `{private[-1]}`")
+    assert complete_lists("|".join(CHANNELS))
+    assert not complete_lists("`trades` and `depth`")
+
+
+@pytest.mark.parametrize("script", ["alert_rules.py", "dashboard.py"])
+def test_a_new_public_channel_is_watched_and_a_new_private_one_is_not(
+    script: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    added = [
+        msgspec.structs.replace(CHANNELS["trades"], name="kline"),
+        msgspec.structs.replace(CHANNELS["order"], name="margin"),
+    ]
+    monkeypatch.setattr(bridge.channels, "CHANNELS", table(*CHANNELS.values(), *added))
+    text = runpy.run_path(str(ROOT / "scripts" / script))["document"]()
+    matchers = re.findall(r'channel=~\\?"([^"\\]*)\\?"', text)
+    lists = [matcher.split("|") for matcher in matchers if not matcher.startswith("$")]
+    assert len(lists) >= 3
+    assert all({*names} == {*PUBLIC, "kline"} for names in lists)
+
+
+def test_an_account_in_the_chart_s_values_can_have_every_private_channel() -> None:
+    account = json.loads((CHART / "values.schema.json").read_text())["properties"]["accounts"]["items"]
+    assert account["properties"].keys() & CHANNELS.keys() == PRIVATE
+    assert [one["required"] for one in account["anyOf"]] == [[name] for name in CHANNELS if name in PRIVATE]
