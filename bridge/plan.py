@@ -1,21 +1,18 @@
-"""Which subscriptions go to which shard, and there to which session. Pure."""
+"""Which shard serves each subscription, and on which of its sessions. Pure."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 
-from aiokafka.partitioner import murmur2
-
+from bridge.channels import CHANNELS, SubscribedBy
 from bridge.config import EVERY_MARKET, AccountConfig, Config
-
-_BY_MARKET = ("trades", "depth", "ticker")
-_BY_ACCOUNT = ("order", "order_algo", "balance")
+from bridge.partitioner import partition_of
 
 Wanted = dict[str, list[str]]
-"""Channel to symbols, as one session subscribes to them; none for `all_ticker`."""
+"""Channel to symbols, as one session subscribes to them; none for a channel that is subscribed by nothing."""
 
 Subscription = tuple[str, str]
-"""A channel and a symbol; "" for `all_ticker`."""
+"""A channel and a symbol or currency; "" for a channel that is subscribed by nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,8 +20,9 @@ class ShardPlan:
     """What one shard subscribes to.
 
     `public` are its sessions without an account, `private` those of its accounts. `follows` names the
-    channels that are wanted for every market of the shard, as all_ticker tells of it. `records` are the
-    channels that become records: all_ticker may be watched for the markets alone.
+    channels that are configured for every market: the shard subscribes to each of its markets as soon as a
+    channel that lists markets (all_ticker) has named it. `records` are the channels that become records; one
+    that is subscribed to for its list of markets alone is not among them.
     """
 
     public: list[Wanted]
@@ -34,37 +32,40 @@ class ShardPlan:
 
 
 def shard_of(name: str, shards: int) -> int:
-    """Return the shard of a symbol or an account, the same in every replica."""
-    return int((murmur2(name.encode()) & 0x7FFFFFFF) % shards)
+    """Return the shard of a symbol, currency or account, the same in every replica."""
+    return partition_of(name.encode(), shards)
 
 
 def plan(config: Config, shard: int) -> ShardPlan:
-    """Return the share of one shard, numbered from 0, in what is configured."""
+    """Return what one shard, numbered from 0, serves of all that is configured."""
     shards, size = config.kafka.shards, config.exchange.subscriptions_per_session
-    follows = tuple(name for name in _BY_MARKET if EVERY_MARKET in getattr(config.channels, name))
-    recorded = [name for name in _BY_MARKET if getattr(config.channels, name)]
-    public: list[Subscription] = []
-    if config.channels.all_ticker and shard == 0:
-        recorded.append("all_ticker")
-    if follows or "all_ticker" in recorded:
-        public.append(("all_ticker", ""))
-    public += _of_markets(config, shard)
+    by_channel = {name: config.channels.of(name) for name in config.channels.channels()}
+    follows = tuple(name for name, symbols in by_channel.items() if EVERY_MARKET in symbols)
+    # A channel that is subscribed by nothing comes whole with one subscription: the first shard records it.
+    recorded = {name for name, symbols in by_channel.items() if symbols and (shard == 0 or "" not in symbols)}
+    public: list[Subscription] = [
+        (name, "")
+        for name in by_channel
+        if CHANNELS[name].subscribed_by is SubscribedBy.NOTHING
+        if name in recorded or (follows and CHANNELS[name].lists_markets)
+    ]
+    public += _by_name(by_channel, shard, shards)
     private = []
     for account in config.accounts:
-        recorded += (name for name in _BY_ACCOUNT if getattr(account, name))
+        of_account = [(name, symbol) for name in account.channels() for symbol in account.of(name)]
+        recorded.update(name for name, _ in of_account)
         if shard_of(account.name, shards) == shard:
-            subscriptions = ((name, symbol) for name in _BY_ACCOUNT for symbol in getattr(account, name))
-            private += [(account, wanted) for wanted in sessions(subscriptions, size)]
+            private += [(account, wanted) for wanted in sessions(of_account, size)]
     return ShardPlan(list(sessions(public, size)), private, follows, frozenset(recorded))
 
 
 def channels(config: Config) -> frozenset[str]:
-    """Return the channels that become records, in whichever shard."""
+    """Return the channels that become records in any of the shards."""
     return frozenset(chain.from_iterable(plan(config, n).records for n in range(config.kafka.shards)))
 
 
 def sessions(subscriptions: Iterable[Subscription], size: int) -> Iterator[Wanted]:
-    """Divide subscriptions into sessions of at most `size` of them."""
+    """Split subscriptions into sessions of at most `size` each."""
     wanted: Wanted = {}
     for number, (channel, symbol) in enumerate(subscriptions):
         if number % size == 0 and wanted:
@@ -75,16 +76,23 @@ def sessions(subscriptions: Iterable[Subscription], size: int) -> Iterator[Wante
         yield wanted
 
 
+def subscriptions(wanted: Wanted) -> list[Subscription]:
+    """Return the subscriptions of a session."""
+    return [(channel, symbol) for channel, symbols in wanted.items() for symbol in symbols or [""]]
+
+
 def count(wanted: Wanted) -> int:
     """Return the number of subscriptions of a session."""
-    return sum(max(len(symbols), 1) for symbols in wanted.values())
+    return len(subscriptions(wanted))
 
 
-def _of_markets(config: Config, shard: int) -> Iterator[Subscription]:
-    """Give the subscriptions of the shard's named markets, those of a market together."""
-    by_channel = {name: getattr(config.channels, name) for name in _BY_MARKET}
+def _by_name(by_channel: Mapping[str, Sequence[str]], shard: int, shards: int) -> Iterator[Subscription]:
+    """Return the shard's subscriptions to markets and currencies that the configuration names.
+
+    Those of one market follow each other, so that one session has them all if there is room.
+    """
     for symbol in dict.fromkeys(chain.from_iterable(by_channel.values())):
-        if symbol != EVERY_MARKET and shard_of(symbol, config.kafka.shards) == shard:
+        if symbol not in ("", EVERY_MARKET) and shard_of(symbol, shards) == shard:
             for name, symbols in by_channel.items():
                 if symbol in symbols:
                     yield name, symbol

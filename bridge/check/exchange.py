@@ -5,12 +5,13 @@ import contextlib
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from itertools import chain
 
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import WebSocketException
 
 from bridge import plan
-from bridge.channels import CHANNELS
+from bridge.channels import CHANNELS, SubscribedBy
 from bridge.channels.channel import Source
 from bridge.config import AccountConfig, Config, ExchangeConfig
 from bridge.errors import BadFrame, VisitFailed
@@ -25,6 +26,9 @@ _WINDOW = 1.0  # seconds that a signature's time may be off; the REST API grants
 # Seconds to wait for the configured markets in all_ticker, which tells of those that changed: the quietest
 # that was measured, at a sibling of this exchange, changed every 32 s (FACTS).
 _LISTENING = 35.0
+
+# The channel that names all markets.
+_LISTING = next(name for name, channel in CHANNELS.items() if channel.lists_markets)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,13 +94,13 @@ async def check_exchange(config: Config, say: Say, listening: float = _LISTENING
     """
     say(f"the exchange at {config.exchange.url}")
     public, private = _public(config), {account.name: _private(account) for account in config.accounts}
-    markets = {symbol for _, symbol in public}
-    markets |= {symbol for of in private.values() for channel, symbol in of if channel != "balance"}
+    subscriptions = [*public, *chain.from_iterable(private.values())]
+    markets = {symbol for channel, symbol in subscriptions if _by_market(channel)}
     search = _Search(markets, plan.plan(config, 0).follows, listening)
     budget = Courtesy(config.exchange.handshakes_per_second, config.exchange.subscribes_per_second)
     visitor = _Visitor(config.exchange, budget, say)
     well, unseen = [], set[str]()
-    if markets or search.follows or config.channels.all_ticker:
+    if markets or not config.channels.empty():
         tried = _tried(public, unseen)
         unseen, found = await _look(visitor, tried, search)
         asked = [one for one in _tried(public, unseen) if one not in tried]
@@ -108,14 +112,17 @@ async def check_exchange(config: Config, say: Say, listening: float = _LISTENING
 
 
 def _public(config: Config) -> list[plan.Subscription]:
-    """Return the subscriptions without an account to markets that are configured by name."""
-    sessions = (one for shard in range(config.kafka.shards) for one in plan.plan(config, shard).public)
-    return [(channel, symbol) for one in sessions for channel, symbols in one.items() for symbol in symbols]
+    """Return the subscriptions without an account, but for markets that are yet to be found."""
+    shards = (plan.plan(config, shard) for shard in range(config.kafka.shards))
+    return [one for shard in shards for wanted in shard.public for one in plan.subscriptions(wanted)]
 
 
 def _private(account: AccountConfig) -> list[plan.Subscription]:
-    names = (name for name, channel in CHANNELS.items() if channel.private)
-    return [(name, symbol) for name in names for symbol in getattr(account, name)]
+    return [(name, symbol) for name in account.channels() for symbol in account.of(name)]
+
+
+def _by_market(channel: str) -> bool:
+    return CHANNELS[channel].subscribed_by is SubscribedBy.MARKET
 
 
 def _tried(subscriptions: list[plan.Subscription], unseen: set[str]) -> list[plan.Subscription]:
@@ -126,9 +133,10 @@ def _tried(subscriptions: list[plan.Subscription], unseen: set[str]) -> list[pla
 
 async def _look(visitor: _Visitor, tried: list[plan.Subscription], search: _Search) -> tuple[set[str], bool]:
     """Look for markets in a session that tries these besides; return those not seen, and if all is well."""
-    wanted: plan.Wanted = {"all_ticker": [], **{channel: [symbol] for channel, symbol in tried}}
+    wanted: plan.Wanted = {_LISTING: []}
+    wanted |= {channel: [symbol] if symbol else [] for channel, symbol in tried}
     heard, say = await _visit(visitor, None, wanted, search), visitor.say
-    if heard is None or "all_ticker" not in heard.confirmed:
+    if heard is None or _LISTING not in heard.confirmed:
         return set(), False
     unseen = search.markets - heard.markets
     if search.markets:
@@ -220,7 +228,7 @@ async def _listen(
             session.ping(time.monotonic())
             async with asyncio.timeout(2 * config.reply_timeout):
                 await _converse(session, socket, limit, heard, courtesy)
-            if search and "all_ticker" in heard.confirmed:
+            if search and _LISTING in heard.confirmed:
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(search.seconds):
                         while not search.over(heard.markets):
@@ -257,6 +265,6 @@ async def _converse(
 async def _hear(session: protocol.Session, socket: ClientConnection, limit: int, heard: _Heard) -> None:
     message = await socket.recv(decode=False)
     push = session.receive(heard.message(message, limit), time.monotonic())
-    if push is not None and push.channel == "all_ticker":
-        records = CHANNELS["all_ticker"].normaliser({})(push.params, Source("check"), 0).records
+    if push is not None and push.channel == _LISTING:
+        records = CHANNELS[_LISTING].normaliser({})(push.params, Source("check"), 0).records
         heard.markets |= {record.key.decode() for record in records if record.key}

@@ -8,14 +8,13 @@ from bridge.config.kafka import KafkaConfig
 from bridge.config.loading import env_name, load
 from bridge.config.sections import (
     SECTIONS,
-    AccountConfig,
-    ChannelsConfig,
     Config,
     ExchangeConfig,
     HttpConfig,
     LogConfig,
     SpoolConfig,
 )
+from bridge.config.subscriptions import AccountConfig, ChannelsConfig
 from bridge.config.values import (
     EVERY_MARKET,
     Compression,

@@ -4,22 +4,19 @@
 """
 
 import ipaddress
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Self
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, Field, SecretStr, model_validator
+from pydantic import BaseModel, Field, model_validator
 
 from bridge.config.kafka import KafkaConfig
+from bridge.config.subscriptions import AccountConfig, ChannelsConfig
 from bridge.config.values import (
-    ExplicitNames,
-    File,
     LogFormat,
     LogLevel,
-    Markets,
     Rate,
-    RequiredSecret,
     Seconds,
     Section,
     WebSocketUrl,
@@ -108,47 +105,6 @@ class ExchangeConfig(Section):
         return parts.scheme == "ws" and not _is_loopback(parts.hostname or "")
 
 
-class ChannelsConfig(Section):
-    """What to subscribe to without an account. Symbols are like `BTC_USDT`; case does not matter.
-
-    `["*"]` is every market, new listings included. From the environment: `BTC_USDT,ETH_USDT`, or a JSON list.
-    """
-
-    trades: Markets = Field(default=(), description="Markets whose trades to record.")
-    depth: Markets = Field(default=(), description="Markets whose order book to record.")
-    ticker: Markets = Field(default=(), description="Markets whose ticker to record, each change of it.")
-    all_ticker: bool = Field(
-        default=False,
-        description="Record the tickers of all markets, pushed about once a second.",
-    )
-
-
-class AccountConfig(Section):
-    """One account of the exchange, a table `[[accounts]]` each, on a connection of its own.
-
-    `BRIDGE_ACCOUNTS__0__SECRET` in the environment is the secret of the first account in the file, or of a
-    new one when it has none; `BRIDGE_ACCOUNTS` is all of them as a JSON list. Files are relative to the
-    folder of the configuration file; a line break at their end does not count.
-    """
-
-    name: str = Field(
-        pattern=r"^[A-Za-z0-9._-]+$",
-        description="What records, metrics and logs call it: letters, digits, `.`, `_`, `-`. Each name once.",
-    )
-    api_key_file: File | None = Field(default=None, description="File that holds the API key.")
-    api_key: RequiredSecret = Field(
-        default=SecretStr(""), description="The API key, unless `api_key_file` is given."
-    )
-    secret_file: File | None = Field(default=None, description="File that holds the secret.")
-    secret: RequiredSecret = Field(
-        default=SecretStr(""),
-        description="The API key's secret, unless `secret_file` is given.",
-    )
-    order: ExplicitNames = Field(default=(), description="Markets whose orders to record.")
-    order_algo: ExplicitNames = Field(default=(), description="Markets whose algo orders to record.")
-    balance: ExplicitNames = Field(default=(), description="Currencies whose balance to record, like `USDT`.")
-
-
 class SpoolConfig(Section):
     """Records that wait on disk while Kafka is away or slow."""
 
@@ -200,21 +156,26 @@ class Config(Section):
                 raise ConfigError(
                     f"accounts.{number}.name", f"{account.name!r} is taken: each account has its own"
                 )
-            if not (account.order or account.order_algo or account.balance):
+            if account.empty():
                 raise ConfigError(
                     f"accounts.{number}",
-                    f"{account.name!r} asks for nothing: set order, order_algo or balance",
+                    f"{account.name!r} asks for nothing: set {_one_of(account.channels())}",
                 )
         if self.accounts and self.exchange.travels_in_clear:
             raise ConfigError(
                 "exchange.url", "must be wss:// when accounts are configured: keys would travel in clear"
             )
-        channels = self.channels
-        if not (channels.trades or channels.depth or channels.ticker or channels.all_ticker or self.accounts):
+        if self.channels.empty() and not self.accounts:
             raise ConfigError(
-                "channels", "nothing to subscribe to: set trades, depth, ticker or all_ticker, or an account"
+                "channels",
+                f"nothing to subscribe to: set {_one_of(self.channels.channels())}, or an account",
             )
         return self
+
+
+def _one_of(names: Sequence[str]) -> str:
+    """Return names as a choice: `a, b or c`."""
+    return " or ".join(filter(None, (", ".join(names[:-1]), names[-1])))
 
 
 def _is_loopback(host: str) -> bool:

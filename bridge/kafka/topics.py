@@ -17,13 +17,13 @@ from aiokafka.errors import (
     UnknownTopicOrPartitionError,
     for_code,
 )
-from aiokafka.partitioner import murmur2
 from aiokafka.protocol.metadata import MetadataRequest
 
 from bridge.config import KafkaConfig
 from bridge.errors import TopicError
 from bridge.kafka import quirks
 from bridge.kafka.client import connection
+from bridge.partitioner import partition_of
 from bridge.records import DEADLETTER, EVENTS, STATE
 
 log = structlog.get_logger(__name__)
@@ -59,7 +59,7 @@ class Topic:
         """Return the partition of a key as the Java client computes it; any one for none."""
         if key is None:
             return random.randrange(self.partitions)  # noqa: S311
-        return int((murmur2(key) & 0x7FFFFFFF) % self.partitions)
+        return partition_of(key, self.partitions)
 
     @property
     def max_record_bytes(self) -> int:

@@ -175,7 +175,7 @@ def test_the_bridge_takes_the_configuration_that_the_chart_renders(values: str, 
         assert config.kafka.sasl_plain_password.get_secret_value() == "secret"
         assert config.kafka.ssl_certfile == tmp_path / "secrets" / "kafka-client" / "tls.crt"
         assert [account.name for account in config.accounts] == ["main", "Second_one"]
-        assert config.accounts[1].order_algo == ("ETH_USDT",)
+        assert config.accounts[1].of("order_algo") == ("ETH_USDT",)
         assert config.spool.max_bytes == 4 * 2**30
         assert config.http.port == 8080
 

@@ -64,13 +64,14 @@ def test_the_environment_wins_over_the_file(write: Write) -> None:
 
 @pytest.mark.parametrize("text", ["btc_usdt, ETH_USDT", '["BTC_USDT", "eth_usdt"]'])
 def test_a_list_comes_from_the_environment_as_names_or_as_json(text: str) -> None:
-    assert load(None, {"BRIDGE_CHANNELS__TRADES": text}).channels.trades == ("BTC_USDT", "ETH_USDT")
+    assert load(None, {"BRIDGE_CHANNELS__TRADES": text}).channels.of("trades") == ("BTC_USDT", "ETH_USDT")
 
 
 def test_accounts_come_from_the_environment_as_json() -> None:
     accounts = '[{"name": "main", "api_key": "k", "secret": "s", "balance": ["usdt"]}]'
     (account,) = load(None, {"BRIDGE_ACCOUNTS": accounts}).accounts
-    assert (account.name, account.api_key.get_secret_value(), account.balance) == ("main", "k", ("USDT",))
+    assert (account.name, account.api_key.get_secret_value()) == ("main", "k")
+    assert account.of("balance") == ("USDT",)
 
 
 def test_one_value_of_an_account_comes_from_the_environment(write: Write) -> None:
@@ -78,7 +79,7 @@ def test_one_value_of_an_account_comes_from_the_environment(write: Write) -> Non
     environ = {"BRIDGE_ACCOUNTS__0__SECRET": SECRET, "BRIDGE_ACCOUNTS__0__BALANCE": "BTC,USDT"}
     (account,) = load(path, environ).accounts
     assert account.secret.get_secret_value() == SECRET
-    assert (account.order, account.balance) == (("BTC_USDT",), ("BTC", "USDT"))
+    assert (account.of("order"), account.of("balance")) == (("BTC_USDT",), ("BTC", "USDT"))
 
 
 def test_the_environment_adds_the_next_account_and_no_later_one(write: Write) -> None:

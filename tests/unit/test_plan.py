@@ -1,4 +1,4 @@
-"""Which subscriptions go where."""
+"""Each subscription is served by one shard, on one of its sessions."""
 
 from typing import Any
 
@@ -15,17 +15,13 @@ def configured(**sections: Any) -> Config:
     return Config.model_validate({"channels": {"all_ticker": True}, **sections})
 
 
-def subscriptions(wanted: plan.Wanted) -> list[plan.Subscription]:
-    return [(channel, symbol) for channel, symbols in wanted.items() for symbol in symbols or [""]]
-
-
 @given(
     trades=st.lists(st.sampled_from(SYMBOLS), unique=True),
     depth=st.lists(st.sampled_from(SYMBOLS), unique=True),
     shards=st.integers(1, 5),
     size=st.integers(1, 10),
 )
-def test_each_subscription_is_in_one_session_of_one_shard(
+def test_each_subscription_is_on_exactly_one_session(
     trades: list[str], depth: list[str], shards: int, size: int
 ) -> None:
     config = configured(
@@ -35,25 +31,25 @@ def test_each_subscription_is_in_one_session_of_one_shard(
     )
     sessions = [wanted for n in range(shards) for wanted in plan.plan(config, n).public]
     assert all(plan.count(wanted) <= size for wanted in sessions)
-    found = [one for wanted in sessions for one in subscriptions(wanted)]
+    found = [one for wanted in sessions for one in plan.subscriptions(wanted)]
     expected = [("trades", s) for s in trades] + [("depth", s) for s in depth] + [("all_ticker", "")]
     assert sorted(found) == sorted(expected)
 
 
-def test_all_channels_of_a_market_are_in_one_shard() -> None:
+def test_one_shard_serves_all_channels_of_a_market() -> None:
     config = configured(
         channels={"trades": SYMBOLS, "depth": SYMBOLS, "ticker": SYMBOLS}, kafka={"shards": 4}
     )
     homes: dict[str, set[int]] = {}
     for n in range(4):
         for wanted in plan.plan(config, n).public:
-            for _, symbol in subscriptions(wanted):
+            for _, symbol in plan.subscriptions(wanted):
                 homes.setdefault(symbol, set()).add(n)
     assert all(len(shards) == 1 for shards in homes.values())
     assert len({shard for shards in homes.values() for shard in shards}) == 4
 
 
-def test_every_market_is_learnt_from_all_ticker_which_is_not_recorded_for_that() -> None:
+def test_all_ticker_is_subscribed_to_for_its_markets_without_recording_it() -> None:
     config = configured(channels={"trades": ["*"], "depth": ["BTC_USDT"], "all_ticker": False})
     share = plan.plan(config, 0)
     assert share.public == [{"all_ticker": [], "depth": ["BTC_USDT"]}]
@@ -61,7 +57,13 @@ def test_every_market_is_learnt_from_all_ticker_which_is_not_recorded_for_that()
     assert share.records == {"trades", "depth"}
 
 
-def test_an_account_has_sessions_of_its_own_in_one_shard() -> None:
+def test_only_the_first_shard_subscribes_to_all_ticker() -> None:
+    config = configured(kafka={"shards": 3})
+    assert [plan.plan(config, n).public for n in range(3)] == [[{"all_ticker": []}], [], []]
+    assert [plan.plan(config, n).records for n in range(3)] == [{"all_ticker"}, set(), set()]
+
+
+def test_each_account_has_its_own_sessions_in_a_single_shard() -> None:
     accounts = [
         {"name": name, "api_key": "k", "secret": "s", "order": SYMBOLS, "balance": ["BTC"]}
         for name in ("a", "b")
