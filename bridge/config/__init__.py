@@ -1,7 +1,7 @@
-"""The configuration: TOML and environment, validated whole before anything starts.
+"""The configuration: read from TOML and the environment, and validated completely before anything starts.
 
-`BRIDGE_SECTION__KEY` in the environment wins over the file; `BRIDGE_ACCOUNTS__0__SECRET` sets one value of
-the first account, `BRIDGE_ACCOUNTS` all of them as JSON.
+`BRIDGE_SECTION__KEY` in the environment takes precedence over the file. `BRIDGE_ACCOUNTS__0__SECRET` sets one
+value of the first account, `BRIDGE_ACCOUNTS` sets all accounts as JSON.
 """
 
 from bridge.config.kafka import KafkaConfig

@@ -23,98 +23,107 @@ _MOST_SECONDS = 2_147_483
 
 
 class KafkaConfig(Section):
-    """Where the records go and how. `sasl_*` and `ssl_*` are named as in aiokafka.
+    """The Kafka cluster, how records are written to it, and how replicas share the shards.
 
-    Files are relative to the folder of the configuration file.
+    `sasl_*` and `ssl_*` have the names they have in aiokafka. File names are relative to the folder of the
+    configuration file.
     """
 
     bootstrap_servers: Brokers = Field(
         default="localhost:9092",
-        description="`host:port` of one or more brokers, with commas between them.",
+        description="`host:port` of one or more brokers, separated by commas.",
     )
     topic_prefix: str = Field(
         default="digifinex",
         pattern=r"^[A-Za-z0-9._-]{1,200}$",
-        description="Beginning of every topic's name: `<prefix>.<channel>.v1`. Letters, digits, `.`, `_`,"
-        " `-`.",
+        description="Prefix of all topic names: `<prefix>.<channel>.v1`. Letters, digits, `.`, `_` and `-`.",
     )
     delivery: Delivery = Field(
         default=Delivery.EXACTLY_ONCE,
-        description="`exactly-once` writes in transactions, to be read with "
-        "`isolation.level=read_committed`; `at-least-once` without, which is quicker by up to "
-        "`commit_interval`.",
+        description="`exactly-once` writes in transactions; consumers have to read with "
+        "`isolation.level=read_committed`. `at-least-once` writes without transactions: "
+        "records can be read up to `commit_interval` sooner, and a crash can write some of "
+        "them twice.",
     )
     flush_interval: Seconds = Field(
         default=0.01,
-        description="Seconds that records gather before they are sent, unless a batch is full. Longer: "
-        "fewer, larger batches.",
+        description="Seconds for which records are collected before they are sent, unless a batch is "
+        "full. A longer interval makes fewer and larger batches.",
     )
     commit_interval: Seconds = Field(
         default=0.1,
-        description="The most seconds of records in one transaction, with exactly-once; adds to their "
-        "delay. Not below `flush_interval`, and below `transaction_timeout`.",
+        description="Maximum seconds of records in one transaction, with `exactly-once`; this adds to "
+        "the delivery lag. Must not be less than `flush_interval`, and must be less than "
+        "`transaction_timeout`.",
     )
     transaction_timeout: Seconds = Field(
         default=10.0,
         le=_MOST_SECONDS,
-        description="Seconds after which the broker gives up the transaction of a bridge that died; until "
-        "then its unfinished records hold up consumers. Too short, and a slow commit looks like a lost "
-        "shard.",
+        description="Seconds after which the broker aborts the transaction of a bridge that has died. "
+        "Until then, consumers cannot read past its unfinished records. If it is too short, "
+        "a slow commit looks like the loss of the shard.",
     )
-    compression: Compression = Field(default=Compression.ZSTD, description="How batches are compressed.")
+    compression: Compression = Field(default=Compression.ZSTD, description="Compression of the batches.")
     create_topics: bool = Field(
         default=True,
-        description="Create missing topics. If false, a missing topic is an error when the bridge starts.",
+        description="Whether to create missing topics. If false, a missing topic is an error at the start.",
     )
     partitions: int = Field(
         default=12,
         ge=1,
-        description="Partitions of a data topic that is created; one that exists must have as many.",
+        description="Number of partitions of the data topics that the bridge creates. An existing topic "
+        "must have the same number.",
     )
     replication_factor: Replicas = Field(
         default=-1,
-        description="Copies of each topic that is created; -1 leaves it to the broker's default.",
+        description="Replication factor of the topics that the bridge creates. -1 uses the broker's default.",
     )
     max_pending_bytes: int = Field(
         default=33_554_432,
         ge=65_536,
-        description="Bytes of records in memory that wait for Kafka, for each shard. Past that they wait in"
-        " the spool; without one the bridge stops reading from the exchange until there is room.",
+        description="Maximum size in bytes of the records of one shard that wait in memory for Kafka. "
+        "When it is reached, records go to the spool; without a spool, reading from the "
+        "exchange pauses.",
     )
     group_id: str = Field(
         default="digifinex-bridge",
         min_length=1,
-        description="Consumer group by which replicas share the shards out; its replicas have the same one.",
+        description="Consumer group that assigns shards to replicas. All replicas of one deployment must "
+        "have the same.",
     )
     shards: int = Field(
         default=1,
         ge=1,
-        description="Shares into which the subscriptions are divided, served by one replica each at a time.",
+        description="Number of shards the subscriptions are split into; each is served by one replica at "
+        "a time. The number can grow later, but not shrink.",
     )
     session_timeout: Seconds = Field(
         default=10.0,
         le=_MOST_SECONDS,
-        description="Seconds without a sign of life after which the group gives a replica's shards to "
-        "another. The broker sets bounds to it (`group.min.session.timeout.ms`, 6 s by default).",
+        description="Seconds without a heartbeat after which the group assigns the shards of a replica "
+        "to another one. The broker limits the range (`group.min.session.timeout.ms`, 6 s by "
+        "default).",
     )
     security_protocol: SecurityProtocol = Field(
         default=SecurityProtocol.PLAINTEXT,
-        description="Encryption and authentication towards the brokers.",
+        description="Encryption and authentication of the connections to the brokers.",
     )
     sasl_mechanism: SaslMechanism | None = Field(
-        default=None, description="How to log in, with `SASL_*` protocols."
+        default=None, description="SASL mechanism; required with `SASL_PLAINTEXT` and `SASL_SSL`."
     )
-    sasl_plain_username: str = Field(default="", description="User name, with `SASL_*` protocols.")
+    sasl_plain_username: str = Field(
+        default="", description="User name; required with `SASL_PLAINTEXT` and `SASL_SSL`."
+    )
     sasl_plain_password_file: File | None = Field(
-        default=None, description="File that holds the user's password."
+        default=None, description="File that contains the password."
     )
     sasl_plain_password: Secret = Field(
         default=SecretStr(""),
-        description="The user's password, unless `sasl_plain_password_file` is given.",
+        description="Password, if `sasl_plain_password_file` is not set.",
     )
     ssl_cafile: File | None = Field(
         default=None,
-        description="PEM file with the authorities to trust; without it, the system's.",
+        description="PEM file with the certificate authorities to trust, if not those of the system.",
     )
     ssl_certfile: File | None = Field(
         default=None,
@@ -122,29 +131,31 @@ class KafkaConfig(Section):
     )
     ssl_keyfile: File | None = Field(
         default=None,
-        description="PEM file with the key of the client certificate, unless it is in the same file.",
+        description="PEM file with the private key of the client certificate, if it is not in "
+        "`ssl_certfile`.",
     )
     ssl_password_file: File | None = Field(
-        default=None, description="File that holds the password of the key."
+        default=None, description="File that contains the password of the private key."
     )
     ssl_password: Secret = Field(
         default=SecretStr(""),
-        description="Password of the client certificate's key, unless `ssl_password_file` is given.",
+        description="Password of the private key, if `ssl_password_file` is not set.",
     )
     ssl_check_hostname: bool = Field(
         default=True,
-        description="Whether the broker's certificate must be for its host name. False only for tests.",
+        description="Whether the broker's certificate must match its host name. Disable this in tests only.",
     )
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.commit_interval < self.flush_interval:
             raise ConfigError(
-                "kafka.commit_interval", f"must not be below flush_interval ({self.flush_interval:g})"
+                "kafka.commit_interval", f"must not be less than flush_interval ({self.flush_interval:g})"
             )
         if self.commit_interval >= self.transaction_timeout:
             raise ConfigError(
-                "kafka.commit_interval", f"must be below transaction_timeout ({self.transaction_timeout:g})"
+                "kafka.commit_interval",
+                f"must be less than transaction_timeout ({self.transaction_timeout:g})",
             )
         for family in ("sasl", "ssl"):
             used = family.upper() in self.security_protocol
@@ -156,7 +167,9 @@ class KafkaConfig(Section):
         if "SASL" in self.security_protocol:
             for key in ("sasl_mechanism", "sasl_plain_username", "sasl_plain_password"):
                 if not getattr(self, key):
-                    raise ConfigError(f"kafka.{key}", f"is missing: {self.security_protocol} needs it")
+                    raise ConfigError(
+                        f"kafka.{key}", f"is missing: security_protocol {self.security_protocol} requires it"
+                    )
         if self.ssl_keyfile and not self.ssl_certfile:
-            raise ConfigError("kafka.ssl_certfile", "is missing: ssl_keyfile is the key of a certificate")
+            raise ConfigError("kafka.ssl_certfile", "is missing: ssl_keyfile requires it")
         return self

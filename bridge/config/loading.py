@@ -1,4 +1,4 @@
-"""The configuration out of a TOML file and the environment."""
+"""Loading the configuration from a TOML file and the environment."""
 
 import difflib
 import json
@@ -20,10 +20,10 @@ ENV_DELIMITER = "__"
 
 
 def load(path: Path | None, environ: Mapping[str, str] = os.environ) -> Config:
-    """Return the configuration of the file (None: defaults) and the environment, which wins.
+    """Return the configuration from a file (None: no file) and the environment, which takes precedence.
 
     Raises:
-        ConfigError: the first thing that is wrong, in one line with its key; never with a secret in it.
+        ConfigError: the first error, in one line with its key; it never contains a value that may be secret.
     """
     file = "" if path is None else str(path)
     tree = {} if path is None else _read(path)
@@ -37,7 +37,7 @@ def load(path: Path | None, environ: Mapping[str, str] = os.environ) -> Config:
     except ConfigError as error:
         key, message = error.key, error.message
     except ValidationError as invalid:
-        # A misspelt key explains why another one is missing.
+        # First report a misspelt key: it may be the reason why another key is missing.
         errors = sorted(invalid.errors(include_url=False), key=lambda e: e["type"] != "extra_forbidden")
         first, *more = errors
         key, message = ".".join(map(str, first["loc"])), _explain(first)
@@ -47,7 +47,7 @@ def load(path: Path | None, environ: Mapping[str, str] = os.environ) -> Config:
 
 
 def env_name(key: str) -> str:
-    """Return the environment's name of a key, e.g. `BRIDGE_HTTP__PORT` of `http.port`."""
+    """Return the environment variable of a key, e.g. `BRIDGE_HTTP__PORT` for `http.port`."""
     return ENV_PREFIX + key.upper().replace(".", ENV_DELIMITER)
 
 
@@ -57,14 +57,14 @@ def _read(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise ConfigError("", f"cannot read the configuration: {error.strerror}", str(path)) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError("", f"is not TOML: {error}", str(path)) from None
+        raise ConfigError("", f"is not valid TOML: {error}", str(path)) from None
 
 
 def _overlay(tree: dict[str, Any], environ: Mapping[str, str]) -> dict[str, str]:
-    """Put the environment's values over the file's; return the variable's name by key.
+    """Override the file's values in `tree` with those of the environment; return the variables by key.
 
-    Only names with two underscores count, as Kubernetes sets BRIDGE_PORT and the like for a service of
-    that name.
+    Variables without a double underscore are ignored: for a service called "bridge", Kubernetes sets
+    BRIDGE_PORT and others like it.
     """
     named: dict[str, str] = {}
     for name in sorted(environ):
@@ -76,14 +76,14 @@ def _overlay(tree: dict[str, Any], environ: Mapping[str, str]) -> dict[str, str]
             try:
                 value = json.loads(environ[name])
             except json.JSONDecodeError as error:
-                raise ConfigError(key, f"is not JSON: {error}") from None
+                raise ConfigError(key, f"is not valid JSON: {error}") from None
         _put(tree, key, value)
         named[key] = name
     return named
 
 
 def _put(tree: dict[str, Any], key: str, value: object) -> None:
-    """Set `value` at the dotted key; numbers index lists, the next one appends to it."""
+    """Set `value` at a dotted key; a number is an index into a list, or one past its end to append to it."""
     section, *rest = key.split(".")
     if section not in SECTIONS:
         raise ConfigError(key, _unknown(section, SECTIONS))
@@ -97,7 +97,7 @@ def _put(tree: dict[str, Any], key: str, value: object) -> None:
         accounts = tree.setdefault(section, [])
         number, *field = rest
         if not isinstance(accounts, list) or not number.isdecimal() or int(number) > len(accounts):
-            raise ConfigError(key, "accounts are numbered from 0 without a gap")
+            raise ConfigError(key, "account numbers must start at 0 and have no gaps")
         if int(number) == len(accounts):
             accounts.append({})
         if isinstance(accounts[int(number)], dict):
@@ -105,7 +105,7 @@ def _put(tree: dict[str, Any], key: str, value: object) -> None:
 
 
 def _explain(error: ErrorDetails) -> str:
-    """Return what is wrong and what to do, without the value: it may be a secret."""
+    """Return the error message, without the value: it may be a secret."""
     kind, where = error["type"], error["loc"]
     if kind == "extra_forbidden":
         section = SECTIONS.get(str(where[0])) if len(where) > 1 else None
@@ -113,14 +113,14 @@ def _explain(error: ErrorDetails) -> str:
     if kind == "missing":
         return "is missing"
     if kind == "string_pattern_mismatch":
-        return "may only have letters, digits, '.', '_' and '-' in it, and must not be empty"
+        return "must consist of letters, digits, '.', '_' and '-', and must not be empty"
     message: str = error["msg"]
     return re.sub("^(Input|String) should", "must", message.removeprefix("Value error, "))
 
 
 def _unknown(key: str, known: Iterable[str]) -> str:
     near = difflib.get_close_matches(key, known, n=1)
-    return "unknown key" + (f", did you mean {near[0]}?" if near else f"; known are {', '.join(known)}")
+    return "unknown key" + (f", did you mean {near[0]}?" if near else f"; known keys: {', '.join(known)}")
 
 
 def _and_parents(key: str) -> Iterator[str]:

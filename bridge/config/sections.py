@@ -1,6 +1,6 @@
-"""The sections of the configuration: every key with its type, default, bounds and meaning.
+"""The sections of the configuration: every key with its type, default, bounds and description.
 
-`docs/configuration.md` is written from these declarations.
+`scripts/configuration_doc.py` generates `docs/configuration.md` from these declarations.
 """
 
 import ipaddress
@@ -23,122 +23,129 @@ from bridge.config.values import (
 )
 from bridge.errors import ConfigError
 
-# The exchange hangs up after so many seconds without a message from the client.
+# The exchange closes a connection after this many seconds without a message from the client.
 _CLIENT_SILENCE = 60.0
 
 
 class ExchangeConfig(Section):
-    """The WebSocket side: where it is and how patient to be with it."""
+    """Connections to the exchange: address, timeouts, and rate limits."""
 
     url: WebSocketUrl = Field(
         default="wss://openapi.digifinex.com/ws/v1/",
-        description="Address of the API. `ws://` to another machine is refused when accounts are configured: "
-        "their requests would travel in clear.",
+        description="URL of the exchange's WebSocket API. When accounts are configured, `ws://` is "
+        "accepted for this machine only, because requests would be sent unencrypted.",
     )
     ping_interval: Seconds = Field(
         default=15.0,
-        description="Seconds between two `server.ping`. The exchange hangs up after 60 s without a "
-        "message from us, so this and `reply_timeout` together must stay below 60.",
+        description="Seconds between two `server.ping` requests. The exchange closes a connection after "
+        "60 s without a message from the client, so `ping_interval` plus `reply_timeout` "
+        "must be less than 60.",
     )
     reply_timeout: Seconds = Field(
         default=10.0,
-        description="Seconds to wait for the answer to a request or ping; then the session is replaced.",
+        description="Seconds to wait for the response to a request or ping. If none arrives, the session "
+        "is replaced.",
     )
     stale_after: Seconds = Field(
         default=120.0,
-        description="Seconds with nothing but pongs after which a session counts as dead and is replaced."
-        " Too short, and quiet markets cause reconnects.",
+        description="Seconds without any data, responses to pings aside, after which a session is "
+        "considered dead and replaced. If it is too short, quiet markets cause needless "
+        "reconnects.",
     )
     reconnect_min: Seconds = Field(
         default=0.5,
-        description="Seconds, at most, before the first reconnect; doubled by each failure, with full "
-        "jitter.",
+        description="Maximum seconds to wait before the first reconnect. The maximum doubles with each "
+        "failure; the actual wait is random, between 0 and the maximum.",
     )
     reconnect_max: Seconds = Field(
-        default=30.0, description="Seconds, at most, between two attempts to connect."
+        default=30.0, description="Maximum seconds to wait between two connection attempts."
     )
     handshakes_per_second: Rate = Field(
         default=5.0,
-        description="Connections that one process opens a second, at most, so that many sessions never storm "
-        "the exchange.",
+        description="Maximum number of connections that one process opens per second, over all of its "
+        "sessions.",
     )
     subscribes_per_second: Rate = Field(
         default=20.0,
-        description="Subscribe requests that one process sends a second: a connection is opened when those "
-        "before it have used theirs up, with what they have to ask again.",
+        description="Maximum number of subscribe requests that one process sends per second. A new "
+        "connection waits until there is room for all of its subscribe requests.",
     )
     max_frame_bytes: int = Field(
         default=8_388_608,
         ge=1024,
-        description="Bytes, the most that one frame may inflate to; a larger one goes to the dead letters.",
+        description="Maximum size in bytes that one frame may inflate to. A larger frame becomes a dead "
+        "letter.",
     )
     max_session_age: Seconds = Field(
         default=6600.0,
-        description="Seconds, less up to 10 % jitter, after which a fresh session takes over without a "
-        "hole. The exchange cuts every connection at about two hours (7200).",
+        description="Seconds, minus up to 10 % jitter, after which a session is replaced by a new one "
+        "without losing data. The exchange closes every connection after about two hours "
+        "(7200 s).",
     )
     subscriptions_per_session: int = Field(
         default=30,
         ge=1,
-        description="The most subscriptions on one connection; more are spread over several. The exchange"
-        " may hang up on a connection with many.",
+        description="Maximum number of subscriptions on one connection; more are spread over several "
+        "connections. The exchange may close a connection that has too many.",
     )
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.reconnect_min > self.reconnect_max:
             raise ConfigError(
-                "exchange.reconnect_min", f"must not be above reconnect_max ({self.reconnect_max:g})"
+                "exchange.reconnect_min", f"must not be greater than reconnect_max ({self.reconnect_max:g})"
             )
         if self.ping_interval + self.reply_timeout >= _CLIENT_SILENCE:
             raise ConfigError(
                 "exchange.ping_interval",
-                f"and reply_timeout together must stay below {_CLIENT_SILENCE:g} s, when the exchange hangs "
-                f"up on a silent client; they are {self.ping_interval + self.reply_timeout:g}",
+                f"plus reply_timeout must be less than {_CLIENT_SILENCE:g} s, after which the exchange "
+                f"closes a silent connection; the sum is {self.ping_interval + self.reply_timeout:g}",
             )
         return self
 
     @property
     def travels_in_clear(self) -> bool:
-        """True when requests leave this machine without TLS."""
+        """Whether requests leave this machine without TLS."""
         parts = urlsplit(self.url)
         return parts.scheme == "ws" and not _is_loopback(parts.hostname or "")
 
 
 class SpoolConfig(Section):
-    """Records that wait on disk while Kafka is away or slow."""
+    """The spool: records are kept on disk while Kafka is unavailable or slower than the exchange."""
 
     dir: Path = Field(
         default=Path("spool"),
-        description="Folder for them, one replica's own, relative to the working directory. It has to outlive"
-        " the process.",
+        description="Folder for the spool, relative to the working directory. It must belong to one "
+        "replica alone and survive restarts of the process.",
     )
     max_bytes: int = Field(
         default=1_073_741_824,
         ge=0,
-        description="Bytes on disk at most, a share of it for each shard. Past that, and with 0 at once, the"
-        " bridge stops reading from the exchange until there is room.",
+        description="Maximum spool size in bytes, split evenly across shards. When it is reached, "
+        "reading from the exchange pauses. 0 disables the spool: reading pauses as soon as "
+        "`kafka.max_pending_bytes` is reached.",
     )
 
 
 class HttpConfig(Section):
-    """Where `/metrics`, `/healthz` and `/readyz` are served."""
+    """The HTTP endpoints `/metrics`, `/healthz` and `/readyz`."""
 
     host: str = Field(default="0.0.0.0", min_length=1, description="Address to listen on.")  # noqa: S104
-    port: int = Field(default=9464, ge=0, le=65_535, description="Port to listen on; 0 takes a free one.")
+    port: int = Field(default=9464, ge=0, le=65_535, description="Port to listen on. 0 picks a free port.")
 
 
 class LogConfig(Section):
-    """What is written to the standard error."""
+    """The log, which is written to standard error."""
 
-    level: LogLevel = Field(default=LogLevel.INFO, description="The least severe lines to write.")
+    level: LogLevel = Field(default=LogLevel.INFO, description="Lowest severity that is logged.")
     format: LogFormat = Field(
-        default=LogFormat.CONSOLE, description="Lines for people, or one JSON object a line."
+        default=LogFormat.CONSOLE,
+        description="`console` writes lines for people, `json` writes one JSON object per line.",
     )
 
 
 class Config(Section):
-    """The whole configuration, each section with its defaults."""
+    """The whole configuration; a missing section has its defaults."""
 
     exchange: ExchangeConfig = ExchangeConfig()
     channels: ChannelsConfig = ChannelsConfig()
@@ -154,7 +161,7 @@ class Config(Section):
         for number, account in enumerate(self.accounts):
             if account.name in names[:number]:
                 raise ConfigError(
-                    f"accounts.{number}.name", f"{account.name!r} is taken: each account has its own"
+                    f"accounts.{number}.name", f"{account.name!r} is already the name of another account"
                 )
             if account.empty():
                 raise ConfigError(
@@ -163,7 +170,8 @@ class Config(Section):
                 )
         if self.accounts and self.exchange.travels_in_clear:
             raise ConfigError(
-                "exchange.url", "must be wss:// when accounts are configured: keys would travel in clear"
+                "exchange.url",
+                "must be wss:// when accounts are configured: requests would be sent unencrypted",
             )
         if self.channels.empty() and not self.accounts:
             raise ConfigError(
@@ -194,4 +202,4 @@ SECTIONS: Mapping[str, type[BaseModel]] = {
     "http": HttpConfig,
     "log": LogConfig,
 }
-"""The sections by name; `accounts` is a list of such."""
+"""The sections by name; `accounts` is a list of sections."""

@@ -27,14 +27,14 @@ class Section(BaseModel):
 
 
 class Delivery(enum.StrEnum):
-    """What Kafka's consumers can rely on."""
+    """The delivery guarantee for consumers."""
 
     EXACTLY_ONCE = "exactly-once"
     AT_LEAST_ONCE = "at-least-once"
 
 
 class Compression(enum.StrEnum):
-    """Kafka's compression codecs."""
+    """The compression codecs of Kafka."""
 
     NONE = "none"
     GZIP = "gzip"
@@ -44,7 +44,7 @@ class Compression(enum.StrEnum):
 
 
 class SecurityProtocol(enum.StrEnum):
-    """How to talk to the brokers."""
+    """Encryption and authentication of the connections to the brokers."""
 
     PLAINTEXT = "PLAINTEXT"
     SSL = "SSL"
@@ -53,7 +53,7 @@ class SecurityProtocol(enum.StrEnum):
 
 
 class SaslMechanism(enum.StrEnum):
-    """The SASL mechanisms that need a user name and a password."""
+    """The SASL mechanisms with a user name and a password."""
 
     PLAIN = "PLAIN"
     SCRAM_SHA_256 = "SCRAM-SHA-256"
@@ -61,7 +61,7 @@ class SaslMechanism(enum.StrEnum):
 
 
 class LogLevel(enum.StrEnum):
-    """The least severe lines to write."""
+    """The lowest severity that is logged."""
 
     DEBUG = "debug"
     INFO = "info"
@@ -70,43 +70,43 @@ class LogLevel(enum.StrEnum):
 
 
 class LogFormat(enum.StrEnum):
-    """For people or for machines."""
+    """Log lines for people or for machines."""
 
     CONSOLE = "console"
     JSON = "json"
 
 
 def _split(value: object) -> object:
-    """Take a list also as the environment gives it: JSON, or names with commas between them."""
+    """Accept a list as it is written in the environment, too: as JSON, or as names separated by commas."""
     if not isinstance(value, str):
         return value
     if value.lstrip().startswith("["):
         try:
             return json.loads(value)
         except json.JSONDecodeError as error:
-            raise ValueError(f"is not a JSON list: {error}") from None
+            raise ValueError(f"is not a valid JSON list: {error}") from None
     return [name for name in value.split(",") if name.strip()]
 
 
 def _names(names: tuple[str, ...]) -> tuple[str, ...]:
     names = tuple(name.strip().upper() for name in names)
     if not all(re.fullmatch(r"\S+", name) for name in names):
-        raise ValueError("has a name that is empty or has a blank in it")
+        raise ValueError("contains a name that is empty or contains a space")
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
-        raise ValueError(f"names {', '.join(twice)} twice: remove one")
+        raise ValueError(f"lists {', '.join(twice)} more than once")
     return names
 
 
 def _markets(names: tuple[str, ...]) -> tuple[str, ...]:
     if EVERY_MARKET in names and len(names) > 1:
-        raise ValueError('mixes "*", which means every market, with names: keep one or the other')
+        raise ValueError('combines "*" (every market) with names: use one or the other')
     return names
 
 
 def _explicit(names: tuple[str, ...]) -> tuple[str, ...]:
     if EVERY_MARKET in names:
-        raise ValueError('knows no "*": name each one')
+        raise ValueError('does not accept "*": list each name')
     return names
 
 
@@ -122,18 +122,18 @@ def _in_folder(path: Path, info: ValidationInfo) -> Path:
 
 
 def _from_file(secret: SecretStr, info: ValidationInfo) -> SecretStr:
-    """Return the secret itself, or what the file named by the key `<secret>_file` holds."""
+    """Return the secret itself, or the content of the file that the key `<secret>_file` names."""
     file: Path | None = info.data.get(f"{info.field_name}_file")
     if file is None:
         return secret
     if secret:
-        raise ValueError(f"is given twice: remove {info.field_name} or {info.field_name}_file")
+        raise ValueError(f"is set twice: remove {info.field_name} or {info.field_name}_file")
     try:
         text = file.read_text().rstrip("\r\n")
     except OSError as error:
         raise ValueError(f"cannot read {file}: {error.strerror}") from None
     except UnicodeDecodeError:
-        raise ValueError(f"{file} is not text") from None
+        raise ValueError(f"{file} is not a text file") from None
     if not text:
         raise ValueError(f"{file} is empty")
     return SecretStr(text)
@@ -150,9 +150,9 @@ def _given(secret: SecretStr, info: ValidationInfo) -> SecretStr:
 def _websocket(url: str) -> str:
     parts = urlsplit(url)
     if parts.scheme not in ("ws", "wss") or not parts.hostname:
-        raise ValueError("must be a WebSocket address, wss://host/path (or ws://)")
+        raise ValueError("must be a WebSocket URL such as wss://host/path (or ws://)")
     if parts.username or parts.password:
-        raise ValueError("must not carry a user or password")
+        raise ValueError("must not contain a user name or password")
     if parts.port == 0:
         raise ValueError("must have a port from 1 to 65535")
     return url
@@ -162,13 +162,13 @@ def _brokers(servers: str) -> str:
     for server in servers.split(","):
         host, colon, port = server.strip().rpartition(":")
         if not (host and port.isdecimal() and int(port) < 1 << 16 if colon else port):
-            raise ValueError(f"must be host:port, with commas between several, not {servers!r}")
+            raise ValueError(f"must be host:port, or several of them separated by commas, not {servers!r}")
     return servers
 
 
 def _replicas(factor: int) -> int:
     if factor == 0:
-        raise ValueError("must be at least 1, or -1 for the broker's own default")
+        raise ValueError("must be at least 1, or -1 for the broker's default")
     return factor
 
 

@@ -1,7 +1,7 @@
 """What may change in a published schema: optional fields may be added, and nothing else.
 
 New values are allowed where a field has a pattern and its description lists the values in use, such as the
-kinds of events: descriptions are not compared. A closed list (`enum`) can not change within a version.
+kinds of events: descriptions are not compared. A closed list (`enum`) cannot change within a version.
 """
 
 from collections.abc import Iterator

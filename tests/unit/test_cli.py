@@ -68,7 +68,10 @@ def test_a_bad_command_line_is_one_line_and_exit_status_2(arguments: list[str], 
     [
         ("[kafka]\npartitons = 3\n", "kafka.partitons: unknown key, did you mean partitions?"),
         ("[kafka]\npartitions = 0\n", "kafka.partitions: must be greater than or equal to 1"),
-        ("[kafka\n", "is not TOML: Expected ']' at the end of a table declaration (at line 1, column 7)"),
+        (
+            "[kafka\n",
+            "is not valid TOML: Expected ']' at the end of a table declaration (at line 1, column 7)",
+        ),
         ("", "channels: nothing to subscribe to: set trades, depth, ticker or all_ticker, or an account"),
         (
             f"[kafka]\nsasl_plain_password = ['{SECRET}']\n",

@@ -1,12 +1,13 @@
-"""The configuration: what is taken, what is refused, and in which words."""
+"""The configuration: which values are accepted, which are rejected, and with which message."""
 
+import re
 import runpy
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from bridge.config import Compression, Config, Delivery, load
+from bridge.config import SECTIONS, Compression, Config, Delivery, load
 from bridge.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
@@ -28,7 +29,7 @@ def write(tmp_path: Path) -> Write:
 
 
 def refusal(path: Path | None, environ: dict[str, str] | None = None) -> ConfigError:
-    """Return the error that loading ends in; it is one line and tells no secret."""
+    """Return the error that loading raises; it is one line and contains no secret."""
     with pytest.raises(ConfigError) as caught:
         load(path, environ or {})
     text = str(caught.value)
@@ -38,7 +39,7 @@ def refusal(path: Path | None, environ: dict[str, str] | None = None) -> ConfigE
     return caught.value
 
 
-def test_defaults_are_those_of_the_contract(write: Write) -> None:
+def test_defaults_are_as_documented_in_the_contract(write: Write) -> None:
     config = load(write(""), {})
     assert config.exchange.url == "wss://openapi.digifinex.com/ws/v1/"
     assert (config.exchange.ping_interval, config.exchange.reply_timeout) == (15.0, 10.0)
@@ -56,25 +57,25 @@ def test_defaults_are_those_of_the_contract(write: Write) -> None:
     assert (config.log.level, config.log.format) == ("info", "console")
 
 
-def test_the_environment_wins_over_the_file(write: Write) -> None:
+def test_the_environment_takes_precedence_over_the_file(write: Write) -> None:
     path = write("[kafka]\npartitions = 3\nshards = 2\n")
     kafka = load(path, {"BRIDGE_KAFKA__PARTITIONS": "7", "BRIDGE_KAFKA__CREATE_TOPICS": "false"}).kafka
     assert (kafka.partitions, kafka.shards, kafka.create_topics) == (7, 2, False)
 
 
 @pytest.mark.parametrize("text", ["btc_usdt, ETH_USDT", '["BTC_USDT", "eth_usdt"]'])
-def test_a_list_comes_from_the_environment_as_names_or_as_json(text: str) -> None:
+def test_a_list_in_the_environment_is_either_names_or_json(text: str) -> None:
     assert load(None, {"BRIDGE_CHANNELS__TRADES": text}).channels.of("trades") == ("BTC_USDT", "ETH_USDT")
 
 
-def test_accounts_come_from_the_environment_as_json() -> None:
+def test_accounts_can_be_set_in_the_environment_as_json() -> None:
     accounts = '[{"name": "main", "api_key": "k", "secret": "s", "balance": ["usdt"]}]'
     (account,) = load(None, {"BRIDGE_ACCOUNTS": accounts}).accounts
     assert (account.name, account.api_key.get_secret_value()) == ("main", "k")
     assert account.of("balance") == ("USDT",)
 
 
-def test_one_value_of_an_account_comes_from_the_environment(write: Write) -> None:
+def test_one_value_of_an_account_can_be_set_in_the_environment(write: Write) -> None:
     path = write('[[accounts]]\nname = "main"\napi_key = "k"\norder = ["BTC_USDT"]\n')
     environ = {"BRIDGE_ACCOUNTS__0__SECRET": SECRET, "BRIDGE_ACCOUNTS__0__BALANCE": "BTC,USDT"}
     (account,) = load(path, environ).accounts
@@ -82,18 +83,18 @@ def test_one_value_of_an_account_comes_from_the_environment(write: Write) -> Non
     assert (account.of("order"), account.of("balance")) == (("BTC_USDT",), ("BTC", "USDT"))
 
 
-def test_the_environment_adds_the_next_account_and_no_later_one(write: Write) -> None:
+def test_the_environment_can_add_the_next_account_but_no_later_one(write: Write) -> None:
     new = {"NAME": "other", "API_KEY": "k", "SECRET": "s", "BALANCE": "BTC"}
     assert load(write(""), {f"BRIDGE_ACCOUNTS__0__{key}": text for key, text in new.items()}).accounts
     error = refusal(write(""), {f"BRIDGE_ACCOUNTS__1__{key}": text for key, text in new.items()})
-    assert "without a gap" in str(error)
+    assert "no gaps" in str(error)
 
 
-def test_variables_that_kubernetes_sets_for_a_service_are_left_alone(write: Write) -> None:
+def test_variables_that_kubernetes_sets_for_a_service_are_ignored(write: Write) -> None:
     load(write(""), {"BRIDGE_PORT": "tcp://10.0.0.1:9464", "BRIDGE_SERVICE_HOST": "10.0.0.1"})
 
 
-def test_secret_files_are_found_beside_the_configuration_and_lose_their_line_break(
+def test_secret_files_are_relative_to_the_configuration_and_their_line_break_is_removed(
     write: Write, tmp_path: Path
 ) -> None:
     (tmp_path / "key").write_text("the-key\n")
@@ -113,7 +114,7 @@ def test_secret_files_are_found_beside_the_configuration_and_lose_their_line_bre
     assert SECRET not in config.model_dump_json()
 
 
-def test_a_configuration_cannot_be_changed(write: Write) -> None:
+def test_a_configuration_is_immutable(write: Write) -> None:
     config: Config = load(write(""), {})
     with pytest.raises(ValueError, match="frozen"):
         config.http.port = 1
@@ -127,11 +128,11 @@ SASL = 'security_protocol = "SASL_SSL"\n'
     [
         ("[exchange]\nping_intervall = 1\n", "exchange.ping_intervall", "did you mean ping_interval?"),
         ("[exchnge]\n", "exchnge", "did you mean exchange?"),
-        ("[http]\nzzz = 1\n", "http.zzz", "known are host, port"),
+        ("[http]\nzzz = 1\n", "http.zzz", "known keys: host, port"),
         ('[exchange]\nping_interval = "often"\n', "exchange.ping_interval", "must be a valid number"),
         ("[exchange]\nping_interval = 0\n", "exchange.ping_interval", "greater than 0"),
         ("[exchange]\nping_interval = nan\n", "exchange.ping_interval", "finite"),
-        ("[exchange]\nping_interval = 55\n", "exchange.ping_interval", "below 60 s"),
+        ("[exchange]\nping_interval = 55\n", "exchange.ping_interval", "less than 60 s"),
         ("[exchange]\nreconnect_min = 60\n", "exchange.reconnect_min", "reconnect_max (30)"),
         ("[exchange]\nmax_frame_bytes = 1023\n", "exchange.max_frame_bytes", "1024"),
         ("[exchange]\nsubscriptions_per_session = 0\n", "exchange.subscriptions_per_session", "1"),
@@ -156,7 +157,7 @@ SASL = 'security_protocol = "SASL_SSL"\n'
         ('"a\\nb" = 1\n', "a b", "unknown key"),
     ],
 )
-def test_a_bad_value_is_refused_by_its_key(write: Write, text: str, key: str, words: str) -> None:
+def test_the_error_for_a_bad_value_names_the_key(write: Write, text: str, key: str, words: str) -> None:
     path = write(text)
     with pytest.raises(ConfigError) as caught:
         load(path, {})
@@ -170,14 +171,14 @@ def test_a_bad_value_is_refused_by_its_key(write: Write, text: str, key: str, wo
 @pytest.mark.parametrize(
     ("trades", "words"),
     [
-        ('["BTC_USDT", "btc_usdt"]', "names BTC_USDT twice"),
-        ('["*", "BTC_USDT"]', 'mixes "*"'),
-        ('["BTC USDT"]', "blank"),
+        ('["BTC_USDT", "btc_usdt"]', "lists BTC_USDT more than once"),
+        ('["*", "BTC_USDT"]', 'combines "*"'),
+        ('["BTC USDT"]', "contains a space"),
         ("[5]", "valid string"),
         ("5", "valid tuple"),
     ],
 )
-def test_a_bad_list_of_symbols_is_refused(write: Write, trades: str, words: str) -> None:
+def test_a_bad_list_of_symbols_is_rejected(write: Write, trades: str, words: str) -> None:
     error = refusal(write(f"[channels]\ntrades = {trades}\n", subscribed=False))
     assert error.key.startswith("channels.trades")
     assert words in str(error)
@@ -199,16 +200,20 @@ ACCOUNT = f'[[accounts]]\nname = "a"\napi_key = "k"\nsecret = "{SECRET}"\nbalanc
         ),
         (ACCOUNT.replace('api_key = "k"', 'api_key_file = "."'), "accounts.0.api_key_file", "no such file"),
         (ACCOUNT.replace('api_key = "k"', 'api_key_file = "empty"'), "accounts.0.api_key", "is empty"),
-        (ACCOUNT.replace('api_key = "k"', 'api_key_file = "binary"'), "accounts.0.api_key", "is not text"),
-        (ACCOUNT + 'secret_file = "good"\n', "accounts.0.secret", "given twice"),
+        (
+            ACCOUNT.replace('api_key = "k"', 'api_key_file = "binary"'),
+            "accounts.0.api_key",
+            "is not a text file",
+        ),
+        (ACCOUNT + 'secret_file = "good"\n', "accounts.0.secret", "set twice"),
         (ACCOUNT.replace('balance = ["BTC"]', ""), "accounts.0", "asks for nothing"),
-        (ACCOUNT.replace('"BTC"', '"*"'), "accounts.0.balance", "name each one"),
+        (ACCOUNT.replace('"BTC"', '"*"'), "accounts.0.balance", "list each name"),
         (ACCOUNT.replace('"a"', '"a b"'), "accounts.0.name", "letters, digits"),
-        (ACCOUNT + ACCOUNT, "accounts.1.name", "'a' is taken"),
+        (ACCOUNT + ACCOUNT, "accounts.1.name", "'a' is already the name"),
         (ACCOUNT + '[exchange]\nurl = "ws://10.0.0.1/"\n', "exchange.url", "must be wss://"),
     ],
 )
-def test_a_bad_account_is_refused(write: Write, tmp_path: Path, text: str, key: str, words: str) -> None:
+def test_a_bad_account_is_rejected(write: Write, tmp_path: Path, text: str, key: str, words: str) -> None:
     (tmp_path / "empty").write_text("\n")
     (tmp_path / "binary").write_bytes(b"\xff\xfe")
     (tmp_path / "good").write_text("x")
@@ -218,34 +223,45 @@ def test_a_bad_account_is_refused(write: Write, tmp_path: Path, text: str, key: 
 
 
 @pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "[::1]"])
-def test_keys_may_travel_in_clear_within_this_machine(write: Write, host: str) -> None:
+def test_accounts_may_use_plain_ws_on_this_machine(write: Write, host: str) -> None:
     assert load(write(f'{ACCOUNT}[exchange]\nurl = "ws://{host}:8080/"\n'), {}).accounts
 
 
-def test_an_error_in_the_environment_names_the_variable(write: Write) -> None:
+def test_the_error_for_a_bad_variable_names_it(write: Write) -> None:
     error = refusal(write(""), {"BRIDGE_HTTP__PORT": "http"})
     assert str(error).startswith("environment BRIDGE_HTTP__PORT: http.port: must be a valid integer")
     error = refusal(write(""), {"BRIDGE_HTPP__PORT": "1"})
     assert "BRIDGE_HTPP__PORT" in str(error)
     assert "did you mean http?" in str(error)
     error = refusal(write(""), {"BRIDGE_ACCOUNTS": f"[{SECRET}"})
-    assert str(error).startswith("environment BRIDGE_ACCOUNTS: accounts: is not JSON")
+    assert str(error).startswith("environment BRIDGE_ACCOUNTS: accounts: is not valid JSON")
 
 
-def test_a_missing_file_and_bad_toml_are_told_by_file_and_line(write: Write, tmp_path: Path) -> None:
+def test_the_error_for_a_missing_file_or_bad_toml_names_file_and_line(write: Write, tmp_path: Path) -> None:
     assert str(refusal(tmp_path / "none.toml")).endswith(
         "none.toml: cannot read the configuration: No such file or directory"
     )
     path = write("[kafka]\npartitions = = 3\n")
-    assert str(refusal(path)).startswith(f"{path}: is not TOML: ")
+    assert str(refusal(path)).startswith(f"{path}: is not valid TOML: ")
     assert "line 2" in str(refusal(path))
 
 
-def test_nothing_to_subscribe_to_is_an_error(write: Write) -> None:
+def test_a_configuration_without_subscriptions_is_rejected(write: Write) -> None:
     assert refusal(None).key == "channels"
     assert refusal(write("[channels]\nall_ticker = false\n", subscribed=False)).key == "channels"
 
 
-def test_the_document_is_up_to_date() -> None:
+@pytest.mark.parametrize("section", SECTIONS)
+def test_every_key_has_a_description_and_every_number_a_unit(section: str) -> None:
+    for key, field in SECTIONS[section].model_fields.items():
+        description = field.description or ""
+        assert description.endswith("."), key
+        if field.annotation is float:
+            assert re.search(r"\bseconds?\b", description.lower()), key
+        elif field.annotation is int:
+            assert re.search(r"\b(number|bytes|port|factor)\b", description.lower()), key
+
+
+def test_the_configuration_document_is_up_to_date() -> None:
     document = runpy.run_path(str(ROOT / "scripts" / "configuration_doc.py"))["document"]
     assert (ROOT / "docs" / "configuration.md").read_text() == document(), "run scripts/configuration_doc.py"
