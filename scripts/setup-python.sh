@@ -28,6 +28,11 @@ usable() {
     .venv/bin/python -c '' 2>/dev/null && grep -qsF "$PWD/.venv/bin/python" .venv/bin/pip
 }
 
+# A linked .venv belongs to another clone, and is used as it is: to make it anew would empty that clone's.
+if [[ -L .venv ]]; then
+    exit
+fi
+
 if usable && [[ -f $stamp ]]; then
     found=$(<"$stamp")
     # The packages of the demo are among those for development.
