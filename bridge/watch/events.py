@@ -1,6 +1,7 @@
 """Events: what happened to the data and to the sessions, as records of `<prefix>.events.v1`.
 
-The schema leaves the kinds open, so that a kind can be added within v1; `docs/events.md` describes each.
+The schema leaves the kinds open, so that a kind can be added within v1; `docs/events.md`
+describes each, and a test holds it to `Kind`.
 """
 
 import time
