@@ -1,16 +1,16 @@
-"""Fuzzes the way of a frame from the socket to the records: inflate, decode, session, handover, pipeline.
+"""Fuzzes the path of a frame from the socket to the records: inflate, decode, session, handover, pipeline.
 
     python -m tests.fuzz.fuzz_frames                        until it finds something
     python -m tests.fuzz.fuzz_frames -max_total_time=60     for a minute
-    python -m tests.fuzz.fuzz_frames crash-...              what it found, once more
+    python -m tests.fuzz.fuzz_frames crash-...              replays what it found
 
-Takes libFuzzer's options. An input is a conversation, one line a frame. The first byte of a
-line tells how the rest is packed, so that mutations of JSON get through the inflating:
+Takes libFuzzer's options. An input is a conversation with one frame on each line. The first byte of a line
+says how the rest is packed, so that mutations of JSON survive inflating:
 
     z  zlib      d  raw deflate      t  a text frame      b  a binary frame as it is
-    p  pause     r  resume           f  a fence           s  subscribe to one more
+    p  pause     r  resume           f  ping              s  subscribe to one more symbol
 
-The golden samples are the first corpus. Nothing may raise, and every record is held against its schema.
+The first corpus is the golden samples. Nothing may raise, and every record is validated against its schema.
 """
 
 import base64
@@ -69,7 +69,7 @@ class Conversation:
         self.session.start(self.now)
 
     def line(self, line: bytes) -> None:
-        """Take one line of an input, half a second after the one before."""
+        """Process one line of an input, half a second after the previous one."""
         kind, rest = line[:1], line[1:]
         self.now += 0.5
         match kind:
@@ -98,7 +98,7 @@ class Conversation:
             assert self.session.next_call() > self.now
 
     def frame(self, frame: bytes, *, binary: bool) -> None:
-        """Take a frame as a feed does, and hold its push for the end."""
+        """Receive a frame as a feed does, and keep its push for the handover."""
         try:
             text = inflate(frame, LIMIT) if binary else within(frame, LIMIT)
             assert len(text) <= LIMIT
@@ -112,13 +112,13 @@ class Conversation:
             self.hand_over(push, frame)
 
     def hand_over(self, message: Message, frame: bytes) -> None:
-        """Let the next session bring a message too, and this one not always."""
+        """Bring a message in the next session too; the present one does not bring each."""
         self.handover.hold(message, frame)
         if len(frame) % 2:
             self.handover.remember(message)
 
     def end(self) -> None:
-        """Let another session take over."""
+        """Hand over to another session."""
         for message, frame in self.handover.release():
             if isinstance(message, Bad):
                 self.pipeline.bad(message.why, Source("next", "main"), RECEIVED_US, frame)
@@ -127,7 +127,7 @@ class Conversation:
 
 
 def emit(records: Sequence[Record]) -> Sequence[Record]:
-    """Take records, as long as they are what their schema says."""
+    """Validate records."""
     for record in records:
         validate(record)
     return ()
@@ -142,7 +142,7 @@ def conversation(data: bytes) -> None:
 
 
 def corpus() -> list[bytes]:
-    """Return an input for each golden sample, as it is and in a session that is live."""
+    """Return two inputs for each golden sample: alone, and twice in a session that is live."""
     inputs = [b"\n".join([*CONFIRMATIONS, b"f", b"p", b"r", b"s"])]
     for path in sorted((ROOT / "tests" / "golden").glob("*/*.json")):
         sample = msgspec.json.decode(path.read_bytes(), type=dict[str, msgspec.Raw])
@@ -157,7 +157,7 @@ def corpus() -> list[bytes]:
 
 
 def main() -> None:
-    """Fuzz with the golden samples as the first corpus, or as the command line says."""
+    """Fuzz, or replay the inputs that the command line names."""
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     with tempfile.TemporaryDirectory() as found:
         for number, seed in enumerate(corpus()):
