@@ -9,7 +9,7 @@ from bridge import plan
 from bridge.channels import CHANNELS
 from bridge.config import AccountConfig, Config, Delivery
 from bridge.errors import ShardLost
-from bridge.exchange.session import Credentials
+from bridge.exchange.requests import Credentials
 from bridge.kafka.client import transactional_id
 from bridge.kafka.queues import Queues
 from bridge.kafka.sink import Sink
@@ -22,7 +22,7 @@ from bridge.spool.spool import Spool
 from bridge.watch.events import About, Journal, Kind
 from bridge.watch.metrics import Metrics
 from bridge.watch.watch import Watch
-from bridge.websocket.connector import Connector
+from bridge.websocket.connector import Account, Connector
 from bridge.websocket.courtesy import Courtesy
 
 log = structlog.get_logger(__name__)
@@ -179,23 +179,23 @@ class Shard:
             alive: dict[str, int] = {}
             for connector in self._connectors:
                 if connector.account == account.name:
-                    for channel, heard_us in connector.alive().items():
+                    connector.note_heard()
+                    for channel, heard_us in connector.heard_us.items():
                         alive[channel] = min(heard_us, alive.get(channel, heard_us))
             self._sink.listened(account.name, alive)
 
     def _connector(self, wanted: plan.Wanted, account: AccountConfig | None = None) -> Connector:
-        credentials = None
+        known = None
         if account is not None:
             credentials = Credentials(account.api_key.get_secret_value(), account.secret.get_secret_value())
+            known = Account(account.name, credentials, self._state.alive.get(account.name, {}))
         return Connector(
             wanted,
             config=self._config.exchange,
             courtesy=self._courtesy,
             receiver=self._pipeline,
             watch=self._watch,
-            account=account.name if account else None,
-            credentials=credentials,
-            alive=self._state.alive.get(account.name) if account else None,
+            account=known,
         )
 
     def _start(self, connector: Connector) -> None:

@@ -1,4 +1,4 @@
-"""Whether the exchange answers: the handshake, the login, one subscription of each channel, the markets."""
+"""Tests the exchange: handshake, authentication, one subscription of each channel, the configured markets."""
 
 import asyncio
 import contextlib
@@ -15,87 +15,88 @@ from bridge.channels import CHANNELS, SubscribedBy
 from bridge.channels.channel import Source
 from bridge.config import AccountConfig, Config, ExchangeConfig
 from bridge.errors import BadFrame, VisitFailed
-from bridge.exchange import session as protocol
-from bridge.exchange.frames import inflate
+from bridge.exchange.events import ClockRead, Confirmed, Event, Ponged, SubscriptionRefused
+from bridge.exchange.requests import Credentials
+from bridge.exchange.session import Session, Timing
+from bridge.exchange.subscribing import subscribe_requests
 from bridge.websocket.courtesy import Courtesy
 
 Say = Callable[[str], None]
 
-_WINDOW = 1.0  # seconds that a signature's time may be off; the REST API grants no more for one in the future
+_WINDOW = 1.0  # seconds that a signature's time may be off; the REST API allows no more for one in the future
 
-# Seconds to wait for the configured markets in all_ticker, which tells of those that changed: the quietest
-# that was measured, at a sibling of this exchange, changed every 32 s (FACTS).
+# Seconds to look for the configured markets in the channel that lists markets, which pushes those that
+# changed: the quietest market that was measured, at a sibling of this exchange, changed every 32 s (FACTS).
 _LISTENING = 35.0
 
-# The channel that names all markets.
+# The channel that lists all markets.
 _LISTING = next(name for name, channel in CHANNELS.items() if channel.lists_markets)
 
 
 @dataclass(frozen=True, slots=True)
 class _Visitor:
-    """How the exchange is visited: as `run` would, within its budget, and telling what comes of it."""
+    """How the exchange is visited: with the settings and request budget of `run`; `say` prints results."""
 
     config: ExchangeConfig
-    courtesy: Courtesy
+    budget: Courtesy
     say: Say
 
 
 @dataclass(frozen=True, slots=True)
 class _Search:
-    """The markets to look for in all_ticker, and the channels that are to follow every market it tells of."""
+    """The markets to look for, for how many seconds, and the channels that follow every market there is."""
 
     markets: set[str]
     follows: tuple[str, ...]
     seconds: float
 
     def over(self, seen: set[str]) -> bool:
-        """Tell if no more has to be seen."""
+        """Return whether nothing more has to be seen."""
         return self.markets <= seen and (bool(seen) or not self.follows)
 
 
 @dataclass
-class _Heard:
-    """What a session has heard."""
+class _Result:
+    """What one session has found out so far."""
 
-    clock: float | None = None
-    ping: float | None = None
-    compressed: int = 0
-    texts: int = 0
-    confirmed: list[str] = field(default_factory=list)
-    refused: list[str] = field(default_factory=list)
-    markets: set[str] = field(default_factory=set)
+    clock: float | None = None  # seconds, the exchange's clock minus ours; None until it is read
+    ping: float | None = None  # seconds from the first ping to its pong; None until then
+    compressed: int = 0  # frames that came compressed
+    texts: int = 0  # frames that came as plain JSON
+    confirmed: list[str] = field(default_factory=list)  # subscriptions, like "depth BTC_USDT"
+    refused: list[str] = field(default_factory=list)  # the same, each with the exchange's error
+    markets: set[str] = field(default_factory=set)  # seen so far
 
-    def events(self, events: Iterable[protocol.Event]) -> None:
-        """Take note of what happened in a session."""
+    def add(self, events: Iterable[Event]) -> None:
+        """Add what a session reports."""
         for event in events:
             match event:
-                case protocol.ClockRead(offset):
+                case ClockRead(offset):
                     self.clock = offset
-                case protocol.Ponged(_, seconds):
+                case Ponged(_, seconds):
                     self.ping = seconds
-                case protocol.Confirmed(channel, symbols):
+                case Confirmed(channel, symbols):
                     self.confirmed.append(f"{channel} {' '.join(symbols)}".rstrip())
-                case protocol.Refused(channel, symbols, error):
+                case SubscriptionRefused(channel, symbols, error):
                     self.refused.append(f"{channel} {' '.join(symbols)}".rstrip() + f": {error}")
 
-    def message(self, message: bytes | str, limit: int) -> bytes:
-        """Return a message as text, and take note of how it came."""
-        compressed = isinstance(message, bytes) and message[:1] != b"{"
+    def count(self, frame: bytes, binary: bool) -> None:
+        """Count a frame by its format."""
+        compressed = binary and frame[:1] != b"{"
         self.compressed += compressed
         self.texts += not compressed
-        return inflate(message.encode() if isinstance(message, str) else message, limit)
 
 
 async def check_exchange(config: Config, say: Say, listening: float = _LISTENING) -> bool:
-    """Say how the exchange answers, with and without each account; return whether all is well.
+    """Print how the exchange answers, without an account and with each; return whether all is well.
 
-    A market that all_ticker does not tell of in so many seconds may be quiet or not exist. The exchange knows
-    best, so all that is configured of it is subscribed to.
+    A market that is not seen within `listening` seconds may be quiet or may not exist, so every configured
+    subscription to it is tried.
     """
-    say(f"the exchange at {config.exchange.url}")
+    say(f"exchange at {config.exchange.url}")
     public, private = _public(config), {account.name: _private(account) for account in config.accounts}
     subscriptions = [*public, *chain.from_iterable(private.values())]
-    markets = {symbol for channel, symbol in subscriptions if _by_market(channel)}
+    markets = {symbol for channel, symbol in subscriptions if _is_by_market(channel)}
     search = _Search(markets, plan.plan(config, 0).follows, listening)
     budget = Courtesy(config.exchange.handshakes_per_second, config.exchange.subscribes_per_second)
     visitor = _Visitor(config.exchange, budget, say)
@@ -112,7 +113,7 @@ async def check_exchange(config: Config, say: Say, listening: float = _LISTENING
 
 
 def _public(config: Config) -> list[plan.Subscription]:
-    """Return the subscriptions without an account, but for markets that are yet to be found."""
+    """Return the subscriptions without an account, except those to markets that are not known yet."""
     shards = (plan.plan(config, shard) for shard in range(config.kafka.shards))
     return [one for shard in shards for wanted in shard.public for one in plan.subscriptions(wanted)]
 
@@ -121,44 +122,45 @@ def _private(account: AccountConfig) -> list[plan.Subscription]:
     return [(name, symbol) for name in account.channels() for symbol in account.of(name)]
 
 
-def _by_market(channel: str) -> bool:
+def _is_by_market(channel: str) -> bool:
     return CHANNELS[channel].subscribed_by is SubscribedBy.MARKET
 
 
 def _tried(subscriptions: list[plan.Subscription], unseen: set[str]) -> list[plan.Subscription]:
-    """Return the first subscription of each channel, and those to markets that were not seen."""
+    """Return the first subscription of each channel, and all those to markets that were not seen."""
     first = dict(reversed(subscriptions))
     return [one for one in subscriptions if first[one[0]] == one[1] or one[1] in unseen]
 
 
 async def _look(visitor: _Visitor, tried: list[plan.Subscription], search: _Search) -> tuple[set[str], bool]:
-    """Look for markets in a session that tries these besides; return those not seen, and if all is well."""
+    """Look for markets in a session that also tries these; return those not seen, and whether all is well."""
     wanted: plan.Wanted = {_LISTING: []}
     wanted |= {channel: [symbol] if symbol else [] for channel, symbol in tried}
-    heard, say = await _visit(visitor, None, wanted, search), visitor.say
-    if heard is None or _LISTING not in heard.confirmed:
+    result, say = await _visit(visitor, None, wanted, search), visitor.say
+    if result is None or _LISTING not in result.confirmed:
         return set(), False
-    unseen = search.markets - heard.markets
+    unseen = search.markets - result.markets
     if search.markets:
         number = len(search.markets)
-        say(f"    {number - len(unseen)} of the {number} markets were seen in all_ticker")
+        say(f"    {number - len(unseen)} of {number} configured markets seen in {_LISTING}")
     if unseen:
         names = " ".join(sorted(unseen))
-        say(f"    not seen in {search.seconds:g} s, so asked for (if confirmed, it may be quiet): {names}")
-    if search.follows and not heard.markets:
-        say(f"    no market was seen in {search.seconds:g} s: {', '.join(search.follows)} can't be tried")
+        say(f"    not seen within {search.seconds:g} s, trying to subscribe (may just be quiet): {names}")
+    if search.follows and not result.markets:
+        follows = ", ".join(search.follows)
+        say(f"    no market seen in {_LISTING} within {search.seconds:g} s, cannot try {follows}")
         return unseen, False
-    return unseen, not heard.refused
+    return unseen, not result.refused
 
 
 async def _ask(visitor: _Visitor, account: AccountConfig | None, wanted: list[plan.Subscription]) -> bool:
-    """Ask for all of these, in as many sessions as that takes; return whether all were confirmed."""
+    """Subscribe to all of these, in as many sessions as needed; return whether all were confirmed."""
     well = True
     for one in plan.sessions(wanted, visitor.config.subscriptions_per_session):
-        heard = await _visit(visitor, account, one)
-        if heard is None:
+        result = await _visit(visitor, account, one)
+        if result is None:
             return False
-        well = well and not heard.refused
+        well = well and not result.refused
     return well
 
 
@@ -167,30 +169,28 @@ async def _visit(
     account: AccountConfig | None,
     wanted: plan.Wanted,
     search: _Search | None = None,
-) -> _Heard | None:
-    """Open one session, and say what came of it; None if it did not come about."""
+) -> _Result | None:
+    """Open one session and print its result; return None if it failed."""
     say = visitor.say
-    name, credentials = "without an account", None
+    name, credentials = "public connection", None
     if account:
         name = f"account {account.name}"
-        credentials = protocol.Credentials(
-            account.api_key.get_secret_value(), account.secret.get_secret_value()
-        )
+        credentials = Credentials(account.api_key.get_secret_value(), account.secret.get_secret_value())
     try:
-        heard = await _listen(visitor, credentials, wanted, search)
+        result = await _listen(visitor, credentials, wanted, search)
     except VisitFailed as error:
         say(f"  {name}: {error}")
         return None
-    say(f"  {name}: welcome; its clock is {heard.clock:+.1f} s from ours, a ping takes {_ms(heard.ping)}")
-    if account and (heard.ping or 0) > _WINDOW:
-        say(f"    slow: a signature may be refused when it arrives more than {_WINDOW:g} s late")
-    forms = [form for form, number in (("zlib", heard.compressed), ("text", heard.texts)) if number]
-    say(f"    its messages come as {' and '.join(forms)}")
-    if heard.confirmed:
-        say(f"    confirmed: {', '.join(sorted(heard.confirmed))}")
-    for refusal in heard.refused:
+    say(f"  {name}: ok (clock offset {result.clock:+.1f} s, ping {_ms(result.ping)})")
+    if account and (result.ping or 0) > _WINDOW:
+        say(f"    slow: the exchange may refuse signatures that arrive more than {_WINDOW:g} s late")
+    formats = [name for name, number in (("zlib", result.compressed), ("text", result.texts)) if number]
+    say(f"    message format: {' and '.join(formats)}")
+    if result.confirmed:
+        say(f"    confirmed: {', '.join(sorted(result.confirmed))}")
+    for refusal in result.refused:
         say(f"    refused: {refusal}")
-    return heard
+    return result
 
 
 def _ms(seconds: float | None) -> str:
@@ -198,21 +198,21 @@ def _ms(seconds: float | None) -> str:
 
 
 async def _listen(
-    visitor: _Visitor,
-    credentials: protocol.Credentials | None,
-    wanted: plan.Wanted,
-    search: _Search | None,
-) -> _Heard:
+    visitor: _Visitor, credentials: Credentials | None, wanted: plan.Wanted, search: _Search | None
+) -> _Result:
     """Open a session, authenticate, ping, subscribe, and look for the markets.
 
     Raises:
-        VisitFailed: anything of that did not work, but for subscriptions and markets that are not there.
+        VisitFailed: any of that failed, except for subscriptions and markets that do not exist.
     """
-    config, courtesy = visitor.config, visitor.courtesy
-    await courtesy.admit(protocol.subscribes(wanted))
-    timing = protocol.Timing(config.ping_interval, config.reply_timeout, config.stale_after)
-    session = protocol.Session(
-        wanted, timing=timing, wall_offset=time.time() - time.monotonic(), credentials=credentials
+    config, budget = visitor.config, visitor.budget
+    await budget.admit(subscribe_requests(wanted))
+    session = Session(
+        wanted,
+        timing=Timing(config.ping_interval, config.reply_timeout, config.stale_after),
+        wall_offset=time.time() - time.monotonic(),
+        max_frame_bytes=config.max_frame_bytes,
+        credentials=credentials,
     )
     opening = connect(
         config.url,
@@ -221,50 +221,53 @@ async def _listen(
         open_timeout=config.reply_timeout,
         ping_interval=None,
     )
-    limit, heard = config.max_frame_bytes, _Heard()
+    result = _Result()
     try:
-        async with opening as socket:
+        async with opening as connection:
             session.start(time.monotonic())
             session.ping(time.monotonic())
             async with asyncio.timeout(2 * config.reply_timeout):
-                await _converse(session, socket, limit, heard, courtesy)
-            if search and _LISTING in heard.confirmed:
+                await _converse(session, connection, result, budget)
+            if search and _LISTING in result.confirmed:
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(search.seconds):
-                        while not search.over(heard.markets):
-                            await _hear(session, socket, limit, heard)
-                for channel in search.follows if heard.markets else ():
-                    session.subscribe(channel, [min(heard.markets)])
+                        while not search.over(result.markets):
+                            await _receive(session, connection, result)
+                for channel in search.follows if result.markets else ():
+                    session.subscribe(channel, [min(result.markets)])
                 async with asyncio.timeout(2 * config.reply_timeout):
-                    await _converse(session, socket, limit, heard, courtesy)
+                    await _converse(session, connection, result, budget)
     except TimeoutError:
-        raise VisitFailed(f"no answer within {config.reply_timeout:g} s") from None
+        raise VisitFailed(f"no response within {config.reply_timeout:g} s") from None
     except (OSError, EOFError, WebSocketException, BadFrame) as error:
-        raise VisitFailed(session.without_secrets(str(error)) or type(error).__name__) from None
-    return heard
+        raise VisitFailed(session.mask(str(error)) or type(error).__name__) from None
+    return result
 
 
 async def _converse(
-    session: protocol.Session, socket: ClientConnection, limit: int, heard: _Heard, courtesy: Courtesy
+    session: Session, connection: ClientConnection, result: _Result, budget: Courtesy
 ) -> None:
     """Exchange messages until the session is live, its ping answered and the clock read."""
     while True:
         while session.held:
-            await asyncio.sleep(courtesy.reserve_subscribe(time.monotonic()))
+            await asyncio.sleep(budget.reserve_subscribe(time.monotonic()))
             session.send_held(time.monotonic())
         for request in session.to_send():
-            await socket.send(request)
-        heard.events(session.events())
+            await connection.send(request)
+        result.add(session.events())
         if session.over:
             raise VisitFailed(session.over.detail)
-        if session.live and heard.clock is not None and heard.ping is not None:
+        if session.live and result.clock is not None and result.ping is not None:
             return
-        await _hear(session, socket, limit, heard)
+        await _receive(session, connection, result)
 
 
-async def _hear(session: protocol.Session, socket: ClientConnection, limit: int, heard: _Heard) -> None:
-    message = await socket.recv(decode=False)
-    push = session.receive(heard.message(message, limit), time.monotonic())
+async def _receive(session: Session, connection: ClientConnection, result: _Result) -> None:
+    message = await connection.recv()
+    binary = isinstance(message, bytes)
+    frame = message if isinstance(message, bytes) else message.encode()
+    result.count(frame, binary)
+    push = session.receive(frame, binary, time.monotonic())
     if push is not None and push.channel == _LISTING:
         records = CHANNELS[_LISTING].normaliser({})(push.params, Source("check"), 0).records
-        heard.markets |= {record.key.decode() for record in records if record.key}
+        result.markets |= {record.key.decode() for record in records if record.key}

@@ -4,36 +4,50 @@ import base64
 import hashlib
 import hmac
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import msgspec
 
 Request = str
 
 
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """The API key and secret of an account. Neither is part of its repr."""
+
+    api_key: str = field(repr=False)
+    secret: str = field(repr=False)
+
+    def mask(self, text: str) -> str:
+        """Return a text from the exchange without key and secret, for it may repeat what it refuses."""
+        return text.replace(self.api_key, "***").replace(self.secret, "***")
+
+
 def ping(request_id: int) -> Request:
-    """`server.ping`, answered with "pong" (API document, "Ping")."""
+    """Return `server.ping`, answered with "pong" (API document, "Ping")."""
     return _request(request_id, "server.ping", [])
 
 
 def time(request_id: int) -> Request:
-    """`server.time`, answered with seconds since the epoch (API document, "Time")."""
+    """Return `server.time`, answered with seconds since the epoch (API document, "Time")."""
     return _request(request_id, "server.time", [])
 
 
-def auth(request_id: int, api_key: str, secret: str, timestamp_ms: int) -> Request:
-    """`server.auth` (API document, "Auth"): the timestamp goes out as a string and is what is signed."""
+def auth(request_id: int, credentials: Credentials, timestamp_ms: int) -> Request:
+    """Return `server.auth` (API document, "Auth"): the timestamp is a string, and that string is signed."""
     timestamp = str(timestamp_ms)
-    digest = hmac.digest(secret.encode(), timestamp.encode(), hashlib.sha256)
-    return _request(request_id, "server.auth", [api_key, timestamp, base64.b64encode(digest).decode()])
+    digest = hmac.digest(credentials.secret.encode(), timestamp.encode(), hashlib.sha256)
+    signature = base64.b64encode(digest).decode()
+    return _request(request_id, "server.auth", [credentials.api_key, timestamp, signature])
 
 
 def subscribe(request_id: int, channel: str, symbols: Sequence[str]) -> Request:
-    """`<channel>.subscribe`; no symbols for `all_ticker`, currencies for `balance`."""
+    """Return `<channel>.subscribe`: no symbols for `all_ticker`, currencies for `balance`."""
     return _request(request_id, f"{channel}.subscribe", symbols)
 
 
 def unsubscribe(request_id: int, channel: str, symbols: Sequence[str]) -> Request:
-    """`<channel>.unsubscribe`; no symbols means all of them."""
+    """Return `<channel>.unsubscribe`: no symbols means all of them."""
     return _request(request_id, f"{channel}.unsubscribe", symbols)
 
 

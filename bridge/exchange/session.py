@@ -1,163 +1,100 @@
 """The life of one session as a state machine: authenticate, subscribe, keep alive, give up.
 
-Sans-I/O: frames and the time go in; what to send, what was pushed, when to be called next and why to
-give up come out. The caller owns the socket and the clock:
+Sans-I/O: frames and the time go in; requests to send, pushes, events, the time of the next call and the
+reason for giving up come out. The caller owns the connection and the clock:
 
-    session.start(now)                      # once the socket is open
-    push = session.receive(text, now)       # each message, inflated; None: it was an answer
-    session.tick(now)                       # no later than session.next_call()
-    session.send_held(now)                  # session.held times, each when there is time for a request
-    for request in session.to_send(): ...   # after each of these
-    for event in session.events(): ...
-    if session.over: ...                    # close the socket
+    session.start(now)                           # once the connection is open
+    push = session.receive(frame, binary, now)   # for each frame; None: it was an answer
+    session.tick(now)                            # no later than session.next_call()
+    session.send_held(now)                       # session.held times, as the request budget allows
+    for request in session.to_send(): ...        # after each of these calls
+    for event in session.events(): ...           # likewise
+    if session.over: ...                         # close the connection
 
 Times are seconds of a monotonic clock.
 """
 
 import enum
-from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Literal, NamedTuple
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import msgspec
 
 from bridge.exchange import requests
-from bridge.exchange.frames import Answer, Push, decode
-
-Symbols = tuple[str, ...]
-
-_LONGEST_AGAIN = 900.0  # seconds between two requests for the same that was refused
-
-# The most symbols that other clients have been seen to put into one subscribe.
-_CHUNK = 20
+from bridge.exchange.events import (
+    ClockRead,
+    Confirmed,
+    Event,
+    GivenUp,
+    Ponged,
+    RequestSplit,
+    SubscriptionRefused,
+)
+from bridge.exchange.frames import Answer, Push, decode, inflate, within
+from bridge.exchange.requests import Credentials
+from bridge.exchange.subscribing import NEVER, Subscribe, SubscribeQueue, subscribes
 
 _YEAR_5138 = 1e11
 
 _decode_time = msgspec.json.Decoder(int | float | str).decode
 
 
-class State(enum.Enum):
-    """Where a session stands; see TRANSITIONS."""
+class SessionState(enum.Enum):
+    """Where a session stands, in the words of `/readyz`; see TRANSITIONS."""
 
     NEW = "new"
-    CLOCK = "asking for the server's clock"
+    CLOCK = "reading the server clock"
     AUTH = "authenticating"
     SUBSCRIBING = "subscribing"
     LIVE = "live"
     OVER = "over"
 
 
-TRANSITIONS: Mapping[State, frozenset[State]] = {
-    State.NEW: frozenset({State.CLOCK, State.SUBSCRIBING}),
-    State.CLOCK: frozenset({State.AUTH, State.OVER}),
-    State.AUTH: frozenset({State.SUBSCRIBING, State.OVER}),
-    State.SUBSCRIBING: frozenset({State.LIVE, State.OVER}),
-    State.LIVE: frozenset({State.SUBSCRIBING, State.OVER}),
-    State.OVER: frozenset(),
+TRANSITIONS: Mapping[SessionState, frozenset[SessionState]] = {
+    SessionState.NEW: frozenset({SessionState.CLOCK, SessionState.SUBSCRIBING}),
+    SessionState.CLOCK: frozenset({SessionState.AUTH, SessionState.OVER}),
+    SessionState.AUTH: frozenset({SessionState.SUBSCRIBING, SessionState.OVER}),
+    SessionState.SUBSCRIBING: frozenset({SessionState.LIVE, SessionState.OVER}),
+    SessionState.LIVE: frozenset({SessionState.SUBSCRIBING, SessionState.OVER}),
+    SessionState.OVER: frozenset(),
 }
-"""Sessions with credentials begin at CLOCK, others at SUBSCRIBING; a later subscribe leads back from LIVE."""
-
-
-@dataclass(frozen=True, slots=True)
-class Credentials:
-    """An account's key and secret; neither shows in a repr."""
-
-    api_key: str = field(repr=False)
-    secret: str = field(repr=False)
+"""Sessions with credentials begin at CLOCK, others at SUBSCRIBING. `subscribe` leads back from LIVE."""
 
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """The patience of a session, in seconds."""
+    """The intervals and timeouts of a session, in seconds.
+
+    `retry_refused` is the time until a refused subscription is requested again; it doubles with each retry.
+    """
 
     ping_interval: float = 15.0
     reply_timeout: float = 10.0
     stale_after: float = 120.0
-    ask_again: float = 30.0
+    retry_refused: float = 30.0
 
 
 @dataclass(frozen=True, slots=True)
-class GivenUp:
-    """Why a session is over by its own decision."""
+class _Unanswered:
+    """A request that waits for its answer; `subscribe` is what it subscribes to, if it does."""
 
-    reason: Literal["timeout", "stale", "rejected"]
-    detail: str
-
-
-@dataclass(frozen=True, slots=True)
-class ClockRead:
-    """The server's clock is `offset` seconds ahead of the local one."""
-
-    offset: float
-
-
-@dataclass(frozen=True, slots=True)
-class Ponged:
-    """The ping with this id was answered after `seconds`."""
-
-    request_id: int
-    seconds: float
-
-
-@dataclass(frozen=True, slots=True)
-class Confirmed:
-    """The exchange accepted these subscriptions."""
-
-    channel: str
-    symbols: Symbols
-
-
-@dataclass(frozen=True, slots=True)
-class Refused:
-    """The exchange refused this subscription, in its own words; it is asked for again."""
-
-    channel: str
-    symbols: Symbols
-    error: str
-
-
-@dataclass(frozen=True, slots=True)
-class Split:
-    """The exchange refused these subscriptions together, so each is asked for by itself."""
-
-    channel: str
-    symbols: Symbols
-    error: str
-
-
-Event = ClockRead | Ponged | Confirmed | Refused | Split
-
-
-@dataclass(frozen=True, slots=True)
-class _Asked:
-    """A request without an answer yet."""
-
-    what: Literal["ping", "time", "auth", "subscribe"]
+    method: str
     sent: float
     deadline: float
-    channel: str = ""
-    symbols: Symbols = ()
-    again: bool = False
-
-
-class _Held(NamedTuple):
-    """A subscription that is still to be asked for; `again` if it was refused before."""
-
-    channel: str
-    symbols: Symbols
-    again: bool
+    subscribe: Subscribe | None
 
 
 class Session:
     """One session of the exchange's protocol.
 
-    `wanted` maps each channel to its symbols (none for `all_ticker`). `wall_offset` is local wall-clock
-    time minus the monotonic time, in seconds; the signature uses the server's clock as soon as it is known.
+    `wanted` maps each channel to its symbols (none for `all_ticker`). `wall_offset` is the local wall-clock
+    time minus the monotonic time, in seconds; requests are signed with the server's clock once it is known.
+    A frame may inflate to at most `max_frame_bytes`.
 
-    The first subscribe requests go out at once. Those that follow are `held` until the caller lets each of
-    them go: for what is added, for each symbol of a chunk that was refused, and, ever less often, for what
-    was refused by itself.
+    The first subscribe requests are sent at once. Later ones are `held` until the caller sends each of them
+    with `send_held`: for subscriptions that are added, for each symbol of a request that was refused as a
+    whole, and for retries of what was refused by itself.
     """
 
     def __init__(
@@ -166,60 +103,62 @@ class Session:
         *,
         timing: Timing,
         wall_offset: float,
+        max_frame_bytes: int,
         credentials: Credentials | None = None,
     ) -> None:
-        self.state = State.NEW
-        self.over: GivenUp | None = None
+        self.state = SessionState.NEW  # moved along TRANSITIONS by `_enter` only
+        self.over: GivenUp | None = None  # why the session ended; set once, together with state OVER
         self._wanted = {channel: tuple(symbols) for channel, symbols in wanted.items()}
         self._timing = timing
         self._credentials = credentials
+        self._max_frame_bytes = max_frame_bytes
         self._wall_offset = wall_offset
-        self._server_offset = wall_offset
-        self._asked: dict[int, _Asked] = {}
-        self._next_id = 1
-        self._next_ping = 0.0
-        self._last_push = 0.0
-        self._paused = False
-        self._held: deque[_Held] = deque()
-        self._refused: list[_Held] = []
-        self._ask_again_at = float("inf")
-        self._ask_again_after = timing.ask_again
-        self._to_send: list[requests.Request] = []
-        self._events: list[Event] = []
+        self._server_offset = wall_offset  # seconds, the server's clock minus `now`; ours until it is read
+        self._unanswered: dict[int, _Unanswered] = {}  # by request id, removed by their answer
+        self._next_id = 1  # of requests, +1 for each
+        self._next_ping = 0.0  # when the next ping is due; moved on by each ping
+        self._fresh_at = 0.0  # the last push, start, resume or becoming live: `stale_after` counts from here
+        self._paused = False  # between `pause` and `resume`
+        self._queue = SubscribeQueue(timing.retry_refused)  # of requests to come; empty once over
+        self._to_send: list[requests.Request] = []  # emptied by `to_send`
+        self._events: list[Event] = []  # emptied by `events`
 
-    # What the caller does
+    # Called by the owner of the connection
 
     def start(self, now: float) -> None:
-        """Begin; the socket is open."""
+        """Begin. To be called once, when the connection is open."""
         self._next_ping = now + self._timing.ping_interval
-        self._last_push = now
-        self._ask_time(now)
+        self._fresh_at = now
+        self._to_send.append(requests.time(self._expect("server.time", now)))
         if self._credentials is None:
             self._subscribe_wanted(now)
         else:
-            self._enter(State.CLOCK)
+            self._enter(SessionState.CLOCK)
 
-    def receive(self, text: bytes, now: float) -> Push | None:
-        """Take one message; return it if it is a push. An answer is matched by its id and used up.
+    def receive(self, frame: bytes, binary: bool, now: float) -> Push | None:
+        """Take one frame as it came, binary or text; return it if it is a push.
+
+        An answer is matched to its request by id; a second answer to the same request is ignored.
 
         Raises:
-            BadFrame: neither of the two; the session goes on.
+            BadFrame: the frame is not a message of the protocol. The session continues.
         """
-        message = decode(text)
+        limit = self._max_frame_bytes
+        message = decode(inflate(frame, limit) if binary else within(frame, limit))
         if type(message) is Push:
-            self._last_push = now
+            self._fresh_at = now
             return message
         assert isinstance(message, Answer)  # noqa: S101
-        asked = self._asked.pop(message.id, None)
-        if asked is not None and not self.over:
-            self._answered(message, asked, now)
+        request = self._unanswered.pop(message.id, None)
+        if request is not None and not self.over:
+            self._answered(message, request, now)
         return None
 
     def tick(self, now: float) -> None:
-        """Send the ping that is due, and give up on a server that answers or pushes nothing.
+        """Do what is due: send the ping, retry what was refused, or give up on a silent exchange.
 
-        The server hangs up after 60 s without a message from the client, whatever it pushes itself: the
-        ping has a fixed timer.
+        The exchange closes a connection after 60 s without a message from the client, however much it
+        pushes itself (FACTS, section 2): pings have a fixed timer.
         """
         if self.over:
             return
@@ -227,33 +166,33 @@ class Session:
             self.ping(now)
         if self._paused:
             return
-        late = next((asked for asked in self._asked.values() if now >= asked.deadline), None)
+        late = next((request for request in self._unanswered.values() if now >= request.deadline), None)
         if late is not None:
-            self._give_up("timeout", f"no answer to {late.what} within {self._timing.reply_timeout:g} s")
+            self._give_up("timeout", f"no response to {late.method} within {self._timing.reply_timeout:g} s")
         elif now >= self._stale_at():
-            self._give_up("stale", f"nothing but answers for {self._timing.stale_after:g} s")
+            self._give_up("stale", f"no data pushed for {self._timing.stale_after:g} s")
         else:
-            self._retry_refused(now)
+            self._queue.hold_due_retries(now)
 
     def next_call(self) -> float:
         """Return the time by which `tick` has to be called."""
         if self._paused:
             return self._next_ping
-        deadlines = [asked.deadline for asked in self._asked.values()]
-        return min(self._next_ping, self._stale_at(), self._ask_again_at, *deadlines)
+        deadlines = [request.deadline for request in self._unanswered.values()]
+        return min(self._next_ping, self._stale_at(), self._queue.retry_at, *deadlines)
 
     @property
     def held(self) -> int:
-        """The number of subscribe requests that wait to be let go."""
-        return len(self._held)
+        """The number of subscribe requests that wait for `send_held`."""
+        return len(self._queue)
 
     def send_held(self, now: float) -> None:
-        """Let go of the oldest of them."""
+        """Send the subscribe request that has been held the longest; none once the session is over."""
         if not self.over:
-            self._subscribe(self._held.popleft(), now)
+            self._subscribe(self._queue.pop(), now)
 
     def to_send(self) -> list[requests.Request]:
-        """Return the requests to send, in order, once."""
+        """Return the requests to send, in order, each once."""
         sending, self._to_send = self._to_send, []
         return sending
 
@@ -263,81 +202,82 @@ class Session:
         return happened
 
     def subscribe(self, channel: str, symbols: Sequence[str]) -> None:
-        """Add symbols of a channel to the session, at any time of its life."""
+        """Add symbols of a channel, at any time of the session's life."""
         self._wanted[channel] = self._wanted.get(channel, ()) + tuple(symbols)
-        if self.state in (State.SUBSCRIBING, State.LIVE):
-            self._held += [_Held(channel, chunk, again=False) for chunk in _chunks(symbols)]
-            if self.state is State.LIVE:
-                self._enter(State.SUBSCRIBING)
+        if self.state in (SessionState.SUBSCRIBING, SessionState.LIVE):
+            self._queue.hold(subscribes(channel, symbols))
+            if self.state is SessionState.LIVE:
+                self._enter(SessionState.SUBSCRIBING)
 
     def ping(self, now: float) -> int:
-        """Send a ping now and return its id: when it is answered, all pushes of before have arrived."""
+        """Send a ping now and return its id: once answered, all that was pushed before has arrived."""
         self._next_ping = now + self._timing.ping_interval
-        request_id = self._ask(_Asked("ping", now, now + self._timing.reply_timeout))
+        request_id = self._expect("server.ping", now)
         self._to_send.append(requests.ping(request_id))
         return request_id
 
     def pause(self) -> None:
-        """Stop waiting for answers, since the caller stops reading; pings go on."""
+        """Expect no answers and no pushes, since the caller has stopped reading. Pings continue."""
         self._paused = True
 
     def resume(self, now: float) -> None:
-        """Wait for answers again, with all their time before them.
+        """Expect answers and pushes again, as if everything unanswered had just been sent.
 
-        Retries that became due during the pause are held from here on, so that `next_call` lies ahead again.
+        Example, with pings every 15 s, `reply_timeout` 10 s and `retry_refused` 30 s: at 0 a subscription is
+        refused, so that its retry is due at 30, and reading pauses. At 15 and 30 pings go out. Nobody reads
+        their pongs, so neither the deadlines at 25 and 40 nor the retry at 30 count. At 41 reading resumes:
+        both pings now have until 51, and the retry, which is overdue, is held at once. A pause that ends at
+        29 leaves the retry at 30.
         """
         self._paused = False
         if self.over:
             return
-        self._last_push = now
+        self._fresh_at = now
         deadline = now + self._timing.reply_timeout
-        for request_id, asked in self._asked.items():
-            self._asked[request_id] = replace(asked, deadline=deadline)
-        self._retry_refused(now)
+        for request_id, request in self._unanswered.items():
+            self._unanswered[request_id] = replace(request, deadline=deadline)
+        self._queue.hold_due_retries(now)
 
-    def without_secrets(self, words: str) -> str:
-        """Return words of the exchange as they may be told: it may repeat what it refuses."""
-        if self._credentials is not None:
-            for secret in (self._credentials.api_key, self._credentials.secret):
-                words = words.replace(secret, "***")
-        return words
+    def mask(self, text: str) -> str:
+        """Return a text from the exchange without the credentials, for it may repeat what it refuses."""
+        return text if self._credentials is None else self._credentials.mask(text)
 
     @property
     def live(self) -> bool:
         """True when every subscription is confirmed or refused.
 
-        A refused subscription that is being retried still counts as refused: a session does not stop being
-        live, nor look fresh again, every time it retries one.
+        A refused one counts as refused while it is retried: a retry neither makes the session look
+        unready, nor fresh.
         """
-        return self.state is State.LIVE
+        return self.state is SessionState.LIVE
 
-    # The machine
+    # The state machine
 
-    def _answered(self, answer: Answer, asked: _Asked, now: float) -> None:
-        error = None if answer.error is None else self.without_secrets(answer.error)
-        match asked.what:
-            case "ping":
+    def _answered(self, answer: Answer, request: _Unanswered, now: float) -> None:
+        error = None if answer.error is None else self.mask(answer.error)
+        match request.method:
+            case "server.ping":
                 if error is None:
-                    self._events.append(Ponged(answer.id, now - asked.sent))
+                    self._events.append(Ponged(answer.id, now - request.sent))
                 else:
                     self._give_up("rejected", f"server.ping refused: {error}")
-            case "time":
+            case "server.time":
                 self._read_clock(answer, now)
-                if self.state is State.CLOCK:
+                if self.state is SessionState.CLOCK:
                     self._authenticate(now)
-            case "auth":
+            case "server.auth":
                 if error is None:
                     self._subscribe_wanted(now)
                 else:
                     self._give_up("rejected", f"server.auth refused: {error}")
-            case "subscribe":
-                self._subscribed(asked, error, now)
+            case _ if request.subscribe is not None:
+                self._subscribed(request.subscribe, error, now)
 
     def _read_clock(self, answer: Answer, now: float) -> None:
-        """Take over the server's clock; one that can't be read leaves the local one in place.
+        """Adopt the server's clock; if it cannot be read, the local one stays in use.
 
-        It counts whole seconds, so the signature is up to one behind and never ahead: the exchange
-        allows five behind and one ahead.
+        The server counts whole seconds, so a signature is up to one second behind and never ahead; REST
+        allows five behind and one ahead (FACTS, section 8).
         """
         try:
             seconds = float(_decode_time(answer.result))
@@ -349,87 +289,62 @@ class Session:
 
     def _authenticate(self, now: float) -> None:
         assert self._credentials is not None  # noqa: S101
-        self._enter(State.AUTH)
-        request_id = self._ask(_Asked("auth", now, now + self._timing.reply_timeout))
+        self._enter(SessionState.AUTH)
         timestamp_ms = int((now + self._server_offset) * 1000)
-        credentials = self._credentials
-        self._to_send.append(requests.auth(request_id, credentials.api_key, credentials.secret, timestamp_ms))
+        self._to_send.append(requests.auth(self._expect("server.auth", now), self._credentials, timestamp_ms))
 
     def _subscribe_wanted(self, now: float) -> None:
-        self._enter(State.SUBSCRIBING)
+        self._enter(SessionState.SUBSCRIBING)
         for channel, symbols in self._wanted.items():
-            for chunk in _chunks(symbols):
-                self._subscribe(_Held(channel, chunk, again=False), now)
+            for one in subscribes(channel, symbols):
+                self._subscribe(one, now)
         self._live_if_answered(now)
 
-    def _subscribe(self, one: _Held, now: float) -> None:
-        deadline = now + self._timing.reply_timeout
-        request_id = self._ask(_Asked("subscribe", now, deadline, one.channel, one.symbols, one.again))
+    def _subscribe(self, one: Subscribe, now: float) -> None:
+        request_id = self._expect(f"{one.channel}.subscribe", now, one)
         self._to_send.append(requests.subscribe(request_id, one.channel, one.symbols))
 
-    def _subscribed(self, asked: _Asked, error: str | None, now: float) -> None:
-        """Settle one request; what was refused together is asked for one by one, to find the bad one."""
+    def _subscribed(self, request: Subscribe, error: str | None, now: float) -> None:
+        """Settle one request. Symbols refused together are requested one by one, to find the bad one."""
+        channel, symbols, _ = request
         if error is None:
-            self._events.append(Confirmed(asked.channel, asked.symbols))
-        elif len(asked.symbols) > 1:
-            self._events.append(Split(asked.channel, asked.symbols, error))
-            self._held += [_Held(asked.channel, (symbol,), again=False) for symbol in asked.symbols]
+            self._events.append(Confirmed(channel, symbols))
+        elif len(symbols) > 1:
+            self._events.append(RequestSplit(channel, symbols, error))
+            self._queue.hold([Subscribe(channel, (symbol,)) for symbol in symbols])
         else:
-            self._events.append(Refused(asked.channel, asked.symbols, error))
-            self._refused.append(_Held(asked.channel, asked.symbols, again=True))
-            if self._ask_again_at == float("inf"):
-                self._ask_again_at = now + self._ask_again_after
+            self._events.append(SubscriptionRefused(channel, symbols, error))
+            self._queue.refuse(channel, symbols, now)
         self._live_if_answered(now)
 
-    def _retry_refused(self, now: float) -> None:
-        """Hold the refused subscriptions for another request, once their time has come."""
-        if now >= self._ask_again_at:
-            self._held += self._refused
-            self._refused.clear()
-            self._ask_again_at = float("inf")
-            self._ask_again_after = min(2 * self._ask_again_after, _LONGEST_AGAIN)
-
     def _live_if_answered(self, now: float) -> None:
-        asked = any(one.what == "subscribe" and not one.again for one in self._asked.values())
-        waiting = asked or any(not one.again for one in self._held)
-        if self.state is State.SUBSCRIBING and not waiting:
-            self._last_push = now
-            self._enter(State.LIVE)
+        asking = any(one.subscribe and not one.subscribe.retry for one in self._unanswered.values())
+        if self.state is SessionState.SUBSCRIBING and not asking and self._queue.only_retries():
+            self._fresh_at = now
+            self._enter(SessionState.LIVE)
 
-    def _ask_time(self, now: float) -> None:
-        request_id = self._ask(_Asked("time", now, now + self._timing.reply_timeout))
-        self._to_send.append(requests.time(request_id))
-
-    def _ask(self, asked: _Asked) -> int:
+    def _expect(self, method: str, now: float, subscribe: Subscribe | None = None) -> int:
+        """Return the id for a request that is sent now and has to be answered in time."""
         request_id = self._next_id
         self._next_id += 1
-        self._asked[request_id] = asked
+        deadline = now + self._timing.reply_timeout
+        self._unanswered[request_id] = _Unanswered(method, now, deadline, subscribe)
         return request_id
 
     def _stale_at(self) -> float:
-        """Return when a feed without a push counts as dead.
+        """Return when a session without a push counts as stale.
 
-        Private channels are silent until something changes: there only pings tell the living from the dead.
+        Private channels are silent until something changes: only an unanswered ping ends their session.
         """
         if self._credentials is not None:
-            return float("inf")
-        return self._last_push + self._timing.stale_after
+            return NEVER
+        return self._fresh_at + self._timing.stale_after
 
     def _give_up(self, reason: Literal["timeout", "stale", "rejected"], detail: str) -> None:
         self.over = GivenUp(reason, detail)
-        self._held.clear()
-        self._enter(State.OVER)
+        self._queue.clear()
+        self._enter(SessionState.OVER)
 
-    def _enter(self, state: State) -> None:
+    def _enter(self, state: SessionState) -> None:
         assert state in TRANSITIONS[self.state], f"{self.state} -> {state}"  # noqa: S101
         self.state = state
-
-
-def subscribes(wanted: Mapping[str, Sequence[str]]) -> int:
-    """Return how many subscribe requests a session sends for these symbols of each channel."""
-    return sum(len(_chunks(symbols)) for symbols in wanted.values())
-
-
-def _chunks(symbols: Sequence[str]) -> list[Symbols]:
-    """Return what one request each asks for; a channel without symbols is one request."""
-    return [tuple(symbols[first : first + _CHUNK]) for first in range(0, max(len(symbols), 1), _CHUNK)]

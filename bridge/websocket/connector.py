@@ -1,14 +1,15 @@
-"""The WebSocket edge: keeps a set of subscriptions alive over one session after another.
+"""Keeps a set of subscriptions alive over one session after another.
 
-It reconnects with exponential back-off, and replaces an ageing session by one that is live before the old
-one goes, so that a rotation loses and repeats nothing.
+It reconnects with exponential back-off, and replaces an ageing session by a new one that is live before the
+old one is closed (see `rotation`), so that a rotation loses and repeats nothing.
 """
 
 import asyncio
 import random
 import time
 import uuid
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import cast
 
@@ -20,38 +21,47 @@ from bridge import __version__
 from bridge.backoff import Backoff
 from bridge.channels.channel import Source
 from bridge.config import ExchangeConfig
-from bridge.errors import BadFrame
-from bridge.exchange.frames import Push
-from bridge.exchange.handover import Bad, Handover, Message
-from bridge.exchange.session import Credentials, Session, Timing, subscribes
+from bridge.exchange.requests import Credentials
+from bridge.exchange.session import Session, Timing
+from bridge.exchange.subscribing import subscribe_requests
 from bridge.records import Cause
 from bridge.watch.watch import Watch
 from bridge.websocket.courtesy import Courtesy, calm, spread
-from bridge.websocket.feed import Ended, Feed, Receiver
+from bridge.websocket.feed import Ended, Feed, Receiver, until
+from bridge.websocket.rotation import Outcome, Rotation
 from bridge.websocket.stream import Stream
 
 log = structlog.get_logger(__name__)
 
 _CLOSING_HANDSHAKE = 2.0  # seconds
 _AGE_JITTER = 0.1  # of max_session_age
-_LONG_LIFE = 600.0  # seconds; a rotation after less can't be moved away from a full hour
+_LONG_LIFE = 600.0  # seconds; a shorter life cannot be moved away from a full hour
 
 _OVERLOADED = (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.BAD_GATEWAY, HTTPStatus.SERVICE_UNAVAILABLE)
 _SPREAD = 10.0  # seconds over which reconnects around a full hour are spread
 
-# Rotations that are put off, one after the other, since the new session is refused what the old one has.
-_PUT_OFF = 5
+# Rotations in a row that are postponed since the new session is refused subscriptions that the old one has.
+_MOST_POSTPONED = 5
 
-_Came = tuple[Source, int, bytes]
-"""From which session a message came, when in µs, and its frame."""
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """An account of the exchange: its name, its credentials, and until when it was listened to before.
+
+    `heard_us` has, for each private channel that was ever listened to, until when, in microseconds since the
+    epoch.
+    """
+
+    name: str
+    credentials: Credentials
+    heard_us: Mapping[str, int] = field(default_factory=dict)
 
 
 class Connector:
     """Keeps the subscriptions of `wanted` (channel to symbols) alive, one session at a time.
 
-    `account` and `credentials` go together, for private channels. Of these nobody can fill in what is pushed
-    while no session listens: each such time is recorded in the journal. `alive` tells until when each of them
-    was listened to before, in microseconds since the epoch, and is kept up to date.
+    With an `account`, for private channels. What they push while no session listens is lost for good: each
+    such time is recorded in the journal as a gap.
     """
 
     def __init__(
@@ -62,26 +72,26 @@ class Connector:
         courtesy: Courtesy,
         receiver: Receiver,
         watch: Watch,
-        account: str | None = None,
-        credentials: Credentials | None = None,
-        alive: Mapping[str, int] | None = None,
+        account: Account | None = None,
     ) -> None:
         self.wanted = {channel: list(symbols) for channel, symbols in wanted.items()}
-        self.account = account
+        self.account = account.name if account else None
         self._config = config
         self._courtesy = courtesy
         self._receiver = receiver
         self._watch = watch
-        self._credentials = credentials
-        self._alive = dict(alive or {})
-        self._heard: set[str] = set()
-        self._put_off = 0
-        self._cause: Cause = "takeover"
-        self._feeds: list[Feed] = []
-        self._reading = asyncio.Event()
+        self._credentials = account.credentials if account else None
+        # By private channel: until when it was listened to, µs since the epoch; moved on by `note_heard`.
+        self._heard_us = dict(account.heard_us) if account else {}
+        # The private channels whose gap before the present session, if any, is recorded.
+        self._continued: set[str] = set()
+        self._postponed = 0  # rotations in a row that were postponed for refusals; 0 after each rotation
+        self._cause: Cause = "takeover"  # why the next session is opened: how the one before it ended
+        self._feeds: list[Feed] = []  # open sessions: the one that serves, then, in a rotation, the new one
+        self._reading = asyncio.Event()  # cleared by `pause`, set by `resume`
         self._reading.set()
-        self._trouble: str | None = "not connected yet"
-        self._log = log.bind(shard=watch.shard, account=account)
+        self._trouble = "not connected yet"  # why no session is open, for `/readyz`
+        self._log = log.bind(shard=watch.shard, account=self.account)
 
     async def run(self) -> None:
         """Keep a session alive until cancelled."""
@@ -89,15 +99,15 @@ class Connector:
         while True:
             await self._reading.wait()
             try:
-                ended = await self._session()
-            except Exception as error:  # noqa: BLE001 - our mistake costs a session, not what is queued
-                self._log.exception("a session failed")
-                ended = Ended("closed", f"a mistake of our own: {error!r}")
+                ended = await self._serve()
+            except Exception as error:  # noqa: BLE001 - an internal error costs a session, not what is queued
+                self._log.exception("internal error in a session")
+                ended = Ended("closed", f"internal error: {error!r}")
             self._trouble = f"{ended.reason}: {ended.detail}"
             self._watch.metrics.counter("reconnects_total", reason=ended.reason).value += 1
             if ended.fruitful:
                 backoff.reset()
-            # A refused account would be refused again: it waits the longest there is.
+            # Refused credentials would be refused again: the next try has the longest wait there is.
             longest = self._config.reconnect_max
             delay = longest if ended.reason == "rejected" else backoff.next(longer=ended.overloaded)
             delay += spread(time.time() + delay, min(longest, _SPREAD))
@@ -106,45 +116,51 @@ class Connector:
             )
             await asyncio.sleep(delay)
 
-    def alive(self) -> dict[str, int]:
-        """Return until when each private channel was listened to.
+    @property
+    def heard_us(self) -> Mapping[str, int]:
+        """Until when each private channel was listened to, as of `note_heard`; µs since the epoch."""
+        return self._heard_us
 
-        Of the time before, in which nobody did, it is told once.
+    def note_heard(self) -> None:
+        """Note until when private channels were listened to; record the gap before the present session, once.
+
+        Example, in seconds: a session listens to `order` until 100 and ends. The next one confirms `order` at
+        107. The first call after that records a gap from 100 to 107, and `heard_us` becomes 107 or later.
         """
-        if self.account is not None and self._feeds:
-            feed = self._feeds[0]
-            for channel, since_us in feed.listening.items():
-                if channel in self._alive and channel not in self._heard:
-                    self._tell_gap(feed, channel, since_us)
-                self._heard.add(channel)
-                self._alive[channel] = max(since_us, feed.heard_us)
-        return self._alive
+        if self.account is None or not self._feeds:
+            return
+        feed = self._feeds[0]
+        for channel, since_us in feed.listening.items():
+            if channel in self._heard_us and channel not in self._continued:
+                self._record_gap(feed, channel, since_us)
+            self._continued.add(channel)
+            self._heard_us[channel] = max(since_us, feed.heard_us)
 
     def subscribe(self, channel: str, symbols: Sequence[str]) -> None:
-        """Add symbols of a channel, in this session and all that follow."""
+        """Add symbols of a channel, to the present session and all later ones."""
         self.wanted.setdefault(channel, []).extend(symbols)
         for feed in self._feeds:
             feed.subscribe(channel, list(symbols))
 
     def pause(self) -> None:
-        """Stop reading, since there is no room; connections stay."""
+        """Stop reading from the exchange; connections stay open, and none is opened."""
         self._reading.clear()
         for feed in self._feeds:
             feed.pause()
 
     def resume(self) -> None:
-        """Read on."""
+        """Resume reading."""
         self._reading.set()
         for feed in self._feeds:
             feed.resume()
 
     def missing(self) -> list[str]:
-        """Say what of the subscriptions is not confirmed; nothing if all of it is."""
+        """Return what is not confirmed of the subscriptions, as lines for `/readyz`; none if all are."""
         if not self._feeds:
             return [f"{self._name()}: {self._trouble}"]
         feed = self._feeds[0]
         if feed.ended.done():
-            return [f"{self._name()}: the session has ended"]
+            return [f"{self._name()}: session ended"]
         if not feed.session.live:
             return [f"{self._name()}: {feed.session.state.value}"]
         return [
@@ -158,9 +174,9 @@ class Connector:
         )
         return f"account {self.account} ({subscriptions})" if self.account else subscriptions
 
-    async def _session(self) -> Ended:
-        """Open a session and serve it, and those that take over from it, to the last one's end."""
-        self._heard.clear()
+    async def _serve(self) -> Ended:
+        """Open a session and keep it, and those that replace it, until one ends without being replaced."""
+        self._continued.clear()
         try:
             feed = await self._open(self._receiver, self._cause)
         except TimeoutError:
@@ -172,12 +188,12 @@ class Connector:
             return Ended("refused", f"{self._config.url}: {error}")
         try:
             self._begin(feed)
-            await _first(feed.live.wait(), feed.ended)
-            self.alive()
+            await until(feed.live.wait(), feed)
+            self.note_heard()
             patience = self._lifetime()
             while True:
                 await asyncio.wait({feed.ended}, timeout=patience)
-                await _first(self._reading.wait(), feed.ended)
+                await until(self._reading.wait(), feed)
                 if feed.ended.done():
                     ended = feed.ended.result()
                     self._cause = ended.reason
@@ -185,10 +201,10 @@ class Connector:
                 served, feed = feed, await self._rotate(feed)
                 patience = self._lifetime() if feed is not served else self._config.reconnect_max
         finally:
-            self.alive()
+            self.note_heard()
             await asyncio.gather(*(self._end(feed, "stopped") for feed in self._feeds))
 
-    def _tell_gap(self, feed: Feed, channel: str, before_us: int) -> None:
+    def _record_gap(self, feed: Feed, channel: str, before_us: int) -> None:
         self._watch.metrics.counter("gaps_total", channel=channel).value += 1
         self._watch.journal.record(
             "gap",
@@ -196,14 +212,14 @@ class Connector:
             account=self.account,
             channel=channel,
             cause=feed.source.cause,
-            after_us=self._alive[channel],
+            after_us=self._heard_us[channel],
             before_us=before_us,
             filled=0,
         )
 
     async def _open(self, receiver: Receiver, cause: Cause) -> Feed:
         config = self._config
-        await self._courtesy.admit(subscribes(self.wanted))
+        await self._courtesy.admit(subscribe_requests(self.wanted))
         try:
             opened = await connect(
                 config.url,
@@ -225,13 +241,13 @@ class Connector:
                 config.ping_interval, config.reply_timeout, config.stale_after, config.reconnect_max
             ),
             wall_offset=time.time() - time.monotonic(),
+            max_frame_bytes=config.max_frame_bytes,
             credentials=self._credentials,
         )
         return Feed(
             cast("Stream", opened),
             session,
             Source(uuid.uuid4().hex[:16], self.account, cause),
-            max_frame_bytes=config.max_frame_bytes,
             courtesy=self._courtesy,
             receiver=receiver,
             watch=self._watch,
@@ -249,7 +265,7 @@ class Connector:
             feed.pause()
 
     async def _end(self, feed: Feed, cause: Cause) -> None:
-        """Close a session; `cause` says why, unless it has ended by itself."""
+        """Close a session and record its end; `cause` is why, unless it has ended by itself."""
         if feed in self._feeds:
             self._feeds.remove(feed)
         over = None if not feed.ended.done() or feed.ended.cancelled() else feed.ended.result()
@@ -259,7 +275,7 @@ class Connector:
             session=feed.source.session,
             account=self.account,
             cause=over.reason if over else cause,
-            detail=over.detail if over else "closed from this side",
+            detail=over.detail if over else "closed by the bridge",
         )
 
     def _lifetime(self) -> float:
@@ -267,124 +283,60 @@ class Connector:
         return age if age < _LONG_LIFE else calm(time.time() + age) - time.time()
 
     def _asked_to_wait(self, refusal: InvalidStatus) -> float:
-        """Return the seconds after which the exchange wants to be asked again."""
+        """Return the seconds until the next handshake: as the exchange asks for, or else the longest."""
         answer = refusal.response.headers.get("Retry-After", "")
         return float(answer) if answer.isdecimal() else self._config.reconnect_max
 
     async def _rotate(self, old: Feed) -> Feed:
-        """Let a fresh session take over from `old`; return the one that serves on."""
-        handover: Handover[_Came] = Handover()
-        late: list[tuple[Message, _Came]] = []
-
-        def remember(message: Message, came: _Came) -> None:
-            handover.remember(message)
-            self._pass_on([(message, came)])
-
-        # A damaged frame may come on both as soon as both are open, which is before this side knows of it.
-        old.deliver_to(_Into(remember))
+        """Replace a session by a new one; return the one that serves on."""
+        rotation = Rotation(old, self._receiver)
         try:
-            new = await self._open(_Into(handover.hold), "rotated")
+            new = await self._open(rotation.receiver_of_new, "rotated")
         except (OSError, EOFError, WebSocketException) as error:
-            old.deliver_to(self._receiver)
-            self._log.warning("no session to take over yet", detail=str(error))
+            rotation.abandon()
+            self._log.warning("rotation postponed: could not connect", detail=str(error))
             return old
         self._begin(new)
-        try:
-            await _first(new.live.wait(), new.ended, old.ended)
-            if not new.live.is_set() and not new.ended.done():
-                return await self._step_in(new, old, handover)
-            refused = new.refused.keys() - old.refused.keys()
-            if refused and not old.ended.done() and self._put_off < _PUT_OFF:
-                self._put_off += 1
-                old.deliver_to(self._receiver)
-                self._log.warning("the session to take over is refused more", refused=sorted(refused))
+        match await rotation.run(new, accept_refusals=self._postponed >= _MOST_POSTPONED):
+            case Outcome.REFUSED:
+                self._postponed += 1
+                refused = sorted(new.refused.keys() - old.refused.keys())
+                self._log.warning(
+                    "rotation postponed: new session was refused subscriptions", refused=refused
+                )
                 await self._end(new, "rejected")
                 return old
-            if not old.ended.done():
-                await _first(old.fence(), new.ended, old.ended)
-            died = old.ended.done()
-            # What the old session brings from here on, the new one brings too; and with its own fence it
-            # has brought all that the old one did.
-            old.deliver_to(_Into(lambda message, came: late.append((message, came))))
-            if not new.ended.done():
-                await _first(new.fence(), new.ended)
-        except asyncio.CancelledError:
-            self._pass_on(late)
-            if old.ended.done():
-                self._pass_on(handover.release())
-            raise
-        if new.ended.done():
-            old.deliver_to(self._receiver)
-            for message, came in late:
-                remember(message, came)
-            if not old.ended.done():
+            case Outcome.NEW_ENDED:
                 await self._end(new, "rotated")
                 return old
-        self._pass_on(handover.release())
-        new.deliver_to(self._receiver)
-        old.deliver_to(_Into(_drop))
-        if died:
-            return await self._go_on_alone(new, old)
+            case Outcome.OLD_ENDED:
+                return await self._go_on_alone(new, old)
+            case Outcome.ROTATED:
+                return await self._replace(old, new)
+
+    async def _replace(self, old: Feed, new: Feed) -> Feed:
+        """Report a rotation, and close the session that was replaced."""
         self._watch.metrics.counter("reconnects_total", reason="rotated").value += 1
         self._log.info("session rotated", old=old.source.session, new=new.source.session)
         self._watch.journal.record(
             "session_rotated",
             session=new.source.session,
             account=self.account,
-            detail=f"takes over from {old.source.session}",
+            detail=f"replaces session {old.source.session}",
         )
-        self._put_off = 0
-        self._heard &= new.listening.keys()
+        self._postponed = 0
+        self._continued &= new.listening.keys()
         await self._end(old, "rotated")
         return new
-
-    async def _step_in(self, new: Feed, old: Feed, handover: "Handover[_Came]") -> Feed:
-        """Let a session go on that is not live yet, since the one that it was to take over from has ended."""
-        self._pass_on(handover.release())
-        new.deliver_to(self._receiver)
-        return await self._go_on_alone(new, old)
 
     async def _go_on_alone(self, new: Feed, old: Feed) -> Feed:
-        """Have a session go on whose predecessor has ended before it was replaced: that is no rotation."""
+        """Keep a new session whose predecessor ended before it was replaced: that counts as a reconnect."""
         self._cause = new.source.cause = old.ended.result().reason
         self._watch.metrics.counter("reconnects_total", reason=self._cause).value += 1
-        self.alive()
-        # Of what the new one heard already while the old one still did, nothing is missing.
-        self._heard &= {channel for channel, us in new.listening.items() if us <= old.heard_us}
+        self.note_heard()
+        # A channel that the new session listened to before the old one stopped has no gap.
+        self._continued &= {channel for channel, us in new.listening.items() if us <= old.heard_us}
         await self._end(old, "rotated")
-        await _first(new.live.wait(), new.ended)
-        self.alive()
+        await until(new.live.wait(), new)
+        self.note_heard()
         return new
-
-    def _pass_on(self, messages: Iterable[tuple[Message, _Came]]) -> None:
-        for message, came in messages:
-            if isinstance(message, Bad):
-                self._receiver.bad(message.why, *came)
-            else:
-                self._receiver.push(message, *came)
-
-
-class _Into:
-    """A receiver that puts pushes and bad frames alike into `take`."""
-
-    def __init__(self, take: Callable[[Message, _Came], None]) -> None:
-        self._take = take
-
-    def push(self, push: Push, source: Source, received_us: int, frame: bytes) -> None:
-        self._take(push, (source, received_us, frame))
-
-    def bad(self, bad: BadFrame, source: Source, received_us: int, frame: bytes) -> None:
-        self._take(Bad(frame, bad), (source, received_us, frame))
-
-
-async def _first(condition: Coroutine[object, object, object], *ends: asyncio.Task[Ended]) -> None:
-    """Wait until the condition holds or one of the sessions has ended."""
-    waiting = asyncio.ensure_future(condition)
-    try:
-        await asyncio.wait({waiting, *ends}, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        waiting.cancel()
-
-
-def _drop(message: Message, came: _Came) -> None:
-    """Leave out what an old session still brings: the new one brings it too."""

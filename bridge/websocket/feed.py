@@ -1,8 +1,8 @@
-"""One session over one socket: frames from the wire into the session, its requests onto the wire."""
+"""One session on one connection: frames from the wire go into the session, its requests onto the wire."""
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -11,8 +11,9 @@ from websockets.exceptions import ConnectionClosed
 
 from bridge.channels.channel import Source
 from bridge.errors import BadFrame
-from bridge.exchange.frames import Push, inflate, within
-from bridge.exchange.session import ClockRead, Confirmed, Ponged, Refused, Session, Split, Symbols
+from bridge.exchange.events import ClockRead, Confirmed, Ponged, RequestSplit, SubscriptionRefused, Symbols
+from bridge.exchange.frames import Push
+from bridge.exchange.session import Session
 from bridge.watch.watch import Watch
 from bridge.websocket.courtesy import Courtesy
 from bridge.websocket.stream import Stream
@@ -22,22 +23,25 @@ log = structlog.get_logger(__name__)
 EndReason = Literal["closed", "refused", "timeout", "stale", "rejected", "rotated"]
 Deliver = Callable[[Push, Source, int, bytes], None]
 
-_SEND_TIMEOUT = 10.0
+_SEND_TIMEOUT = 10.0  # seconds
 
 
 class Receiver(Protocol):
-    """Who takes what the sessions bring; `frame` is the bytes as they came."""
+    """Takes what the sessions receive; `frame` holds the bytes as they came."""
 
     def push(self, push: Push, source: Source, received_us: int, frame: bytes) -> None:
         """Take one push."""
 
     def bad(self, bad: BadFrame, source: Source, received_us: int, frame: bytes) -> None:
-        """Take a frame that is no message of the protocol."""
+        """Take a frame that is not a message of the protocol."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """Why a session ended; `fruitful` if it had brought a push, `overloaded` if the server has too much."""
+    """Why a session ended, or did not open.
+
+    `fruitful` if it received a push, `overloaded` if the exchange said that it is overloaded.
+    """
 
     reason: EndReason
     detail: str
@@ -46,10 +50,7 @@ class Ended:
 
 
 class Feed:
-    """One session over one open socket, from `begin` until `ended` is done or `close` is called.
-
-    `listening` tells since when each channel is listened to, `refused` which subscriptions are refused now.
-    """
+    """One session on one open connection, from `begin` until `ended` is done or `close` is called."""
 
     ended: asyncio.Task[Ended]
 
@@ -59,29 +60,28 @@ class Feed:
         session: Session,
         source: Source,
         *,
-        max_frame_bytes: int,
         courtesy: Courtesy,
         receiver: Receiver,
         watch: Watch,
     ) -> None:
         self.session = session
         self.source = source
-        self.deliver: Deliver = receiver.push
-        self.live = asyncio.Event()
-        self.refused: dict[tuple[str, Symbols], Refused] = {}
-        self.listening: dict[str, int] = {}
-        self._heard_us = 0  # when the last frame came
-        self._deaf_since_us: int | None = None
-        self._proof: int | None = None
+        self.deliver: Deliver = receiver.push  # the receiver's method, found once: the hot path calls it
+        self.live = asyncio.Event()  # set when the session becomes live; cleared when subscriptions are added
+        self.refused: dict[tuple[str, Symbols], SubscriptionRefused] = {}  # by subscription, until confirmed
+        self.listening: dict[str, int] = {}  # by channel: when it was first confirmed, µs since the epoch
         self._stream = stream
-        self._max_frame_bytes = max_frame_bytes
         self._courtesy = courtesy
         self._receiver = receiver
         self._journal = watch.journal
-        self._fruitful = False
-        self._wake = asyncio.Event()
-        self._fences: dict[int, asyncio.Future[None]] = {}
-        self._permits = 0  # that are under way
+        self._last_frame_us = 0  # when the last frame was read, µs since the epoch; 0 before the first
+        # While behind: when the last frame before the pause was read, µs since the epoch; see `heard_us`.
+        self._behind_since_us: int | None = None
+        self._catch_up_ping: int | None = None  # id of the ping sent on resume, whose pong ends being behind
+        self._fruitful = False  # set by the first push
+        self._wake = asyncio.Event()  # set when the session has something to send, report or do
+        self._fences: dict[int, asyncio.Future[None]] = {}  # by ping id, until that ping is answered
+        self._permits = 0  # requests with a place in the budget whose time has not come yet
         self._frames = watch.metrics.counter("frames_total", shard=watch.shard)
         self._bytes = watch.metrics.counter("received_bytes_total", shard=watch.shard)
         self._connected = watch.metrics.gauge("connected", shard=watch.shard)
@@ -99,15 +99,15 @@ class Feed:
         """End the session from this side, with a closing handshake."""
         self.ended.cancel()
         await asyncio.wait({self.ended})
-        await self._stream.close()  # a session that failed at its start has not come to that
+        await self._stream.close()  # the task may have been cancelled before it started
 
     def deliver_to(self, receiver: Receiver) -> None:
-        """Bring all that comes from here on to another receiver."""
+        """Give everything that is received from here on to another receiver."""
         self.deliver = receiver.push
         self._receiver = receiver
 
     async def fence(self) -> None:
-        """Return when all that the exchange had pushed at the time of the call has been delivered."""
+        """Return when everything that the exchange had pushed at the time of the call has been delivered."""
         request_id = self.session.ping(time.monotonic())
         answered = self._fences[request_id] = asyncio.get_running_loop().create_future()
         self._wake.set()
@@ -121,39 +121,43 @@ class Feed:
 
     @property
     def heard_us(self) -> int:
-        """Until when all has been heard, in microseconds since the epoch.
+        """Until when everything that was pushed has been read, in microseconds since the epoch.
 
-        After a pause that is its beginning, until what was pushed meanwhile has arrived.
+        After a pause this stays where it was until the session has caught up. Example, in seconds: a frame
+        is read at 100, reading pauses at 101 and resumes at 160. What was pushed since 100 waits in buffers
+        of the network, or is lost if the exchange has closed the connection. So at 160 a ping goes out; its
+        pong, read at 163, comes after all of that. From 101 to 163 the session is behind, and this is 100;
+        then it is 163, and so on with every frame. A second pause at 162 leaves it at 100.
         """
-        return self._heard_us if self._deaf_since_us is None else self._deaf_since_us
+        return self._last_frame_us if self._behind_since_us is None else self._behind_since_us
 
     def pause(self) -> None:
-        """Stop reading from the socket; pings go on."""
-        if self._deaf_since_us is None and self._heard_us:
-            self._deaf_since_us = self._heard_us
-        self._proof = None
+        """Stop reading from the connection; pings continue."""
+        if self._behind_since_us is None and self._last_frame_us:
+            self._behind_since_us = self._last_frame_us
+        self._catch_up_ping = None
         self.session.pause()
         if not self.ended.done():
             self._stream.pause_reading()
 
     def resume(self) -> None:
-        """Read on."""
+        """Resume reading."""
         now = time.monotonic()
         self.session.resume(now)
-        self._proof = self.session.ping(now)
+        self._catch_up_ping = self.session.ping(now)
         self._wake.set()
         if not self.ended.done():
             self._stream.resume_reading()
 
     def _take(self, frames: Sequence[bytes], binary: bool) -> None:
         now, received_us = time.monotonic(), time.time_ns() // 1000
-        self._heard_us = received_us
+        self._last_frame_us = received_us
         self._frames.value += len(frames)
         self._bytes.value += sum(map(len, frames))
-        receive, source, limit = self.session.receive, self.source, self._max_frame_bytes
+        receive, source = self.session.receive, self.source
         for frame in frames:
             try:
-                push = receive(inflate(frame, limit) if binary else within(frame, limit), now)
+                push = receive(frame, binary, now)
             except BadFrame as bad:
                 self._receiver.bad(bad, source, received_us, frame)
                 continue
@@ -172,23 +176,23 @@ class Feed:
                 self._report()
                 if self.session.over:
                     over = self.session.over
-                    self._stream.transport.abort()  # nobody is there to close it with
+                    self._stream.transport.abort()  # a silent exchange would not answer a closing handshake
                     return Ended(over.reason, over.detail, self._fruitful)
                 if closed.done():
-                    return Ended("closed", self._farewell(), self._fruitful)
+                    return Ended("closed", self._close_detail(), self._fruitful)
                 async with asyncio.timeout(_SEND_TIMEOUT):
                     for request in self.session.to_send():
                         await self._stream.send(request)
                 await self._sleep_until(self.session.next_call())
                 self.session.tick(time.monotonic())
         except ConnectionClosed:
-            return Ended("closed", self._farewell(), self._fruitful)
+            return Ended("closed", self._close_detail(), self._fruitful)
         except TimeoutError:
             self._stream.transport.abort()
-            return Ended("timeout", f"the socket took no request for {_SEND_TIMEOUT:g} s", self._fruitful)
+            return Ended("timeout", f"request not sent within {_SEND_TIMEOUT:g} s", self._fruitful)
         except Exception as error:  # noqa: BLE001 - whatever it is, the session is over and is replaced
-            self._log.exception("a session failed")
-            return Ended("closed", f"a mistake of our own: {error!r}", self._fruitful)
+            self._log.exception("internal error in a session")
+            return Ended("closed", f"internal error: {error!r}", self._fruitful)
         finally:
             self._connected.value -= 1
             closed.cancel()
@@ -205,31 +209,32 @@ class Feed:
         self._wake.clear()
 
     def _report(self) -> None:
+        """Act on the session's events and state, and reserve a place in the budget for what it holds."""
         for event in self.session.events():
             match event:
                 case Ponged(request_id, seconds):
                     self._ping_seconds.observe(seconds)
-                    if request_id == self._proof:
-                        self._deaf_since_us = self._proof = None
+                    if request_id == self._catch_up_ping:
+                        self._behind_since_us = self._catch_up_ping = None
                     fence = self._fences.pop(request_id, None)
                     if fence is not None and not fence.done():
                         fence.set_result(None)
                 case ClockRead(offset):
                     self._clock_offset.value = offset
                 case Confirmed(channel, symbols):
-                    self.listening.setdefault(channel, self._heard_us)
+                    self.listening.setdefault(channel, self._last_frame_us)
                     if self.refused.pop((channel, symbols), None):
-                        self._log.info("subscription accepted after all", channel=channel, symbols=symbols)
-                case Split(channel, symbols, error):
+                        self._log.info("subscription accepted on retry", channel=channel, symbols=symbols)
+                case RequestSplit(channel, symbols, error):
                     self._log.warning(
-                        "the exchange refused subscriptions together; they are asked for one by one",
+                        "subscribe request refused, retrying its symbols one by one",
                         channel=channel,
                         symbols=symbols,
                         error=error,
                     )
-                case Refused(channel, symbols):
+                case SubscriptionRefused(channel, symbols):
                     if (channel, symbols) not in self.refused:
-                        self._tell_refusal(event)
+                        self._report_refusal(event)
                     self.refused[channel, symbols] = event
         if self.session.live:
             self.live.set()
@@ -239,15 +244,15 @@ class Feed:
             asyncio.get_running_loop().call_later(wait, self._permit)
 
     def _permit(self) -> None:
-        """Let the next subscribe request go: the budget has room for it."""
+        """Send the next held request: its time in the budget has come."""
         self._permits -= 1
         if not self.ended.done():
             self.session.send_held(time.monotonic())
             self._wake.set()
 
-    def _tell_refusal(self, refused: Refused) -> None:
+    def _report_refusal(self, refused: SubscriptionRefused) -> None:
         self._log.error(
-            "subscription refused by the exchange; it is asked for again",
+            "subscription refused, retrying",
             channel=refused.channel,
             symbols=refused.symbols,
             error=refused.error,
@@ -262,6 +267,15 @@ class Feed:
                 detail=refused.error,
             )
 
-    def _farewell(self) -> str:
-        code, reason = self._stream.close_code, self.session.without_secrets(self._stream.close_reason or "")
-        return f"the exchange hung up (close code {code}{f', {reason!r}' if reason else ''})"
+    def _close_detail(self) -> str:
+        code, reason = self._stream.close_code, self.session.mask(self._stream.close_reason or "")
+        return f"closed by the exchange (code {code}{f', {reason!r}' if reason else ''})"
+
+
+async def until(condition: Coroutine[object, object, object], *feeds: Feed) -> None:
+    """Wait until the condition holds or one of the feeds has ended."""
+    waiting = asyncio.ensure_future(condition)
+    try:
+        await asyncio.wait({waiting, *(feed.ended for feed in feeds)}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        waiting.cancel()

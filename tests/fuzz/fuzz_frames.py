@@ -29,9 +29,9 @@ with atheris.instrument_imports(include=["bridge.channels", "bridge.exchange", "
     from bridge.channels import CHANNELS
     from bridge.channels.channel import Source
     from bridge.errors import BadFrame
-    from bridge.exchange.frames import inflate, within
     from bridge.exchange.handover import Bad, Handover, Message
-    from bridge.exchange.session import Credentials, Session, Timing
+    from bridge.exchange.requests import Credentials
+    from bridge.exchange.session import Session, Timing
     from bridge.pipeline import Pipeline
     from bridge.records import Record
     from bridge.watch.events import Journal
@@ -53,6 +53,7 @@ class Conversation:
             dict.fromkeys(CHANNELS, MARKETS),
             timing=Timing(),
             wall_offset=RECEIVED_US / 1e6,
+            max_frame_bytes=LIMIT,
             credentials=Credentials("key", "secret"),
         )
         self.source = Source("fuzz", "main")
@@ -100,14 +101,13 @@ class Conversation:
     def frame(self, frame: bytes, *, binary: bool) -> None:
         """Receive a frame as a feed does, and keep its push for the handover."""
         try:
-            text = inflate(frame, LIMIT) if binary else within(frame, LIMIT)
-            assert len(text) <= LIMIT
-            push = self.session.receive(text, self.now)
+            push = self.session.receive(frame, binary, self.now)
         except BadFrame as bad:
             self.pipeline.bad(bad, self.source, RECEIVED_US, frame)
             self.hand_over(Bad(frame, bad), frame)
             return
         if push is not None:
+            assert len(push.params) <= LIMIT
             self.pipeline.push(push, self.source, RECEIVED_US, frame)
             self.hand_over(push, frame)
 

@@ -50,9 +50,9 @@ def test_it_confirms_one_subscription_of_each_channel_and_writes_nothing(
     assert (status, printed[-1]) == (0, "ready to run")
     assert "confirmed: all_ticker, depth BTC_USDT, ticker BTC_USDT, trades BTC_USDT" in printed
     assert "confirmed: balance BTC, order BTC_USDT, order_algo BTC_USDT" in printed
-    assert printed.count("its messages come as zlib") == 2
-    assert "3 of the 3 markets were seen in all_ticker" in printed
-    assert [line for line in printed if line.startswith("account main: welcome; its clock is ")]
+    assert printed.count("message format: zlib") == 2
+    assert "3 of 3 configured markets seen in all_ticker" in printed
+    assert [line for line in printed if line.startswith("account main: ok (clock offset ")]
     topics = AdminClient({"bootstrap.servers": kafka.bootstrap}).list_topics().topics
     assert not [name for name in topics if name.startswith(prefix)]
     assert not (tmp_path / "spool").exists()
@@ -70,18 +70,18 @@ def test_a_market_that_the_exchange_refuses_is_named_wherever_it_is_configured(
         status, printed = check(tmp_path, settings)
     assert (status, printed[-1]) == (1, "not ready: the exchange, see above")
     assert refusals(printed) == ["trades NOPE_USDT", "depth LATER_USDT", "order GONE_USDT"]
-    (unseen,) = [line for line in printed if line.startswith("not seen in 35 s")]
+    (unseen,) = [line for line in printed if line.startswith("not seen within 35 s")]
     assert unseen.endswith(": GONE_USDT LATER_USDT NOPE_USDT")
     assert "confirmed: balance BTC, order BTC_USDT, order_algo BTC_USDT" in printed
-    assert "its messages come as zlib and text" in printed
+    assert "message format: zlib and text" in printed
 
 
 def test_a_market_that_is_confirmed_but_not_seen_is_a_remark() -> None:
     with ExchangeThread(symbols=SYMBOLS, rate=100, dialect=Dialect(unknown_market="ack")) as exchange:
         well, printed = visit(exchange, channels={"trades": ["BTC_USDT", "QUIET_USDT"], "all_ticker": True})
     assert well
-    assert "1 of the 2 markets were seen in all_ticker" in printed
-    assert "not seen in 1 s, so asked for (if confirmed, it may be quiet): QUIET_USDT" in printed
+    assert "1 of 2 configured markets seen in all_ticker" in printed
+    assert "not seen within 1 s, trying to subscribe (may just be quiet): QUIET_USDT" in printed
     assert "confirmed: trades QUIET_USDT" in printed
 
 
@@ -120,7 +120,7 @@ def test_channels_of_every_market_can_not_be_tried_when_all_ticker_tells_of_none
     with ExchangeThread(symbols=[], rate=0) as exchange:
         well, printed = visit(exchange, channels={"trades": ["*"], "depth": ["*"]})
     assert not well
-    assert printed[-1] == "no market was seen in 1 s: trades, depth can't be tried"
+    assert printed[-1] == "no market seen in all_ticker within 1 s, cannot try trades, depth"
 
 
 @pytest.mark.parametrize("spool", ["a file", "too large"])

@@ -1,4 +1,4 @@
-"""A connector by itself: what a mistake of our own costs, and what its requests cost the budget."""
+"""A connector by itself: what an internal error costs, and what its requests cost the budget."""
 
 import asyncio
 import logging
@@ -30,31 +30,31 @@ SYMBOLS = ["BTC_USDT", "ETH_USDT"]
 
 
 class Received:
-    """Takes what sessions bring, keeps their names in order, and fails as often as `mistake` says."""
+    """Takes what sessions receive, counts it by session, and raises whenever `fails` returns true."""
 
-    def __init__(self, mistake: Callable[["Received"], bool] = lambda _: False) -> None:
-        self.sessions: dict[str, int] = {}
-        self.mistakes = 0
-        self._mistake = mistake
+    def __init__(self, fails: Callable[["Received"], bool] = lambda _: False) -> None:
+        self.sessions: dict[str, int] = {}  # pushes by session, in the order of their first push
+        self.errors = 0  # raised so far
+        self._fails = fails
 
     def push(self, push: Push, source: Source, received_us: int, frame: bytes) -> None:
         self.sessions[source.session] = self.sessions.get(source.session, 0) + 1
-        if self._mistake(self):
-            self.mistakes += 1
-            raise ZeroDivisionError("a mistake")
+        if self._fails(self):
+            self.errors += 1
+            raise ZeroDivisionError("an internal error")
 
     def bad(self, bad: BadFrame, source: Source, received_us: int, frame: bytes) -> None:
         raise AssertionError(bad)
 
 
 class Connected(Connector):
-    """A connector whose settings take any value, as a mistake would make it."""
+    """A connector whose settings may have any value, so that a wrong one raises inside."""
 
     def __init__(
         self, exchange: Simulator, receiver: Received, symbols: list[str], settings: Mapping[str, object]
     ) -> None:
         self.metrics = Metrics()
-        self.told: list[Record] = []
+        self.events: list[Record] = []
         config = ExchangeConfig(url=exchange.url, reconnect_min=0.01, reconnect_max=0.05)
         config = config.model_copy(update=settings)
         self.courtesy = Courtesy(config.handshakes_per_second, config.subscribes_per_second)
@@ -63,16 +63,16 @@ class Connected(Connector):
             config=config,
             courtesy=self.courtesy,
             receiver=receiver,
-            watch=Watch("0", self.metrics, Journal("replica", 0, self.told.extend)),
+            watch=Watch("0", self.metrics, Journal("replica", 0, self.events.extend)),
         )
 
     def set(self, settings: Mapping[str, object]) -> None:
-        """Have these settings from the next session on."""
+        """Use these settings from the next session on."""
         self._config = self._config.model_copy(update=settings)
 
     @property
     def closed(self) -> float:
-        """How many sessions have ended so."""
+        """How many sessions have ended with reason "closed"."""
         return self.metrics.counter("reconnects_total", reason="closed").value
 
 
@@ -80,7 +80,7 @@ class Connected(Connector):
 async def connected(
     exchange: Simulator, receiver: Received, symbols: list[str] = SYMBOLS, /, **settings: object
 ) -> AsyncIterator[Connected]:
-    """Run a connector as long as the context."""
+    """Run a connector for the duration of the context."""
     connector = Connected(exchange, receiver, symbols, settings)
     running = asyncio.create_task(connector.run())
     try:
@@ -91,19 +91,23 @@ async def connected(
 
 
 def tracebacks(lines: Sequence[Mapping[str, Any]]) -> list[object]:
-    """Return the tracebacks of sessions that failed by a mistake."""
-    return [line["exc_info"] for line in lines if line["event"] == "a session failed" and line["exc_info"]]
+    """Return the logged tracebacks of internal errors in sessions."""
+    return [
+        line["exc_info"]
+        for line in lines
+        if line["event"] == "internal error in a session" and line["exc_info"]
+    ]
 
 
 @pytest.mark.parametrize(
     "setting",
     [
-        pytest.param("reply_timeout", id="where it begins"),
+        pytest.param("reply_timeout", id="when it begins"),
         pytest.param("stale_after", id="in its task"),
         pytest.param("max_session_age", id="in the connector"),
     ],
 )
-def test_a_session_that_fails_is_told_counted_closed_and_replaced(setting: str) -> None:
+def test_an_internal_error_in_a_session_is_logged_and_the_session_replaced(setting: str) -> None:
     async def scenario() -> None:
         async with Simulator(symbols=SYMBOLS, rate=100) as exchange:
             async with connected(exchange, Received(), **{setting: None}) as connector:
@@ -116,15 +120,15 @@ def test_a_session_that_fails_is_told_counted_closed_and_replaced(setting: str) 
         uvloop.run(scenario())
 
 
-def test_a_mistake_while_a_session_takes_over_ends_both_and_a_third_goes_on() -> None:
-    """The first push of the second session is one that was held back until the handover."""
-    received = Received(lambda all_of: len(all_of.sessions) == 2 and not all_of.mistakes)
+def test_an_internal_error_during_a_rotation_ends_both_sessions_and_a_third_is_opened() -> None:
+    """The first push of the second session is one that was held until the handover."""
+    received = Received(lambda all_of: len(all_of.sessions) == 2 and not all_of.errors)
 
     async def scenario() -> None:
         async with Simulator(symbols=SYMBOLS, rate=200) as exchange:
             async with connected(exchange, received, max_session_age=0.5) as connector:
                 await soon(lambda: len(received.sessions) > 2, 20, "a third session")
-                assert (received.mistakes, connector.closed) == (1, 1)
+                assert (received.errors, connector.closed) == (1, 1)
             assert exchange.handshakes >= 3
             await soon(lambda: len(exchange.clients) == 0, 20, "no connection is left")
 
@@ -133,7 +137,7 @@ def test_a_mistake_while_a_session_takes_over_ends_both_and_a_third_goes_on() ->
     assert len(tracebacks(lines)) == 1
 
 
-def test_a_session_that_fails_before_it_has_taken_over_is_told_and_the_old_one_serves_on() -> None:
+def test_the_old_session_serves_on_if_the_new_one_fails_before_it_has_replaced_it() -> None:
     received = Received()
 
     async def scenario() -> None:
@@ -141,7 +145,7 @@ def test_a_session_that_fails_before_it_has_taken_over_is_told_and_the_old_one_s
             async with connected(exchange, received, max_session_age=0.5) as connector:
                 await soon(lambda: received.sessions, 20, "pushes")
                 connector.set({"stale_after": None})
-                await soon(lambda: len(tracebacks(lines)) >= 2, 20, "two sessions that fail")
+                await soon(lambda: len(tracebacks(lines)) >= 2, 20, "two failed sessions")
                 before = sum(received.sessions.values())
                 await soon(lambda: sum(received.sessions.values()) > before, 20, "pushes")
                 assert (len(received.sessions), connector.closed) == (1, 0)
@@ -151,7 +155,7 @@ def test_a_session_that_fails_before_it_has_taken_over_is_told_and_the_old_one_s
         uvloop.run(scenario())
 
 
-def test_a_push_that_nobody_can_take_ends_its_session_and_no_other(caplog: pytest.LogCaptureFixture) -> None:
+def test_an_error_while_taking_a_push_ends_that_session_only(caplog: pytest.LogCaptureFixture) -> None:
     received = Received(lambda all_of: sum(all_of.sessions.values()) == 20)
     other = Received()
 
@@ -159,18 +163,18 @@ def test_a_push_that_nobody_can_take_ends_its_session_and_no_other(caplog: pytes
         async with Simulator(symbols=SYMBOLS, rate=200) as exchange:  # noqa: SIM117
             async with connected(exchange, received) as one, connected(exchange, other) as another:
                 await soon(lambda: len(received.sessions) == 2, 20, "a second session")
-                assert (received.mistakes, one.closed) == (1, 1)
+                assert (received.errors, one.closed) == (1, 1)
                 before = sum(other.sessions.values())
                 await soon(lambda: sum(other.sessions.values()) > before, 20, "pushes of the other session")
                 assert (len(other.sessions), another.closed) == (1, 0)
 
     with caplog.at_level(logging.ERROR):
         uvloop.run(scenario())
-    assert "ZeroDivisionError: a mistake" in caplog.text
+    assert "ZeroDivisionError: an internal error" in caplog.text
 
 
-def test_what_is_asked_for_besides_is_taken_from_the_budget_and_waits_for_it() -> None:
-    """Each symbol by itself, since one of three is refused; and one that is added."""
+def test_later_subscribe_requests_use_and_wait_for_the_budget() -> None:
+    """One request for each of three symbols, since one of them is refused, and one for an added symbol."""
     budget = {"handshakes_per_second": 1000, "subscribes_per_second": 2}
     symbols = [*SYMBOLS, "NOPE_USDT"]
 
@@ -183,7 +187,7 @@ def test_what_is_asked_for_besides_is_taken_from_the_budget_and_waits_for_it() -
                 await soon(lambda: "subscribing" in connector.missing()[0], 20, "the added one")
                 await soon(lambda: connector.missing()[0].endswith("(code 2)"), 20, "all answers")
                 requests = 1 + len(symbols) + 1
-                # A second's worth may be used at once, and the last one has not waited for itself.
+                # The budget of one second may be used at once, and the last request is paid for after it.
                 assert time.monotonic() - begin >= (requests - 1) / 2 - 1
                 assert connector.courtesy.reserve(begin, 0) >= requests / 2 - 1
 
@@ -194,51 +198,54 @@ def session_number(received: Received, number: int) -> bool:
     return len(received.sessions) == number + 1
 
 
-def test_a_connection_that_leads_nowhere_is_not_closed_politely(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nobody would answer; the closing handshake would only keep the next session waiting."""
+def test_a_dead_connection_is_closed_without_a_closing_handshake(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The handshake would time out, and delay the next session."""
     monkeypatch.setattr(edge, "_CLOSING_HANDSHAKE", 3600.0)
 
     async def scenario() -> None:
         quick = {"ping_interval": 0.3, "reply_timeout": 0.5}
-        async with Simulator(symbols=SYMBOLS, rate=100) as exchange, dark_way(exchange) as (url, go_dark):
+        async with (
+            Simulator(symbols=SYMBOLS, rate=100) as exchange,
+            relay_that_can_die(exchange) as (url, die),
+        ):
             received = Received()
             async with connected(exchange, received, url=url, **quick) as connector:
                 for session in range(3):
                     await soon(partial(session_number, received, session), 20, "pushes")
-                    go_dark()
+                    die()
                 await soon(partial(session_number, received, 3), 20, "a fourth session")
                 assert connector.metrics.counter("reconnects_total", reason="timeout").value == 3
 
     uvloop.run(scenario())
 
 
-def test_a_session_that_ends_while_another_waits_to_take_over_is_told_as_missing() -> None:
+def test_readiness_reports_a_session_that_ends_while_its_replacement_waits_for_the_budget() -> None:
     async def scenario() -> None:
         async with Simulator(symbols=SYMBOLS, rate=100) as exchange:  # noqa: SIM117
             async with connected(exchange, Received(), max_session_age=0.5) as connector:
                 await soon(lambda: connector.missing() == [], 20, "a live session")
                 paused = time.monotonic()
                 connector.courtesy.pause(paused, 300.0)
-                await soon(lambda: time.monotonic() > paused + 1.0, 20, "the end of its age")
+                await soon(lambda: time.monotonic() > paused + 1.0, 20, "the end of its maximum age")
                 await exchange.drop_all()
-                await soon(connector.missing, 20, "what is missing")
-                assert connector.missing() == ["trades BTC_USDT ETH_USDT: the session has ended"]
+                await soon(connector.missing, 20, "a line for /readyz")
+                assert connector.missing() == ["trades BTC_USDT ETH_USDT: session ended"]
 
     uvloop.run(scenario())
 
 
 @asynccontextmanager
-async def dark_way(exchange: Simulator) -> AsyncIterator[tuple[str, Callable[[], None]]]:
-    """Give the address of a relay to the exchange, and what makes its connections lead nowhere."""
+async def relay_that_can_die(exchange: Simulator) -> AsyncIterator[tuple[str, Callable[[], None]]]:
+    """Give the address of a relay to the exchange, and a function that makes its connections dead."""
     port = exchange.url.split(":")[2].split("/")[0]
     relays: list[asyncio.Task[None]] = []
-    dark: set[asyncio.StreamReader] = set()
+    dead: set[asyncio.StreamReader] = set()
     open_ones: list[asyncio.StreamReader] = []
 
     async def relay(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
         try:
             while data := await source.read(65536):
-                if source not in dark:
+                if source not in dead:
                     target.write(data)
         finally:
             target.close()
@@ -251,7 +258,7 @@ async def dark_way(exchange: Simulator) -> AsyncIterator[tuple[str, Callable[[],
 
     async with await asyncio.start_server(accept, "127.0.0.1", 0) as listening:
         here = listening.sockets[0].getsockname()[1]
-        yield exchange.url.replace(port, str(here)), lambda: dark.update(open_ones)
+        yield exchange.url.replace(port, str(here)), lambda: dead.update(open_ones)
         for one in relays:
             one.cancel()
         await asyncio.wait(relays)

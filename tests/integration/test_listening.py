@@ -1,4 +1,4 @@
-"""Private channels: each time in which nobody listened to one is told, with its bounds."""
+"""Private channels: each time in which no session listened to one is recorded as a gap, with its bounds."""
 
 import asyncio
 import time
@@ -16,13 +16,13 @@ from bridge.check.exchange import check_exchange
 from bridge.config import Config, ExchangeConfig
 from bridge.errors import BadFrame
 from bridge.exchange.frames import Push
-from bridge.exchange.session import Credentials
+from bridge.exchange.requests import Credentials
 from bridge.records import Record
 from bridge.simulator import Simulator
 from bridge.watch.events import Journal
 from bridge.watch.metrics import Metrics
 from bridge.watch.watch import Watch
-from bridge.websocket.connector import Connector
+from bridge.websocket.connector import Account, Connector
 from bridge.websocket.courtesy import Courtesy
 from tests.support.waiting import soon
 
@@ -30,22 +30,21 @@ ACCOUNT = Credentials("MYKEY123", "s3cr3t")
 WANTED = {"order": ["BTC_USDT"], "balance": ["USDT"]}
 
 
-class Account(Connector):
-    """A connector of one account; keeps what it tells and when each channel was pushed."""
+class AccountConnector(Connector):
+    """A connector of one account; keeps what it records and when each channel was pushed."""
 
     def __init__(self, url: str, settings: dict[str, object]) -> None:
         self.metrics = Metrics()
-        self.told: list[Record] = []
-        self.pushed: list[tuple[str, str, float]] = []
+        self.recorded: list[Record] = []  # events
+        self.pushed: list[tuple[str, str, float]] = []  # channel, session, seconds since the epoch
         config = ExchangeConfig.model_validate({"url": url, "reconnect_min": 0.01, **settings})
         super().__init__(
             WANTED,
             config=config,
             courtesy=Courtesy(config.handshakes_per_second, config.subscribes_per_second),
             receiver=self,
-            watch=Watch("0", self.metrics, Journal("replica", 0, self.told.extend)),
-            account="main",
-            credentials=ACCOUNT,
+            watch=Watch("0", self.metrics, Journal("replica", 0, self.recorded.extend)),
+            account=Account("main", ACCOUNT),
         )
 
     def push(self, push: Push, source: Source, received_us: int, frame: bytes) -> None:
@@ -53,7 +52,7 @@ class Account(Connector):
         self.pushed.append((push.channel, source.session, time.time()))
 
     def bad(self, bad: BadFrame, source: Source, received_us: int, frame: bytes) -> None:
-        """There is none."""
+        """Fail: the exchange sends no bad frames."""
         raise AssertionError(bad)
 
     def reconnects(self, reason: str) -> float:
@@ -61,13 +60,18 @@ class Account(Connector):
         return self.metrics.counter("reconnects_total", reason=reason).value
 
     def events(self, kind: str) -> list[dict[str, Any]]:
-        """Return what was told of this kind."""
-        return [event for one in self.told if (event := msgspec.json.decode(one.value))["event"] == kind]
+        """Return the events of this kind."""
+        return [event for one in self.recorded if (event := msgspec.json.decode(one.value))["event"] == kind]
 
     def gap(self, channel: str) -> tuple[str, float, float]:
         """Return the cause of the one gap of a channel, and its bounds in seconds."""
         (gap,) = [one for one in self.events("gap") if one["channel"] == channel]
         return gap["cause"], gap["after_us"] / 1e6, gap["before_us"] / 1e6
+
+    def heard_until(self, channel: str) -> int:
+        """Return until when a channel was listened to, in microseconds since the epoch."""
+        self.note_heard()
+        return self.heard_us[channel]
 
     def times(self, channel: str) -> list[float]:
         """Return when a channel was pushed."""
@@ -75,9 +79,9 @@ class Account(Connector):
 
 
 @asynccontextmanager
-async def account(exchange: Simulator, **settings: object) -> AsyncIterator[Account]:
-    """Run the connector of an account as long as the context, from its being live on."""
-    connector = Account(exchange.url, settings)
+async def account(exchange: Simulator, **settings: object) -> AsyncIterator[AccountConnector]:
+    """Run the connector of an account for the duration of the context, which begins when it is live."""
+    connector = AccountConnector(exchange.url, settings)
     running = asyncio.create_task(connector.run())
     try:
         await soon(lambda: connector.missing() == [] and connector.times("order"), 20, "a live session")
@@ -91,8 +95,8 @@ def simulator() -> Simulator:
     return Simulator(symbols=["BTC_USDT"], rate=2000, accounts={ACCOUNT.api_key: ACCOUNT.secret})
 
 
-def test_a_dead_session_that_is_to_be_rotated_has_been_deaf_for_a_while() -> None:
-    """It is old enough to be replaced before anyone has noticed that it is dead."""
+def test_a_session_that_was_dead_when_it_was_to_be_rotated_leaves_a_gap() -> None:
+    """It reaches its maximum age before the unanswered ping shows that it is dead."""
 
     async def scenario() -> None:
         quick = {"max_session_age": 3.0, "ping_interval": 3.0, "reply_timeout": 2.0}
@@ -100,7 +104,7 @@ def test_a_dead_session_that_is_to_be_rotated_has_been_deaf_for_a_while() -> Non
             last = max(one.times("order"))
             exchange.clients.mute()
             muted = time.time()
-            await soon(lambda: one.reconnects("timeout"), 20, "a session in its stead")
+            await soon(lambda: one.reconnects("timeout"), 20, "its replacement")
             await soon(lambda: one.events("gap"), 20, "the gap")
             cause, after, before = one.gap("order")
             first = min(at for at in one.times("order") if at > before)
@@ -110,8 +114,8 @@ def test_a_dead_session_that_is_to_be_rotated_has_been_deaf_for_a_while() -> Non
     uvloop.run(scenario())
 
 
-def test_nobody_listens_to_a_channel_that_is_refused() -> None:
-    """Until it is accepted, for which it is asked for again and again; the other channels are heard."""
+def test_a_refused_channel_has_a_gap_until_a_retry_is_accepted() -> None:
+    """The other channels of the session are not affected."""
 
     async def scenario() -> None:
         async with simulator() as exchange, account(exchange, reconnect_max=0.2) as one:
@@ -124,7 +128,7 @@ def test_nobody_listens_to_a_channel_that_is_refused() -> None:
             reopened = time.time()
             exchange.shut()
             await soon(lambda: max(one.times("order")) > last and not one.missing(), 20, "pushes again")
-            one.alive()
+            one.note_heard()
             cause, after, before = one.gap("order")
             assert cause == "closed"
             assert last - 0.001 <= after < one.gap("balance")[2] < reopened < before
@@ -134,7 +138,7 @@ def test_nobody_listens_to_a_channel_that_is_refused() -> None:
     uvloop.run(scenario())
 
 
-def test_a_session_that_is_refused_more_than_the_one_before_does_not_take_over() -> None:
+def test_a_rotation_is_postponed_if_the_new_session_is_refused_subscriptions() -> None:
     async def scenario() -> None:
         quick = {"max_session_age": 1.0, "reconnect_max": 0.3}
         async with simulator() as exchange, account(exchange, **quick) as one:
@@ -146,17 +150,17 @@ def test_a_session_that_is_refused_more_than_the_one_before_does_not_take_over()
             exchange.shut()
             await soon(lambda: one.reconnects("rotated") >= rotated + 2, 20, "rotations")
             assert one.events("gap") == []
-            # If it stays refused, as when a market is taken away, the others must not grow too old for it.
+            # If it stays refused, as a delisted market does, the session is still rotated in the end.
             exchange.shut("order")
             rotated = one.reconnects("rotated")
-            await soon(lambda: one.reconnects("rotated") > rotated, 20, "a rotation all the same")
+            await soon(lambda: one.reconnects("rotated") > rotated, 20, "a rotation despite the refusal")
             assert "refused" in str(one.missing())
 
     uvloop.run(scenario())
 
 
-def test_what_is_read_late_after_a_pause_does_not_count_as_heard_until_it_is_whole() -> None:
-    """While reading is paused the exchange may close: only what it had sent before can still be read."""
+def test_after_a_pause_a_session_that_did_not_catch_up_leaves_a_gap_from_the_start_of_the_pause() -> None:
+    """If the exchange closes the connection meanwhile, only what it sent before can still be read."""
 
     async def scenario() -> None:
         async with simulator() as exchange, account(exchange) as one:
@@ -176,7 +180,7 @@ def test_what_is_read_late_after_a_pause_does_not_count_as_heard_until_it_is_who
     uvloop.run(scenario())
 
 
-def test_after_a_pause_that_the_connection_has_survived_there_is_no_gap() -> None:
+def test_a_pause_that_the_connection_survives_leaves_no_gap() -> None:
     async def scenario() -> None:
         async with simulator() as exchange, account(exchange) as one:
             one.pause()
@@ -184,15 +188,15 @@ def test_after_a_pause_that_the_connection_has_survived_there_is_no_gap() -> Non
             await soon(lambda: exchange.truth.counts()["order"] > pushed + 5, 20, "pushes")
             one.resume()
             resumed_us = time.time_ns() // 1000
-            await soon(lambda: one.alive()["order"] > resumed_us, 20, "being heard again")
+            await soon(lambda: one.heard_until("order") > resumed_us, 20, "the session to catch up")
             assert one.events("gap") == []
 
     uvloop.run(scenario())
 
 
 @pytest.mark.parametrize("words", ["invalid api key {}", "{}"])
-def test_an_exchange_that_hangs_up_with_the_key_in_its_reason_makes_nobody_else_tell_it(words: str) -> None:
-    async def hang_up(connection: ServerConnection) -> None:
+def test_an_api_key_in_the_close_reason_is_masked_everywhere(words: str) -> None:
+    async def close_with_the_key(connection: ServerConnection) -> None:
         async for message in connection:
             request = msgspec.json.decode(message)
             if request["method"] == "server.auth":
@@ -202,12 +206,12 @@ def test_an_exchange_that_hangs_up_with_the_key_in_its_reason_makes_nobody_else_
                 await connection.send(msgspec.json.encode(answer).decode())
 
     async def scenario() -> None:
-        async with serve(hang_up, "127.0.0.1", 0) as server:
+        async with serve(close_with_the_key, "127.0.0.1", 0) as server:
             port = next(iter(server.sockets)).getsockname()[1]
-            one = Account(f"ws://127.0.0.1:{port}/", {})
+            one = AccountConnector(f"ws://127.0.0.1:{port}/", {})
             running = asyncio.create_task(one.run())
             await soon(lambda: one.events("session_ended"), 20, "the end")
-            told = f"{one.missing()} {one.events('session_ended')}"
+            reported = f"{one.missing()} {one.events('session_ended')}"
             running.cancel()
             await asyncio.wait({running})
             account = {"name": "main", "api_key": ACCOUNT.api_key, "secret": ACCOUNT.secret, **WANTED}
@@ -215,7 +219,7 @@ def test_an_exchange_that_hangs_up_with_the_key_in_its_reason_makes_nobody_else_
             said: list[str] = []
             config = Config.model_validate({"exchange": exchange, "accounts": [account]})
             assert not await check_exchange(config, said.append, listening=0.1)
-            for text in (told, str(said)):
+            for text in (reported, str(said)):
                 assert "1008" in text
                 assert "***" in text
                 assert ACCOUNT.api_key not in text

@@ -1,4 +1,4 @@
-"""An ageing session is replaced by a new one that is live before the old one goes."""
+"""An ageing session is replaced by a new one that is live before the old one is closed."""
 
 import threading
 import zlib
@@ -32,14 +32,14 @@ from tests.support.waiting import eventually
 
 @contextmanager
 def listener(url: str) -> Iterator[list[bytes]]:
-    """Listen to the tickers over one connection that is never replaced; gives the frames it has heard."""
-    heard: list[bytes] = []
+    """Receive the tickers over one connection that is never replaced; gives the frames received so far."""
+    received: list[bytes] = []
 
     def listen() -> None:
         try:
             for message in socket:
                 assert isinstance(message, bytes)
-                heard.append(message)
+                received.append(message)
         except ConnectionClosed:
             return
 
@@ -47,11 +47,11 @@ def listener(url: str) -> Iterator[list[bytes]]:
         socket.send(msgspec.json.encode({"id": 1, "method": "ticker.subscribe", "params": SYMBOLS}).decode())
         thread = threading.Thread(target=listen)
         thread.start()
-        yield heard
+        yield received
     thread.join()
 
 
-def test_rotation_loses_and_repeats_nothing(kafka: Broker, prefix: str, tmp_path: Path) -> None:
+def test_rotations_lose_and_repeat_nothing(kafka: Broker, prefix: str, tmp_path: Path) -> None:
     with ExchangeThread(symbols=SYMBOLS, rate=600) as exchange, listener(exchange.url) as heard:
         sections = {"exchange": {"max_session_age": 0.7}}
         with RunningBridge(tmp_path, config(exchange.url, kafka, prefix, sections)) as bridge:
@@ -68,14 +68,12 @@ def test_rotation_loses_and_repeats_nothing(kafka: Broker, prefix: str, tmp_path
     assert_no_hole(tickers)
     for symbol, records in by_symbol(tickers).items():
         told = [_figures(one) for one in _tickers(heard) if one["symbol"] == symbol]
-        # The first one is the ticker of the moment of subscribing, which no one else has heard.
+        # The first one is the state at the moment of subscribing, which no other connection received.
         once = _without_answers_to_subscribing(records[1:], told)
         assert once == told[told.index(once[0]) :], symbol
 
 
-def test_a_bad_frame_that_comes_on_both_sessions_is_one_dead_letter(
-    kafka: Broker, prefix: str, tmp_path: Path
-) -> None:
+def test_rotation_passes_each_bad_frame_once(kafka: Broker, prefix: str, tmp_path: Path) -> None:
     faults = Faults(corrupt=0.2, bad_json=0.2, unknown_method=0.1)
     with (
         ExchangeThread(symbols=SYMBOLS, rate=600, faults=faults) as exchange,
@@ -127,9 +125,9 @@ def _figures(ticker: dict[str, Any]) -> tuple[object, ...]:
 def _without_answers_to_subscribing(
     records: list[dict[str, Any]], told: list[tuple[object, ...]]
 ) -> list[tuple[object, ...]]:
-    """Leave out the tickers that only a new session heard, as each does when it subscribes.
+    """Leave out the tickers that only a new session received: the state when it subscribed.
 
-    If nothing has happened since, it is the last one once more.
+    If nothing has changed since, that is the last ticker once more.
     """
     known, found = set(told), list[tuple[object, ...]]()
     for record in records:
@@ -140,10 +138,10 @@ def _without_answers_to_subscribing(
     return found
 
 
-def test_a_session_that_dies_before_the_one_that_takes_over_is_live_leaves_a_gap_that_is_told(
+def test_a_session_that_ends_before_its_replacement_is_live_leaves_a_recorded_gap(
     kafka: Broker, prefix: str, tmp_path: Path
 ) -> None:
-    """Nothing is sent for some seconds, so the new session can't log in; meanwhile the old one is cut."""
+    """The exchange is silent for some seconds, so the new session cannot log in; the old one is cut."""
     with ExchangeThread(symbols=SYMBOLS, rate=100, accounts=ACCOUNTS) as exchange:
         clients = exchange.simulator.clients
         settings = config(exchange.url, kafka, prefix, {"exchange": {"max_session_age": 3.0}}, accounts=True)
@@ -151,7 +149,7 @@ def test_a_session_that_dies_before_the_one_that_takes_over_is_live_leaves_a_gap
         with RunningBridge(tmp_path, settings) as bridge:
             bridge.wait_ready()
             exchange.call(exchange.simulator.stall, 6.0)
-            eventually(lambda: len(clients) == 2, 10, "a session to take over")
+            eventually(lambda: len(clients) == 2, 10, "the new session")
             exchange.call(min(clients, key=_opened).cut)
             eventually(lambda: bridge.metric("gaps_total", channel="order") == 1, 20, "the gap")
             assert bridge.metric("reconnects_total", reason="closed") == 1

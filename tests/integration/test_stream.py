@@ -1,4 +1,4 @@
-"""Messages are cut out of the stream whole and in order, however the network cuts it up."""
+"""Messages are cut out of the byte stream whole and in order, however the network splits it."""
 
 import asyncio
 import random
@@ -24,7 +24,7 @@ Message = tuple[bytes, bool]
 def exchange_with(
     serving: Callable[[ServerConnection], Awaitable[None]], until: Callable[[list[Message], Stream], bool]
 ) -> tuple[list[Message], Stream]:
-    """Connect to a server that does `serving`; return what came until the condition holds, and the socket."""
+    """Connect to a server that runs `serving`; return what is received until the condition holds."""
 
     async def scenario() -> tuple[list[Message], Stream]:
         messages: list[Message] = []
@@ -66,7 +66,7 @@ def frames_and_messages(rng: random.Random) -> tuple[bytes, list[Message]]:
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_any_way_of_cutting_the_stream_gives_the_same_messages(seed: int) -> None:
+def test_messages_are_the_same_however_the_stream_is_split(seed: int) -> None:
     rng = random.Random(seed)
     stream, messages = frames_and_messages(rng)
 
@@ -84,7 +84,7 @@ def test_any_way_of_cutting_the_stream_gives_the_same_messages(seed: int) -> Non
     assert received == messages
 
 
-def test_frames_that_come_before_anybody_asked_are_handed_over_too() -> None:
+def test_frames_received_before_attach_are_handed_over() -> None:
     async def serving(connection: ServerConnection) -> None:
         connection.transport.write(Frame(Opcode.BINARY, b"early").serialize(mask=False))
         await connection.recv()
@@ -96,7 +96,7 @@ def test_frames_that_come_before_anybody_asked_are_handed_over_too() -> None:
 
 
 @pytest.mark.parametrize("half", [1, 2, 3, 20])
-def test_half_a_frame_right_behind_the_handshake_is_made_whole(half: int) -> None:
+def test_part_of_a_frame_that_follows_the_handshake_is_completed(half: int) -> None:
     frame = Frame(Opcode.BINARY, b"x" * 40).serialize(mask=False)
 
     async def scenario() -> list[Message]:
@@ -131,7 +131,7 @@ def test_half_a_frame_right_behind_the_handshake_is_made_whole(half: int) -> Non
     assert asyncio.run(scenario()) == 2 * [(b"x" * 40, True)]
 
 
-def test_what_was_read_is_handed_over_though_the_connection_is_lost_meanwhile() -> None:
+def test_everything_read_is_handed_over_when_the_connection_is_lost() -> None:
     count = 5_000  # more than one turn takes
     stream = Frame(Opcode.BINARY, b"x" * 40).serialize(mask=False) * count
 
@@ -157,8 +157,8 @@ def test_what_was_read_is_handed_over_though_the_connection_is_lost_meanwhile() 
     assert asyncio.run(scenario()) == count
 
 
-def test_a_failure_of_the_receiver_ends_the_connection() -> None:
-    """Not silence: whoever waits for the end of the connection gets to know."""
+def test_an_error_in_the_receiver_closes_the_connection() -> None:
+    """So that the session ends, instead of waiting for messages that nobody hands over."""
 
     async def serving(connection: ServerConnection) -> None:
         await connection.recv()
@@ -197,15 +197,15 @@ def test_a_failure_of_the_receiver_ends_the_connection() -> None:
     ],
     ids=["too large", "masked"],
 )
-def test_a_frame_that_is_too_large_or_masked_ends_the_connection(frame: bytes, code: int) -> None:
-    told: list[int | None] = []
+def test_a_frame_that_is_too_large_or_masked_closes_the_connection(frame: bytes, code: int) -> None:
+    codes: list[int | None] = []
 
     async def serving(connection: ServerConnection) -> None:
         await connection.recv()
         connection.transport.write(Frame(Opcode.BINARY, b"good").serialize(mask=False) + frame)
         await connection.wait_closed()
-        told.append(connection.close_code)
+        codes.append(connection.close_code)
 
     received, _ = exchange_with(serving, lambda _, socket: socket.state is State.CLOSED)
     assert received == [(b"good", True)]
-    assert told == [code]
+    assert codes == [code]

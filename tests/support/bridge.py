@@ -1,11 +1,11 @@
-"""The way of a frame from the socket to the sink: inflate, decode, pipeline."""
+"""The path of a frame from the connection to the sink: session, pipeline."""
 
 from collections.abc import Sequence
 
 from bridge.channels import CHANNELS
 from bridge.channels.channel import Source
 from bridge.errors import BadFrame
-from bridge.exchange.frames import Push, decode, inflate, within
+from bridge.exchange.session import Session, Timing
 from bridge.pipeline import Pipeline
 from bridge.records import Record
 from bridge.watch.events import Journal
@@ -22,6 +22,8 @@ class Bridge:
         self.metrics = Metrics()
         self.records: list[Record] = []
         self._source = Source("s1", "main")
+        self._session = Session({}, timing=Timing(), wall_offset=0.0, max_frame_bytes=LIMIT)
+        self._session.start(0.0)
         self._pipeline = Pipeline(
             wanted=CHANNELS,
             emit=self._emit,
@@ -34,12 +36,12 @@ class Bridge:
     def receive(self, frame: bytes, *, binary: bool) -> None:
         """Take a frame; an answer makes nothing."""
         try:
-            message = decode(inflate(frame, LIMIT) if binary else within(frame, LIMIT))
+            push = self._session.receive(frame, binary, 0.0)
         except BadFrame as bad:
             self._pipeline.bad(bad, self._source, RECEIVED_US, frame)
             return
-        if isinstance(message, Push):
-            self._pipeline.push(message, self._source, RECEIVED_US, frame)
+        if push is not None:
+            self._pipeline.push(push, self._source, RECEIVED_US, frame)
 
     def _emit(self, records: Sequence[Record]) -> Sequence[Record]:
         self.records += records

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bridge.exchange import requests
+from bridge.exchange.requests import Credentials
 
 CHANNELS = {
     "trades": ("ETH_USDT", "BTC_USDT"),
@@ -39,7 +40,7 @@ def test_time() -> None:
 
 
 def test_auth_has_the_form_of_the_api_documents_example() -> None:
-    text = requests.auth(12312, "5a8e6b662ddb0", "secret", 1583135616239)
+    text = requests.auth(12312, Credentials("5a8e6b662ddb0", "secret"), 1583135616239)
     assert text == (
         '{"id":12312,"method":"server.auth","params":["5a8e6b662ddb0","1583135616239",'
         '"LX7ahH6PQmnbVvv6lyqjlSkiCfr1tPxhZN4qCTwndzc="]}'
@@ -53,7 +54,7 @@ def test_auth_has_the_form_of_the_api_documents_example() -> None:
 def test_the_signature_is_the_base64_of_the_hmac_of_the_timestamps_text(
     api_key: str, secret: str, timestamp_ms: int
 ) -> None:
-    request = json.loads(requests.auth(1, api_key, secret, timestamp_ms))
+    request = json.loads(requests.auth(1, Credentials(api_key, secret), timestamp_ms))
     signed_key, timestamp, signature = request["params"]
     assert (signed_key, timestamp) == (api_key, str(timestamp_ms))
     assert base64.b64decode(signature) == hmac_sha256(secret.encode(), timestamp.encode())

@@ -2,6 +2,7 @@
 
 import json
 import math
+import zlib
 from collections.abc import Mapping, Sequence
 
 import msgspec
@@ -12,26 +13,25 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from bridge.errors import BadFrame
 from bridge.exchange import requests
-from bridge.exchange.frames import Push
-from bridge.exchange.session import (
-    TRANSITIONS,
+from bridge.exchange.events import (
     ClockRead,
     Confirmed,
-    Credentials,
     Event,
     GivenUp,
     Ponged,
-    Refused,
-    Session,
-    Split,
-    State,
-    Timing,
+    RequestSplit,
+    SubscriptionRefused,
 )
+from bridge.exchange.frames import Push
+from bridge.exchange.requests import Credentials
+from bridge.exchange.session import TRANSITIONS, Session, SessionState, Timing
 
 TIMING = Timing(ping_interval=15.0, reply_timeout=10.0, stale_after=120.0)
 START = 1000.0
 WALL = 1_600_000_000.0 - START
 ACCOUNT = Credentials("key", "secret")
+
+LIMIT = 65_536  # bytes of a frame
 
 ROUNDING = 1e-6
 
@@ -66,21 +66,26 @@ def push(channel: str, params: object = ()) -> bytes:
     return json.dumps({"method": f"{channel}.update", "params": params, "id": None}).encode()
 
 
+def receive(session: Session, text: bytes, now: float) -> Push | None:
+    """Give a session one message as the exchange sends it."""
+    return session.receive(zlib.compress(text), True, now)
+
+
 def public(wanted: Mapping[str, Sequence[str]], timing: Timing = TIMING) -> Session:
     """Return a session without an account, started."""
-    session = Session(wanted, timing=timing, wall_offset=WALL)
+    session = Session(wanted, timing=timing, wall_offset=WALL, max_frame_bytes=LIMIT)
     session.start(START)
     return session
 
 
 def private(wanted: Mapping[str, Sequence[str]], timing: Timing = TIMING) -> Session:
     """Return a session of an account, started."""
-    session = Session(wanted, timing=timing, wall_offset=WALL, credentials=ACCOUNT)
+    session = Session(wanted, timing=timing, wall_offset=WALL, max_frame_bytes=LIMIT, credentials=ACCOUNT)
     session.start(START)
     return session
 
 
-def state(session: Session) -> State:
+def state(session: Session) -> SessionState:
     return session.state
 
 
@@ -95,7 +100,7 @@ def accept_all(session: Session, now: float = START) -> None:
             result: object = {"server.ping": "pong", "server.time": int(now + WALL)}.get(
                 request.method, SUCCESS
             )
-            session.receive(answer(request.id, result), now)
+            receive(session, answer(request.id, result), now)
 
 
 def live(wanted: Mapping[str, Sequence[str]], timing: Timing = TIMING) -> Session:
@@ -116,14 +121,14 @@ def test_a_session_asks_for_the_time_and_subscribes_at_once() -> None:
         requests.subscribe(2, "trades", ["ETH_USDT", "BTC_USDT"]),
         requests.subscribe(3, "all_ticker", []),
     ]
-    assert state(session) is State.SUBSCRIBING
+    assert state(session) is SessionState.SUBSCRIBING
 
 
 def test_requests_and_events_are_given_once() -> None:
     session = public({"all_ticker": []})
     assert session.to_send()
     assert session.to_send() == []
-    session.receive(answer(2, SUCCESS), START)
+    receive(session, answer(2, SUCCESS), START)
     assert session.events() == [Confirmed("all_ticker", ())]
     assert session.events() == []
 
@@ -131,11 +136,11 @@ def test_requests_and_events_are_given_once() -> None:
 def test_a_session_is_live_when_all_is_confirmed_in_whatever_order() -> None:
     session = public({"trades": ["A", "B"], "depth": ["A"], "all_ticker": []})
     for request_id in (4, 2):
-        session.receive(answer(request_id, SUCCESS), START)
-        assert state(session) is State.SUBSCRIBING
-    session.receive(answer(3, SUCCESS), START)
+        receive(session, answer(request_id, SUCCESS), START)
+        assert state(session) is SessionState.SUBSCRIBING
+    receive(session, answer(3, SUCCESS), START)
     assert session.live
-    assert state(session) is State.LIVE
+    assert state(session) is SessionState.LIVE
     assert session.events() == [
         Confirmed("all_ticker", ()),
         Confirmed("trades", ("A", "B")),
@@ -149,8 +154,8 @@ def test_a_session_that_wants_nothing_is_live_at_once() -> None:
 
 def test_the_time_of_a_public_session_only_tells_the_clock() -> None:
     session = public({"all_ticker": []})
-    session.receive(answer(1, error=NO), START)
-    session.receive(answer(2, SUCCESS), START)
+    receive(session, answer(1, error=NO), START)
+    receive(session, answer(2, SUCCESS), START)
     assert session.live
 
 
@@ -166,16 +171,50 @@ def test_many_symbols_are_subscribed_to_in_chunks(count: int, chunks: list[int])
 
 def test_a_push_is_given_back_before_and_after_its_confirmation() -> None:
     session = public({"depth": ["A"]})
-    early = session.receive(push("depth", [True, {}, "A"]), START)
+    early = receive(session, push("depth", [True, {}, "A"]), START)
     assert early is not None
     assert (early.channel, bytes(early.params)) == ("depth", b'[true, {}, "A"]')
-    assert session.receive(answer(2, SUCCESS), START) is None
-    assert session.receive(push("depth", [False, {}, "A"]), START) is not None
+    assert receive(session, answer(2, SUCCESS), START) is None
+    assert receive(session, push("depth", [False, {}, "A"]), START) is not None
     assert session.live
 
 
+@pytest.mark.parametrize(
+    ("frame", "binary"),
+    [
+        (zlib.compress(b'{"id":2}'), True),
+        (zlib.compress(b'{"id":2}', wbits=-15), True),
+        (b'{"id":2}', True),
+        (b'{"id":2}', False),
+    ],
+    ids=["zlib", "raw deflate", "binary JSON", "text JSON"],
+)
+def test_a_frame_may_be_compressed_or_not(frame: bytes, binary: bool) -> None:
+    session = public({"all_ticker": []})
+    assert session.receive(frame, binary, START) is None
+    assert session.live
+
+
+@pytest.mark.parametrize(("size", "fits"), [(LIMIT, True), (LIMIT + 1, False)])
+@pytest.mark.parametrize("binary", [True, False])
+def test_no_frame_inflates_to_more_than_max_frame_bytes(size: int, fits: bool, binary: bool) -> None:
+    text = b'{"method":"depth.update","params":[]}'.ljust(size)
+    frame = zlib.compress(text) if binary else text
+    session = live({"depth": ["A"]})
+    if fits:
+        assert session.receive(frame, binary, START) is not None
+    else:
+        with pytest.raises(BadFrame, match=f"decompression: larger than max_frame_bytes = {LIMIT}"):
+            session.receive(frame, binary, START)
+
+
+def test_compressed_bytes_in_a_text_frame_are_not_inflated() -> None:
+    with pytest.raises(BadFrame, match="json"):
+        public({"all_ticker": []}).receive(zlib.compress(b'{"id":2}'), False, START)
+
+
 def test_a_push_of_a_channel_that_nobody_asked_for_is_given_back() -> None:
-    message = live({"depth": ["A"]}).receive(push("moon"), START)
+    message = receive(live({"depth": ["A"]}), push("moon"), START)
     assert isinstance(message, Push)
     assert message.channel == "moon"
 
@@ -186,23 +225,23 @@ def test_a_push_of_a_channel_that_nobody_asked_for_is_given_back() -> None:
 def test_an_account_authenticates_with_the_servers_clock_before_it_subscribes() -> None:
     session = private({"order": ["A"], "balance": ["USDT"]})
     assert session.to_send() == [requests.time(1)]
-    assert state(session) is State.CLOCK
+    assert state(session) is SessionState.CLOCK
 
-    session.receive(answer(1, 1_700_000_000), START + 1)
-    assert session.to_send() == [requests.auth(2, "key", "secret", 1_700_000_000_000)]
-    assert state(session) is State.AUTH
+    receive(session, answer(1, 1_700_000_000), START + 1)
+    assert session.to_send() == [requests.auth(2, ACCOUNT, 1_700_000_000_000)]
+    assert state(session) is SessionState.AUTH
 
-    session.receive(answer(2, SUCCESS), START + 2)
+    receive(session, answer(2, SUCCESS), START + 2)
     assert session.to_send() == [
         requests.subscribe(3, "order", ["A"]),
         requests.subscribe(4, "balance", ["USDT"]),
     ]
-    assert state(session) is State.SUBSCRIBING
+    assert state(session) is SessionState.SUBSCRIBING
 
 
 def test_how_far_the_servers_clock_is_ahead_is_told() -> None:
     session = private({})
-    session.receive(answer(1, 1_600_000_042), START + 2)
+    receive(session, answer(1, 1_600_000_042), START + 2)
     assert session.events() == [ClockRead(40.0)]
 
 
@@ -219,8 +258,8 @@ def test_how_far_the_servers_clock_is_ahead_is_told() -> None:
 def test_the_servers_clock_may_be_a_number_or_a_string(result: object, timestamp_ms: int) -> None:
     session = private({})
     sent(session)
-    session.receive(answer(1, result), START)
-    assert session.to_send() == [requests.auth(2, "key", "secret", timestamp_ms)]
+    receive(session, answer(1, result), START)
+    assert session.to_send() == [requests.auth(2, ACCOUNT, timestamp_ms)]
 
 
 @pytest.mark.parametrize(
@@ -256,8 +295,8 @@ def test_the_servers_clock_may_be_a_number_or_a_string(result: object, timestamp
 def test_a_clock_that_makes_no_sense_leaves_the_local_one(text: bytes) -> None:
     session = private({})
     sent(session)
-    session.receive(text, START)
-    assert session.to_send() == [requests.auth(2, "key", "secret", 1_600_000_000_000)]
+    receive(session, text, START)
+    assert session.to_send() == [requests.auth(2, ACCOUNT, 1_600_000_000_000)]
     assert session.events() == []
 
 
@@ -272,8 +311,8 @@ def test_a_clock_that_makes_no_sense_leaves_the_local_one(text: bytes) -> None:
 )
 def test_refused_credentials_end_the_session_as_rejected(error: object, words: str) -> None:
     session = private({"order": ["A"]})
-    session.receive(answer(1, 1_700_000_000), START)
-    session.receive(answer(2, error=error), START)
+    receive(session, answer(1, 1_700_000_000), START)
+    receive(session, answer(2, error=error), START)
     assert over(session) == GivenUp("rejected", f"server.auth refused: {words}")
     assert [request.method for request in sent(session)] == ["server.time", "server.auth"]
 
@@ -287,7 +326,7 @@ def test_credentials_do_not_show() -> None:
 
 def test_of_a_refused_chunk_only_the_bad_symbol_is_refused_and_named() -> None:
     session = public({"trades": ["A", "BAD", "C"], "depth": ["A"]})
-    session.receive(answer(2, error=NO), START)
+    receive(session, answer(2, error=NO), START)
     assert len(sent(session)) == 3
     assert session.held == 3
     one_by_one = all_sent(session)
@@ -296,31 +335,31 @@ def test_of_a_refused_chunk_only_the_bad_symbol_is_refused_and_named() -> None:
         ("trades.subscribe", ["BAD"]),
         ("trades.subscribe", ["C"]),
     ]
-    session.receive(answer(3, SUCCESS), START)
-    assert state(session) is State.SUBSCRIBING
+    receive(session, answer(3, SUCCESS), START)
+    assert state(session) is SessionState.SUBSCRIBING
     for request in reversed(one_by_one):
         refused = "BAD" in request.params
-        session.receive(answer(request.id, None if refused else SUCCESS, NO if refused else None), START)
+        receive(session, answer(request.id, None if refused else SUCCESS, NO if refused else None), START)
     assert session.live
     assert session.events() == [
-        Split("trades", ("A", "BAD", "C"), "invalid market (code 2)"),
+        RequestSplit("trades", ("A", "BAD", "C"), "invalid market (code 2)"),
         Confirmed("depth", ("A",)),
         Confirmed("trades", ("C",)),
-        Refused("trades", ("BAD",), "invalid market (code 2)"),
+        SubscriptionRefused("trades", ("BAD",), "invalid market (code 2)"),
         Confirmed("trades", ("A",)),
     ]
 
 
 def test_of_two_symbols_that_are_refused_together_only_the_bad_one_is_refused() -> None:
     session = public({"trades": ["BAD", "A"]})
-    session.receive(answer(2, error=NO), START)
+    receive(session, answer(2, error=NO), START)
     assert not session.live
     all_sent(session)
-    session.receive(answer(3, error=NO), START)
-    session.receive(answer(4, SUCCESS), START)
+    receive(session, answer(3, error=NO), START)
+    receive(session, answer(4, SUCCESS), START)
     assert session.events() == [
-        Split("trades", ("BAD", "A"), "invalid market (code 2)"),
-        Refused("trades", ("BAD",), "invalid market (code 2)"),
+        RequestSplit("trades", ("BAD", "A"), "invalid market (code 2)"),
+        SubscriptionRefused("trades", ("BAD",), "invalid market (code 2)"),
         Confirmed("trades", ("A",)),
     ]
     assert session.live
@@ -328,16 +367,16 @@ def test_of_two_symbols_that_are_refused_together_only_the_bad_one_is_refused() 
 
 def test_all_ticker_can_be_refused() -> None:
     session = public({"all_ticker": []})
-    session.receive(answer(2, error="no"), START)
-    assert session.events() == [Refused("all_ticker", (), "no")]
+    receive(session, answer(2, error="no"), START)
+    assert session.events() == [SubscriptionRefused("all_ticker", (), "no")]
     assert session.live
 
 
 def test_what_was_refused_is_asked_for_again_ever_less_often_until_it_is_accepted() -> None:
-    session = live({"trades": ["A"]}, Timing(stale_after=1e9, ask_again=30.0))
+    session = live({"trades": ["A"]}, Timing(stale_after=1e9, retry_refused=30.0))
     session.subscribe("trades", ["LATER"])
     (request,) = all_sent(session)
-    session.receive(answer(request.id, error=NO), START)
+    receive(session, answer(request.id, error=NO), START)
     assert session.live
     now, asked = START, list[float]()
     while True:
@@ -345,17 +384,17 @@ def test_what_was_refused_is_asked_for_again_ever_less_often_until_it_is_accepte
         session.tick(now)
         for request in all_sent(session, now):
             if request.method == "server.ping":
-                session.receive(answer(request.id, "pong"), now)
+                receive(session, answer(request.id, "pong"), now)
                 continue
             assert (request.method, request.params) == ("trades.subscribe", ["LATER"])
             asked.append(now - START)
             if len(asked) == 7:
                 session.events()
-                session.receive(answer(request.id, SUCCESS), now)
+                receive(session, answer(request.id, SUCCESS), now)
                 assert session.events() == [Confirmed("trades", ("LATER",))]
                 assert asked == pytest.approx([30, 90, 210, 450, 930, 1830, 2730])
                 return
-            session.receive(answer(request.id, error=NO), now)
+            receive(session, answer(request.id, error=NO), now)
             assert session.live
 
 
@@ -365,15 +404,15 @@ def test_what_was_refused_is_asked_for_again_ever_less_often_until_it_is_accepte
 def test_answers_to_nothing_are_passed_over() -> None:
     session = public({"all_ticker": []})
     for request_id in (0, -1, 3, 99, 2**63, 10**30):
-        session.receive(answer(request_id, error=NO), START)
+        receive(session, answer(request_id, error=NO), START)
     assert over(session) is None
     assert session.events() == []
 
 
 def test_an_answer_counts_once() -> None:
     session = public({"all_ticker": []})
-    session.receive(answer(2, SUCCESS), START)
-    session.receive(answer(2, error=NO), START)
+    receive(session, answer(2, SUCCESS), START)
+    receive(session, answer(2, error=NO), START)
     assert session.events() == [Confirmed("all_ticker", ())]
     assert session.live
 
@@ -381,7 +420,7 @@ def test_an_answer_counts_once() -> None:
 def test_a_bad_frame_changes_nothing() -> None:
     session = public({"all_ticker": []})
     with pytest.raises(BadFrame, match="unknown_method"):
-        session.receive(b"{}", START)
+        receive(session, b"{}", START)
     accept_all(session)
     assert session.live
 
@@ -395,11 +434,11 @@ def test_pings_have_a_fixed_timer_even_while_pushes_flow() -> None:
     now = START
     while now < START + 60:
         now += 0.5
-        session.receive(push("all_ticker", []), now)
+        receive(session, push("all_ticker", []), now)
         session.tick(now)
         for request in sent(session):
             pings.append((request.method, now - START))
-            session.receive(answer(request.id, "pong"), now)
+            receive(session, answer(request.id, "pong"), now)
     assert pings == [
         ("server.ping", 15.0),
         ("server.ping", 30.0),
@@ -413,7 +452,7 @@ def test_a_pong_tells_how_long_it_took() -> None:
     session = live({"all_ticker": []})
     session.tick(START + 15)
     (ping,) = sent(session)
-    session.receive(answer(ping.id, "pong"), START + 15.25)
+    receive(session, answer(ping.id, "pong"), START + 15.25)
     assert session.events() == [Ponged(ping.id, 0.25)]
 
 
@@ -421,14 +460,14 @@ def test_a_ping_out_of_turn_is_known_by_its_id_and_puts_the_next_one_off() -> No
     session = live({"all_ticker": []})
     request_id = session.ping(START + 10)
     assert session.to_send() == [requests.ping(request_id)]
-    session.receive(answer(request_id, "pong"), START + 11)
+    receive(session, answer(request_id, "pong"), START + 11)
     assert session.events() == [Ponged(request_id, 1.0)]
     assert session.next_call() == START + 25
 
 
 def test_a_refused_ping_ends_the_session() -> None:
     session = live({"all_ticker": []})
-    session.receive(answer(session.ping(START), error="go away"), START)
+    receive(session, answer(session.ping(START), error="go away"), START)
     assert over(session) == GivenUp("rejected", "server.ping refused: go away")
 
 
@@ -440,7 +479,7 @@ def test_an_unanswered_request_ends_the_session(answers: int) -> None:
     session = private({"order": ["A"]})
     results = [1_700_000_000, SUCCESS, SUCCESS]
     for request_id, result in enumerate(results[:answers], start=1):
-        session.receive(answer(request_id, result), START)
+        receive(session, answer(request_id, result), START)
     session.tick(START + 9.999)
     assert over(session) is None
     if answers == len(results):
@@ -450,18 +489,18 @@ def test_an_unanswered_request_ends_the_session(answers: int) -> None:
     else:
         assert session.next_call() == START + 10
         session.tick(START + 10)
-    what = ["time", "auth", "subscribe", "ping"][answers]
-    assert over(session) == GivenUp("timeout", f"no answer to {what} within 10 s")
+    what = ["server.time", "server.auth", "order.subscribe", "server.ping"][answers]
+    assert over(session) == GivenUp("timeout", f"no response to {what} within 10 s")
 
 
 def test_a_dead_exchange_is_noticed_within_ping_interval_and_reply_timeout() -> None:
     session = live({"all_ticker": []})
-    session.receive(push("all_ticker"), START + 14.9)
+    receive(session, push("all_ticker"), START + 14.9)
     now = START
     while over(session) is None:
         now = session.next_call()
         session.tick(now)
-    assert over(session) == GivenUp("timeout", "no answer to ping within 10 s")
+    assert over(session) == GivenUp("timeout", "no response to server.ping within 10 s")
     assert now == START + TIMING.ping_interval + TIMING.reply_timeout
 
 
@@ -472,26 +511,26 @@ def run_with_pongs(session: Session, seconds: float) -> float:
         now = session.next_call()
         session.tick(now)
         for request in sent(session):
-            session.receive(answer(request.id, "pong"), now)
+            receive(session, answer(request.id, "pong"), now)
     return now
 
 
 def test_a_public_session_with_nothing_but_pongs_is_stale() -> None:
     session = live({"all_ticker": []})
     assert run_with_pongs(session, 1000) == START + 120
-    assert over(session) == GivenUp("stale", "nothing but answers for 120 s")
+    assert over(session) == GivenUp("stale", "no data pushed for 120 s")
 
 
 def test_a_push_makes_a_session_fresh_again() -> None:
     session = live({"all_ticker": []})
-    session.receive(push("all_ticker"), START + 100)
+    receive(session, push("all_ticker"), START + 100)
     assert run_with_pongs(session, 1000) == START + 220
 
 
 def test_a_session_is_fresh_when_it_goes_live() -> None:
     session = public({"all_ticker": []})
-    session.receive(answer(1, 1_600_000_000), START)
-    session.receive(answer(2, SUCCESS), START + 9)
+    receive(session, answer(1, 1_600_000_000), START)
+    receive(session, answer(2, SUCCESS), START + 9)
     sent(session)
     assert run_with_pongs(session, 1000) == START + 129
 
@@ -507,12 +546,12 @@ def test_after_the_end_nothing_raises_and_nothing_changes() -> None:
     session = live({"all_ticker": []})
     session.tick(START + 1000)
     given_up = over(session)
-    assert given_up == GivenUp("stale", "nothing but answers for 120 s")
+    assert given_up == GivenUp("stale", "no data pushed for 120 s")
     sent(session)
     now = START + 2000
-    assert session.receive(push("all_ticker"), now) is not None
+    assert receive(session, push("all_ticker"), now) is not None
     for request_id in range(10):
-        session.receive(answer(request_id, error=NO), now)
+        receive(session, answer(request_id, error=NO), now)
     session.subscribe("trades", ["A"])
     session.pause()
     session.tick(now)
@@ -520,7 +559,7 @@ def test_after_the_end_nothing_raises_and_nothing_changes() -> None:
     session.tick(now + 1000)
     assert math.isfinite(session.next_call())
     assert over(session) == given_up
-    assert state(session) is State.OVER
+    assert state(session) is SessionState.OVER
     assert (sent(session), session.events()) == ([], [])
     session.ping(now)
     assert over(session) == given_up
@@ -548,7 +587,7 @@ def test_after_a_pause_all_that_was_asked_has_its_whole_time_again() -> None:
     session.tick(START + 1009.9)
     assert over(session) is None
     session.tick(START + 1010)
-    assert over(session) == GivenUp("timeout", "no answer to time within 10 s")
+    assert over(session) == GivenUp("timeout", "no response to server.time within 10 s")
 
 
 def test_after_a_pause_a_quiet_feed_is_not_stale_at_once() -> None:
@@ -570,7 +609,7 @@ def test_answers_that_come_during_a_pause_count() -> None:
 
 def refused_and_paused(*pings: float) -> Session:
     """Return a session whose only symbol was refused at START, then paused; it pings at these times."""
-    session = public({"trades": ["BAD"]}, Timing(stale_after=5.0, reply_timeout=2.0, ask_again=30.0))
+    session = public({"trades": ["BAD"]}, Timing(stale_after=5.0, reply_timeout=2.0, retry_refused=30.0))
     accept_but_refuse(session, {"BAD"}, START)
     session.pause()
     for now in pings:
@@ -582,7 +621,7 @@ def accept_but_refuse(session: Session, bad: set[str], now: float) -> None:
     """Answer everything that is to be sent: subscriptions to these symbols are refused."""
     for request in all_sent(session, now):
         error = NO if bad & set(request.params) else None
-        session.receive(answer(request.id, SUCCESS, error), now)
+        receive(session, answer(request.id, SUCCESS, error), now)
 
 
 def test_a_retry_that_became_due_during_a_pause_is_held_on_resume() -> None:
@@ -629,28 +668,28 @@ def test_everything_that_became_due_during_a_pause_happens_once() -> None:
     session.resume(START + 1000)
     assert session.next_call() == START + 1002
     assert [one.params for one in all_sent(session, START + 1000)] == [["BAD"], ["WORSE"]]
-    session.receive(answer(later.id, SUCCESS), START + 1001)
+    receive(session, answer(later.id, SUCCESS), START + 1001)
     assert session.live
     session.tick(START + 1001)
     assert (over(session), session.held, sent(session)) == (None, 0, [])
 
 
 def test_staying_live_while_retrying_does_not_hide_that_nothing_is_pushed() -> None:
-    session = public({"trades": ["BAD"]}, Timing(stale_after=40.0, ask_again=30.0))
+    session = public({"trades": ["BAD"]}, Timing(stale_after=40.0, retry_refused=30.0))
     accept_but_refuse(session, {"BAD"}, START)
     now = START
     while over(session) is None:
         now = session.next_call()
         session.tick(now)
         accept_but_refuse(session, {"BAD"}, now)
-    assert (over(session), now) == (GivenUp("stale", "nothing but answers for 40 s"), START + 40)
+    assert (over(session), now) == (GivenUp("stale", "no data pushed for 40 s"), START + 40)
 
 
 def test_a_session_that_is_over_holds_no_requests() -> None:
     session = public({"trades": ["A", "BAD"]})
-    session.receive(answer(2, error=NO), START)
+    receive(session, answer(2, error=NO), START)
     assert session.held == 2
-    session.receive(answer(session.ping(START), error="go away"), START)
+    receive(session, answer(session.ping(START), error="go away"), START)
     assert session.held == 0
 
 
@@ -660,10 +699,10 @@ def test_a_session_that_is_over_holds_no_requests() -> None:
 def test_a_live_session_subscribes_to_more() -> None:
     session = live({"trades": ["A"]})
     session.subscribe("trades", ["B"])
-    assert state(session) is State.SUBSCRIBING
+    assert state(session) is SessionState.SUBSCRIBING
     (request,) = all_sent(session)
     assert (request.method, request.params) == ("trades.subscribe", ["B"])
-    session.receive(answer(request.id, SUCCESS), START + 6)
+    receive(session, answer(request.id, SUCCESS), START + 6)
     assert session.live
     assert session.events() == [Confirmed("trades", ("B",))]
 
@@ -672,8 +711,8 @@ def test_what_is_added_before_the_authentication_waits_for_it() -> None:
     session = private({"order": ["A"]})
     session.subscribe("order", ["B"])
     session.subscribe("balance", ["USDT"])
-    session.receive(answer(1, 1_700_000_000), START)
-    session.receive(answer(2, SUCCESS), START)
+    receive(session, answer(1, 1_700_000_000), START)
+    receive(session, answer(2, SUCCESS), START)
     subscribes = [(request.method, request.params) for request in sent(session)[2:]]
     assert subscribes == [("order.subscribe", ["A", "B"]), ("balance.subscribe", ["USDT"])]
 
@@ -691,8 +730,8 @@ def test_the_callers_lists_stay_the_callers() -> None:
 
 
 def test_the_table_has_every_state_and_no_way_back_from_the_end() -> None:
-    assert set(TRANSITIONS) == set(State)
-    assert TRANSITIONS[State.OVER] == frozenset()
+    assert set(TRANSITIONS) == set(SessionState)
+    assert TRANSITIONS[SessionState.OVER] == frozenset()
 
 
 def test_every_transition_of_the_table_is_walked() -> None:
@@ -701,7 +740,7 @@ def test_every_transition_of_the_table_is_walked() -> None:
     def walk(session: Session, *texts: bytes, then: float = START) -> Session:
         before = session.state
         for text in texts:
-            session.receive(text, START)
+            receive(session, text, START)
             walked.add((before, session.state))
             before = session.state
         session.tick(then)
@@ -710,15 +749,18 @@ def test_every_transition_of_the_table_is_walked() -> None:
 
     clock, success = answer(1, 1_700_000_000), answer(2, SUCCESS)
     wanted = {"order": ["A"]}
-    for session in (Session({}, timing=TIMING, wall_offset=WALL, credentials=who) for who in (None, ACCOUNT)):
+    for session in (
+        Session({}, timing=TIMING, wall_offset=WALL, max_frame_bytes=LIMIT, credentials=who)
+        for who in (None, ACCOUNT)
+    ):
         session.start(START)
-        walked.add((State.NEW, State.SUBSCRIBING if session.live else session.state))
+        walked.add((SessionState.NEW, SessionState.SUBSCRIBING if session.live else session.state))
     walk(private(wanted), then=START + 99)
     walk(private(wanted), clock, then=START + 99)
     walk(private(wanted), clock, success, then=START + 99)
     session = walk(private(wanted), clock, success, answer(3, SUCCESS))
     session.subscribe("order", ["B"])
-    walked.add((State.LIVE, session.state))
+    walked.add((SessionState.LIVE, session.state))
     walk(live({}), then=START + 999)
 
     table = {(before, after) for before, afters in TRANSITIONS.items() for after in afters}
@@ -754,7 +796,7 @@ class Conversation(RuleBasedStateMachine):
         all_ticker=st.booleans(),
         stale_after=st.sampled_from([5.0, 40.0, 120.0]),
         reply_timeout=st.sampled_from([2.0, 10.0, 20.0]),
-        ask_again=st.sampled_from([1.0, 15.0, 30.0]),
+        retry_refused=st.sampled_from([1.0, 15.0, 30.0]),
     )
     def open(
         self,
@@ -764,14 +806,18 @@ class Conversation(RuleBasedStateMachine):
         all_ticker: bool,
         stale_after: float,
         reply_timeout: float,
-        ask_again: float = 30.0,
+        retry_refused: float = 30.0,
     ) -> None:
-        self.timing = Timing(15.0, reply_timeout, stale_after, ask_again)
+        self.timing = Timing(15.0, reply_timeout, stale_after, retry_refused)
         wanted: dict[str, list[str]] = {"all_ticker": []} if all_ticker else {}
         if trades:
             wanted["trades"] = [f"BAD{n}" if n in bad else f"S{n}" for n in range(trades)]
         self.session = Session(
-            wanted, timing=self.timing, wall_offset=WALL, credentials=ACCOUNT if account else None
+            wanted,
+            timing=self.timing,
+            wall_offset=WALL,
+            max_frame_bytes=LIMIT,
+            credentials=ACCOUNT if account else None,
         )
         self.account = account
         self.wanted = {(channel, symbol) for channel, symbols in wanted.items() for symbol in symbols or [""]}
@@ -789,10 +835,10 @@ class Conversation(RuleBasedStateMachine):
             self.patience_from[request.id] = self.now
             self.last_heard = self.now
         for event in self.session.events():
-            if isinstance(event, Confirmed | Refused):
+            if isinstance(event, Confirmed | SubscriptionRefused):
                 assert isinstance(event, Confirmed) or len(event.symbols) <= 1
                 for symbol in event.symbols or ("",):
-                    assert self.settled.get((event.channel, symbol)) in (None, Refused)
+                    assert self.settled.get((event.channel, symbol)) in (None, SubscriptionRefused)
                     self.settled[event.channel, symbol] = type(event)
 
     def going(self) -> bool:
@@ -829,7 +875,7 @@ class Conversation(RuleBasedStateMachine):
         del self.unanswered[request.id]
         self.answered.append(request.id)
         was_live = self.session.live
-        assert self.session.receive(answer(request.id, result, error), self.now) is None
+        assert receive(self.session, answer(request.id, result, error), self.now) is None
         if self.session.live and not was_live:
             self.last_fresh = self.now
         self.listen()
@@ -870,17 +916,17 @@ class Conversation(RuleBasedStateMachine):
     @rule(request_id=st.integers(), error=st.sampled_from([None, NO, "no", 5]))
     def answer_to_nothing(self, request_id: int, error: object) -> None:
         assume(request_id not in self.unanswered)
-        assert self.session.receive(answer(request_id, SUCCESS, error), self.now) is None
+        assert receive(self.session, answer(request_id, SUCCESS, error), self.now) is None
 
     @precondition(lambda self: self.answered)
     @rule(data=st.data(), error=st.sampled_from([None, NO]))
     def answer_again(self, data: st.DataObject, error: object) -> None:
         request_id = data.draw(st.sampled_from(self.answered))
-        assert self.session.receive(answer(request_id, SUCCESS, error), self.now) is None
+        assert receive(self.session, answer(request_id, SUCCESS, error), self.now) is None
 
     @rule(channel=st.sampled_from(["trades", "all_ticker", "moon"]))
     def push(self, channel: str) -> None:
-        message = self.session.receive(push(channel), self.now)
+        message = receive(self.session, push(channel), self.now)
         assert message is not None
         assert message.channel == channel
         self.last_fresh = self.now
@@ -888,7 +934,7 @@ class Conversation(RuleBasedStateMachine):
     @rule(text=st.sampled_from([b"", b"{}", b"[]", b'{"id":"1"}', b'{"method":"server.ping","id":1}']))
     def send_a_bad_frame(self, text: bytes) -> None:
         with pytest.raises(BadFrame):
-            self.session.receive(text, self.now)
+            receive(self.session, text, self.now)
 
     # What the caller does
 
@@ -957,7 +1003,7 @@ class Conversation(RuleBasedStateMachine):
 
     @invariant()
     def over_and_its_state_go_together(self) -> None:
-        assert (self.session.state is State.OVER) == (not self.going())
+        assert (self.session.state is SessionState.OVER) == (not self.going())
 
     def asking_for(self) -> set[tuple[str, str]]:
         """Return the subscriptions that wait for an answer."""
@@ -971,11 +1017,11 @@ class Conversation(RuleBasedStateMachine):
     @invariant()
     def live_means_that_every_subscription_is_settled(self) -> None:
         """A refused one that is being retried is settled: as refused."""
-        refused = {one for one, event in self.settled.items() if event is Refused}
+        refused = {one for one, event in self.settled.items() if event is SubscriptionRefused}
         if self.session.live:
             assert self.settled.keys() == self.wanted
             assert self.asking_for() <= refused
-        elif self.session.state is State.SUBSCRIBING:
+        elif self.session.state is SessionState.SUBSCRIBING:
             assert self.settled.keys() < self.wanted
             assert self.session.held or not self.asking_for() <= refused
 
@@ -989,7 +1035,7 @@ class Conversation(RuleBasedStateMachine):
     @invariant()
     def what_is_refused_is_what_is_bad(self) -> None:
         for (_, symbol), event in self.settled.items():
-            assert (event is Refused) == ("BAD" in symbol)
+            assert (event is SubscriptionRefused) == ("BAD" in symbol)
 
     @invariant()
     def the_exchange_hears_something_in_every_interval_even_in_a_pause(self) -> None:

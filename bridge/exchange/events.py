@@ -1,0 +1,63 @@
+"""What a session reports: events while it lasts, and why it gave up; pure values."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+Symbols = tuple[str, ...]
+"""Symbols or currencies of one channel; empty for `all_ticker`."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClockRead:
+    """The exchange's clock is `offset` seconds ahead of the local one."""
+
+    offset: float
+
+
+@dataclass(frozen=True, slots=True)
+class Ponged:
+    """The ping with this id was answered after `seconds`."""
+
+    request_id: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Confirmed:
+    """The exchange accepted these subscriptions."""
+
+    channel: str
+    symbols: Symbols
+
+
+@dataclass(frozen=True, slots=True)
+class SubscriptionRefused:
+    """The exchange refused this subscription, with this error text. The session will retry it."""
+
+    channel: str
+    symbols: Symbols
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
+class RequestSplit:
+    """The exchange refused these subscriptions in one request. The session will request them one by one."""
+
+    channel: str
+    symbols: Symbols
+    error: str
+
+
+Event = ClockRead | Ponged | Confirmed | SubscriptionRefused | RequestSplit
+
+
+@dataclass(frozen=True, slots=True)
+class GivenUp:
+    """Why a session decided to end; the connection is still open and has to be closed.
+
+    `timeout`: a request was not answered in time. `stale`: nothing was pushed for too long. `rejected`: the
+    exchange refused a ping or the credentials.
+    """
+
+    reason: Literal["timeout", "stale", "rejected"]
+    detail: str

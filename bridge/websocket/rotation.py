@@ -1,0 +1,134 @@
+"""One rotation: a new session replaces an old one, and no push is lost or repeated.
+
+Example, in seconds, with old session X and new session Y:
+
+    0.0  X is to be replaced. Its pushes are delivered as before, and remembered from here on.
+    0.1  Y is connected. It subscribes; its pushes are held back.
+    0.4  Y is live: what the exchange pushes from here on comes over both. A ping goes out over X.
+    0.6  X's pong: everything that was pushed before 0.4 has come over X, and is delivered. X's pushes are
+         kept aside from here on, since Y brings them too. A ping goes out over Y.
+    0.8  Y's pong: Y has brought everything that X brought up to 0.6. What is held of Y and did not come
+         over X is delivered, and from now on Y's pushes are delivered directly. What was kept aside of X
+         is dropped, and X can be closed.
+
+If Y ends before 0.8, what was kept aside of X is delivered, and X serves on. If X ends before 0.6, what is
+held of Y is delivered at once; pushes may be lost, as with any session that ends before another is live.
+"""
+
+import asyncio
+import enum
+from collections.abc import Callable, Iterable
+
+from bridge.channels.channel import Source
+from bridge.errors import BadFrame
+from bridge.exchange.frames import Push
+from bridge.exchange.handover import Bad, Handover, Message
+from bridge.websocket.feed import Feed, Receiver, until
+
+_Came = tuple[Source, int, bytes]
+"""The session that received a message, when (µs since the epoch), and the frame."""
+
+
+class Outcome(enum.Enum):
+    """What came of a rotation, and which of its sessions serves on."""
+
+    ROTATED = "the new session has replaced the old one"
+    REFUSED = "the old session serves on: the new one was refused more subscriptions"
+    NEW_ENDED = "the old session serves on: the new one has ended"
+    OLD_ENDED = "the new session serves on, maybe not live yet: the old one ended before it was replaced"
+
+
+class Rotation:
+    """The replacement of one session, from its creation until `run` has returned or `abandon` was called.
+
+    Whatever is received by the two is delivered to `receiver`, once.
+    """
+
+    def __init__(self, old: Feed, receiver: Receiver) -> None:
+        self._old = old
+        self._receiver = receiver
+        self._handover: Handover[_Came] = Handover()  # what the old session brought, what is held of the new
+        self._aside: list[tuple[Message, _Came]] = []  # what the old one brings after its pong, in order
+        # A damaged frame may come over both as soon as both are open, which is before this side knows of it.
+        old.deliver_to(_Into(self._remember))
+
+    @property
+    def receiver_of_new(self) -> Receiver:
+        """Where the new session has to deliver what it receives, from its very first frame."""
+        return _Into(self._handover.hold)
+
+    def abandon(self) -> None:
+        """Let the old session serve on, since no new one could be opened."""
+        self._old.deliver_to(self._receiver)
+
+    async def run(self, new: Feed, *, accept_refusals: bool) -> Outcome:
+        """Replace the old session by a new one that has begun; neither is closed.
+
+        Unless `accept_refusals`, a new session that is refused subscriptions of the old one does not
+        replace it.
+        """
+        old = self._old
+        try:
+            await until(new.live.wait(), new, old)
+            if not new.live.is_set() and not new.ended.done():
+                return self._go_on_with(new, Outcome.OLD_ENDED)
+            refused = new.refused.keys() - old.refused.keys()
+            if refused and not old.ended.done() and not accept_refusals:
+                self.abandon()
+                return Outcome.REFUSED
+            if not old.ended.done():
+                await until(old.fence(), new, old)
+            old_ended = old.ended.done()
+            old.deliver_to(_Into(self._keep_aside))
+            if not new.ended.done():
+                await until(new.fence(), new)
+        except asyncio.CancelledError:
+            self._deliver(self._aside)
+            if old.ended.done():
+                self._deliver(self._handover.release())
+            raise
+        if new.ended.done():
+            old.deliver_to(self._receiver)
+            for message, came in self._aside:
+                self._remember(message, came)
+            if not old.ended.done():
+                return Outcome.NEW_ENDED
+        outcome = self._go_on_with(new, Outcome.OLD_ENDED if old_ended else Outcome.ROTATED)
+        old.deliver_to(_Into(_drop))
+        return outcome
+
+    def _go_on_with(self, new: Feed, outcome: Outcome) -> Outcome:
+        self._deliver(self._handover.release())
+        new.deliver_to(self._receiver)
+        return outcome
+
+    def _remember(self, message: Message, came: _Came) -> None:
+        self._handover.remember(message)
+        self._deliver([(message, came)])
+
+    def _keep_aside(self, message: Message, came: _Came) -> None:
+        self._aside.append((message, came))
+
+    def _deliver(self, messages: Iterable[tuple[Message, _Came]]) -> None:
+        for message, came in messages:
+            if isinstance(message, Bad):
+                self._receiver.bad(message.why, *came)
+            else:
+                self._receiver.push(message, *came)
+
+
+class _Into:
+    """A receiver that passes pushes and bad frames alike to `take`."""
+
+    def __init__(self, take: Callable[[Message, _Came], None]) -> None:
+        self._take = take
+
+    def push(self, push: Push, source: Source, received_us: int, frame: bytes) -> None:
+        self._take(push, (source, received_us, frame))
+
+    def bad(self, bad: BadFrame, source: Source, received_us: int, frame: bytes) -> None:
+        self._take(Bad(frame, bad), (source, received_us, frame))
+
+
+def _drop(message: Message, came: _Came) -> None:
+    """Drop what the old session still brings: the new one brings it too."""
