@@ -1,31 +1,31 @@
 """What `run` would do, and whether Kafka, the exchange and the disk would let it. Writes nothing to Kafka."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 from bridge import plan
 from bridge.check.disk import check_disk
 from bridge.check.exchange import check_exchange
 from bridge.check.kafka import check_kafka
+from bridge.check.lines import Say, plural
 from bridge.config import Config
-
-Say = Callable[[str], None]
 
 
 async def check(config: Config, say: Say = print) -> int:
-    """Say what `run` would do and what stands in its way; return the exit status, 1 if anything does."""
+    """Print what `run` would do and what prevents it; return the exit status, 1 if anything does."""
     for line in _sessions(config):
         say(line)
-    right = {
+    ready = {
         "Kafka": await check_kafka(config, say),
         "the exchange": await check_exchange(config, say),
         "the disk": check_disk(config.spool, say),
     }
-    wrong = [name for name, well in right.items() if not well]
-    say(f"not ready: {' and '.join(wrong)}, see above" if wrong else "ready to run")
-    return 1 if wrong else 0
+    failed = [name for name, is_ready in ready.items() if not is_ready]
+    say(f"not ready: {' and '.join(failed)}, see above" if failed else "ready to run")
+    return 1 if failed else 0
 
 
 def _sessions(config: Config) -> Iterator[str]:
+    """Yield the sessions that `run` would open, shard by shard."""
     for number in range(config.kafka.shards):
         shard = plan.plan(config, number)
         yield f"shard {number} of {config.kafka.shards}"
@@ -34,10 +34,9 @@ def _sessions(config: Config) -> Iterator[str]:
         for account, wanted in shard.private:
             yield f"  session of account {account.name} with {_subscriptions(wanted)}"
         if shard.follows:
-            yield f"  sessions for {', '.join(shard.follows)} of every market that all_ticker tells of"
+            yield f"  additional sessions for {', '.join(shard.follows)} of every market listed in all_ticker"
 
 
 def _subscriptions(wanted: plan.Wanted) -> str:
-    number = plan.count(wanted)
-    what = ", ".join(f"{channel} {' '.join(symbols)}".rstrip() for channel, symbols in wanted.items())
-    return f"{number} subscription{'s' if number > 1 else ''}: {what}"
+    listed = ", ".join(f"{channel} {' '.join(symbols)}".rstrip() for channel, symbols in wanted.items())
+    return f"{plural(plan.count(wanted), 'subscription')}: {listed}"

@@ -1,4 +1,8 @@
-"""What Kafka lets the bridge's user do, asked without doing any of it."""
+"""Which ACLs the bridge's user lacks, asked without using any of them.
+
+Kafka reports what a client may do with a topic only in versions of its protocol that aiokafka does not know,
+so one request and its response are declared here, at the end.
+"""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
@@ -25,23 +29,21 @@ from aiokafka.protocol.types import Array, Boolean, Int16, Int32, Schema, String
 from bridge.config import Delivery, KafkaConfig
 from bridge.kafka import quirks
 from bridge.kafka.client import connection, transactional_id
-from bridge.kafka.topics import new_topic, topic_name, uncreatable
-from bridge.records import DEADLETTER, EVENTS, STATE
-
-# Bits of an answer's authorized operations.
-_READ, _WRITE, _DESCRIBE_CONFIGS = (1 << code for code in (3, 4, 10))
-_NOT_TOLD = -(1 << 31)
+from bridge.kafka.topics import ATTEMPT_INTERVAL, ATTEMPTS, new_topic, topic_names, uncreatable
+from bridge.records import STATE
 
 T = TypeVar("T")
 
-_NOBODY = (1 << 63) - 1  # a producer id that no producer has
+# Bits of the authorized operations in a response, by the codes of Kafka's AclOperation.
+_READ, _WRITE, _DESCRIBE_CONFIGS = (1 << code for code in (3, 4, 10))
+_NOT_REPORTED = -(1 << 31)
+
+_NO_PRODUCER = (1 << 63) - 1  # a producer id that no producer has
 _TRANSACTION = 1  # the type of coordinator
-_LOOKS = 50
-_LOOK = 0.1  # seconds between two looks for a coordinator
 
 
 class Denied(NamedTuple):
-    """An operation that an ACL has to allow; without an `optional` one the bridge runs nevertheless."""
+    """An operation that no ACL allows; the bridge runs without those that are `optional`."""
 
     operation: str
     resource: str
@@ -52,19 +54,19 @@ class Denied(NamedTuple):
 
 
 class Access(NamedTuple):
-    """What ACLs do not allow, and what stands in the way of creating topics otherwise, by their names."""
+    """What ACLs do not allow; and why else topics cannot be created, by their names."""
 
     denied: list[Denied]
     uncreatable: dict[str, str]
 
 
 async def access(config: KafkaConfig, channels: Collection[str]) -> Access:
-    """Return what Kafka refuses of what the bridge needs for these channels. Nothing is written.
+    """Return what the bridge needs for these channels and Kafka would deny. Nothing is written.
 
     Raises:
         KafkaError: Kafka does not answer.
     """
-    names = {channel: topic_name(config, channel) for channel in [*channels, DEADLETTER, EVENTS, STATE]}
+    names = topic_names(config, channels)
     admin = AIOKafkaAdminClient(**connection(config))
     try:
         await admin.start()
@@ -80,20 +82,20 @@ async def access(config: KafkaConfig, channels: Collection[str]) -> Access:
 
 async def _topics(admin: AIOKafkaAdminClient, config: KafkaConfig, names: Mapping[str, str]) -> Access:
     try:
-        answer = await quirks.request(admin, _MetadataRequest(list(names.values())))
+        response = await quirks.request(admin, _MetadataRequest(list(names.values())))
     except (IncompatibleBrokerVersion, NotImplementedError):
-        return Access([], {})  # a broker before 2.3, which does not tell
-    told = {name: (for_code(error), allowed) for error, name, _, _, allowed in answer.topics}
+        return Access([], {})  # a broker before 2.3, which does not report it
+    reported = {name: (for_code(error), allowed) for error, name, _, _, allowed in response.topics}
     found: list[Denied] = []
     missing: list[NewTopic] = []
     for channel, name in names.items():
-        error, allowed = told[name]
+        error, allowed = reported[name]
         if error in (UnknownTopicOrPartitionError, TopicAuthorizationFailedError):
             missing.append(new_topic(config, channel, name))
         if error is TopicAuthorizationFailedError:
-            # Not even Describe, which all others bring along; it may be missing as well.
+            # Not even Describe is allowed, which Read and Write imply; and the topic may be missing.
             found += _topic(name, _DESCRIBE_CONFIGS, read=channel == STATE)
-        elif error is not UnknownTopicOrPartitionError and allowed != _NOT_TOLD:
+        elif error is not UnknownTopicOrPartitionError and allowed != _NOT_REPORTED:
             found += _topic(name, allowed, read=channel == STATE)
     if not missing or not config.create_topics:
         return Access(found, {})
@@ -111,12 +113,12 @@ def _topic(name: str, allowed: int, *, read: bool) -> Iterator[Denied]:
 
 
 async def _create(admin: AIOKafkaAdminClient, missing: Collection[NewTopic]) -> Access:
-    """Ask for these topics as `run` would, without having them created."""
+    """Ask Kafka to validate, but not to create, the topics that `run` would create."""
     topics = {topic.name: topic for topic in missing}
     try:
         errors = await quirks.create_topics(admin, missing, validate_only=True)
     except quirks.NoController:
-        return Access([], {})  # only a mock of a broker has none
+        return Access([], {})  # run finds out
     found = Access([], {})
     for name, (code, message) in errors.items():
         error = for_code(code)
@@ -129,42 +131,42 @@ async def _create(admin: AIOKafkaAdminClient, missing: Collection[NewTopic]) -> 
 
 async def _group(admin: AIOKafkaAdminClient, group: str) -> list[Denied]:
     try:
-        (answer,) = await _patiently(
+        (response,) = await _from_coordinator(
             partial(admin.describe_consumer_groups, [group], include_authorized_operations=True)
         )
     except GroupAuthorizationFailedError:
         return [Denied("Read", f"group {group}")]
     except (IncompatibleBrokerVersion, NotImplementedError):
         return []
-    ((error, *_, allowed),) = answer.groups
-    refused = for_code(error) is GroupAuthorizationFailedError
-    if refused or (isinstance(allowed, int) and allowed != _NOT_TOLD and not allowed & _READ):
+    ((error, *_, allowed),) = response.groups
+    denied = for_code(error) is GroupAuthorizationFailedError
+    if denied or (isinstance(allowed, int) and allowed != _NOT_REPORTED and not allowed & _READ):
         return [Denied("Read", f"group {group}")]
     return []
 
 
 async def _transactional_id(admin: AIOKafkaAdminClient, name: str) -> list[Denied]:
-    """Ask for the end of a transaction in the name of a producer that does not exist."""
+    """Ask Kafka to end a transaction of a producer that does not exist: the ACL is checked first."""
     resource = f"transactional id {name}"
     try:
-        node = await _patiently(partial(admin.find_coordinator, name, _TRANSACTION))
+        node = await _from_coordinator(partial(admin.find_coordinator, name, _TRANSACTION))
     except TransactionalIdAuthorizationFailed:
         return [Denied("Write", resource)]
-    answer = await quirks.request(admin, EndTxnRequest(name, _NOBODY, 0, False), node)
-    if for_code(answer.error_code) is TransactionalIdAuthorizationFailed:
+    response = await quirks.request(admin, EndTxnRequest(name, _NO_PRODUCER, 0, False), node)
+    if for_code(response.error_code) is TransactionalIdAuthorizationFailed:
         return [Denied("Write", resource)]
     return []
 
 
-async def _patiently(ask: Callable[[], Awaitable[T]]) -> T:
-    """Ask again while the coordinator is being found: the first one to ask has its topic created."""
-    for _ in range(_LOOKS):
+async def _from_coordinator(ask: Callable[[], Awaitable[T]]) -> T:
+    """Ask again while there is no coordinator: the first request of a cluster has its topic created."""
+    for _ in range(ATTEMPTS):
         try:
             return await ask()
         except KafkaError as error:
             if not error.retriable:
                 raise
-        await asyncio.sleep(_LOOK)
+        await asyncio.sleep(ATTEMPT_INTERVAL)
     return await ask()
 
 
@@ -215,7 +217,7 @@ class _MetadataRequest_v8(RequestStruct):  # type: ignore[misc] # noqa: N801 - a
 
 
 class _MetadataRequest(Request[_MetadataRequest_v8]):  # type: ignore[misc]
-    """Metadata with what one may do to each topic; aiokafka's own requests are older than that."""
+    """Metadata with the operations that the client may perform on each topic (version 8, Kafka 2.3)."""
 
     API_KEY = 3
 
@@ -223,5 +225,5 @@ class _MetadataRequest(Request[_MetadataRequest_v8]):  # type: ignore[misc]
         self._topics = topics
 
     def build(self, request_struct_class: type[_MetadataRequest_v8]) -> _MetadataRequest_v8:
-        """Return the request as aiokafka sends it: nothing is created, and each topic's operations told."""
+        """Return the request in the form that aiokafka sends: create nothing, report topics' operations."""
         return request_struct_class(self._topics, False, False, True)

@@ -1,36 +1,36 @@
-"""Whether the spool can be written, and has the room that it may take."""
+"""Whether the spool's folder is writable, with enough free space for `spool.max_bytes`."""
 
 import os
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
+from bridge.check.lines import Say
 from bridge.config import SpoolConfig
 
 _MIB = 1024 * 1024
 
 
-def check_disk(config: SpoolConfig, say: Callable[[str], None]) -> bool:
-    """Say how the spool's folder stands; return whether `run` could use it."""
+def check_disk(config: SpoolConfig, say: Say) -> bool:
+    """Print the free space of the spool's folder; return whether `run` could use it."""
     if not config.max_bytes:
-        say("no spool: while Kafka is away, reading pauses when memory is full")
+        say("no spool: reading pauses when Kafka is unavailable and memory is full")
         return True
-    say(f"the spool in {config.dir}")
-    there = _existing(config.dir.absolute())
-    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
-        say(f"  {there} is not a folder that can be written: set spool.dir, or spool.max_bytes = 0 for none")
+    say(f"spool in {config.dir}")
+    folder = _existing(config.dir.absolute())
+    if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
+        say(f"  {folder} is not a writable folder: set spool.dir, or spool.max_bytes = 0 for no spool")
         return False
-    free = shutil.disk_usage(there).free
+    free = shutil.disk_usage(folder).free
     if free < config.max_bytes:
         say(
-            f"  {free // _MIB} MiB are free, spool.max_bytes is {config.max_bytes // _MIB} MiB: "
-            f"make room, or set spool.max_bytes = {free // 2}"
+            f"  {free // _MIB} MiB free, spool.max_bytes is {config.max_bytes // _MIB} MiB: "
+            f"free some space, or set spool.max_bytes = {free // 2}"
         )
         return False
-    say(f"  {free // _MIB} MiB are free, it takes {config.max_bytes // _MIB} MiB at most")
+    say(f"  {free // _MIB} MiB free, maximum size {config.max_bytes // _MIB} MiB")
     return True
 
 
 def _existing(path: Path) -> Path:
-    """Return the folder, or the one in which it would be made."""
+    """Return the folder, or the closest parent that exists."""
     return path if path.exists() or path == path.parent else _existing(path.parent)

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import chain
 
@@ -13,6 +13,7 @@ from websockets.exceptions import WebSocketException
 from bridge import plan
 from bridge.channels import CHANNELS, SubscribedBy
 from bridge.channels.channel import Source
+from bridge.check.lines import Say
 from bridge.config import AccountConfig, Config, ExchangeConfig
 from bridge.errors import BadFrame, VisitFailed
 from bridge.exchange.events import ClockRead, Confirmed, Event, Ponged, SubscriptionRefused
@@ -20,8 +21,6 @@ from bridge.exchange.requests import Credentials
 from bridge.exchange.session import Session, Timing
 from bridge.exchange.subscribing import subscribe_requests
 from bridge.websocket.courtesy import Courtesy
-
-Say = Callable[[str], None]
 
 _WINDOW = 1.0  # seconds that a signature's time may be off; the REST API allows no more for one in the future
 

@@ -1,7 +1,7 @@
-"""Whether Kafka lets the bridge do what it has to: ACLs, topics, partitions, replicas."""
+"""Whether Kafka is ready for the bridge: ACLs, topics, partitions, replicas."""
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import NamedTuple
 
 from aiokafka.admin import AIOKafkaAdminClient
@@ -9,9 +9,10 @@ from aiokafka.errors import IncompatibleBrokerVersion, KafkaError, NoError, for_
 
 from bridge import plan
 from bridge.check.access import access
+from bridge.check.lines import Say, plural
 from bridge.config import Config, KafkaConfig
 from bridge.kafka import quirks
-from bridge.kafka.client import connection
+from bridge.kafka.client import connection, in_words
 from bridge.kafka.topics import (
     CLEANUP,
     deleted_by_retention,
@@ -20,17 +21,16 @@ from bridge.kafka.topics import (
     partitions,
     settings,
     topic_name,
+    topic_names,
 )
-from bridge.records import DEADLETTER, EVENTS, STATE
+from bridge.records import STATE
 
-Say = Callable[[str], None]
-
-_PATIENCE = 15.0  # seconds
+_TIMEOUT = 15.0  # seconds for all of Kafka's responses together
 _MIN_INSYNC = "min.insync.replicas"
 
 
 class _Found(NamedTuple):
-    """A topic that exists; there are no `settings` where the broker does not tell them."""
+    """A topic that exists; `settings` is empty where the broker does not report them."""
 
     partitions: int
     replicas: int
@@ -38,83 +38,83 @@ class _Found(NamedTuple):
 
 
 async def check_kafka(config: Config, say: Say) -> bool:
-    """Say how Kafka stands; return whether `run` could use it."""
+    """Print the state of Kafka's ACLs and topics; return whether `run` could work with them."""
     say(f"Kafka at {config.kafka.bootstrap_servers}")
-    channels = (*sorted(plan.channels(config)), DEADLETTER, EVENTS, STATE)
-    names = [topic_name(config.kafka, channel) for channel in channels]
+    names = topic_names(config.kafka, sorted(plan.channels(config)))
     try:
-        async with asyncio.timeout(_PATIENCE):
-            refused, uncreatable = await access(config.kafka, plan.channels(config))
-            for one in refused:
-                say(f"  missing ACL: {one}" + (", so its settings are assumed" if one.optional else ""))
+        async with asyncio.timeout(_TIMEOUT):
+            denied, uncreatable = await access(config.kafka, plan.channels(config))
+            for one in denied:
+                say(f"  ACL missing: {one}" + (" (optional: defaults are assumed)" if one.optional else ""))
             for problem in uncreatable.values():
                 say(f"  {problem}")
-            if not all(one.optional for one in refused):
+            if not all(one.optional for one in denied):
                 return False
-            found = await _topics(config.kafka, names)
+            found = await _existing(config.kafka, names.values())
     except TimeoutError:
-        say(f"  no answer within {_PATIENCE:g} s")
+        say(f"  no response within {_TIMEOUT:g} s")
         return False
     except (KafkaError, OSError) as error:
-        say(f"  {error}")
+        say(f"  {in_words(error)}")
         return False
-    named = zip(channels, names, strict=True)
     usable = [
         _topic(config.kafka, channel, found.get(name), say)
-        for channel, name in named
+        for channel, name in names.items()
         if name not in uncreatable
     ]
     return all(usable) and not uncreatable
 
 
-async def _topics(config: KafkaConfig, names: list[str]) -> dict[str, _Found]:
+async def _existing(config: KafkaConfig, names: Collection[str]) -> dict[str, _Found]:
+    """Return those of these topics that exist.
+
+    Raises:
+        KafkaError: Kafka does not answer.
+    """
     admin = AIOKafkaAdminClient(**connection(config))
     try:
         await admin.start()
-        there = {
+        partitions_of = {
             one["topic"]: one["partitions"]
             for one in await described(admin, names)
             if for_code(one["error_code"]) is NoError
         }
-        told = await _settings(admin, list(there))
+        settings_of = await _settings(admin, partitions_of)
     finally:
         await quirks.wait_closed(admin.close())
     return {
-        name: _Found(len(found), min(len(one["replicas"]) for one in found), told.get(name, {}))
-        for name, found in there.items()
+        name: _Found(len(found), min(len(one["replicas"]) for one in found), settings_of.get(name, {}))
+        for name, found in partitions_of.items()
     }
 
 
-async def _settings(admin: AIOKafkaAdminClient, names: list[str]) -> dict[str, dict[str, str]]:
+async def _settings(admin: AIOKafkaAdminClient, names: Iterable[str]) -> dict[str, dict[str, str]]:
     try:
-        told = await settings(admin, names, _MIN_INSYNC, CLEANUP)
+        reported = await settings(admin, names, _MIN_INSYNC, CLEANUP)
     except IncompatibleBrokerVersion:
         return {}
-    return {name: one for name, one in told.items() if isinstance(one, dict)}
+    return {name: one for name, one in reported.items() if isinstance(one, dict)}
 
 
 def _topic(config: KafkaConfig, channel: str, found: _Found | None, say: Say) -> bool:
+    """Print how a topic compares with the configuration; return whether `run` could use it."""
     name, wanted = topic_name(config, channel), partitions(config, channel)
-    number = _plural(wanted, "partition")
+    number = plural(wanted, "partition")
     if found is None:
-        will = f"would be created with {number}"
-        say(f"  {name}: missing, {will if config.create_topics else 'and kafka.create_topics is false'}")
+        effect = f"run would create it with {number}"
+        say(f"  {name}: missing, {effect if config.create_topics else 'and kafka.create_topics is false'}")
         return config.create_topics
     if found.partitions != wanted:
         say(f"  {mismatch(channel, name, found.partitions, wanted)}")
         return False
-    replicas, least = _plural(found.replicas, "replica"), int(found.settings.get(_MIN_INSYNC, 0))
+    replicas, least = plural(found.replicas, "replica"), int(found.settings.get(_MIN_INSYNC, 0))
     if 0 < least <= found.replicas:
-        replicas += f", {least} in sync at least"
+        replicas += f", at least {least} in sync"
     say(f"  {name}: exists, {number}, {replicas}")
     if least > found.replicas:
-        # From 3.7 on (KAFKA-15583) a broker asks for no more than there are, whatever the setting.
-        say(f"    {_MIN_INSYNC} is {least}: Kafka before 3.7 takes no record then")
+        # From 3.7 on (KAFKA-15583) a broker requires no more than there are, whatever the setting.
+        say(f"    {_MIN_INSYNC} is {least}: Kafka before 3.7 would reject every record")
     if channel == STATE and (problem := deleted_by_retention(name, found.settings.get(CLEANUP, ""))):
         say(f"    {problem}")
         return False
     return True
-
-
-def _plural(number: int, what: str) -> str:
-    return f"{number} {what}{'' if number == 1 else 's'}"

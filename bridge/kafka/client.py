@@ -1,9 +1,19 @@
-"""How to reach Kafka, in aiokafka's words."""
+"""How the bridge reaches Kafka: what every client connects with, and what Kafka's errors mean."""
 
 import ssl
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
-from aiokafka.errors import InvalidSessionTimeoutError, InvalidTransactionTimeout, KafkaError
+from aiokafka.errors import (
+    ClusterAuthorizationFailedError,
+    GroupAuthorizationFailedError,
+    InvalidSessionTimeoutError,
+    InvalidTransactionTimeout,
+    KafkaError,
+    TopicAuthorizationFailedError,
+    TransactionalIdAuthorizationFailed,
+)
 from aiokafka.helpers import create_ssl_context
 
 from bridge.config import KafkaConfig
@@ -11,16 +21,30 @@ from bridge.errors import ConfigError
 from bridge.kafka import quirks
 
 FAILURES = (KafkaError, OSError)
-"""What aiokafka raises while Kafka is away; a TimeoutError is an OSError."""
+"""What aiokafka raises while Kafka is unavailable; a TimeoutError is an OSError."""
 
-_KEYS = {
+_KEYS: Mapping[type, str] = {
     InvalidSessionTimeoutError: "kafka.session_timeout",
     InvalidTransactionTimeout: "kafka.transaction_timeout",
 }
 
+# Kafka's authorization errors name the resource at most, never the operation. This is the one that the bridge
+# needs on each kind of resource; Read and Create on topics are raised as AclMissing where they are denied.
+# A producer without transactions is denied the cluster if it may write to no topic at all.
+_OPERATIONS: Mapping[type, str] = {
+    TopicAuthorizationFailedError: "Write on topic",
+    GroupAuthorizationFailedError: "Read on group",
+    TransactionalIdAuthorizationFailed: "Write on transactional id",
+    ClusterAuthorizationFailedError: "IdempotentWrite on cluster",
+}
+
+
+class AclMissing(KafkaError):  # type: ignore[misc]
+    """Kafka denied an operation; the argument names it as an ACL does: "Read on topic T"."""
+
 
 def transactional_id(config: KafkaConfig, shard: int) -> str:
-    """Return the id under which the producer of a shard writes transactions, whichever replica has it."""
+    """Return the transactional id of a shard's producer, the same whichever replica serves the shard."""
     return f"{config.group_id}-{config.topic_prefix}-{shard}"
 
 
@@ -30,7 +54,7 @@ def connection(config: KafkaConfig) -> dict[str, Any]:
     Every client of the bridge is built with them, so this is also where aiokafka's methods are corrected.
 
     Raises:
-        ConfigError: a certificate, key or password can't be used.
+        ConfigError: a certificate, key or password cannot be used.
     """
     quirks.apply()
     arguments: dict[str, Any] = {
@@ -52,7 +76,7 @@ def _tls(config: KafkaConfig) -> ssl.SSLContext:
     try:
         context: ssl.SSLContext = create_ssl_context(cafile=config.ssl_cafile)
     except OSError as error:  # SSLError is one
-        raise ConfigError("kafka.ssl_cafile", f"can't be used: {error}") from None
+        raise ConfigError("kafka.ssl_cafile", f"cannot be used: {error}") from None
     context.check_hostname = config.ssl_check_hostname
     if config.ssl_certfile:
         _load_certificate(context, config)
@@ -62,14 +86,17 @@ def _tls(config: KafkaConfig) -> ssl.SSLContext:
 def _load_certificate(context: ssl.SSLContext, config: KafkaConfig) -> None:
     """Load the client certificate and its key.
 
-    OpenSSL's error is the same for a bad certificate, a bad key and a wrong password, so what it asked for
-    and what it can read by itself tell them apart.
+    OpenSSL's error is the same for a bad certificate, a bad key and a wrong password. Whether it asked for
+    the password, and whether it can read the certificate alone, distinguishes them.
+
+    Raises:
+        ConfigError: names the key of the configuration that is to blame.
     """
     given = config.ssl_password.get_secret_value()
-    asked = False
+    asked = False  # whether OpenSSL has asked for the password, as it does for an encrypted key only
 
     def password() -> str:
-        # Without this one OpenSSL would ask at the terminal.
+        # Without a callback OpenSSL would ask at the terminal.
         nonlocal asked
         asked = True
         return given
@@ -81,21 +108,45 @@ def _load_certificate(context: ssl.SSLContext, config: KafkaConfig) -> None:
         if getattr(error, "reason", None) == "KEY_VALUES_MISMATCH":
             raise ConfigError(_key_of(config), "is not the key of the certificate") from None
         if asked:
-            wrong = "does not open the key" if given else "is missing: the key is encrypted"
+            wrong = "does not decrypt the key" if given else "is missing: the key is encrypted"
             raise ConfigError("kafka.ssl_password", wrong) from None
         try:
             ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(config.ssl_certfile)
         except OSError as bad:
-            raise ConfigError("kafka.ssl_certfile", f"can't be used: {bad}") from None
-        raise ConfigError(_key_of(config), f"has no key that can be read: {error}") from None
+            raise ConfigError("kafka.ssl_certfile", f"cannot be used: {bad}") from None
+        raise ConfigError(_key_of(config), f"contains no readable key: {error}") from None
 
 
 def _key_of(config: KafkaConfig) -> str:
     return "kafka.ssl_keyfile" if config.ssl_keyfile else "kafka.ssl_certfile"
 
 
+@contextmanager
+def reading() -> Iterator[None]:
+    """Raise AclMissing for a topic that may not be read: Kafka's own error leaves the operation open."""
+    try:
+        yield
+    except TopicAuthorizationFailedError as error:
+        raise AclMissing(f"Read on topic {_names(error)}") from error
+
+
 def in_words(error: BaseException) -> str:
-    """Return what an error of Kafka's says, with the key whose value the broker does not take."""
-    words = str(error) or "no answer in time"
-    key = _KEYS.get(type(error))
-    return f"{words} (change {key})" if key else words
+    """Return what an error of Kafka's means: the ACL that is missing, or the key that it rejects."""
+    words = str(error) or "no response in time"
+    if isinstance(error, AclMissing):
+        return _acl_missing(error.args[0])
+    if operation := _OPERATIONS.get(type(error)):
+        return _acl_missing(f"{operation} {_names(error)}".rstrip())
+    if key := _KEYS.get(type(error)):
+        return f"{words} (change {key})"
+    return words
+
+
+def _acl_missing(acl: str) -> str:
+    return f"ACL missing: {acl} (run `digifinex-bridge check` for all of them)"
+
+
+def _names(error: BaseException) -> str:
+    """Return the resources that an authorization error names: one, a set of them, or none."""
+    (names,) = error.args or ("",)
+    return names if isinstance(names, str) else ", ".join(sorted(names))

@@ -1,8 +1,9 @@
-"""Leases: which shards this replica serves, as Kafka's group coordinator shares them out.
+"""Leases: which shards this replica serves, as Kafka's group coordinator assigns them.
 
-bridge-state has a partition a shard. A replica serves the shards whose partitions the group assigns it. The
-protocol is eager: a rebalance takes all partitions away and gives them back, so what has gone is known when
-it has ended. Until then a replica serves on; who gets a shard fences it off.
+The topic bridge-state has one partition for each shard. Replicas are members of one consumer group, and each
+serves the shards whose partitions the group assigns it. The protocol is eager: a rebalance first revokes all
+partitions, then assigns some, so only the assignment says which shards have moved. Until then a replica
+continues to serve; the next owner of a shard fences it off.
 """
 
 import asyncio
@@ -18,35 +19,37 @@ from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError, Ka
 from bridge.backoff import Backoff
 from bridge.config import KafkaConfig
 from bridge.kafka import quirks
-from bridge.kafka.client import connection, in_words
+from bridge.kafka.client import connection, in_words, reading
 from bridge.watch.metrics import Metrics
 
 log = structlog.get_logger(__name__)
 
-_WATCH = 1.0  # seconds between two looks at the consumer
-_ANSWER = 10.0  # seconds that the coordinator may take to answer
-_HEARTBEATS = 4  # a session timeout
+_POLL_INTERVAL = 1.0  # seconds between two looks at what the consumer's background tasks have raised
+_CONFIRM_TIMEOUT = 10.0  # seconds for the coordinator to confirm that a shard is ours
+_HEARTBEATS = 4  # in one session timeout
 _NEVER_MS = 2**31 - 1
 
 
 class Leases(ConsumerRebalanceListener):  # type: ignore[misc]
-    """The shards of one replica; `on_change` is called when they are others than before.
+    """The shards of one replica; `on_change` is called whenever they have changed.
 
-    `shards` is None until the group has told for the first time.
+    `topic` is the full name of bridge-state.
     """
 
     def __init__(
         self, config: KafkaConfig, topic: str, *, metrics: Metrics, on_change: Callable[[], None]
     ) -> None:
-        self.shards: frozenset[int] | None = None
-        self.trouble = f"waiting for the group {config.group_id} to share them out"
+        self.shards: frozenset[int] | None = None  # those assigned last; None until the first assignment
+        # Why there is no assignment yet, for /readyz; of interest only while `shards` is None.
+        self.trouble = f"waiting for consumer group {config.group_id} to assign shards"
         self._config = config
         self._topic = topic
         self._metrics = metrics
         self._on_change = on_change
-        self._assigned = asyncio.Event()
+        self._assigned = asyncio.Event()  # set by each assignment, cleared by who waits for the next one
+        # Monotonic time at which the group was last asked, or told us, that `shards` are ours.
         self._confirmed_at = -float("inf")
-        self._consumer: AIOKafkaConsumer | None = None
+        self._consumer: AIOKafkaConsumer | None = None  # the member; None between a failure and the next try
 
     async def run(self) -> None:
         """Be a member of the group until cancelled; then leave it, so that others need not wait."""
@@ -58,22 +61,25 @@ class Leases(ConsumerRebalanceListener):  # type: ignore[misc]
                 self._consumer.subscribe([self._topic], listener=self)
                 backoff.reset()
                 while True:
-                    await asyncio.sleep(_WATCH)
-                    await self._consumer.getmany(timeout_ms=0)  # raises what went wrong in the background
+                    await asyncio.sleep(_POLL_INTERVAL)
+                    await self._consumer.getmany(timeout_ms=0)  # raises what failed in the background
             except KafkaError as error:
-                self.trouble = f"no group on {self._config.bootstrap_servers}: {in_words(error)}"
+                words = in_words(error)
+                self.trouble = f"consumer group unavailable on {self._config.bootstrap_servers}: {words}"
                 self._metrics.counter("kafka_errors_total", error=type(error).__name__).value += 1
-                log.error("the group is away", group=self._config.group_id, error=in_words(error))
+                log.error("consumer group unavailable, retrying", group=self._config.group_id, error=words)
             finally:
                 consumer, self._consumer = self._consumer, None
                 await quirks.wait_closed(consumer.stop())
             await asyncio.sleep(backoff.next())
 
     async def is_ours(self, shard: int, max_age: float) -> bool:
-        """Tell if a shard is this replica's, by what the group said not longer than so many seconds ago.
+        """Return whether the group assigns a shard to this replica, as of at most `max_age` seconds ago.
+
+        A shard that was assigned is confirmed by the group if the last confirmation is older than that.
 
         Raises:
-            KafkaError: the group does not answer.
+            KafkaError: the group does not answer, or an ACL is missing.
         """
         while self.shards is None or shard in self.shards:
             if time.monotonic() - self._confirmed_at < max_age:
@@ -81,22 +87,22 @@ class Leases(ConsumerRebalanceListener):  # type: ignore[misc]
             self._assigned.clear()
             asked_at = time.monotonic()
             try:
-                async with asyncio.timeout(_ANSWER):
+                async with asyncio.timeout(_CONFIRM_TIMEOUT):
                     if await self._confirm(shard):
                         self._confirmed_at = asked_at
                         return True
                     await self._assigned.wait()
             except TimeoutError:
-                raise KafkaTimeoutError(f"the group {self._config.group_id} does not answer") from None
+                raise KafkaTimeoutError(f"no response from consumer group {self._config.group_id}") from None
         return False
 
     async def on_partitions_revoked(self, revoked: Collection[TopicPartition]) -> None:
-        """Serve on: which of the shards go, only the next assignment tells."""
+        """Continue to serve: the next assignment says which of these shards have moved."""
 
     async def on_partitions_assigned(self, assigned: Collection[TopicPartition]) -> None:
-        """Take note of what the group has assigned."""
+        """Serve what the group has assigned."""
         if self._consumer is not None:
-            self._consumer.pause(*assigned)
+            self._consumer.pause(*assigned)  # bridge-state is read by others; this consumer is for the group
         before, self.shards = self.shards, frozenset(place.partition for place in assigned)
         self._confirmed_at = time.monotonic()
         self._assigned.set()
@@ -118,11 +124,12 @@ class Leases(ConsumerRebalanceListener):  # type: ignore[misc]
         )
 
     async def _confirm(self, shard: int) -> bool:
-        """Commit an offset, which nobody reads: the group takes it from those alone that it knows."""
+        """Commit an offset that nobody reads: the group accepts it from a current member only."""
         if self._consumer is None or self.shards is None:
             return False
         try:
-            await self._consumer.commit({TopicPartition(self._topic, shard): 0})
+            with reading():
+                await self._consumer.commit({TopicPartition(self._topic, shard): 0})
         except (CommitFailedError, IllegalStateError):
             return False
         return True

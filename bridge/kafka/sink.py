@@ -189,8 +189,8 @@ class Sink:
                     await self._state.catch_up()
             except KafkaError as error:
                 self._count(error)
-                self._trouble, away = str(error), True
-                log.warning("the group is away", error=str(error))
+                self._trouble, away = in_words(error), True
+                log.warning("the group is away", error=in_words(error))
                 await asyncio.sleep(self._backoff.next())
             else:
                 if away:
@@ -318,7 +318,7 @@ class Sink:
 
     def _recover(self, error: Exception, failures: Sequence[Failure]) -> None:
         """Tell and count what failed; a record that Kafka won't ever take goes to the dead letters."""
-        self._trouble = f"{self._config.bootstrap_servers}: {failures[0][1] if failures else error}"
+        self._trouble = f"{self._config.bootstrap_servers}: {in_words(failures[0][1] if failures else error)}"
         for partition, failure in failures:
             self._count(failure)
             log.error(

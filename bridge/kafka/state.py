@@ -22,7 +22,7 @@ from aiokafka.errors import KafkaTimeoutError
 from bridge.config import KafkaConfig
 from bridge.errors import ShardLost
 from bridge.kafka import quirks
-from bridge.kafka.client import connection
+from bridge.kafka.client import connection, reading
 from bridge.kafka.topics import Topic
 from bridge.ledger import Watermark, advanced
 from bridge.plan import shard_of
@@ -191,7 +191,8 @@ class State:
         try:
             async with asyncio.timeout(_PATIENCE):
                 await consumer.start()
-                return await self._read_all(consumer, offsets)
+                with reading():
+                    return await self._read_all(consumer, offsets)
         except TimeoutError:
             raise KafkaTimeoutError(f"{self.topic.name} could not be read in {_PATIENCE:g} s") from None
         finally:

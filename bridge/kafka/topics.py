@@ -1,4 +1,4 @@
-"""The bridge's topics: their names, partitions and limits; created where they are missing, or verified."""
+"""The bridge's topics: their names, partitions and limits; created if missing, verified otherwise."""
 
 import asyncio
 import random
@@ -10,10 +10,12 @@ import structlog
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import (
+    ClusterAuthorizationFailedError,
     IncompatibleBrokerVersion,
     KafkaError,
     NoError,
     TopicAlreadyExistsError,
+    TopicAuthorizationFailedError,
     UnknownTopicOrPartitionError,
     for_code,
 )
@@ -22,69 +24,81 @@ from aiokafka.protocol.metadata import MetadataRequest
 from bridge.config import KafkaConfig
 from bridge.errors import TopicError
 from bridge.kafka import quirks
-from bridge.kafka.client import connection
+from bridge.kafka.client import AclMissing, connection
 from bridge.partitioner import partition_of
 from bridge.records import DEADLETTER, EVENTS, STATE
 
 log = structlog.get_logger(__name__)
 
-# A frame of the default max_frame_bytes in base64, with room for the rest of its dead letter.
 DEADLETTER_MAX_BYTES = 16 * 1024 * 1024
+"""`max.message.bytes` of dead letters: a frame of the default `max_frame_bytes` in base64, and more."""
 
-# Of bridge-state the log cleaner leaves the newest segment alone, and whoever takes a shard over reads it.
+ATTEMPTS = 50
+"""How often Kafka is asked for something that was just created, until every broker knows it."""
+
+ATTEMPT_INTERVAL = 0.1
+"""Seconds between two of these attempts."""
+
+CLEANUP = "cleanup.policy"
+
+# The log cleaner leaves the newest segment of a topic alone, and whoever takes a shard over reads all of
+# bridge-state, so its segments are small.
 _STATE_SETTINGS = {
-    "cleanup.policy": "compact",
+    CLEANUP: "compact",
     "compression.type": "producer",
     "segment.bytes": str(8 * 1024 * 1024),
     "min.cleanable.dirty.ratio": "0.1",
 }
 
-CLEANUP = "cleanup.policy"
 _MAX_BYTES = "max.message.bytes"
 _KAFKAS_DEFAULT_MAX_BYTES = 1048588
-_LOOKS = 50
-_LOOK = 0.1  # seconds between two looks for topics that were just created
 _BATCH_OVERHEAD = 128  # bytes of a batch and a record around its key and value, rounded up
 
 
 @dataclass(frozen=True, slots=True)
 class Topic:
-    """One topic of the bridge; `max_message_bytes` is the most that the broker takes in one batch."""
+    """One topic of the bridge; `max_message_bytes` is the largest batch that the broker accepts."""
 
     name: str
     partitions: int
     max_message_bytes: int
 
     def partition(self, key: bytes | None) -> int:
-        """Return the partition of a key as the Java client computes it; any one for none."""
+        """Return the partition of a key as the Java client computes it; a random one without a key."""
         if key is None:
             return random.randrange(self.partitions)  # noqa: S311
         return partition_of(key, self.partitions)
 
     @property
     def max_record_bytes(self) -> int:
-        """The most bytes of key and value together that fit into a batch of one."""
+        """The largest record, in bytes of its key and value, that fits into a batch of its own."""
         return self.max_message_bytes - _BATCH_OVERHEAD
 
 
 def topic_name(config: KafkaConfig, channel: str) -> str:
-    """Return the name of a channel's topic, also of the dead letters', the events' and the state's."""
+    """Return the name of the topic of a channel, of the dead letters, of the events or of the state."""
     return f"{config.topic_prefix}.{channel}" + ("" if channel == STATE else ".v1")
 
 
+def topic_names(config: KafkaConfig, channels: Iterable[str]) -> dict[str, str]:
+    """Return the names of all topics of the bridge: those of these channels, dead letters, events, state."""
+    return {channel: topic_name(config, channel) for channel in [*channels, DEADLETTER, EVENTS, STATE]}
+
+
 def partitions(config: KafkaConfig, channel: str) -> int:
-    """Return how many partitions a channel's topic is to have: one a shard for the state."""
+    """Return how many partitions a channel's topic needs: the state one for each shard."""
     return config.shards if channel == STATE else config.partitions
 
 
 async def prepare(config: KafkaConfig, channels: Iterable[str]) -> dict[str, Topic]:
-    """Return the topics of these channels, of dead letters, events and state, which exist from then on.
+    """Return the topics of these channels, dead letters, events and state; create those that are missing.
 
     Raises:
-        TopicError: a topic is missing and may not be created, can't be created, or has other partitions.
-        KafkaError: Kafka does not answer, or refuses to.
+        TopicError: a topic is missing and may not be created, cannot be created, or has the wrong number of
+            partitions.
+        KafkaError: Kafka does not answer, or an ACL is missing.
     """
-    names = {channel: topic_name(config, channel) for channel in [*channels, DEADLETTER, EVENTS, STATE]}
+    names = topic_names(config, channels)
     wanted = {name: partitions(config, channel) for channel, name in names.items()}
     admin = AIOKafkaAdminClient(**connection(config))
     try:
@@ -113,7 +127,7 @@ async def prepare(config: KafkaConfig, channels: Iterable[str]) -> dict[str, Top
 
 
 def mismatch(channel: str, name: str, found: int, wanted: int) -> str:
-    """Say what to do about a topic with other partitions than configured."""
+    """Return what to do about a topic that has another number of partitions than configured."""
     if channel != STATE:
         return (
             f"topic {name} has {found} partitions, kafka.partitions is {wanted}: "
@@ -122,31 +136,31 @@ def mismatch(channel: str, name: str, found: int, wanted: int) -> str:
     if found > wanted:
         return (
             f"topic {name} has state of {found} shards, kafka.shards is {wanted}: "
-            f"set kafka.shards = {found}, for shards can't become fewer"
+            f"set kafka.shards = {found}: the number of shards cannot be reduced"
         )
     return (
         f"topic {name} has state of {found} shards, kafka.shards is {wanted}: set kafka.shards = {found}, or "
         f"stop all replicas and give the topic {wanted} partitions "
-        f"(kafka-topics.sh --alter --topic {name} --partitions {wanted}); the state then moves by itself"
+        f"(kafka-topics.sh --alter --topic {name} --partitions {wanted}); the next start moves the state"
     )
 
 
 def deleted_by_retention(name: str, policy: str) -> str | None:
-    """Say what to do about a topic of state whose `cleanup.policy` is not compact alone; None if it is."""
+    """Return what to do about a topic of state that retention deletes from; None if it is only compacted."""
     if "delete" not in policy.split(","):
         return None
     return (
-        f"topic {name} has {CLEANUP}={policy}: retention deletes what is known of quiet markets, and after a "
-        f"restart their trades may come twice, or be missed untold: give it {CLEANUP}=compact "
+        f"topic {name} has {CLEANUP}={policy}: retention deletes the state of quiet markets, and after a "
+        f"restart their trades may be duplicated, or lost without a reported gap: set {CLEANUP}=compact "
         f"(kafka-configs.sh --alter --entity-type topics --entity-name {name} --add-config {CLEANUP}=compact)"
     )
 
 
 async def existing(admin: AIOKafkaAdminClient, names: Iterable[str]) -> dict[str, int]:
-    """Return the partitions of those topics that exist.
+    """Return the number of partitions of each of these topics that exists.
 
     Raises:
-        KafkaError: Kafka refuses to tell.
+        KafkaError: Kafka does not answer, or denies access to one of them.
     """
     found = {}
     for topic in await described(admin, names):
@@ -159,10 +173,9 @@ async def existing(admin: AIOKafkaAdminClient, names: Iterable[str]) -> dict[str
 
 
 async def described(admin: AIOKafkaAdminClient, names: Iterable[str]) -> list[dict[str, Any]]:
-    """Return what Kafka says of topics.
+    """Return Kafka's metadata of topics: `topic`, `error_code` and `partitions` of each.
 
-    The admin client's own question would have a broker create them, with its defaults: brokers do so unless
-    they are told not to.
+    Unlike the admin client's `describe_topics`, this never lets the broker create them.
     """
     response = await quirks.request(admin, MetadataRequest(list(names), allow_auto_topic_creation=False))
     topics: list[dict[str, Any]] = response.to_object()["topics"]
@@ -170,50 +183,55 @@ async def described(admin: AIOKafkaAdminClient, names: Iterable[str]) -> list[di
 
 
 async def _all_of(admin: AIOKafkaAdminClient, names: Collection[str]) -> dict[str, int]:
-    """Return the partitions of topics that were just created, by us or by another replica.
+    """Return the number of partitions of topics that were just created, here or by another replica.
 
     Raises:
-        KafkaError: Kafka does not know all of them after some seconds.
+        KafkaError: some broker does not know all of them after some seconds.
     """
-    for _ in range(_LOOKS):
+    for _ in range(ATTEMPTS):
         found = await existing(admin, names)
         if len(found) == len(names):
             return found
-        await asyncio.sleep(_LOOK)
+        await asyncio.sleep(ATTEMPT_INTERVAL)
     raise UnknownTopicOrPartitionError(", ".join(set(names) - found.keys()))
 
 
 async def max_message_bytes(admin: AIOKafkaAdminClient, names: Iterable[str]) -> dict[str, int]:
-    """Return `max.message.bytes` of each topic; Kafka's default where the broker does not tell."""
+    """Return `max.message.bytes` of each topic; Kafka's default where the broker does not report it."""
     limits = dict.fromkeys(names, _KAFKAS_DEFAULT_MAX_BYTES)
+    assumed = {"assumed_max_message_bytes": _KAFKAS_DEFAULT_MAX_BYTES}
     unknown = list(limits)
-    errors: dict[str, str] = {}
-    for _ in range(_LOOKS):
+    errors: dict[str, type[KafkaError]] = {}
+    for _ in range(ATTEMPTS):
         try:
-            told = await settings(admin, unknown, _MAX_BYTES)
+            reported = await settings(admin, unknown, _MAX_BYTES)
         except IncompatibleBrokerVersion:
-            log.warning("the broker tells no limits", assumed_max_message_bytes=_KAFKAS_DEFAULT_MAX_BYTES)
+            log.warning("broker does not report topic limits, assuming the default", **assumed)
             return limits
-        limits |= {name: int(one[_MAX_BYTES]) for name, one in told.items() if isinstance(one, dict)}
-        errors |= {name: one.__name__ for name, one in told.items() if not isinstance(one, dict)}
+        limits |= {name: int(one[_MAX_BYTES]) for name, one in reported.items() if isinstance(one, dict)}
+        errors |= {name: one for name, one in reported.items() if not isinstance(one, dict)}
         # A topic that is new may not be known to every broker yet.
-        unknown = [name for name, one in told.items() if one is UnknownTopicOrPartitionError]
+        unknown = [name for name, one in reported.items() if one is UnknownTopicOrPartitionError]
         if not unknown:
             break
-        await asyncio.sleep(_LOOK)
+        await asyncio.sleep(ATTEMPT_INTERVAL)
     for name, error in errors.items():
-        if name in unknown or error != UnknownTopicOrPartitionError.__name__:
-            log.warning("max.message.bytes unknown", topic=name, error=error)
+        if error is TopicAuthorizationFailedError:
+            log.warning("ACL missing", operation="DescribeConfigs", resource=f"topic {name}")
+        if name in unknown or error is not UnknownTopicOrPartitionError:
+            log.warning(
+                "max.message.bytes unknown, assuming the default", topic=name, error=error.__name__, **assumed
+            )
     return limits
 
 
 async def settings(
     admin: AIOKafkaAdminClient, names: Iterable[str], *keys: str
 ) -> dict[str, dict[str, str] | type[KafkaError]]:
-    """Return these settings of each topic, or why Kafka does not tell them.
+    """Return these settings of each topic, or the error with which Kafka withholds them.
 
     Raises:
-        IncompatibleBrokerVersion: it tells none of any topic.
+        IncompatibleBrokerVersion: the broker is too old to report settings.
     """
     resources = [ConfigResource(ConfigResourceType.TOPIC, name, dict.fromkeys(keys)) for name in names]
     return {
@@ -224,13 +242,13 @@ async def settings(
 
 
 async def _warn_of_retention(admin: AIOKafkaAdminClient, name: str) -> None:
-    """Warn only: while the bridge runs it knows, and to stop it would lose more than the next start may."""
+    """Only warn: the state matters at the next start, and not to run now would lose more than that may."""
     try:
-        told = (await settings(admin, [name], CLEANUP))[name]
+        reported = (await settings(admin, [name], CLEANUP))[name]
     except IncompatibleBrokerVersion:
         return
-    if isinstance(told, dict) and (problem := deleted_by_retention(name, told.get(CLEANUP, ""))):
-        log.warning("the state is not safe", problem=problem)
+    if isinstance(reported, dict) and (problem := deleted_by_retention(name, reported.get(CLEANUP, ""))):
+        log.warning("retention can delete bridge-state", problem=problem)
 
 
 async def _create(admin: AIOKafkaAdminClient, config: KafkaConfig, names: Mapping[str, str]) -> None:
@@ -239,25 +257,27 @@ async def _create(admin: AIOKafkaAdminClient, config: KafkaConfig, names: Mappin
         topic, error = topics[name], for_code(code)
         if error is NoError:
             log.info("topic created", topic=name, partitions=topic.num_partitions)
+        elif error in (TopicAuthorizationFailedError, ClusterAuthorizationFailedError):
+            raise AclMissing(f"Create on topic {name}")
         elif error.retriable:
-            raise error(f"topic {name} can't be created yet: {message}")
+            raise error(f"topic {name} cannot be created yet: {message}")
         elif error is not TopicAlreadyExistsError:
             raise TopicError(uncreatable(topic, message or error.__name__))
 
 
 def new_topic(config: KafkaConfig, channel: str, name: str) -> NewTopic:
-    """Return the topic of a channel as it is to be created."""
+    """Return the topic of a channel as `run` creates it."""
     settings = {CLEANUP: "delete", "compression.type": "producer"}
     if channel == STATE:
         settings = _STATE_SETTINGS
     elif channel == DEADLETTER:
-        settings["max.message.bytes"] = str(DEADLETTER_MAX_BYTES)
+        settings[_MAX_BYTES] = str(DEADLETTER_MAX_BYTES)
     return quirks.new_topic(name, partitions(config, channel), config.replication_factor, settings)
 
 
 def uncreatable(topic: NewTopic, why: str) -> str:
-    """Say what to do about a topic that Kafka refuses to create."""
+    """Return what to do about a topic that Kafka refuses to create."""
     return (
-        f"topic {topic.name} can't be created: {why} (partitions = {topic.num_partitions}, "
+        f"topic {topic.name} cannot be created: {why} (partitions = {topic.num_partitions}, "
         f"kafka.replication_factor = {topic.replication_factor}): change these, or create it yourself"
     )

@@ -120,4 +120,4 @@ def test_read_only_and_without_rights_it_serves_until_sigterm(
         finally:
             running.kill()
             output, _ = running.communicate()
-    assert "stopped; all that was received is on Kafka" in output
+    assert "stopped, all received records are on Kafka" in output

@@ -132,7 +132,11 @@ def test_a_disk_without_room_for_the_spool_is_named(
     with ExchangeThread(symbols=SYMBOLS, rate=100) as exchange:
         status, printed = check(tmp_path, config(exchange.url, kafka, prefix, {"spool": keys}))
     assert (status, printed[-1]) == (1, "not ready: the disk, see above")
-    named = f"{tmp_path / 'file'} is not a folder" if spool == "a file" else "make room, or set spool"
+    named = (
+        f"{tmp_path / 'file'} is not a writable folder"
+        if spool == "a file"
+        else "free some space, or set spool"
+    )
     assert named in printed[-2]
 
 
@@ -148,7 +152,7 @@ def test_fewer_replicas_than_have_to_be_in_sync_are_remarked_and_records_taken(
             assert bridge.stop() == 0
     assert (status, printed[-1]) == (0, "ready to run")
     remark = printed[printed.index(f"{prefix}.trades.v1: exists, 12 partitions, 1 replica") + 1]
-    assert remark == "min.insync.replicas is 2: Kafka before 3.7 takes no record then"
+    assert remark == "min.insync.replicas is 2: Kafka before 3.7 would reject every record"
 
 
 def test_topics_that_kafka_would_not_create_are_named_with_its_reason(
@@ -159,12 +163,12 @@ def test_topics_that_kafka_would_not_create_are_named_with_its_reason(
         settings = config(exchange.url, kafka, prefix, {"kafka": {"replication_factor": 3}})
         status, printed = check(tmp_path, settings)
     assert (status, printed[-1]) == (1, "not ready: Kafka, see above")
-    assert f"{prefix}.depth.v1: exists, 12 partitions, 1 replica, 1 in sync at least" in printed
-    refused = [line for line in printed if "can't be created" in line]
+    assert f"{prefix}.depth.v1: exists, 12 partitions, 1 replica, at least 1 in sync" in printed
+    refused = [line for line in printed if "cannot be created" in line]
     missing = [f"{channel}.v1" for channel in ("all_ticker", "ticker", "trades", "deadletter", "events")]
     assert {line.split()[1] for line in refused} == {f"{prefix}.{end}" for end in (*missing, "bridge-state")}
     assert all("replication factor of 3" in line and "1 broker" in line for line in refused)
-    assert not [line for line in printed if "would be created" in line]
+    assert not [line for line in printed if "would create it" in line]
 
 
 @pytest.mark.parametrize("policy", ["delete", "compact,delete"])

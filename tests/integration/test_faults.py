@@ -156,7 +156,7 @@ def test_a_stop_while_kafka_is_away_says_what_was_left_behind(
             began = time.monotonic()
             assert bridge.stop() == 0
             assert time.monotonic() - began < 10
-            assert "left behind" in bridge.stderr
+            assert "records lost at shutdown" in bridge.stderr
 
 
 def test_a_stop_at_the_start_does_not_wait_for_a_kafka_that_hangs(

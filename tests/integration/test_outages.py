@@ -153,8 +153,8 @@ def test_what_waits_on_disk_outlives_a_stop(own_kafka: Broker, prefix: str, tmp_
             began = time.monotonic()
             assert bridge.stop() == 0
             assert time.monotonic() - began < 10
-            assert "records wait in the spool" in bridge.stderr
-            assert "left behind" not in bridge.stderr
+            assert "records left in the spool" in bridge.stderr
+            assert "records lost" not in bridge.stderr
         own_kafka.start()
         with RunningBridge(tmp_path, settings) as bridge:
             bridge.wait_ready()

@@ -160,7 +160,7 @@ def tour(kafka: Broker) -> Iterator[Tour]:
                 yield tour
                 process.send_signal(signal.SIGTERM)
                 assert process.wait(timeout=SECONDS) == 0
-                says(bridge, "stopped; all that was received is on Kafka")
+                says(bridge, "stopped, all received records are on Kafka")
 
 
 def test_every_command_is_run_by_a_test() -> None:
@@ -195,14 +195,14 @@ def test_check_prints_what_is_shown(tour: Tour) -> None:
 
     def shape(text: str) -> list[str]:
         """Leave out what differs: figures, addresses, and that the topics are there by now."""
-        text = re.sub(r"(missing, would be created with|exists,) (\d+ partitions?).*", r"exists, \2", text)
+        text = re.sub(r"(missing, run would create it with|exists,) (\d+ partitions?).*", r"exists, \2", text)
         return [re.sub(r"-?\d[\d.]*|localhost", "N", line) for line in tour.here(text).splitlines()]
 
     assert shape(printed) == shape(shown)
 
 
 def test_the_log_of_run_begins_as_shown(tour: Tour) -> None:
-    (shown,) = (text for _, text in BLOCKS if "bridge starts" in text)
+    (shown,) = (text for _, text in BLOCKS if "starting  " in text)
     log = (tour.folder / "bridge.out").read_text()
     for line in shown.splitlines():
         event = line[41:72].strip() if line != "..." else ""

@@ -1,4 +1,4 @@
-"""TLS with an authority of its own and SCRAM, on a real broker that is set up so."""
+"""A real broker with TLS, SCRAM and ACLs."""
 
 import re
 from collections.abc import Collection, Iterator
@@ -34,7 +34,7 @@ _LOGIN = (
 
 
 class Secure(NamedTuple):
-    """A broker that speaks TLS only, and the authority to trust."""
+    """A broker that accepts TLS only, and the certificate authority to trust."""
 
     broker: Broker
     authority: Path
@@ -72,7 +72,7 @@ def settings(exchange: ExchangeThread, secure: Secure, prefix: str, **keys: str)
     return config(exchange.url, secure.broker, prefix, {"kafka": {**kafka, **keys}})
 
 
-def test_the_bridge_logs_in_over_tls(secure: Secure, prefix: str, tmp_path: Path) -> None:
+def test_run_authenticates_over_tls(secure: Secure, prefix: str, tmp_path: Path) -> None:
     with (
         ExchangeThread(symbols=SYMBOLS, rate=100) as exchange,
         RunningBridge(tmp_path, settings(exchange, secure, prefix)) as bridge,
@@ -83,7 +83,7 @@ def test_the_bridge_logs_in_over_tls(secure: Secure, prefix: str, tmp_path: Path
     assert PASSWORD not in bridge.stderr
 
 
-def test_a_wrong_password_is_told_and_never_shown(secure: Secure, prefix: str, tmp_path: Path) -> None:
+def test_a_wrong_password_is_reported_but_never_shown(secure: Secure, prefix: str, tmp_path: Path) -> None:
     with (
         ExchangeThread(symbols=SYMBOLS, rate=100) as exchange,
         RunningBridge(tmp_path, settings(exchange, secure, prefix, sasl_plain_password="wr0ng")) as bridge,
@@ -94,7 +94,7 @@ def test_a_wrong_password_is_told_and_never_shown(secure: Secure, prefix: str, t
     assert "wr0ng" not in bridge.stderr
 
 
-def test_an_unknown_authority_is_told(secure: Secure, prefix: str, tmp_path: Path) -> None:
+def test_an_unknown_certificate_authority_is_reported(secure: Secure, prefix: str, tmp_path: Path) -> None:
     (tmp_path / "other").mkdir()
     other, _ = make_certificates(tmp_path / "other")
     with (
@@ -106,7 +106,7 @@ def test_an_unknown_authority_is_told(secure: Secure, prefix: str, tmp_path: Pat
         assert bridge.stop() == 0
 
 
-def test_a_file_that_is_no_certificate_is_a_bad_configuration(
+def test_a_file_that_is_not_a_certificate_is_a_configuration_error(
     secure: Secure, prefix: str, tmp_path: Path
 ) -> None:
     (tmp_path / "ca.pem").write_text("no certificate")
@@ -123,7 +123,7 @@ USER = "User:bridge"
 
 
 class Guarded(NamedTuple):
-    """A broker whose second listener lets nobody do anything but what its ACLs allow."""
+    """A broker whose second listener allows only what its ACLs allow."""
 
     broker: Broker
     admin: AdminClient
@@ -132,7 +132,7 @@ class Guarded(NamedTuple):
 
 @pytest.fixture(scope="module")
 def guarded() -> Iterator[Guarded]:
-    """A broker with an authorizer; whoever comes without a name, as the tests do, may do everything."""
+    """A broker with an authorizer; anonymous clients, as the tests are, may do everything."""
     (port,) = free_ports(1)
     properties = {
         "listeners": f"PLAINTEXT://127.0.0.1:{{port}},GUARDED://127.0.0.1:{port},"
@@ -151,7 +151,7 @@ def guarded() -> Iterator[Guarded]:
 
 
 def least(prefix: str) -> dict[str, AclBinding]:
-    """Return the ACLs that docs/security.md lists, for another topic prefix and group."""
+    """Return the ACLs that docs/security.md lists, with the prefix and group of a test instead."""
 
     def acl(resource: ResourceType, name: str, operation: str, *, prefixed: bool = True) -> AclBinding:
         pattern = ResourcePatternType.PREFIXED if prefixed else ResourcePatternType.LITERAL
@@ -178,7 +178,7 @@ def least(prefix: str) -> dict[str, AclBinding]:
 
 @contextmanager
 def allowed(guarded: Guarded, acls: Collection[AclBinding]) -> Iterator[None]:
-    """Let the bridge do what these allow, as long as the context."""
+    """Allow the bridge these operations, for as long as the context."""
     for done in guarded.admin.create_acls(list(acls)).values():
         done.result()
     try:
@@ -213,7 +213,7 @@ def guarded_settings(
     return config(exchange.url, guarded.broker, prefix, {"kafka": {**login, **keys}})
 
 
-def test_the_acls_that_are_listed_are_enough(guarded: Guarded, prefix: str, tmp_path: Path) -> None:
+def test_the_documented_acls_are_sufficient(guarded: Guarded, prefix: str, tmp_path: Path) -> None:
     with ExchangeThread(symbols=SYMBOLS, rate=100) as exchange, allowed(guarded, least(prefix).values()):
         settings = guarded_settings(exchange, guarded, prefix)
         with RunningBridge(tmp_path, settings) as bridge:
@@ -223,11 +223,13 @@ def test_the_acls_that_are_listed_are_enough(guarded: Guarded, prefix: str, tmp_
         assert_trades_are(records_of(guarded.broker, prefix, "trades"), exchange.truth.made)
         with Command(tmp_path, ["check", "--config", "bridge.toml"]) as checked:
             assert checked.process.wait(30) == 0
-        assert "missing ACL" not in bridge.stderr + checked.stdout
+        assert "ACL missing" not in bridge.stderr + checked.stdout
 
 
 @pytest.mark.parametrize("number", range(6))
-def test_an_acl_that_is_missing_is_named(guarded: Guarded, prefix: str, tmp_path: Path, number: int) -> None:
+def test_each_missing_acl_is_named_by_check_and_by_run_which_continues_once_it_is_granted(
+    guarded: Guarded, prefix: str, tmp_path: Path, number: int
+) -> None:
     acls = least(prefix)
     assert len(acls) == 6
     with ExchangeThread(symbols=SYMBOLS, rate=100) as exchange:
@@ -246,24 +248,24 @@ def test_an_acl_that_is_missing_is_named(guarded: Guarded, prefix: str, tmp_path
             with Command(tmp_path, ["check", "--config", "bridge.toml"]) as checked:
                 checked.process.wait(30)
             named = f"{operation} on {kind.partition(' `')[0].rsplit(' ', 1)[0]} {acl.name}"
-            assert f"missing ACL: {named}" in checked.stdout
+            assert f"ACL missing: {named}" in checked.stdout
             if operation == "DescribeConfigs":
                 assert checked.process.returncode == 0
                 bridge.wait_ready()
-                assert "an ACL is missing" in bridge.stderr
+                assert "ACL missing" in bridge.stderr
                 assert bridge.stop() == 0
             else:
                 assert checked.process.returncode == 1
-                eventually(lambda: named in str(bridge.ready()[1]), 20, "what is missing")
-                # As soon as it is there, the bridge goes on.
+                words = f"ACL missing: {named}"
+                eventually(lambda: words in str(bridge.ready()[1]), 20, "the name of the ACL")
+                assert "run `digifinex-bridge check` for all of them" in str(bridge.ready()[1])
+                eventually(lambda: words in bridge.stderr, 20, "the same in the log")
                 with allowed(guarded, [acl]):
                     bridge.wait_ready()
                     assert bridge.stop() == 0
 
 
-def test_without_any_acl_all_that_are_listed_are_named_at_once(
-    guarded: Guarded, prefix: str, tmp_path: Path
-) -> None:
+def test_check_names_all_missing_acls_at_once(guarded: Guarded, prefix: str, tmp_path: Path) -> None:
     with ExchangeThread(symbols=SYMBOLS, rate=100) as exchange:
         (tmp_path / "bridge.toml").write_text(toml(guarded_settings(exchange, guarded, prefix)))
         with Command(tmp_path, ["check", "--config", "bridge.toml"]) as checked:
@@ -271,8 +273,8 @@ def test_without_any_acl_all_that_are_listed_are_named_at_once(
     topics = [f"{prefix}.{channel}.v1" for channel in (*CHANNELS[:4], "deadletter", "events")]
     for operation in ("Write", "Create"):
         for topic in (*topics, f"{prefix}.bridge-state"):
-            assert f"missing ACL: {operation} on topic {topic}\n" in checked.stdout
-    named = set(re.findall(r"missing ACL: (\w+ on (?:topic|group|transactional id))", checked.stdout))
+            assert f"ACL missing: {operation} on topic {topic}\n" in checked.stdout
+    named = set(re.findall(r"ACL missing: (\w+ on (?:topic|group|transactional id))", checked.stdout))
     assert named == {
         "Write on topic",
         "Create on topic",
@@ -283,7 +285,7 @@ def test_without_any_acl_all_that_are_listed_are_named_at_once(
 
 
 @pytest.mark.parametrize("delivery", ["exactly-once", "at-least-once"])
-def test_an_acl_that_is_withdrawn_for_a_while_costs_readiness_and_nothing_else(
+def test_an_acl_that_is_withdrawn_while_the_bridge_runs_costs_readiness_and_nothing_else(
     guarded: Guarded, prefix: str, tmp_path: Path, delivery: str
 ) -> None:
     acls = least(prefix)
@@ -293,8 +295,8 @@ def test_an_acl_that_is_withdrawn_for_a_while_costs_readiness_and_nothing_else(
         with allowed(guarded, acls.values()), RunningBridge(tmp_path, settings) as bridge:
             with allowed(guarded, [write]):
                 bridge.wait_ready()
-            eventually(lambda: "kafka_errors_total{" in bridge.metrics(), 20, "a refusal")
-            eventually(lambda: bridge.ready()[0] == 503, 20, "being not ready")
+            eventually(lambda: "kafka_errors_total{" in bridge.metrics(), 20, "a denied request")
+            eventually(lambda: bridge.ready()[0] == 503, 20, "not ready")
             errors = bridge.metric("kafka_errors_total")
             answers: set[int] = set()
 
@@ -302,7 +304,7 @@ def test_an_acl_that_is_withdrawn_for_a_while_costs_readiness_and_nothing_else(
                 answers.add(bridge.ready()[0])
                 return bridge.metric("kafka_errors_total") >= errors + 4
 
-            eventually(refused_again, 60, "more refusals")
+            eventually(refused_again, 60, "more denied requests")
             assert answers == {503}
             with allowed(guarded, [write]):
                 bridge.wait_ready()

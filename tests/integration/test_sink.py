@@ -319,7 +319,7 @@ def test_too_much_that_waits_is_told_once_and_room_is_told_once(own_kafka: Broke
     [
         ({}, 5, ["has 5 partitions", "kafka.partitions is 12", "set kafka.partitions = 5"]),
         ({"create_topics": False}, None, ["does not exist", "kafka.create_topics", "12 partitions"]),
-        ({"replication_factor": 3}, None, ["can't be created", "kafka.replication_factor = 3"]),
+        ({"replication_factor": 3}, None, ["cannot be created", "kafka.replication_factor = 3"]),
     ],
 )
 def test_topics_that_are_not_as_configured_are_named_with_what_differs(

@@ -157,7 +157,7 @@ class RunningBridge(Command):
 
     def _port(self) -> int:
         for line in self.stderr.splitlines():
-            if '"event": "endpoints"' in line or '"endpoints"' in line:
+            if '"HTTP endpoints listening"' in line:
                 return int(json.loads(line)["port"])
         return 0
 

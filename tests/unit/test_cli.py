@@ -118,7 +118,7 @@ def test_check_says_what_would_run_and_who_does_not_answer(tmp_path: Path) -> No
         done = command("check", "--config", str(path))
     assert done.returncode == 1
     assert "session with 3 subscriptions: all_ticker, trades BTC_USDT ETH_USDT" in done.stdout
-    assert "sessions for depth of every market" in done.stdout
+    assert "additional sessions for depth of every market listed in all_ticker" in done.stdout
     assert "session of account main with 1 subscription: balance USDT" in done.stdout
     assert done.stdout.endswith("not ready: Kafka and the exchange, see above\n")
     assert SECRET not in done.stdout + done.stderr
