@@ -1,18 +1,18 @@
-"""Every exception that the bridge raises on purpose, as one tree; pure.
+"""All exceptions that the bridge itself raises, as one tree; pure.
 
     BridgeError
-    ├── ConfigError            the configuration, or what it names, cannot be used
-    ├── ExchangeError          the exchange did something that the protocol does not allow
+    ├── ConfigError            the configuration is not valid, or a file it names cannot be used
+    ├── ExchangeError          the exchange violated its protocol
     │   ├── BadFrame           a frame is not a message of the protocol
     │   ├── BadItem            an item of a push cannot become a record
     │   └── VisitFailed        `check` could not complete a session
-    ├── BrokerError            Kafka is not as the bridge needs it
-    │   ├── TopicError         a topic is not as configured
+    ├── BrokerError            Kafka is not set up as the bridge requires
+    │   ├── TopicError         a topic does not match the configuration
     │   └── ShardLost          another replica serves the shard
     └── SpoolFull              the spool has reached its maximum size
 
-Errors of libraries (aiokafka's `KafkaError`, `OSError`, `WebSocketException`) pass through under their own
-names: they are handled where the library is called.
+Exceptions of libraries (`OSError`, aiokafka's `KafkaError`, websockets' `WebSocketException`) are not
+wrapped; they are handled where the library is called.
 """
 
 from typing import Literal
@@ -22,11 +22,11 @@ DeadLetterReason = Literal["decompression", "json", "unknown_method", "payload"]
 
 
 class BridgeError(Exception):
-    """The root of the tree."""
+    """The base class of all exceptions that the bridge raises itself."""
 
 
 class ConfigError(BridgeError):
-    """What is wrong with the configuration: where (`source`), which `key`, and what to do, in one line."""
+    """An error in the configuration in one line: `source` (a file or variable), `key`, and what to change."""
 
     def __init__(self, key: str, message: str, source: str = "") -> None:
         line = ": ".join(part for part in (source, key, message) if part)
@@ -37,11 +37,11 @@ class ConfigError(BridgeError):
 
 
 class ExchangeError(BridgeError):
-    """The exchange did something that its protocol does not allow."""
+    """The exchange violated its protocol."""
 
 
 class BadFrame(ExchangeError):
-    """A frame that is not a message of the protocol; `reason` is that of its dead letter."""
+    """A frame that is not a message of the protocol; `reason` is the reason of its dead letter."""
 
     def __init__(self, reason: DeadLetterReason, detail: str) -> None:
         super().__init__(f"{reason}: {detail}")
@@ -50,23 +50,23 @@ class BadFrame(ExchangeError):
 
 
 class BadItem(ExchangeError):
-    """An item of a push, or a whole push, that cannot become a record; the text says why."""
+    """An item of a push, or a whole push, that cannot become a record; the message says why."""
 
 
 class VisitFailed(ExchangeError):
-    """A session of `check` did not get as far as it should; the text says what happened."""
+    """A session of `check` could not be completed; the message says what happened."""
 
 
 class BrokerError(BridgeError):
-    """Kafka is not as the bridge needs it."""
+    """Kafka is not set up as the bridge requires."""
 
 
 class TopicError(BrokerError):
-    """A topic is not as configured; the text says which, what differs and what to do."""
+    """A topic does not match the configuration; the message says which one, how, and what to do."""
 
 
 class ShardLost(BrokerError):
-    """Another replica serves the shard now; the text says which."""
+    """Another replica serves the shard now; the message says which one."""
 
 
 class SpoolFull(BridgeError):

@@ -1,13 +1,13 @@
 """Record: one message on its way to Kafka."""
 
 import base64
-from typing import Literal, NamedTuple, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias, get_args
 
 import msgspec
 
 from bridge.errors import DeadLetterReason
 
-DEAD_LETTER_REASONS: tuple[DeadLetterReason, ...] = ("decompression", "json", "unknown_method", "payload")
+DEAD_LETTER_REASONS: tuple[DeadLetterReason, ...] = get_args(DeadLetterReason)
 Cause = Literal[
     "closed", "refused", "timeout", "stale", "rejected", "rotated", "stopped", "takeover", "repeated_list"
 ]

@@ -166,7 +166,7 @@ class Config(Section):
             if account.empty():
                 raise ConfigError(
                     f"accounts.{number}",
-                    f"{account.name!r} asks for nothing: set {_one_of(account.channels())}",
+                    f"{account.name!r} has nothing to subscribe to: set {_one_of(account.channels())}",
                 )
         if self.accounts and self.exchange.travels_in_clear:
             raise ConfigError(

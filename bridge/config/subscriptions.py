@@ -68,31 +68,32 @@ def _key(channel: Channel) -> tuple[object, object]:
 
 @_with_channels(private=False)
 class ChannelsConfig(Subscriptions):
-    """What to subscribe to without an account. Symbols are like `BTC_USDT`; case does not matter.
+    """The public channels to subscribe to. Symbols are written as `BTC_USDT`, in upper or lower case.
 
-    `["*"]` is every market, new listings included. From the environment: `BTC_USDT,ETH_USDT`, or a JSON list.
+    `["*"]` subscribes to every market, including new listings. In the environment, a list is written as
+    `BTC_USDT,ETH_USDT` or as JSON.
     """
 
 
 @_with_channels(private=True)
 class AccountConfig(Subscriptions):
-    """One account of the exchange, a table `[[accounts]]` each, on a connection of its own.
+    """Accounts of the exchange: one table `[[accounts]]` for each. Every account has its own connections.
 
-    `BRIDGE_ACCOUNTS__0__SECRET` in the environment is the secret of the first account in the file, or of a
-    new one when it has none; `BRIDGE_ACCOUNTS` is all of them as a JSON list. Files are relative to the
-    folder of the configuration file; a line break at their end does not count.
+    In the environment, `BRIDGE_ACCOUNTS__0__SECRET` sets the secret of the first account in the file, or adds
+    an account if the file has none; `BRIDGE_ACCOUNTS` sets all accounts as a JSON list. File names are
+    relative to the folder of the configuration file. A line break at the end of a file is removed.
     """
 
     name: str = Field(
         pattern=r"^[A-Za-z0-9._-]+$",
-        description="What records, metrics and logs call it: letters, digits, `.`, `_`, `-`. Each name once.",
+        description="Unique name of the account in records, metrics and logs. Letters, digits, `.`, `_`, `-`.",
     )
-    api_key_file: File | None = Field(default=None, description="File that holds the API key.")
+    api_key_file: File | None = Field(default=None, description="File that contains the API key.")
     api_key: RequiredSecret = Field(
-        default=SecretStr(""), description="The API key, unless `api_key_file` is given."
+        default=SecretStr(""), description="API key, if `api_key_file` is not set."
     )
-    secret_file: File | None = Field(default=None, description="File that holds the secret.")
+    secret_file: File | None = Field(default=None, description="File that contains the API secret.")
     secret: RequiredSecret = Field(
         default=SecretStr(""),
-        description="The API key's secret, unless `secret_file` is given.",
+        description="API secret, if `secret_file` is not set.",
     )

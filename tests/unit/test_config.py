@@ -206,7 +206,7 @@ ACCOUNT = f'[[accounts]]\nname = "a"\napi_key = "k"\nsecret = "{SECRET}"\nbalanc
             "is not a text file",
         ),
         (ACCOUNT + 'secret_file = "good"\n', "accounts.0.secret", "set twice"),
-        (ACCOUNT.replace('balance = ["BTC"]', ""), "accounts.0", "asks for nothing"),
+        (ACCOUNT.replace('balance = ["BTC"]', ""), "accounts.0", "has nothing to subscribe to"),
         (ACCOUNT.replace('"BTC"', '"*"'), "accounts.0.balance", "list each name"),
         (ACCOUNT.replace('"a"', '"a b"'), "accounts.0.name", "letters, digits"),
         (ACCOUNT + ACCOUNT, "accounts.1.name", "'a' is already the name"),
