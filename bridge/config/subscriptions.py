@@ -86,7 +86,7 @@ class AccountConfig(Subscriptions):
 
     name: str = Field(
         pattern=r"^[A-Za-z0-9._-]+$",
-        description="Unique name of the account in records, metrics and logs. Letters, digits, `.`, `_`, `-`.",
+        description="Unique name of the account in records, metrics and logs. Letters, digits and `._-`.",
     )
     api_key_file: File | None = Field(default=None, description="File that contains the API key.")
     api_key: RequiredSecret = Field(
