@@ -94,25 +94,26 @@ class SubscribedBy(enum.Enum):
 
 
 class Overlap(enum.Enum):
-    """What a new session repeats of what the old one brought, when it takes over from it.
+    """What a new session brings of what the old one has brought already, when it takes over from it.
 
-    So this decides how a handover finds out which of the new session's pushes have been seen.
+    `exchange.handover` uses it to pass on every item once.
     """
 
     IDS = "ids"
-    """Items have ids, and the normaliser drops the ids it has seen; the handover passes everything."""
+    """Items have ids, and the normaliser drops those it knows. Everything is passed on."""
 
     SNAPSHOT = "snapshot"
-    """A new subscription starts with a snapshot that replaces all that came before it. The handover passes
-    the new session's last snapshot and what follows it."""
+    """A new subscription starts with a snapshot, which replaces everything before it. The new session's last
+    snapshot and what follows it are passed on. Params are `[clean, …, symbol]`, with `clean` true in a
+    snapshot."""
 
     STATE = "state"
-    """A new subscription may start with the present state, which the old session never pushes. So the old and
-    the new session are aligned at the last item of the old one alone."""
+    """A new subscription may start with the present state, which the old session never brings. The new
+    session's items are passed on from where it brings the last item of the old one."""
 
     SERIES = "series"
-    """A new subscription starts with nothing, so what both sessions bring of a symbol is the same series of
-    items. They are aligned at as many items as both have."""
+    """A new subscription starts with the next change, so the new session's first items are the last ones of
+    the old session. They are passed on from where both agree in all of them."""
 
 
 class Channel(msgspec.Struct, frozen=True):

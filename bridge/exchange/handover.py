@@ -1,39 +1,39 @@
-"""What goes on while a new session takes over from an old one, so that nothing is lost or repeated.
+"""Passes messages on while a new session takes over from an old one, so that nothing is lost or repeated.
 
-While the new session opens and subscribes, the old one's pushes go on and are remembered, the new one's
-are held back. When the new session is live and the old one has answered one more ping, all that the
-exchange pushed before the new session was live has come in over the old one. Then the old session is
-dropped, and of what was held only the unseen goes on.
+While the new session opens and subscribes, the old one's messages are passed on and remembered, and the new
+one's are held back. Once the new session is live and the old one has answered one more ping, everything that
+the exchange pushed before the new session was live has arrived over the old one. Then the old session is
+dropped, and of the held messages only those not seen yet are passed on.
 
-What is unseen: trades have ids, and their channel knows them. A depth snapshot replaces the book. Of every
-other series, one symbol's tickers or one currency's balances, the new session first brings what the old one
-ended with: it goes on from there. Comparing items one by one would not do, since a balance that goes back
-to what it was reads as it did before. A frame that is no message is a series of its own, by its bytes.
+Which items count as seen depends on the channel's `Overlap`:
+
+- IDS (trades): all are passed on, the normaliser knows which ids are new.
+- SNAPSHOT (depth): the last snapshot of each book and what follows it are passed on.
+- SERIES and STATE: the items of one key, such as one currency's balances, are aligned. If the old session
+  ended with A B C and the new one brought B C D, then B and C are seen, and D is passed on. Comparing single
+  items is not enough: a balance that returns to an earlier value reads as it did before.
+- A frame that is not a message of the protocol is compared by its bytes, and counted.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Generic, NamedTuple, TypeVar
 
 import msgspec
 from msgspec import Raw
 
+from bridge.channels.channel import Channel, Overlap
 from bridge.errors import BadFrame
 from bridge.exchange.frames import Push
 
-# What comes with a snapshot on subscribing, and so needs no comparing.
-_BY_SYMBOL = ("trades", "depth")
-
-# What may come with the present state on subscribing, which the old session never brings.
-_TICKERS = ("ticker", "all_ticker")
-
 Context = TypeVar("Context")
-Series = tuple[str, str]
-"""A channel, and the symbol or currency."""
+
+ItemKey = tuple[str, str]
+"""A channel, and the symbol or currency of an item."""
 
 
 class Bad(NamedTuple):
-    """A frame that is no message of the protocol, and why."""
+    """A frame that is not a message of the protocol, and why."""
 
     frame: bytes
     why: BadFrame
@@ -55,85 +55,113 @@ _UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
 class Handover(Generic[Context]):
-    """One handover. `Context` is whatever the caller wants back with a held message."""
+    """One handover. `Context` is whatever the caller wants back with a held message.
 
-    def __init__(self) -> None:
+    The overlap of each channel is taken from `channels`. One that is not in there counts as a series.
+    """
+
+    def __init__(self, channels: Mapping[str, Channel]) -> None:
+        self._channels = channels
+        # Pushes of the old session whose items have to be compared, in order of arrival; only grows.
         self._remembered: list[Push] = []
+        # How often the old session brought each bad frame that the new one has not repeated yet.
         self._bad: Counter[bytes] = Counter()
+        # Messages of the new session in order of arrival; empty again after `release`.
         self._held: list[tuple[Message, Context]] = []
 
     def remember(self, message: Message) -> None:
-        """Take note of a message of the old session."""
+        """Remember a message that the old session brought."""
         if isinstance(message, Bad):
             self._bad[message.frame] += 1
-        elif message.channel not in _BY_SYMBOL:
+        elif self._is_aligned(message):
             self._remembered.append(message)
 
     def hold(self, message: Message, context: Context) -> None:
-        """Keep a message of the new session back."""
+        """Hold back a message of the new session."""
         self._held.append((message, context))
 
     def release(self) -> list[tuple[Message, Context]]:
-        """Return what was held and goes on, in order.
+        """Return those of the held messages that were not seen, in order of arrival.
 
-        To be called when the new session has brought all that the old one has: of what comes later nobody
-        can tell whether it was seen.
+        Call it when the new session has brought everything that the old one has, and not before: an item that
+        the new session brings later could not be recognised as seen.
         """
         pushes = [(place, held) for place, (held, _) in enumerate(self._held) if isinstance(held, Push)]
         seen = self._seen(push for _, push in pushes)
-        last_snapshot = {_symbol(push): place for place, push in pushes if _is_snapshot(push)}
+        last_snapshot = {_book(push): place for place, push in pushes if self._is_snapshot(push)}
         released = []
         for place, (held, context) in enumerate(self._held):
-            goes_on: Message | None = held
+            passed_on: Message | None = held
             if isinstance(held, Bad):
                 if self._bad[held.frame]:
                     self._bad[held.frame] -= 1
-                    goes_on = None
-            elif held.channel == "depth":
-                goes_on = held if place >= last_snapshot.get(_symbol(held), 0) else None
-            elif held.channel != "trades":
-                goes_on = _without(seen, held)
-            if goes_on is not None:
-                released.append((goes_on, context))
+                    passed_on = None
+            elif self._overlap(held) is Overlap.SNAPSHOT:
+                passed_on = held if place >= last_snapshot.get(_book(held), 0) else None
+            elif self._is_aligned(held):
+                passed_on = _without(seen, held)
+            if passed_on is not None:
+                released.append((passed_on, context))
         self._held.clear()
         return released
 
-    def _seen(self, held: Iterable[Push]) -> dict[Series, int]:
-        """Return how many of the held items of each series the old session has brought."""
-        old = _by_series(self._remembered)
-        new = _by_series(push for push in held if push.channel not in _BY_SYMBOL)
-        return {series: _caught_up(series, old[series], items) for series, items in new.items()}
+    def _overlap(self, push: Push) -> Overlap:
+        channel = self._channels.get(push.channel)
+        return Overlap.SERIES if channel is None else channel.overlap
+
+    def _is_aligned(self, push: Push) -> bool:
+        return self._overlap(push) in (Overlap.SERIES, Overlap.STATE)
+
+    def _is_snapshot(self, push: Push) -> bool:
+        if self._overlap(push) is not Overlap.SNAPSHOT:
+            return False
+        try:
+            return _decode_by_symbol(push.params)[0]
+        except _UNREADABLE:
+            return False
+
+    def _seen(self, held: Iterable[Push]) -> dict[ItemKey, int]:
+        """Return how many of the held items of each key the old session has brought."""
+        aligned = [push for push in held if self._is_aligned(push)]
+        by_state = {push.channel for push in aligned if self._overlap(push) is Overlap.STATE}
+        old = _by_key(self._remembered)
+        return {
+            key: _brought(old[key], items, at_last=key[0] in by_state)
+            for key, items in _by_key(aligned).items()
+        }
 
 
-def _caught_up(series: Series, old: list[bytes], new: list[bytes]) -> int:
-    """Return how many items of `new` the old session has brought: up to the place where both end alike.
+def _brought(old: list[bytes], new: list[bytes], *, at_last: bool) -> int:
+    """Return how many items at the start of `new` the old session has brought.
 
-    With several such places, as items repeat, the last: a rotation repeats nothing.
+    That is the largest n for which `old` ends with the first n items of `new`. With old 1 2 3 and new 2 3 4
+    it is 2. Where items repeat, several n match: with old 1 2 1 and new 1 2 1 2 both 1 and 3 do, and 3 is
+    taken, since a rotation must never repeat an item. `at_last`: only the last item of `old` is compared, as
+    `new` may begin with a state S that `old` does not have: with old 1 2 and new S 2 3 it is 2.
     """
-    channel, _ = series
     for place in range(len(new), 0, -1):
-        alike = 1 if channel in _TICKERS else place
-        if new[place - alike : place] == old[-alike:]:
+        compared = 1 if at_last else place
+        if new[place - compared : place] == old[-compared:]:
             return place
     return 0
 
 
-def _by_series(pushes: Iterable[Push]) -> defaultdict[Series, list[bytes]]:
-    by_series = defaultdict(list)
+def _by_key(pushes: Iterable[Push]) -> defaultdict[ItemKey, list[bytes]]:
+    by_key = defaultdict(list)
     for push in pushes:
         for item in _items(push):
-            by_series[_series(push, item)].append(item)
-    return by_series
+            by_key[_key(push, item)].append(item)
+    return by_key
 
 
-def _without(seen: dict[Series, int], push: Push) -> Push | None:
-    """Return a push without the items that are `seen`, taking these off there; None if no item is left."""
+def _without(seen: dict[ItemKey, int], push: Push) -> Push | None:
+    """Return a push without the items that are `seen`, counting these down; None if no item is left."""
     items = _items(push)
     unseen = []
     for item in items:
-        series = _series(push, item)
-        if seen[series]:
-            seen[series] -= 1
+        key = _key(push, item)
+        if seen[key]:
+            seen[key] -= 1
         else:
             unseen.append(item)
     if len(unseen) == len(items):
@@ -142,7 +170,7 @@ def _without(seen: dict[Series, int], push: Push) -> Push | None:
 
 
 def _items(push: Push) -> list[bytes]:
-    """Return the items of a push's list; a list that is none, or empty, counts as one item."""
+    """Return the items of a push's list. Params that are not a list, or an empty one, count as one item."""
     try:
         items = _decode_items(push.params)
         if len(items) == 1 and bytes(items[0])[:1] == b"[":
@@ -152,7 +180,7 @@ def _items(push: Push) -> list[bytes]:
     return [bytes(item) for item in items] or [push.params]
 
 
-def _series(push: Push, item: bytes) -> Series:
+def _key(push: Push, item: bytes) -> ItemKey:
     try:
         named = _decode_item(item)
     except _UNREADABLE:
@@ -160,17 +188,9 @@ def _series(push: Push, item: bytes) -> Series:
     return push.channel, named.symbol or named.currency
 
 
-def _symbol(push: Push) -> str | None:
+def _book(push: Push) -> tuple[str, str | None]:
+    """Return the channel and symbol of a push whose params are `[clean, …, symbol]`."""
     try:
-        return _decode_by_symbol(push.params)[2].upper()
+        return push.channel, _decode_by_symbol(push.params)[2].upper()
     except _UNREADABLE:
-        return None
-
-
-def _is_snapshot(push: Push) -> bool:
-    if push.channel != "depth":
-        return False
-    try:
-        return _decode_by_symbol(push.params)[0]
-    except _UNREADABLE:
-        return False
+        return push.channel, None

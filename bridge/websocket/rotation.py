@@ -19,6 +19,7 @@ import asyncio
 import enum
 from collections.abc import Callable, Iterable
 
+from bridge.channels import CHANNELS
 from bridge.channels.channel import Source
 from bridge.errors import BadFrame
 from bridge.exchange.frames import Push
@@ -47,7 +48,7 @@ class Rotation:
     def __init__(self, old: Feed, receiver: Receiver) -> None:
         self._old = old
         self._receiver = receiver
-        self._handover: Handover[_Came] = Handover()  # what the old session brought, what is held of the new
+        self._handover: Handover[_Came] = Handover(CHANNELS)  # what the old session brought, what is held of the new
         self._aside: list[tuple[Message, _Came]] = []  # what the old one brings after its pong, in order
         # A damaged frame may come over both as soon as both are open, which is before this side knows of it.
         old.deliver_to(_Into(self._remember))

@@ -57,7 +57,7 @@ class Conversation:
             credentials=Credentials("key", "secret"),
         )
         self.source = Source("fuzz", "main")
-        self.handover: Handover[bytes] = Handover()
+        self.handover: Handover[bytes] = Handover(CHANNELS)
         self.pipeline = Pipeline(
             wanted=CHANNELS,
             emit=emit,

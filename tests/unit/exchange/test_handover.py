@@ -1,4 +1,4 @@
-"""A handover: what the exchange pushed goes on once and in order, although two sessions brought it."""
+"""A handover: what the exchange pushed is passed on once and in order, although two sessions brought it."""
 
 import json
 from collections import Counter, defaultdict
@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bridge.channels import CHANNELS
 from bridge.errors import BadFrame
 from bridge.exchange.frames import Push, decode
 from bridge.exchange.handover import Bad, Handover
@@ -33,8 +34,8 @@ def push(channel: str, params: Any) -> Push:
 
 
 def released(old: list[Push], new: list[Push]) -> list[tuple[str, Any]]:
-    """Return what goes on of the new session's pushes, when the old one had brought its own."""
-    handover: Handover[int] = Handover()
+    """Return which pushes of `new` are passed on after the old session has brought `old`."""
+    handover: Handover[int] = Handover(CHANNELS)
     for message in old:
         handover.remember(message)
     for place, message in enumerate(new):
@@ -43,7 +44,7 @@ def released(old: list[Push], new: list[Push]) -> list[tuple[str, Any]]:
 
 
 def released_by(handover: Handover[Context]) -> list[tuple[Push, Context]]:
-    """Return what goes on of pushes alone."""
+    """Return the pushes that are passed on, without bad frames."""
     return [(message, context) for message, context in handover.release() if isinstance(message, Push)]
 
 
@@ -67,70 +68,70 @@ def totals(messages: list[tuple[str, Any]]) -> str:
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "goes_on"),
+    ("old", "new", "passed_on"),
     [
         pytest.param("", "", "", id="nothing happened"),
-        pytest.param("AB", "", "", id="all of it before the new session subscribed"),
-        pytest.param("", "AB", "AB", id="all of it after the old one's last"),
+        pytest.param("AB", "", "", id="everything before the new session subscribed"),
+        pytest.param("", "AB", "AB", id="everything after the old one's last"),
         pytest.param("AB", "B", "", id="the new one saw the end"),
         pytest.param("AB", "BC", "C", id="both saw the middle"),
         pytest.param("AB", "C", "C", id="nothing in common"),
-        pytest.param("AB", "BA", "A", id="it goes back to what it was"),
-        pytest.param("AB", "A", "A", id="it goes back after the old one's last"),
-        pytest.param("AB", "XB", "XB", id="it comes back to the old one's last"),
-        pytest.param("AAA", "AAB", "B", id="the same again and again"),
-        pytest.param("ABAB", "BABA", "A", id="to and fro"),
+        pytest.param("AB", "BA", "A", id="returns to an earlier value"),
+        pytest.param("AB", "A", "A", id="returns to an earlier value after the old one's last"),
+        pytest.param("AB", "XB", "XB", id="returns to the old one's last"),
+        pytest.param("AAA", "AAB", "B", id="the same value repeated"),
+        pytest.param("ABAB", "BABA", "A", id="alternating values"),
     ],
 )
-def test_the_new_session_goes_on_from_where_the_old_one_ended(old: str, new: str, goes_on: str) -> None:
-    assert totals(released(balances(*old), balances(*new))) == goes_on
+def test_the_new_session_continues_where_the_old_one_ended(old: str, new: str, passed_on: str) -> None:
+    assert totals(released(balances(*old), balances(*new))) == passed_on
 
 
-def test_each_symbol_has_its_own_place() -> None:
+def test_each_currency_is_aligned_separately() -> None:
     old = [*balances("A"), *balances("X", currency="BTC"), *balances("B")]
     new = [*balances("B", "C"), *balances("Y", currency="BTC")]
     assert released(old, new) == [("balance", [balance("USDT", "C")]), ("balance", [balance("BTC", "Y")])]
 
 
-def test_the_same_symbol_in_two_channels_is_two_series() -> None:
+def test_a_symbol_in_two_channels_is_aligned_separately_in_each() -> None:
     item = {"symbol": "BTC_USDT", "id": "1"}
     assert released([push("order", [item])], [push("order_algo", [item])]) == [("order_algo", [item])]
 
 
-def test_a_symbol_that_the_new_session_subscribed_to_later_does_not_disturb_the_others() -> None:
+def test_a_currency_that_only_the_old_session_brought_does_not_affect_the_others() -> None:
     other = balances("X", currency="BTC")
     assert released([*balances("A"), *other, *balances("B")], balances("A", "B", "C")) == [
         ("balance", [balance("USDT", "C")])
     ]
 
 
-def test_of_a_push_with_several_items_the_unseen_go_on() -> None:
+def test_only_the_unseen_items_of_a_push_are_passed_on() -> None:
     seen, unseen = ticker("A", "1"), ticker("B", "2")
     assert released([push("all_ticker", [seen])], [push("all_ticker", [seen, unseen])]) == [
         ("all_ticker", [unseen])
     ]
 
 
-def test_a_nested_list_counts_as_its_items() -> None:
+def test_items_of_a_nested_list_are_compared_one_by_one() -> None:
     seen, unseen = ticker("A", "1"), ticker("B", "2")
     old, new = [push("all_ticker", [[seen]])], [push("all_ticker", [[seen, unseen]])]
     assert released(old, new) == [("all_ticker", [unseen])]
 
 
-def test_the_state_that_a_ticker_may_begin_with_is_left_out_when_it_is_old() -> None:
+def test_the_state_a_ticker_starts_with_is_dropped_when_it_is_outdated() -> None:
     old = [push("ticker", [ticker("A", last)]) for last in "123"]
     new = [push("ticker", [ticker("A", last)]) for last in ("state", "2", "3", "4")]
     assert released(old, new) == [("ticker", [ticker("A", "4")])]
 
 
-def test_the_state_that_a_ticker_begins_with_goes_on_when_the_old_session_has_nothing_newer() -> None:
+def test_the_state_a_ticker_starts_with_is_passed_on_when_the_old_session_has_nothing_newer() -> None:
     old = [push("ticker", [ticker("A", "1")])]
     new = [push("ticker", [ticker("A", last)]) for last in ("state", "2")]
     assert released(old, new) == [("ticker", [ticker("A", "state")]), ("ticker", [ticker("A", "2")])]
 
 
-def test_a_held_push_comes_back_whole_with_its_context() -> None:
-    handover: Handover[str] = Handover()
+def test_a_held_push_is_released_unchanged_with_its_context() -> None:
+    handover: Handover[str] = Handover(CHANNELS)
     held = push("order", '[ {"symbol" : "A"} , {"symbol" : "B"} ]')
     handover.hold(held, "context")
     assert handover.release() == [(held, "context")]
@@ -140,12 +141,12 @@ def test_a_held_push_comes_back_whole_with_its_context() -> None:
 # Trades and depth
 
 
-def test_trades_all_go_on_since_their_ids_tell_which_are_new() -> None:
+def test_all_trades_are_passed_on_because_their_ids_show_which_are_new() -> None:
     message = push("trades", [True, [{"id": 1}], "A"])
     assert released([message], [message]) == [("trades", [True, [{"id": 1}], "A"])]
 
 
-def test_a_book_goes_on_from_its_last_snapshot() -> None:
+def test_a_book_is_passed_on_from_its_last_snapshot() -> None:
     new = [
         push("depth", [True, {"asks": [["1", "1"]]}, "A"]),
         push("depth", [True, {}, "B"]),
@@ -170,8 +171,8 @@ def bad(content: str) -> Bad:
 
 
 def released_bad(old: str, new: str) -> str:
-    """Return the contents of the new session's bad frames that go on; the old one's had these."""
-    handover: Handover[None] = Handover()
+    """Return the contents of the new session's bad frames that are passed on after those of `old`."""
+    handover: Handover[None] = Handover(CHANNELS)
     for content in old:
         handover.remember(bad(content))
     for content in new:
@@ -180,27 +181,27 @@ def released_bad(old: str, new: str) -> str:
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "goes_on"),
+    ("old", "new", "passed_on"),
     [
         pytest.param("", "AB", "AB", id="only the new session brought it"),
         pytest.param("AB", "", "", id="only the old session brought it"),
         pytest.param("AB", "AB", "", id="both brought it"),
-        pytest.param("ABX", "YB", "Y", id="each has damage of its own"),
-        pytest.param("A", "AA", "A", id="it comes once more"),
-        pytest.param("AA", "A", "", id="it came before the new session was there"),
+        pytest.param("ABX", "YB", "Y", id="each brought a different one"),
+        pytest.param("A", "AA", "A", id="the new session brought one more"),
+        pytest.param("AA", "A", "", id="one came before the new session was open"),
     ],
 )
-def test_a_bad_frame_that_both_sessions_bring_goes_on_once(old: str, new: str, goes_on: str) -> None:
-    assert released_bad(old, new) == goes_on
+def test_a_bad_frame_that_both_sessions_bring_is_passed_on_once(old: str, new: str, passed_on: str) -> None:
+    assert released_bad(old, new) == passed_on
 
 
 @given(st.text("ABC"), st.text("ABC"))
-def test_of_bad_frames_as_many_go_on_as_one_session_alone_brought(old: str, new: str) -> None:
+def test_rotation_passes_each_bad_frame_once(old: str, new: str) -> None:
     assert Counter(old + released_bad(old, new)) == Counter(old) | Counter(new)
 
 
-def test_a_bad_frame_goes_on_in_its_place_among_the_pushes_with_its_context() -> None:
-    handover: Handover[int] = Handover()
+def test_a_bad_frame_keeps_its_place_among_the_pushes_and_its_context() -> None:
+    handover: Handover[int] = Handover(CHANNELS)
     snapshot, delta = (push("depth", [clean, {}, "A"]) for clean in (True, False))
     held: list[Push | Bad] = [delta, bad("X"), snapshot, bad("Y"), delta]
     handover.remember(bad("Y"))
@@ -230,24 +231,24 @@ def test_a_bad_frame_goes_on_in_its_place_among_the_pushes_with_its_context() ->
         "[[1],2]",
     ],
 )
-def test_params_of_any_shape_go_on_to_be_judged(channel: str, params: str) -> None:
+def test_params_of_any_shape_are_passed_on_to_the_normaliser(channel: str, params: str) -> None:
     assert released([], [push(channel, params)]) == [(channel, json.loads(params))]
 
 
 @pytest.mark.parametrize(
     "params", ["null", "{}", "[]", "[[]]", "[1,2]", '[{"symbol":1}]', '[{"no":"symbol"},{"symbol":"A"}]']
 )
-def test_params_of_any_shape_go_on_once(params: str) -> None:
+def test_params_of_any_shape_are_passed_on_once(params: str) -> None:
     assert released([push("ticker", params)], [push("ticker", params)]) == []
 
 
 @pytest.mark.parametrize("channel", ["depth", "ticker"])
-def test_params_that_could_just_be_read_further_up_the_stack_do_no_harm(channel: str) -> None:
+def test_params_nested_as_deep_as_the_stack_allows_do_not_end_a_handover(channel: str) -> None:
     def rotate(message: Push, calls_down: int) -> None:
         if calls_down:
             rotate(message, calls_down - 1)
             return
-        handover: Handover[None] = Handover()
+        handover: Handover[None] = Handover(CHANNELS)
         handover.remember(message)
         handover.hold(message, None)
         handover.release()
@@ -256,11 +257,11 @@ def test_params_that_could_just_be_read_further_up_the_stack_do_no_harm(channel:
         rotate(Push(channel, b"[" * depth + b"]" * depth), 20)
 
 
-def test_a_symbol_that_is_no_utf8_does_no_harm() -> None:
+def test_a_symbol_that_is_not_utf8_does_not_end_a_handover() -> None:
     for channel, params in [("depth", b'[true,{},"\xff"]'), ("ticker", b'[{"symbol":"\xff"}]')]:
         message = decode(b'{"method":"%s.update","params":%s}' % (channel.encode(), params))
         assert isinstance(message, Push)
-        handover: Handover[None] = Handover()
+        handover: Handover[None] = Handover(CHANNELS)
         handover.hold(message, None)
         assert handover.release() == [(message, None)]
 
@@ -299,8 +300,8 @@ def rotations(draw: st.DrawFn, happenings: st.SearchStrategy[list[Happened]]) ->
 
 
 def merged(rotation: Rotation, draw: st.DataObject, first: dict[int, list[Happened]]) -> list[Happened]:
-    """Return what goes on, in order; `first` are the pushes that a subscription begins with, by its place."""
-    handover: Handover[str] = Handover()
+    """Return what is passed on, in order; `first` has, by place, the pushes a subscription starts with."""
+    handover: Handover[str] = Handover(CHANNELS)
     on: list[Happened] = []
     old = rotation.pushes[: rotation.old_end]
     new: list[Happened] = []
@@ -357,12 +358,12 @@ def different_items(draw: st.DrawFn) -> list[Happened]:
 
 
 @given(rotations(different_items()), st.data())
-def test_every_item_goes_on_once_and_in_order(rotation: Rotation, data: st.DataObject) -> None:
+def test_every_item_is_passed_on_once_and_in_order(rotation: Rotation, data: st.DataObject) -> None:
     assert items(merged(rotation, data, {})) == items(rotation.pushes)
 
 
 @given(rotations(different_items()), st.data())
-def test_the_states_that_tickers_begin_with_come_in_their_place_or_not_at_all(
+def test_the_states_tickers_start_with_are_in_order_or_dropped(
     rotation: Rotation, data: st.DataObject
 ) -> None:
     states: dict[int, list[Happened]] = defaultdict(list)
@@ -371,29 +372,29 @@ def test_the_states_that_tickers_begin_with_come_in_their_place_or_not_at_all(
             state = {"symbol": symbol, "figure": str(place - 0.5)}
             states[place].append(Happened(channel, symbol, [state]))
     truth = items(rotation.pushes)
-    for series, gone_on in items(merged(rotation, data, states)).items():
-        figures = [float(item["figure"]) for item in gone_on]
+    for series, passed_on in items(merged(rotation, data, states)).items():
+        figures = [float(item["figure"]) for item in passed_on]
         assert figures == sorted(figures)
-        assert [item for item in gone_on if float(item["figure"]).is_integer()] == truth.get(series, [])
+        assert [item for item in passed_on if float(item["figure"]).is_integer()] == truth.get(series, [])
 
 
 @st.composite
 def same_balances(draw: st.DrawFn) -> list[Happened]:
-    """Return pushes of a balance that goes to and fro."""
+    """Return pushes of a balance that changes between two values."""
     return [Happened("balance", "A", [balance("A", total)]) for total in draw(st.text("12", max_size=12))]
 
 
 @given(rotations(same_balances()), st.data())
-def test_items_that_read_alike_are_never_repeated_and_the_last_is_always_told(
+def test_equal_items_are_never_repeated_and_the_last_one_is_always_passed_on(
     rotation: Rotation, data: st.DataObject
 ) -> None:
     truth = items(rotation.pushes)
-    gone_on = items(merged(rotation, data, {}))
-    assert gone_on.keys() == truth.keys()
-    for series, told in gone_on.items():
-        in_order = iter(truth[series])
-        assert all(item in in_order for item in told)
-        assert told[-1] == truth[series][-1]
+    passed_on = items(merged(rotation, data, {}))
+    assert passed_on.keys() == truth.keys()
+    for key, found in passed_on.items():
+        in_order = iter(truth[key])
+        assert all(item in in_order for item in found)
+        assert found[-1] == truth[key][-1]
 
 
 @st.composite
@@ -436,7 +437,7 @@ def rebuilt(pushes: list[Happened]) -> dict[str, Book]:
 
 
 @given(rotations(books()), st.data())
-def test_the_books_rebuilt_from_what_goes_on_are_the_exchanges(
+def test_books_rebuilt_from_what_is_passed_on_equal_those_of_the_exchange(
     rotation: Rotation, data: st.DataObject
 ) -> None:
     first: dict[int, list[Happened]] = defaultdict(list)
@@ -453,7 +454,9 @@ def test_the_books_rebuilt_from_what_goes_on_are_the_exchanges(
     st.lists(st.tuples(names, st.booleans(), st.lists(st.integers(0, 99), max_size=3)), max_size=10),
     st.data(),
 )
-def test_trades_go_on_as_they_came(drawn: list[tuple[str, bool, list[int]]], data: st.DataObject) -> None:
+def test_trades_are_passed_on_unchanged(
+    drawn: list[tuple[str, bool, list[int]]], data: st.DataObject
+) -> None:
     new = [push("trades", [clean, [{"id": number} for number in ids], name]) for name, clean, ids in drawn]
     old = data.draw(st.lists(st.sampled_from(new))) if new else []
     assert released(old, new) == [("trades", json.loads(bytes(message.params))) for message in new]
