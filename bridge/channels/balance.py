@@ -1,13 +1,10 @@
-"""balance: an account's holding of a currency as it changes (API document, "Balance push")."""
+"""balance: an account's balance of a currency as it changes (API document, "Balance push")."""
 
-import msgspec
 from msgspec import Raw, Struct
 
-from bridge.channels.channel import Channel, Outcome, Overlap, Source, SubscribedBy
+from bridge.channels.channel import Channel, Overlap, SubscribedBy
 from bridge.channels.figures import Figure, Name, exact
-from bridge.channels.items import decode_items
-from bridge.errors import BadItem
-from bridge.records import Record
+from bridge.channels.private import Head, normaliser
 
 
 class Balance(Struct, gc=False):
@@ -33,33 +30,9 @@ class BalanceRecord(Struct, frozen=True, gc=False):
     used: Raw
 
 
-_decode = msgspec.json.Decoder(list[Balance])
-_encode = msgspec.json.Encoder().encode
-
-
-def normalise(params: bytes, source: Source, received_us: int) -> Outcome:
-    """Return a record for each currency."""
-    outcome = Outcome([])
-    for balance in decode_items(_decode, Balance, params, outcome):
-        try:
-            free, total, used = exact((balance.free, balance.total, balance.used))
-        except BadItem as bad:
-            outcome.bad.append(f"{balance.currency}: {bad}")
-            continue
-        series = source.series("balance", balance.currency.encode())
-        record = BalanceRecord(
-            schema="digifinex.balance.v1",
-            session=source.session,
-            seq=series.next_seq(),
-            received_us=received_us,
-            account=source.account,
-            currency=series.symbol,
-            free=free,
-            total=total,
-            used=used,
-        )
-        outcome.records.append(Record("balance", series.key, _encode(record), received_us))
-    return outcome
+def _record(head: Head, balance: Balance) -> tuple[BalanceRecord, None]:
+    free, total, used = exact((balance.free, balance.total, balance.used))
+    return BalanceRecord(*head, free=free, total=total, used=used), None
 
 
 CHANNEL = Channel(
@@ -67,6 +40,6 @@ CHANNEL = Channel(
     meaning="Balances of the account, on every change.",
     subscribed_by=SubscribedBy.CURRENCY,
     overlap=Overlap.SERIES,
-    normaliser=lambda _: normalise,
+    normaliser=lambda _: normaliser("balance", Balance, _record, name="currency", called="{0.currency}"),
     private=True,
 )

@@ -20,6 +20,10 @@ Time = float | str
 
 NULL = Raw(b"null")
 
+# Units of time in µs, for `microseconds`.
+MILLISECOND = 1_000
+SECOND = 1_000_000
+
 USUAL = rb'"[0-9]++(?:\.[0-9]++)?"'
 """A decimal as the exchange nearly always writes it, and records have it; for regular expressions."""
 

@@ -8,12 +8,20 @@ import msgspec
 from msgspec import Struct
 
 from bridge.channels.channel import Channel, Normalise, Outcome, Overlap, Source, SubscribedBy
-from bridge.channels.figures import NULL, USUAL, USUAL_NAME, Figure, Name, Time, exact_or_null, microseconds
+from bridge.channels.figures import (
+    MILLISECOND,
+    NULL,
+    USUAL,
+    USUAL_NAME,
+    Figure,
+    Name,
+    Time,
+    exact_or_null,
+    microseconds,
+)
 from bridge.channels.items import decode_items
 from bridge.errors import BadItem
 from bridge.records import Record
-
-_MILLISECOND = 1_000
 
 
 class Ticker(Struct, gc=False):
@@ -93,7 +101,7 @@ def _usual_lines(params: bytes) -> Sequence[_Line]:
 def _unusual_lines(params: bytes, outcome: Outcome) -> Iterable[_Line]:
     for ticker in decode_items(_decode, Ticker, params, outcome):
         try:
-            time_us = microseconds(ticker.timestamp, _MILLISECOND)
+            time_us = microseconds(ticker.timestamp, MILLISECOND)
             figures = exact_or_null([getattr(ticker, name) for name in _FIGURES])
         except BadItem as bad:
             outcome.bad.append(f"{ticker.symbol}: {bad}")

@@ -11,12 +11,10 @@ from msgspec import Meta, Raw, Struct
 from msgspec.structs import replace
 
 from bridge.channels.channel import Channel, Outcome, Overlap, Series, Source, SubscribedBy
-from bridge.channels.figures import USUAL, USUAL_NAME, Figure, Name, Time, exact, microseconds
+from bridge.channels.figures import SECOND, USUAL, USUAL_NAME, Figure, Name, Time, exact, microseconds
 from bridge.errors import BadItem
 from bridge.ledger import Gap, Watermark, Watermarks
 from bridge.records import Mark, Record, Stretch
-
-_SECOND = 1_000_000
 
 # digifinex.trades.v1: head, seq, received_us, symbol, id, time_us, price, amount, side, snapshot.
 _RECORD = (
@@ -182,7 +180,7 @@ def _moment(record: Record) -> tuple[int, int]:
 def _usual_push(
     clean: bytes, trade_id: bytes, time: bytes, price: bytes, amount: bytes, side: bytes, symbol: bytes
 ) -> tuple[bool, list[_Line], bytes]:
-    return clean == b"true", [(int(trade_id), round(float(time) * _SECOND), price, amount, side)], symbol
+    return clean == b"true", [(int(trade_id), round(float(time) * SECOND), price, amount, side)], symbol
 
 
 def _unusual_push(params: bytes, outcome: Outcome) -> tuple[bool, list[_Line], bytes]:
@@ -205,7 +203,7 @@ def _unusual_push(params: bytes, outcome: Outcome) -> tuple[bool, list[_Line], b
     for trade in trades:
         try:
             price, amount = exact((trade.price, trade.amount))
-            time_us = microseconds(trade.time, _SECOND)
+            time_us = microseconds(trade.time, SECOND)
         except BadItem as bad:
             outcome.bad.append(f"trade {trade.id}: {bad}")
             continue

@@ -1,0 +1,69 @@
+"""The normaliser of the private channels: a list of items in a push, a record for each of them."""
+
+from collections.abc import Callable
+from operator import attrgetter
+from typing import NamedTuple, TypeVar
+
+import msgspec
+from msgspec import Struct
+
+from bridge.channels.channel import Normalise, Outcome, Source, schema_name
+from bridge.channels.items import decode_items
+from bridge.errors import BadItem
+from bridge.records import Record
+
+Item = TypeVar("Item", bound=Struct)
+
+MODES = {1: "spot", 2: "margin"}
+"""What orders have as their `mode`."""
+
+
+class Head(NamedTuple):
+    """The first fields of every private record, in the order of their schemas."""
+
+    schema: str
+    session: str
+    seq: int
+    received_us: int
+    account: str | None
+    name: str
+    """The symbol or currency in upper case."""
+
+
+def normaliser(
+    channel: str,
+    item_type: type[Item],
+    record_of: Callable[[Head, Item], tuple[Struct, int | None]],
+    *,
+    name: str,
+    called: str,
+) -> Normalise:
+    """Return a normaliser of pushes that are lists of `item_type`.
+
+    `record_of` returns the record of an item and its time in µs, if items have one; it raises BadItem. `name` is
+    the item's field with the symbol or currency; `called` says how the reason for a bad item names it, as in
+    "order {0.id}".
+    """
+    decoder = msgspec.json.Decoder(list[item_type])  # type: ignore[valid-type]
+    encode = msgspec.json.Encoder().encode
+    name_of = attrgetter(name)
+    schema = schema_name(channel)
+
+    def normalise(params: bytes, source: Source, received_us: int) -> Outcome:
+        """Return a record for each good item."""
+        outcome = Outcome([])
+        for item in decode_items(decoder, item_type, params, outcome):
+            series = source.series(channel, name_of(item).encode())
+            head = Head(schema, source.session, series.seq, received_us, source.account, series.symbol)
+            try:
+                record, time_us = record_of(head, item)
+            except BadItem as bad:
+                outcome.bad.append(f"{called.format(item)}: {bad}")
+                continue
+            series.next_seq()
+            outcome.records.append(Record(channel, series.key, encode(record), received_us))
+            if time_us is not None:
+                outcome.time_us = max(outcome.time_us or 0, time_us)
+        return outcome
+
+    return normalise
