@@ -1,4 +1,4 @@
-"""The path of every frame: a push becomes records, what can't be one a dead letter, and all is counted."""
+"""Turns pushes into records, frames that cannot become records into dead letters, and counts both."""
 
 from collections.abc import Callable, Collection, Sequence
 
@@ -11,8 +11,8 @@ from bridge.errors import BadFrame, BadItem, DeadLetterReason
 from bridge.exchange.frames import Push
 from bridge.ledger import Gap, Watermarks
 from bridge.records import Record, deadletter
-from bridge.watch.events import Journal
-from bridge.watch.metrics import Counter, Gauge, Histogram, Metrics
+from bridge.watch.metrics import Counter, Gauge, Histogram
+from bridge.watch.watch import Watch
 
 log = structlog.get_logger(__name__)
 
@@ -21,17 +21,26 @@ _DETAIL = 500  # characters of a dead letter's detail
 # What a normaliser raises for params of the wrong shape.
 _WRONG_SHAPE = (BadItem, msgspec.ValidationError, UnicodeError)
 
-
 Emit = Callable[[Sequence[Record]], Sequence[Record]]
+"""Queue records for Kafka; return those that are too large for it."""
+
+
+OnMarkets = Callable[[Collection[bytes]], None]
+"""Take the keys of a push of a channel that lists markets: these markets exist."""
 
 
 class _Lane:
-    """One channel's normaliser and what is counted of it."""
+    """One channel's normaliser and metrics.
 
-    __slots__ = ("duplicates", "gaps", "lag", "last_push", "normalise", "recovered", "wanted")
+    `wanted`: its records go to Kafka, else they are dropped. `on_markets`, if any, is called with the keys of
+    the records of each push.
+    """
+
+    __slots__ = ("duplicates", "gaps", "lag", "last_push", "normalise", "on_markets", "recovered", "wanted")
 
     normalise: Normalise
     wanted: bool
+    on_markets: OnMarkets | None
     lag: Histogram
     last_push: Gauge
     duplicates: Counter
@@ -40,11 +49,10 @@ class _Lane:
 
 
 class Pipeline:
-    """Takes what the sessions of one shard bring, and gives records to `emit`.
+    """Takes what the sessions of one shard bring, and passes records to `emit`.
 
-    `emit` returns those that are too large for Kafka. Records of channels outside of `wanted`
-    are made and dropped. `watermarks` tell which trades are on Kafka already; gaps are told to the `journal`.
-    `on_tickers`, if any, is called with the keys of each push of all_ticker.
+    The records of channels that are not `wanted` are dropped. `watermarks` say which trades are on Kafka
+    already. `on_markets`, if any, is called for each push of a channel that lists markets.
     """
 
     def __init__(
@@ -53,19 +61,18 @@ class Pipeline:
         wanted: Collection[str],
         emit: Emit,
         watermarks: Watermarks,
-        journal: Journal,
-        metrics: Metrics,
-        on_tickers: Callable[[Collection[bytes]], None] | None,
+        watch: Watch,
+        on_markets: OnMarkets | None,
     ) -> None:
         self._emit = emit
-        self._journal = journal
-        self._metrics = metrics
-        self._on_tickers = on_tickers
-        self._lanes: dict[str, _Lane] = {}
+        self._journal = watch.journal
+        self._metrics = metrics = watch.metrics
+        self._lanes: dict[str, _Lane] = {}  # by channel; complete from the start
         for name, channel in CHANNELS.items():
             lane = self._lanes[name] = _Lane()
             lane.normalise = channel.normaliser(watermarks)
             lane.wanted = name in wanted
+            lane.on_markets = on_markets if channel.lists_markets else None
             lane.lag = metrics.histogram("exchange_lag_seconds", channel=name)
             lane.last_push = (
                 metrics.gauge("last_push_timestamp_seconds", channel=name) if lane.wanted else Gauge()
@@ -75,7 +82,7 @@ class Pipeline:
             lane.gaps = metrics.counter("gaps_total", channel=name)
 
     def push(self, push: Push, source: Source, received_us: int, frame: bytes) -> None:
-        """Make records of one push; `frame` is kept whole if anything of it can't be one."""
+        """Make records of one push. If any of it cannot become a record, `frame` becomes a dead letter."""
         lane = self._lanes.get(push.channel)
         if lane is None:
             detail = f"method {push.channel[:100] + '.update'!r}"
@@ -90,8 +97,8 @@ class Pipeline:
             self._deadletter("json", None, str(error), source, received_us, frame)
             return
         except Exception as error:
-            # Our own mistake must not end the session: the same push would come again on the next one.
-            log.exception("a normaliser failed", channel=push.channel, session=source.session)
+            # An internal error must not end the session: the next one would receive the same push.
+            log.exception("internal error in a normaliser", channel=push.channel, session=source.session)
             self._deadletter("payload", push.channel, repr(error), source, received_us, frame)
             return
         lane.last_push.value = received_us / 1e6
@@ -99,24 +106,24 @@ class Pipeline:
             lane.lag.observe((received_us - outcome.time_us) / 1e6)
         if lane.wanted:
             if outcome.gap is not None:
-                # The gap first: once the trades behind it are on Kafka, nobody could tell of it any more.
-                self._tell(outcome.gap, lane, source)
+                # The gap first: once the trades after it are on Kafka, it could not be detected any more.
+                self._record_gap(outcome.gap, lane, source)
             bad = outcome.bad
             for record in self._emit(outcome.records):
-                bad = [*bad, f"a record of {len(record.value)} bytes is larger than its topic takes"]
+                bad = [*bad, f"a record of {len(record.value)} bytes is too large for its topic"]
             if bad:
-                self._deadletter("payload", push.channel, _told(bad), source, received_us, frame)
+                self._deadletter("payload", push.channel, _summary(bad), source, received_us, frame)
             lane.duplicates.value += outcome.duplicates
-        if self._on_tickers is not None and push.channel == "all_ticker":
-            self._on_tickers({record.key for record in outcome.records if record.key is not None})
+        if lane.on_markets is not None:
+            lane.on_markets({record.key for record in outcome.records if record.key is not None})
 
     def bad(self, bad: BadFrame, source: Source, received_us: int, frame: bytes) -> None:
-        """Make a dead letter of a frame that is no message of the protocol."""
+        """Make a dead letter of a frame that is not a message of the protocol."""
         if bad.reason == "decompression":
             self._metrics.counter("decompression_errors_total").value += 1
         self._deadletter(bad.reason, None, bad.detail, source, received_us, frame)
 
-    def _tell(self, gap: Gap, lane: _Lane, source: Source) -> None:
+    def _record_gap(self, gap: Gap, lane: _Lane, source: Source) -> None:
         lane.recovered.value += gap.filled
         if not gap.closed:
             lane.gaps.value += 1
@@ -146,9 +153,9 @@ class Pipeline:
             )
 
         if self._emit([letter(detail, frame)]):
-            detail = f"frame of {len(frame)} bytes left out, too large for its topic; {detail}"
+            detail = f"frame of {len(frame)} bytes omitted: too large for its topic; {detail}"
             self._emit([letter(detail, b"")])
 
 
-def _told(bad: list[str]) -> str:
+def _summary(bad: list[str]) -> str:
     return bad[0] if len(bad) == 1 else f"{len(bad)} bad items, the first: {bad[0]}"

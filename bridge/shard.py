@@ -159,9 +159,8 @@ class Shard:
             wanted=self._plan.records,
             emit=self.queues.add,
             watermarks=self.overflow.watermarks,
-            journal=self._journal,
-            metrics=self._metrics,
-            on_tickers=self._follow if self._plan.follows else None,
+            watch=self._watch,
+            on_markets=self._follow if self._plan.follows else None,
         )
         self._connectors += [self._connector(wanted) for wanted in self._plan.public]
         self._connectors += [self._connector(wanted, account) for account, wanted in self._plan.private]

@@ -40,9 +40,9 @@ def normaliser(
 ) -> Normalise:
     """Return a normaliser of pushes that are lists of `item_type`.
 
-    `record_of` returns the record of an item and its time in µs, if items have one; it raises BadItem. `name` is
-    the item's field with the symbol or currency; `called` says how the reason for a bad item names it, as in
-    "order {0.id}".
+    `record_of` returns the record of an item and its time in µs, if items have one, and may raise BadItem.
+    `name` is the item's field with the symbol or currency. `called` is how a bad item is named in the reason,
+    such as "order {0.id}".
     """
     decoder = msgspec.json.Decoder(list[item_type])  # type: ignore[valid-type]
     encode = msgspec.json.Encoder().encode

@@ -1,4 +1,4 @@
-"""The demo: simulator, embedded broker and bridge in one process, with nothing installed."""
+"""The demo: simulator, embedded broker and bridge in one process; needs no Kafka and no account."""
 
 from bridge.demo.show import run
 

@@ -1,4 +1,4 @@
-"""Reads along as any consumer would, to show what Kafka holds and not what the bridge believes."""
+"""Reads the topics as any consumer would, to show what Kafka holds and not what the bridge reports."""
 
 import threading
 import time
@@ -13,16 +13,12 @@ _TIMEOUT = 10.0  # seconds
 
 
 class Reader:
-    """A consumer of all `topics` (channel to topic) in a thread of its own, as long as its context.
-
-    `read` counts the records per channel, `last` has the last one, `lag_ms` the time it took from its
-    reception by the bridge to here.
-    """
+    """A consumer of all `topics` (channel to topic), in its own thread for the duration of the context."""
 
     def __init__(self, bootstrap: str, topics: Mapping[str, str], partitions: int) -> None:
-        self.read = dict.fromkeys(topics, 0)
-        self.last: dict[str, bytes] = {}
-        self.lag_ms: dict[str, float] = {}
+        self.read = dict.fromkeys(topics, 0)  # number of records read of each channel
+        self.last: dict[str, bytes] = {}  # value of the last record of each channel; none before the first
+        self.lag_ms: dict[str, float] = {}  # ms from reception by the bridge to here, of that record
         self._channels = {topic: channel for channel, topic in topics.items()}
         self._partitions = [
             TopicPartition(topic, number, 0) for topic in topics.values() for number in range(partitions)
@@ -35,9 +31,9 @@ class Reader:
             "log_level": 0,
         }
         self._consumer = Consumer(config)
-        # Questions to the first one would stand in line behind its fetches.
+        # A separate one for end offsets: requests of the first one would queue behind its fetches.
         self._ends = Consumer(config)
-        self._closing = threading.Event()
+        self._closing = threading.Event()  # set when the thread has to end
         self._thread = threading.Thread(target=self._run, name="reader", daemon=True)
 
     def __enter__(self) -> Self:

@@ -10,6 +10,7 @@ from rich.live import Live
 from rich.panel import Panel
 from rich.table import Table
 
+from bridge.channels import CHANNELS, SubscribedBy
 from bridge.config import Config, LogConfig
 from bridge.demo.broker import PARTITIONS, embedded_broker, make_topics
 from bridge.demo.reader import Reader
@@ -17,23 +18,25 @@ from bridge.kafka.topics import topic_name
 from bridge.records import DEADLETTER, EVENTS, STATE
 from bridge.service import Bridge
 from bridge.simulator import Simulator
+from bridge.simulator.protocol import PRIVATE, PUBLIC
 from bridge.watch import logs
 
-CHANNELS = ("trades", "depth", "ticker", "all_ticker", "order", "order_algo", "balance")
-
-_REFRESH = 0.25  # seconds between two pictures of the table
-_LINE = 2.0  # seconds between two lines where there is no terminal
-_PATIENCE = 60.0  # seconds until the bridge has to be ready
-_SETTLE = 15.0  # seconds that what was sent has to arrive, at most
+_REFRESH = 0.25  # seconds between two updates of the table
+_LINE = 2.0  # seconds between two lines when the output is not a terminal
+_PATIENCE = 60.0  # seconds within which the bridge has to be ready
+_SETTLE = 15.0  # seconds within which everything sent has to be on Kafka
 _API_KEY, _SECRET = "demo-key", "demo-secret"
 _CURRENCIES = ("BTC", "ETH", "USDT")
 
+# The channels that the simulated exchange pushes.
+_SHOWN = [channel for channel in CHANNELS.values() if channel.name in (*PUBLIC, *PRIVATE)]
+
 
 async def run(seconds: float | None = None, symbols: int = 6, rate: float = 200.0) -> int:
-    """Show the bridge at work for so many seconds, or until Ctrl-C; return the exit status.
+    """Show the bridge at work for a number of seconds, or until Ctrl-C; return the exit status.
 
-    It is 1 if at the end Kafka holds something other than the exchange sent. The bridge delivers
-    at-least-once here, since the embedded broker knows no transactions.
+    It is 1 if at the end Kafka holds a different number of records than the exchange sent. Delivery is
+    at-least-once here, since the embedded broker does not support transactions.
     """
     console = Console()
     logs.configure(LogConfig.model_validate({"level": "error"}))
@@ -43,7 +46,7 @@ async def run(seconds: float | None = None, symbols: int = 6, rate: float = 200.
     async with Simulator(symbols=symbols, rate=rate, accounts={_API_KEY: _SECRET}) as exchange:
         with embedded_broker() as bootstrap:
             config = _config(exchange.url, exchange.symbols, bootstrap)
-            topics = {channel: topic_name(config.kafka, channel) for channel in CHANNELS}
+            topics = {channel.name: topic_name(config.kafka, channel.name) for channel in _SHOWN}
             extra = (topic_name(config.kafka, channel) for channel in (DEADLETTER, EVENTS, STATE))
             make_topics(bootstrap, [*topics.values(), *extra])
             bridge = Bridge(config)
@@ -66,18 +69,21 @@ async def run(seconds: float | None = None, symbols: int = 6, rate: float = 200.
 
 
 def _config(url: str, symbols: list[str], bootstrap: str) -> Config:
+    names = {
+        SubscribedBy.MARKET: symbols,
+        SubscribedBy.CURRENCY: _CURRENCIES,
+        SubscribedBy.NOTHING: True,
+    }
     return Config.model_validate(
         {
             "exchange": {"url": url},
-            "channels": {"trades": symbols, "depth": symbols, "ticker": symbols, "all_ticker": True},
+            "channels": {one.name: names[one.subscribed_by] for one in _SHOWN if not one.private},
             "accounts": [
                 {
                     "name": "demo",
                     "api_key": _API_KEY,
                     "secret": _SECRET,
-                    "order": symbols,
-                    "order_algo": symbols,
-                    "balance": _CURRENCIES,
+                    **{one.name: names[one.subscribed_by] for one in _SHOWN if one.private},
                 }
             ],
             "kafka": {
@@ -92,18 +98,18 @@ def _config(url: str, symbols: list[str], bootstrap: str) -> Config:
 
 
 class _Figures:
-    """What the table shows, and the records a second since it was last asked for them."""
+    """What the table shows: the counts of both sides, and rates over at least a second."""
 
     def __init__(self, reader: Reader, sent: Callable[[], dict[str, int]], topics: Mapping[str, str]) -> None:
         self.reader = reader
         self.sent = sent
         self.topics = topics
-        self._since = time.monotonic()
-        self._before = dict(reader.read)
-        self._rates = dict.fromkeys(topics, 0.0)
+        self._since = time.monotonic()  # when the current interval of the rates began
+        self._before = dict(reader.read)  # records read of each channel until then
+        self._rates = dict.fromkeys(topics, 0.0)  # records per second of each channel in the last interval
 
     def rates(self) -> dict[str, float]:
-        """Return the records a second of each channel, over a second at least."""
+        """Return the records per second of each channel, updated at most once a second."""
         now = time.monotonic()
         if now - self._since >= 1:
             for channel, read in self.reader.read.items():
@@ -119,7 +125,7 @@ async def _show(
     seconds: float | None,
     serving: asyncio.Task[tuple[int, int]],
 ) -> None:
-    """Show the figures until `stop`, the end of the time, or of the bridge, whichever is first."""
+    """Show the figures until `stop` is set, the time is over, or the bridge ends."""
     end = time.monotonic() + seconds if seconds is not None else float("inf")
     live = Live(console=console, auto_refresh=False) if console.is_terminal else None
     if live:
@@ -139,7 +145,7 @@ async def _show(
 
 
 async def _ready(bridge: Bridge, serving: asyncio.Task[tuple[int, int]], stop: asyncio.Event) -> bool:
-    """Wait until the bridge is ready or shall stop; False if it takes too long."""
+    """Wait until the bridge is ready or asked to stop; return False if that takes too long."""
     deadline = time.monotonic() + _PATIENCE
     while bridge.missing() and not serving.done() and not await _stopped(stop, _REFRESH):
         if time.monotonic() > deadline:
@@ -156,7 +162,7 @@ async def _stopped(stop: asyncio.Event, patience: float) -> bool:
 
 
 async def _settled(sent: Callable[[], dict[str, int]], reader: Reader) -> dict[str, int]:
-    """Return what Kafka holds as soon as that is what was sent, or at the end of patience."""
+    """Return what Kafka holds as soon as it equals what was sent, or else after `_SETTLE` seconds."""
     deadline = time.monotonic() + _SETTLE
     while True:
         held = await asyncio.to_thread(reader.held)
@@ -168,9 +174,9 @@ async def _settled(sent: Callable[[], dict[str, int]], reader: Reader) -> dict[s
 def _welcome(url: str, bootstrap: str, topics: Mapping[str, str]) -> str:
     return f"""\
 exchange  {url}  (simulated)
-Kafka     {bootstrap}  (embedded; it knows no transactions, so delivery is at-least-once here)
+Kafka     {bootstrap}  (embedded; no transactions, so delivery is at-least-once here)
 
-Read along from another terminal, with kcat or any other client:
+Read the topics from another terminal, with kcat or any other Kafka client:
   kcat -b {bootstrap} -C -t {topics["trades"]} -f '%k %s\\n'
   kcat -b {bootstrap} -C -t {topics["depth"]} -o end -f '%T %k %s\\n'
 """
@@ -193,11 +199,11 @@ def _table(figures: _Figures) -> RenderableType:
             f"{lag:,.0f}" if lag is not None else "",
             _without_head(reader.last.get(channel, b"").decode()),
         )
-    return Panel(Group(table), title="DigiFinex to Kafka", subtitle="Ctrl-C ends and compares")
+    return Panel(Group(table), title="DigiFinex to Kafka", subtitle="Ctrl-C to stop and compare")
 
 
 def _without_head(record: str) -> str:
-    """Return a record from its symbol or account on: what comes before is the same in all."""
+    """Return a record from its symbol or account on: the fields before are much the same in all."""
     places = [place for name in ('"account"', '"symbol"') if (place := record.find(name)) > 0]
     return "{" + record[min(places) :] if places else record
 
@@ -213,7 +219,7 @@ def _line(figures: _Figures) -> str:
 def _comparison(sent: Mapping[str, int], held: Mapping[str, int], topics: Mapping[str, str]) -> Table:
     equal = sent == held
     table = Table(
-        title="What the exchange sent, and what Kafka holds (by end offsets)",
+        title="Sent by the exchange, held by Kafka (end offsets)",
         caption="equal" if equal else "DIFFERENT",
         caption_style="bold green" if equal else "bold red",
     )

@@ -4,8 +4,7 @@ from collections import Counter, defaultdict
 from typing import Any
 
 from bridge.simulator.market import Exchange, Update
-
-_CHANNELS = ("trades", "depth", "ticker", "all_ticker", "order", "order_algo", "balance")
+from bridge.simulator.protocol import PRIVATE, PUBLIC
 
 
 class Truth:
@@ -45,7 +44,7 @@ class Truth:
 
     def counts(self) -> dict[str, int]:
         """Return the number of items sent per channel, which is the number of records expected on Kafka."""
-        counts = dict.fromkeys(_CHANNELS, 0)
+        counts = dict.fromkeys((*PUBLIC, *PRIVATE), 0)
         for (channel, _), number in self._items.items():
             counts[channel] += number
         return counts

@@ -36,6 +36,7 @@ with atheris.instrument_imports(include=["bridge.channels", "bridge.exchange", "
     from bridge.records import Record
     from bridge.watch.events import Journal
     from bridge.watch.metrics import Metrics
+    from bridge.watch.watch import Watch
     from tests.support.schemas import validate
 
 ROOT = Path(__file__).parents[2]
@@ -62,9 +63,8 @@ class Conversation:
             wanted=CHANNELS,
             emit=emit,
             watermarks={},
-            journal=Journal("replica", 0, emit),
-            metrics=METRICS,
-            on_tickers=None,
+            watch=Watch("0", METRICS, Journal("replica", 0, emit)),
+            on_markets=None,
         )
         self.now = 0.0
         self.session.start(self.now)

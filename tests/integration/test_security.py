@@ -17,8 +17,9 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined] # it has no __
     ResourceType,
 )
 
+from bridge.simulator.protocol import PUBLIC
 from tests.support.certificates import make_certificates
-from tests.support.checks import CHANNELS, assert_trades_are, records_of
+from tests.support.checks import assert_trades_are, records_of
 from tests.support.consumers import create_topic
 from tests.support.exchange import ExchangeThread
 from tests.support.kafka_broker import Broker, free_ports
@@ -238,7 +239,7 @@ def test_each_missing_acl_is_named_by_check_and_by_run_which_continues_once_it_i
         operation, _, kind = missing.partition(" on ")
         if operation != "Create":
             settings["kafka"]["create_topics"] = False
-            for channel in (*CHANNELS[:4], "deadletter", "events"):
+            for channel in (*PUBLIC, "deadletter", "events"):
                 create_topic(guarded.broker.bootstrap, f"{prefix}.{channel}.v1", 12)
             create_topic(guarded.broker.bootstrap, f"{prefix}.bridge-state", 1, cleanup_policy="compact")
         with (
@@ -270,7 +271,7 @@ def test_check_names_all_missing_acls_at_once(guarded: Guarded, prefix: str, tmp
         (tmp_path / "bridge.toml").write_text(toml(guarded_settings(exchange, guarded, prefix)))
         with Command(tmp_path, ["check", "--config", "bridge.toml"]) as checked:
             assert checked.process.wait(30) == 1
-    topics = [f"{prefix}.{channel}.v1" for channel in (*CHANNELS[:4], "deadletter", "events")]
+    topics = [f"{prefix}.{channel}.v1" for channel in (*PUBLIC, "deadletter", "events")]
     for operation in ("Write", "Create"):
         for topic in (*topics, f"{prefix}.bridge-state"):
             assert f"ACL missing: {operation} on topic {topic}\n" in checked.stdout

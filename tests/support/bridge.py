@@ -10,6 +10,7 @@ from bridge.pipeline import Pipeline
 from bridge.records import Record
 from bridge.watch.events import Journal
 from bridge.watch.metrics import Metrics
+from bridge.watch.watch import Watch
 
 LIMIT = 65_536
 RECEIVED_US = 1_600_000_000_000_000
@@ -28,9 +29,8 @@ class Bridge:
             wanted=CHANNELS,
             emit=self._emit,
             watermarks={},
-            journal=Journal("replica", 0, self._emit),
-            metrics=self.metrics,
-            on_tickers=None,
+            watch=Watch("0", self.metrics, Journal("replica", 0, self._emit)),
+            on_markets=None,
         )
 
     def receive(self, frame: bytes, *, binary: bool) -> None:

@@ -9,8 +9,6 @@ from tests.support.consumers import ReadRecord, read_topic
 from tests.support.kafka_broker import Broker
 from tests.support.schemas import validate
 
-CHANNELS = ("trades", "depth", "ticker", "all_ticker", "order", "order_algo", "balance")
-
 
 def records_of(kafka: Broker, prefix: str, channel: str) -> list[ReadRecord]:
     """Return the records of a channel as a foreign consumer reads them, each held against its schema."""
