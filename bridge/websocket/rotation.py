@@ -48,7 +48,8 @@ class Rotation:
     def __init__(self, old: Feed, receiver: Receiver) -> None:
         self._old = old
         self._receiver = receiver
-        self._handover: Handover[_Came] = Handover(CHANNELS)  # what the old session brought, what is held of the new
+        # What the old session brought, and what is held back of the new one.
+        self._handover: Handover[_Came] = Handover(CHANNELS)
         self._aside: list[tuple[Message, _Came]] = []  # what the old one brings after its pong, in order
         # A damaged frame may come over both as soon as both are open, which is before this side knows of it.
         old.deliver_to(_Into(self._remember))
