@@ -104,16 +104,23 @@ def _put(tree: dict[str, Any], key: str, value: object) -> None:
             accounts[int(number)][".".join(field)] = value
 
 
+# In the words of TOML, by pydantic's type of error.
+_MESSAGES = {
+    "missing": "is missing",
+    "model_type": "must be a table",
+    "string_pattern_mismatch": "must consist of letters, digits, '.', '_' and '-', and must not be empty",
+    "tuple_type": "must be a list",
+}
+
+
 def _explain(error: ErrorDetails) -> str:
     """Return the error message, without the value: it may be a secret."""
     kind, where = error["type"], error["loc"]
     if kind == "extra_forbidden":
         section = SECTIONS.get(str(where[0])) if len(where) > 1 else None
         return _unknown(str(where[-1]), section.model_fields if section else SECTIONS)
-    if kind == "missing":
-        return "is missing"
-    if kind == "string_pattern_mismatch":
-        return "must consist of letters, digits, '.', '_' and '-', and must not be empty"
+    if kind in _MESSAGES:
+        return _MESSAGES[kind]
     message: str = error["msg"]
     return re.sub("^(Input|String) should", "must", message.removeprefix("Value error, "))
 

@@ -139,7 +139,7 @@ SASL = 'security_protocol = "SASL_SSL"\n'
         ('[exchange]\nurl = "https://x"\n', "exchange.url", "wss://host/path"),
         ('[exchange]\nurl = "ws://x:99999"\n', "exchange.url", "Port out of range"),
         (f'[exchange]\nurl = "wss://me:{SECRET}@x"\n', "exchange.url", "password"),
-        ("exchange = 5\n", "exchange", "dictionary"),
+        ("exchange = 5\n", "exchange", "must be a table"),
         ("[kafka]\ncommit_interval = 0.001\n", "kafka.commit_interval", "flush_interval (0.01)"),
         ("[kafka]\ntransaction_timeout = 0.1\n", "kafka.commit_interval", "transaction_timeout (0.1)"),
         ("[kafka]\npartitions = 0\n", "kafka.partitions", "1"),
@@ -175,7 +175,7 @@ def test_the_error_for_a_bad_value_names_the_key(write: Write, text: str, key: s
         ('["*", "BTC_USDT"]', 'combines "*"'),
         ('["BTC USDT"]', "contains a space"),
         ("[5]", "valid string"),
-        ("5", "valid tuple"),
+        ("5", "must be a list"),
     ],
 )
 def test_a_bad_list_of_symbols_is_rejected(write: Write, trades: str, words: str) -> None:
