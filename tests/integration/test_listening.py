@@ -123,7 +123,9 @@ def test_a_refused_channel_has_a_gap_until_a_retry_is_accepted() -> None:
             await exchange.drop_all()
             last = max(one.times("order"))
             await soon(lambda: "order BTC_USDT: refused" in str(one.missing()), 20, "a refusal")
-            await soon(lambda: max(one.times("balance")) > last + 1, 20, "pushes of the other channel")
+            await soon(
+                lambda: max(one.times("balance"), default=0.0) > last + 1, 20, "pushes of the other channel"
+            )
             assert [event["channel"] for event in one.events("subscription_refused")] == ["order"]
             reopened = time.time()
             exchange.shut()
