@@ -1,11 +1,11 @@
-# The bridge alone: no demo, no simulator's extras, nothing to build with.
+# The bridge alone: without the extras of demo and simulator, and without build tools.
 ARG PYTHON_IMAGE=docker.io/library/python:3.12-slim-bookworm
 
 FROM ${PYTHON_IMAGE} AS build
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_ROOT_USER_ACTION=ignore
 WORKDIR /build
 COPY requirements.txt requirements-build.txt ./
-# Wheels only: to build from source, pip would fetch what no hash pins.
+# Wheels only: to build from source, pip would fetch build dependencies that no hash pins.
 RUN python -m venv /tools \
     && /tools/bin/pip install --require-hashes --only-binary :all: -r requirements-build.txt \
     && python -m venv --without-pip /opt/digifinex-bridge \
@@ -20,7 +20,7 @@ FROM ${PYTHON_IMAGE}
 ARG VERSION=0.1.0
 ARG REVISION=unknown
 LABEL org.opencontainers.image.title="digifinex-bridge" \
-      org.opencontainers.image.description="Every push of the DigiFinex WebSocket API onto Kafka: normalised, in order, exactly once." \
+      org.opencontainers.image.description="Streams every update of the DigiFinex WebSocket API to Kafka: normalised, in order, exactly once." \
       org.opencontainers.image.licenses="Apache-2.0" \
       org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.revision="${REVISION}"
@@ -30,12 +30,12 @@ RUN groupadd --gid 10001 bridge \
     && python -m pip uninstall --yes --root-user-action ignore pip
 COPY --from=build /opt/digifinex-bridge /opt/digifinex-bridge
 ENV PATH="/opt/digifinex-bridge/bin:${PATH}" PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
-# By number: Kubernetes can then tell that it is not root.
+# By number, so that Kubernetes can verify that it is not root.
 USER 10001:10001
-# Where the spool is, unless the configuration says otherwise: mount a volume here.
+# The spool is here unless the configuration says otherwise: mount a volume.
 WORKDIR /var/lib/digifinex-bridge
 EXPOSE 9464
 STOPSIGNAL SIGTERM
-# No HEALTHCHECK: images in OCI format can't hold one. /healthz and /readyz are for the orchestrator's probes.
+# No HEALTHCHECK: the OCI image format does not have it. Use /healthz and /readyz as the orchestrator's probes.
 ENTRYPOINT ["digifinex-bridge"]
 CMD ["run", "--config", "/etc/digifinex-bridge/bridge.toml"]

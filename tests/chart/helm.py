@@ -1,4 +1,4 @@
-"""The tools that check the chart, as `make setup` has built them, and the values that they try it with."""
+"""The tools that check the chart, as built by `make setup`, and the values to render it with."""
 
 import re
 import subprocess
@@ -16,13 +16,13 @@ _BIN = ROOT / ".cache" / "bin"
 
 
 def blocks(document: Path, language: str) -> list[str]:
-    """Return the blocks of a document that are in this language."""
+    """Return the code blocks of a document in this language."""
     found = re.findall(r"^```(\w*)\n(.*?)^```$", document.read_text(), re.DOTALL | re.MULTILINE)
     return [text for name, text in found if name == language]
 
 
 def _examples() -> dict[str, str]:
-    """Return the values that documents show; those that name no broker go with the fewest there can be."""
+    """Return the values shown in documents; those without a broker are completed by the minimal values."""
     found = {}
     for document in DOCUMENTS:
         for number, text in enumerate(blocks(document, "yaml"), 1):
@@ -69,13 +69,13 @@ def template(
 
 
 def manifests(values: str, *arguments: object) -> list[dict[str, Any]]:
-    """Return the objects that the chart makes of these values."""
+    """Return the objects that the chart renders from these values."""
     done = template(values, *arguments)
     assert done.returncode == 0, done.stderr
     return [one for one in yaml.safe_load_all(done.stdout) if one]
 
 
 def the(kind: str, objects: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Return the one object of a kind."""
+    """Return the only object of a kind."""
     (found,) = (one for one in objects if one["kind"] == kind)
     return found

@@ -1,4 +1,4 @@
-"""The chart, by the tools of those who install it."""
+"""The chart, checked with the tools of those who install it."""
 
 import json
 import runpy
@@ -17,10 +17,10 @@ from tests.chart.helm import CHART, ROOT, VALUES, manifests, template, the, tool
 MINIMAL = VALUES["minimal"]
 SCHEMA = CHART / "values.schema.json"
 
-# The oldest that Chart.yaml allows, and the newest that there are schemas for.
+# The oldest version that Chart.yaml allows, and the newest with schemas.
 KUBERNETES = ["1.27.0", "1.37.0"]
 
-REFUSALS = {
+REJECTED = {
     "replicsa=2": "replicsa",
     "replicas=two": "/replicas",
     "config.kafka.shrads=2": "shrads",
@@ -79,7 +79,7 @@ REFUSALS = {
 
 
 @pytest.mark.parametrize("values", VALUES)
-def test_helm_finds_nothing_to_complain_about(values: str) -> None:
+def test_helm_lint_accepts_the_chart(values: str) -> None:
     done = tool("helm", "lint", "--strict", CHART, "--values", "-", stdin=VALUES[values])
     assert done.returncode == 0, done.stdout + done.stderr
     assert "1 chart(s) linted, 0 chart(s) failed" in done.stdout
@@ -94,7 +94,7 @@ def schemas(tmp_path_factory: pytest.TempPathFactory) -> Path:
         folder = target / f"v{version}-standalone-strict"
         folder.mkdir()
         for file in (source / f"v{version}-local-strict").glob("*.json"):
-            # Addresses in them would be looked for elsewhere.
+            # References to other addresses would be fetched from there.
             schema = json.loads(file.read_text().replace('"/api/_definitions.json', '"_definitions.json'))
             schema.pop("$id", None)
             (folder / file.name).write_text(json.dumps(schema))
@@ -113,51 +113,53 @@ def conforms(rendered: Path, schemas: Path, version: str) -> tuple[int, str]:
 
 
 @pytest.mark.parametrize("version", KUBERNETES)
-def test_kubernetes_takes_what_it_makes(version: str, schemas: Path, tmp_path: Path) -> None:
+def test_rendered_objects_match_the_schemas_of_kubernetes(
+    version: str, schemas: Path, tmp_path: Path
+) -> None:
     for name, values in VALUES.items():
         rendered = template(values, "--kube-version", version)
         assert rendered.returncode == 0, rendered.stderr
         (tmp_path / f"{name}.yaml").write_text(rendered.stdout)
-    status, told = conforms(tmp_path, schemas, version)
-    assert status == 0, told
-    assert "Invalid: 0, Errors: 0, Skipped: 0" in told
+    status, output = conforms(tmp_path, schemas, version)
+    assert status == 0, output
+    assert "Invalid: 0, Errors: 0, Skipped: 0" in output
 
 
-def test_texts_that_look_like_something_else_stay_texts(schemas: Path, tmp_path: Path) -> None:
+def test_strings_that_look_like_other_types_stay_strings(schemas: Path, tmp_path: Path) -> None:
     rendered = template(VALUES["odd-names"], release="1e3")
     assert rendered.returncode == 0, rendered.stderr
     (tmp_path / "odd.yaml").write_text(rendered.stdout)
-    status, told = conforms(tmp_path, schemas, KUBERNETES[-1])
-    assert status == 0, told
+    status, output = conforms(tmp_path, schemas, KUBERNETES[-1])
+    assert status == 0, output
 
 
 @pytest.mark.parametrize(("right", "wrong"), [("serviceName:", "serviceNmae:"), ("interval:", "intervall:")])
-def test_a_field_that_kubernetes_or_the_operator_does_not_know_is_found(
+def test_an_unknown_field_of_kubernetes_or_the_operator_is_detected(
     right: str, wrong: str, schemas: Path, tmp_path: Path
 ) -> None:
     rendered = template(VALUES["all-switches"]).stdout
     (tmp_path / "wrong.yaml").write_text(rendered.replace(right, wrong))
-    status, told = conforms(tmp_path, schemas, KUBERNETES[-1])
+    status, output = conforms(tmp_path, schemas, KUBERNETES[-1])
     assert status == 1
-    assert wrong.removesuffix(":") in told
+    assert wrong.removesuffix(":") in output
 
 
-@pytest.mark.parametrize("setting", REFUSALS)
-def test_an_unknown_or_wrong_value_is_refused_by_name(setting: str) -> None:
+@pytest.mark.parametrize("setting", REJECTED)
+def test_an_unknown_or_invalid_value_is_rejected_by_name(setting: str) -> None:
     done = template(MINIMAL, "--set", setting)
     assert done.returncode != 0
-    assert REFUSALS[setting] in done.stderr
+    assert REJECTED[setting] in done.stderr
 
 
-def test_without_anything_to_subscribe_to_it_says_so() -> None:
+def test_values_without_anything_to_subscribe_to_are_rejected() -> None:
     done = template(None, "--set", "config.kafka.bootstrap_servers=kafka:9092")
     assert done.returncode != 0
     assert "set config.channels or accounts" in done.stderr
 
 
 @pytest.mark.parametrize("values", VALUES)
-def test_the_bridge_takes_the_configuration_that_the_chart_renders(values: str, tmp_path: Path) -> None:
-    """With the files in the places where the chart mounts them."""
+def test_the_bridge_accepts_the_configuration_that_the_chart_renders(values: str, tmp_path: Path) -> None:
+    """With the files where the chart mounts them."""
     objects = manifests(VALUES[values])
     toml = the("ConfigMap", [one for one in objects if "dashboard" not in one["metadata"]["name"]])["data"]
     volumes = the("StatefulSet", objects)["spec"]["template"]["spec"]["volumes"]
@@ -181,7 +183,7 @@ def test_the_bridge_takes_the_configuration_that_the_chart_renders(values: str, 
 
 
 @pytest.mark.parametrize("values", VALUES)
-def test_no_secret_is_in_anything_but_a_secret(values: str) -> None:
+def test_secrets_are_in_secret_objects_only(values: str) -> None:
     for one in manifests(VALUES[values]):
         if one["kind"] != "Secret":
             text = json.dumps(one)
@@ -191,14 +193,14 @@ def test_no_secret_is_in_anything_but_a_secret(values: str) -> None:
 
 
 def pods(objects: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the specs of all pods, also of `helm test`."""
+    """Return the specs of all pods, including that of `helm test`."""
     return [one["spec"] for one in objects if one["kind"] == "Pod"] + [
         the("StatefulSet", objects)["spec"]["template"]["spec"]
     ]
 
 
 @pytest.mark.parametrize("values", VALUES)
-def test_pods_keep_the_restricted_standard(values: str) -> None:
+def test_pods_meet_the_restricted_pod_security_standard(values: str) -> None:
     for pod in pods(manifests(VALUES[values])):
         assert pod["automountServiceAccountToken"] is False
         assert pod["securityContext"]["runAsNonRoot"] is True
@@ -227,7 +229,7 @@ def test_a_change_of_configuration_or_secrets_replaces_the_pods() -> None:
     assert checksum("--set", "kafkaPassword.value=new")["checksum/secrets"] != before["checksum/secrets"]
 
 
-def test_the_test_pod_belongs_to_no_service_budget_or_monitor_but_the_policy_is_for_it() -> None:
+def test_only_the_network_policy_selects_the_pod_of_helm_test() -> None:
     objects = manifests(VALUES["all-switches"])
     test = the("Pod", objects)["metadata"]["labels"]
     own = the("StatefulSet", objects)["spec"]["template"]["metadata"]["labels"]
@@ -239,8 +241,8 @@ def test_the_test_pod_belongs_to_no_service_budget_or_monitor_but_the_policy_is_
         assert (labels.items() <= test.items()) is (kind == "NetworkPolicy")
 
 
-def test_each_value_has_a_schema() -> None:
-    """A chart's schema may leave things open; here only what is Kubernetes' own is."""
+def test_every_value_has_a_schema() -> None:
+    """Only values that Kubernetes itself defines may have keys that the schema does not list."""
 
     def known(value: object, schema: dict[str, Any], path: str) -> None:
         assert {"type", "enum", "anyOf"} & schema.keys(), path
@@ -253,12 +255,12 @@ def test_each_value_has_a_schema() -> None:
     known(yaml.safe_load((CHART / "values.yaml").read_text()), json.loads(SCHEMA.read_text()), "")
 
 
-def test_the_chart_s_own_tests_pass() -> None:
+def test_helm_unittest_passes() -> None:
     done = tool("helm-unittest", "--strict", CHART)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_its_readme_is_the_one_that_helm_docs_writes(tmp_path: Path) -> None:
+def test_the_readme_of_the_chart_is_up_to_date(tmp_path: Path) -> None:
     shutil.copytree(CHART, tmp_path / "chart")
     done = tool("helm-docs", "--chart-search-root", tmp_path / "chart")
     assert done.returncode == 0, done.stderr
@@ -274,11 +276,11 @@ def test_its_readme_is_the_one_that_helm_docs_writes(tmp_path: Path) -> None:
         ("dashboard.py", CHART / "dashboards" / "digifinex-bridge.json"),
     ],
 )
-def test_what_scripts_write_is_up_to_date(script: str, written: Path) -> None:
+def test_a_generated_file_is_up_to_date(script: str, written: Path) -> None:
     document = runpy.run_path(str(ROOT / "scripts" / script))["document"]
     assert written.read_text() == document(), "run 'make generated'"
 
 
-def test_it_has_the_version_of_the_bridge() -> None:
+def test_the_chart_has_the_version_of_the_bridge() -> None:
     done = tool("helm", "show", "chart", CHART)
     assert f"appVersion: {__version__}" in done.stdout

@@ -1,4 +1,4 @@
-"""What docs/kubernetes.md and the README say about the chart; their values are tried by test_chart.py."""
+"""The commands and examples of docs/kubernetes.md and the README; test_chart.py tests their values."""
 
 import json
 import re
@@ -25,8 +25,8 @@ COMMANDS = {
 
 
 @pytest.mark.parametrize("command", sorted(COMMANDS))
-def test_helm_understands_the_command(command: str, tmp_path: Path) -> None:
-    """As far as that can be without a cluster: `template` takes what `install` and `upgrade` do."""
+def test_helm_accepts_the_command(command: str, tmp_path: Path) -> None:
+    """As far as possible without a cluster: `template` takes the arguments of `install` and `upgrade`."""
     (tmp_path / "feed.yaml").write_text(VALUES["kubernetes.md-1"])
     (tmp_path / "helm").symlink_to(CHART.parent)
     _, verb, *arguments = shlex.split(command)
@@ -39,7 +39,7 @@ def test_helm_understands_the_command(command: str, tmp_path: Path) -> None:
         assert "Kubernetes cluster unreachable" in done.stderr
 
 
-def test_what_is_shown_as_refused_is_what_helm_says() -> None:
+def test_the_error_shown_for_an_unknown_key_is_that_of_helm() -> None:
     (shown,) = (text for text in blocks(KUBERNETES, "") if "shrads" in text)
     done = tool(
         *("helm", "template", "feed", CHART, "--values", "-", "--set", "config.kafka.shrads=2"),
@@ -53,7 +53,7 @@ def resources(kind: str) -> list[dict[str, Any]]:
     return [one for one in found if one.get("kind") == kind]
 
 
-def test_strimzi_s_user_may_do_what_security_md_lists() -> None:
+def test_the_strimzi_user_has_the_acls_that_security_md_lists() -> None:
     (user,) = resources("KafkaUser")
     given = {
         (acl["resource"]["type"], acl["resource"]["name"], acl["resource"]["patternType"], operation)
@@ -70,7 +70,7 @@ def test_strimzi_s_user_may_do_what_security_md_lists() -> None:
     assert given == {(types[type_], name, patterns[pattern], may) for type_, name, pattern, may in rows}
 
 
-def test_strimzi_s_topic_is_as_the_bridge_would_create_it() -> None:
+def test_the_strimzi_topic_is_the_one_that_the_bridge_would_create() -> None:
     (topic,) = resources("KafkaTopic")
     ours = new_topic(KafkaConfig(), STATE, "digifinex.bridge-state")
     assert topic["metadata"]["name"] == ours.name
@@ -78,8 +78,8 @@ def test_strimzi_s_topic_is_as_the_bridge_would_create_it() -> None:
     assert {key: str(value) for key, value in topic["spec"]["config"].items()} == ours.topic_configs
 
 
-def test_the_defaults_that_templates_repeat_are_the_bridge_s() -> None:
-    """For example those of sizes that the chart checks against each other."""
+def test_defaults_repeated_in_templates_are_those_of_the_bridge() -> None:
+    """For example of sizes that the chart compares with each other."""
     found = [
         one
         for path in (CHART / "templates").rglob("*.*")

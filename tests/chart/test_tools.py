@@ -1,4 +1,4 @@
-"""The tools that check the chart say what they need to be built."""
+"""Building the tools that check the chart fails with a clear message if Go is missing or too old."""
 
 import os
 import shutil
@@ -11,9 +11,11 @@ from tests.chart.helm import ROOT
 
 
 @pytest.mark.parametrize(
-    ("version", "told"), [("go1.19.8", "found: 1.19"), ("go1.9", "found: 1.9"), (None, "found: none")]
+    ("version", "found"), [("go1.19.8", "found: 1.19"), ("go1.9", "found: 1.9"), (None, "found: none")]
 )
-def test_a_go_that_is_too_old_or_missing_is_named(version: str | None, told: str, tmp_path: Path) -> None:
+def test_a_missing_or_old_go_is_reported_with_its_version(
+    version: str | None, found: str, tmp_path: Path
+) -> None:
     for folder in ("scripts", "tools", "bin"):
         (tmp_path / folder).mkdir()
     shutil.copy(ROOT / "scripts" / "build-chart-tools.sh", tmp_path / "scripts")
@@ -34,4 +36,4 @@ def test_a_go_that_is_too_old_or_missing_is_named(version: str | None, told: str
     )
     assert done.returncode == 1
     assert "install Go first, 1.21 or newer" in done.stderr
-    assert told in done.stderr
+    assert found in done.stderr

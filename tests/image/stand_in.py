@@ -1,4 +1,4 @@
-"""A base image out of this machine's own files, and the images that are built on it."""
+"""A base image made of this machine's own files, and the images built on it."""
 
 import re
 import subprocess
@@ -13,30 +13,30 @@ ROOT = Path(__file__).parents[2]
 BASE = "localhost/digifinex-bridge-tests/python"
 IMAGE = "localhost/digifinex-bridge-tests/bridge"
 
-# What Python's extension modules link to, and what the Dockerfile calls.
+# What Python's extension modules link to, and what the Dockerfile runs.
 _PACKAGES = {
     *("ca-certificates", "libbz2-1.0", "libexpat1", "libffi8", "liblzma5", "libncursesw6", "libreadline8"),
     *("libsqlite3-0", "libssl3", "libuuid1", "openssl", "passwd", "zlib1g"),
 }
 _FILES = ["/bin/sh", "/usr/sbin/nologin", "/etc/passwd", "/etc/group", "/etc/shadow", "/etc/gshadow"]
 _FILES += ["/etc/login.defs", "/etc/nsswitch.conf"]
-# What the system's Python is made of, if it is that; pip is refused there by the file that is left out.
+# Packages of the system's Python, if that is used; pip refuses to run with EXTERNALLY-MANAGED.
 _SYSTEMS_PYTHON = {"python3", "python3-venv"}
 _LEFT_OUT = re.compile(r"^/usr/share/(doc|man|locale|info)/|/EXTERNALLY-MANAGED$")
 
 
 class Images:
-    """Builds and runs images in a storage of its own, in `folder`; needs root."""
+    """Builds and runs images in their own storage, in `folder`; needs root."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._storage = ["--root", f"{folder}/storage", "--runroot", f"{folder}/run"]
 
     def build(self, context: Path, file: Path, tag: str, **arguments: str) -> None:
-        """Build an image, with nothing pulled.
+        """Build an image without pulling any.
 
         Raises:
-            RuntimeError: it can't be built; the text is what the builder said.
+            RuntimeError: the build failed; the text is the end of its output.
         """
         command = ["buildah", *self._storage, "build", "--isolation=chroot", "--pull=never", "--network=host"]
         for name, value in arguments.items():
@@ -46,10 +46,10 @@ class Images:
             raise RuntimeError(done.stdout[-4000:] + done.stderr[-4000:])
 
     def make_base(self) -> None:
-        """Build the stand-in, with the wheels that the requirements pin, for it reaches no package index.
+        """Build the stand-in, with the wheels that the requirements pin: it cannot reach a package index.
 
         Raises:
-            RuntimeError: its base can't be built.
+            RuntimeError: the build failed.
         """
         context = self._folder / "base"
         _fetch_wheels(context / "wheels")
@@ -74,7 +74,7 @@ class Images:
         self.build(context, ROOT / "tests" / "image" / "Containerfile.base", BASE)
 
     def command(self, name: str, *arguments: str, options: Sequence[str] = ()) -> list[str]:
-        """Return the command line that runs the bridge's image as Kubernetes would: without any right."""
+        """Return the command line that runs the bridge's image as Kubernetes would: without privileges."""
         rights = [
             "--read-only",
             "--read-only-tmpfs=false",
@@ -92,20 +92,20 @@ class Images:
         return [*podman, *rights, *machine, *options, IMAGE, *arguments]
 
     def stop(self, name: str) -> None:
-        """Send a container SIGTERM, and wait until it has ended."""
+        """Send a container SIGTERM and wait until it has stopped."""
         done = _run(["podman", *self._storage, "stop", "--time=30", name])
         assert done.returncode == 0, done.stderr
 
     def remove(self) -> None:
-        """Remove all images; the folder is left to its owner.
+        """Remove all images; the folder itself belongs to the caller.
 
-        Not by `podman system reset`, which takes the machine's own networks along.
+        `podman system reset` would remove the machine's own networks, too.
         """
         _run(["podman", *self._storage, "rmi", "--all", "--force"])
         _run(["umount", str(self._folder / "storage" / "overlay")])
 
     def inspect(self, template: str) -> str:
-        """Return what a Go template makes of the bridge's image."""
+        """Return the output of a Go template on the bridge's image."""
         done = _run(["podman", *self._storage, "inspect", "--type", "image", "--format", template, IMAGE])
         assert done.returncode == 0, done.stderr
         return done.stdout.strip()
@@ -126,7 +126,7 @@ def _fetch_wheels(folder: Path) -> None:
 
 
 def _debian(packages: Iterable[str]) -> Iterator[str]:
-    """Return the files of the essential packages, of these, and of all that they depend on."""
+    """Return the files of these packages, of the essential ones, and of all their dependencies."""
     fields = "${Package}\t${db:Status-Abbrev}\t${Essential}\t${Priority}\t${Pre-Depends}, ${Depends}\n"
     depends: dict[str, list[str]] = {}
     wanted = set(packages)
@@ -147,14 +147,14 @@ def _debian(packages: Iterable[str]) -> Iterator[str]:
 
 
 def _add_pip(tar: tarfile.TarFile) -> None:
-    """Add .venv's pip, for Debian's can't be uninstalled by itself."""
+    """Add the pip of .venv, because Debian's can't be uninstalled by itself."""
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
     for path in Path(sysconfig.get_path("purelib")).glob("pip*"):
         tar.add(path, f"usr/local/lib/python{version}/dist-packages/{path.name}")
 
 
 def _merged(name: str) -> str:
-    """Return where a file is when /bin and its like are links into /usr."""
+    """Return the path of a file if /bin and the like are links into /usr."""
     return re.sub(r"^/(bin|sbin|lib|lib64)/", "/usr/\\1/", name).lstrip("/") or "."
 
 
@@ -165,7 +165,7 @@ def _link(tar: tarfile.TarFile, name: str, target: str) -> None:
 
 
 def _needed(member: tarfile.TarInfo) -> tarfile.TarInfo | None:
-    """Leave out tests, and what other packages have put there."""
+    """Leave out tests, and the files of other packages."""
     name = member.name
     if re.search(r"/(__pycache__|test|idlelib|tkinter)$|\.a$|/local/(bin/(?!python)|share/)", name):
         return None

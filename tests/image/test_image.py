@@ -1,4 +1,4 @@
-"""The image, really built, and run as Kubernetes runs it."""
+"""The image, built from the Dockerfile and run as Kubernetes runs it."""
 
 import json
 import subprocess
@@ -22,8 +22,8 @@ USER = "10001"
 
 @pytest.fixture(scope="module")
 def images() -> Iterator[Images]:
-    """The bridge's image, built from the Dockerfile as it is on a base that stands in for Python's."""
-    # Not in pytest's folder: podman takes no path of more than 50 characters.
+    """The bridge's image, built from the unchanged Dockerfile on a stand-in for the Python base image."""
+    # Not in pytest's folder: podman rejects paths of more than 50 characters.
     with tempfile.TemporaryDirectory(prefix="images-") as folder:
         images = Images(Path(folder))
         try:
@@ -35,11 +35,11 @@ def images() -> Iterator[Images]:
             images.remove()
 
 
-def test_it_is_labelled_with_the_version_of_the_bridge() -> None:
+def test_the_default_version_label_is_the_version_of_the_bridge() -> None:
     assert f"ARG VERSION={__version__}\n" in (ROOT / "Dockerfile").read_text()
 
 
-def test_hadolint_finds_nothing_to_complain_about() -> None:
+def test_hadolint_accepts_the_dockerfile() -> None:
     done = subprocess.run(
         [ROOT / ".venv" / "bin" / "hadolint", "Dockerfile"],
         cwd=ROOT,
@@ -51,7 +51,7 @@ def test_hadolint_finds_nothing_to_complain_about() -> None:
 
 
 @pytest.mark.timeout(400)
-def test_it_says_what_it_is_and_runs_as_nobody_in_particular(images: Images) -> None:
+def test_the_image_has_its_labels_and_runs_as_an_unprivileged_user(images: Images) -> None:
     about = json.loads(images.inspect("{{json .Config}}"))
     assert about["User"] == f"{USER}:{USER}"
     assert about["Entrypoint"] == ["digifinex-bridge"]
@@ -63,7 +63,7 @@ def test_it_says_what_it_is_and_runs_as_nobody_in_particular(images: Images) -> 
 
 
 def python(images: Images, name: str, program: str) -> list[str]:
-    """Return what a program prints in the image, as JSON."""
+    """Run a program in the image and return the JSON that it prints."""
     done = subprocess.run(
         images.command(name, "-c", program, options=["--entrypoint=/opt/digifinex-bridge/bin/python"]),
         capture_output=True,
@@ -76,13 +76,13 @@ def python(images: Images, name: str, program: str) -> list[str]:
     return found
 
 
-def test_it_has_nothing_to_build_with_and_no_tests(images: Images) -> None:
+def test_the_image_has_neither_build_tools_nor_tests(images: Images) -> None:
     names = ["pip", "setuptools", "hatchling", "editables", "confluent_kafka", "tests", "bridge"]
     program = f"import importlib.util as i, json; print(json.dumps([n for n in {names} if i.find_spec(n)]))"
     assert python(images, "look", program) == ["bridge"]
 
 
-def test_it_has_what_the_lock_says(images: Images) -> None:
+def test_the_image_has_the_locked_packages(images: Images) -> None:
     program = (
         "import importlib.metadata as m, json;"
         "print(json.dumps([f'{d.name}=={d.version}' for d in m.distributions()]))"
@@ -92,7 +92,7 @@ def test_it_has_what_the_lock_says(images: Images) -> None:
     assert found - locked == {f"digifinex-bridge=={__version__}"}
 
 
-def test_read_only_and_without_rights_it_serves_until_sigterm(
+def test_the_image_serves_read_only_and_unprivileged_until_sigterm(
     images: Images, kafka: Broker, prefix: str, tmp_path: Path
 ) -> None:
     (port,) = free_ports(1)

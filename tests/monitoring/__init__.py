@@ -1,1 +1,1 @@
-"""Alerts, dashboard and runbook: held against each other, and against a real Prometheus."""
+"""Alerts, dashboard and runbook, checked against each other and against a real Prometheus."""

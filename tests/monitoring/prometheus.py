@@ -22,9 +22,9 @@ _STOP = 15.0  # seconds
 
 
 class Prometheus:
-    """It runs as long as its context, on the rules of a file, and scrapes and evaluates every second.
+    """Prometheus with the rules of a file, running within its context; scrapes and evaluates every second.
 
-    `labels` are put on every series, as service discovery does.
+    It adds `labels` to every series, as service discovery does.
     """
 
     def __init__(self, folder: Path, rules: Path, port: int, job: str, labels: Mapping[str, str]) -> None:
@@ -42,7 +42,7 @@ class Prometheus:
     def __enter__(self) -> Self:
         program = shutil.which("prometheus")
         if program is None:
-            raise RuntimeError("there is no prometheus: run 'make setup'")
+            raise RuntimeError("prometheus is not installed: run 'make setup'")
         command = [program, "--config.file=prometheus.yaml", "--storage.tsdb.path=data"]
         command += [f"--web.listen-address=127.0.0.1:{self._port}", "--log.level=warn"]
         with (self._folder / "prometheus.log").open("wb") as log:
@@ -66,7 +66,7 @@ class Prometheus:
         """Return the series of an expression, each with `metric`, its labels, and `value`.
 
         Raises:
-            ValueError: Prometheus refuses the expression; its words.
+            ValueError: Prometheus rejects the expression; the text is its error.
         """
         result: list[dict[str, Any]] = self._get("query", query=expression)["result"]
         return result
@@ -77,14 +77,14 @@ class Prometheus:
         return values
 
     def rules(self) -> dict[str, dict[str, Any]]:
-        """Return the alerts by name, each with `state`, `health` and what it is about."""
+        """Return the alerts by name, each with `state`, `health` and its annotations."""
         return {rule["name"]: rule for group in self._get("rules")["groups"] for rule in group["rules"]}
 
-    def _get(self, what: str, **parameters: str) -> Any:
-        url = f"http://127.0.0.1:{self._port}/api/v1/{what}?{urllib.parse.urlencode(parameters)}"
+    def _get(self, path: str, **parameters: str) -> Any:
+        url = f"http://127.0.0.1:{self._port}/api/v1/{path}?{urllib.parse.urlencode(parameters)}"
         try:
-            with urllib.request.urlopen(url, timeout=10) as answer:
-                return json.load(answer)["data"]
+            with urllib.request.urlopen(url, timeout=10) as response:
+                return json.load(response)["data"]
         except urllib.error.HTTPError as error:
             with error:
                 raise ValueError(error.read().decode()) from None

@@ -1,4 +1,4 @@
-"""The alerts, as Prometheus reads them."""
+"""The alert rules as Prometheus reads them, and the sections of the runbook."""
 
 import re
 from pathlib import Path
@@ -24,7 +24,7 @@ METRICS = {f"{PREFIX}build_info"} | {
 
 
 def anchor(alert: dict[str, Any]) -> str:
-    """Return the section of the runbook that an alert leads to."""
+    """Return the anchor of the runbook section that an alert links to."""
     url = str(alert["annotations"]["runbook_url"])
     assert url.startswith("docs/runbook.md#"), url
     return url.partition("#")[2]
@@ -36,7 +36,7 @@ def selectors(expression: str) -> list[str]:
 
 
 def undeclared(text: str) -> set[str]:
-    """Return the metrics in a text that begin as the bridge's do and are none."""
+    """Return the names in a text that have the bridge's prefix but are not metrics."""
     return set(re.findall(rf"{PREFIX}\w+", text)) - METRICS
 
 

@@ -1,4 +1,4 @@
-"""Each alert fires when it must and stays quiet when it must: `alerts/` has a file for each."""
+"""Each alert fires when it should and stays quiet otherwise: `alerts/` has a file of scenarios for each."""
 
 import itertools
 import re
@@ -23,42 +23,42 @@ def promtool(*arguments: object) -> tuple[int, str]:
 
 
 def scenarios(alert: str) -> list[dict[str, Any]]:
-    """Return what is told of an alert at which time, by scenario."""
+    """Return the scenarios of an alert, with the alerts expected at given times."""
     document = yaml.safe_load((SCENARIOS / f"{anchor(ALERTS[alert])}.yaml").read_text())
     tests: list[dict[str, Any]] = document["tests"]
     assert all(one["alertname"] == alert for test in tests for one in test.get("alert_rule_test", []))
     return tests
 
 
-def test_promtool_finds_nothing_to_complain_about() -> None:
-    status, told = promtool("check", "rules", "--lint-fatal", RULES)
-    assert status == 0, told
+def test_promtool_accepts_the_rules() -> None:
+    status, output = promtool("check", "rules", "--lint-fatal", RULES)
+    assert status == 0, output
 
 
 @pytest.mark.parametrize("alert", ALERTS)
-def test_it_fires_when_it_must_and_is_quiet_when_it_must(alert: str) -> None:
-    status, told = promtool("test", "rules", SCENARIOS / f"{anchor(ALERTS[alert])}.yaml")
-    assert status == 0, told
+def test_an_alert_behaves_as_its_scenarios_say(alert: str) -> None:
+    status, output = promtool("test", "rules", SCENARIOS / f"{anchor(ALERTS[alert])}.yaml")
+    assert status == 0, output
 
 
 @pytest.mark.parametrize("alert", ALERTS)
-def test_there_is_a_scenario_in_which_it_fires_and_one_in_which_it_does_not(alert: str) -> None:
-    """In one it is quiet first and fires then; in another, named so, it stays quiet to the end."""
+def test_an_alert_has_a_scenario_in_which_it_fires_and_one_in_which_it_stays_quiet(alert: str) -> None:
+    """In one it is quiet first and then fires; in another, named "quiet - …", it never fires."""
     fires, quiet = False, False
     for scenario in scenarios(alert):
-        told = [bool(one["exp_alerts"]) for one in scenario.get("alert_rule_test", [])]
-        fires |= (False, True) in itertools.pairwise(told)
-        quiet |= scenario["name"].startswith("quiet - ") and bool(told) and not any(told)
+        fired = [bool(one["exp_alerts"]) for one in scenario.get("alert_rule_test", [])]
+        fires |= (False, True) in itertools.pairwise(fired)
+        quiet |= scenario["name"].startswith("quiet - ") and bool(fired) and not any(fired)
     assert fires, "no scenario in which it is quiet and then fires"
     assert quiet, "no scenario in which it never fires"
 
 
-def test_every_file_is_of_an_alert() -> None:
+def test_every_file_of_scenarios_belongs_to_an_alert() -> None:
     assert {path.stem for path in SCENARIOS.iterdir()} == {anchor(alert) for alert in ALERTS.values()}
 
 
 @pytest.mark.parametrize("alert", ALERTS)
-def test_it_says_what_it_is_how_bad_it_is_and_where_to_read_on(alert: str) -> None:
+def test_an_alert_has_a_severity_a_summary_a_description_and_a_runbook_link(alert: str) -> None:
     rule = ALERTS[alert]
     assert rule["labels"]["severity"] in ("critical", "warning")
     assert rule["for"]
@@ -67,18 +67,18 @@ def test_it_says_what_it_is_how_bad_it_is_and_where_to_read_on(alert: str) -> No
 
 
 @pytest.mark.parametrize("alert", ALERTS)
-def test_releases_and_clusters_are_kept_apart(alert: str) -> None:
+def test_an_alert_keeps_releases_and_clusters_apart(alert: str) -> None:
     kept = re.findall(r"\bby \(([^)]*)\)", ALERTS[alert]["expr"])
     assert kept
     assert all(labels.startswith("cluster, namespace, job") for labels in kept), kept
 
 
 @pytest.mark.parametrize("alert", ALERTS)
-def test_its_metrics_are_declared(alert: str) -> None:
+def test_metrics_of_an_alert_are_declared(alert: str) -> None:
     assert not undeclared(ALERTS[alert]["expr"])
 
 
-def test_the_operator_gets_the_same_alerts_with_the_address_of_the_runbook_in_front() -> None:
+def test_the_operator_gets_the_same_alerts_with_absolute_runbook_links() -> None:
     base = "https://git.example.com/bridge/"
     rendered = the("PrometheusRule", manifests(VALUES["all-switches"]))["spec"]["groups"]
     for group in rendered:
@@ -89,16 +89,16 @@ def test_the_operator_gets_the_same_alerts_with_the_address_of_the_runbook_in_fr
     assert rendered == GROUPS
 
 
-def test_the_job_is_the_name_of_the_statefulset() -> None:
-    """The operator makes it of the PodMonitor's; DigiFinexBridgeReplicaMissing joins by that."""
+def test_the_job_label_is_the_name_of_the_statefulset() -> None:
+    """The operator derives it from the PodMonitor's name; DigiFinexBridgeReplicaMissing joins on it."""
     objects = manifests(VALUES["all-switches"])
     names = {the(kind, objects)["metadata"]["name"] for kind in ("StatefulSet", "PodMonitor")}
     assert len(names) == 1
     assert "jobLabel" not in the("PodMonitor", objects)["spec"]
 
 
-def test_the_chart_scrapes_often_enough() -> None:
-    """The shortest window of an alert has four scrapes of what is allowed at the head of the rules."""
+def test_the_shortest_window_of_an_alert_has_four_scrapes() -> None:
+    """At the slowest scrape interval that the rules allow."""
     assert "Scrape every 30 s or more often" in RULES.read_text()
     windows = [
         int(number) * {"m": 60, "h": 3600, "d": 86400}[unit]

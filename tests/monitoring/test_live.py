@@ -1,4 +1,4 @@
-"""A real Prometheus scrapes a real bridge on which everything went wrong once: what is shown, what alerts."""
+"""A real Prometheus scrapes a real bridge that has been through every kind of failure: panels and alerts."""
 
 import json
 import math
@@ -24,7 +24,7 @@ from tests.support.process import ACCOUNTS, SYMBOLS, RunningBridge, config
 from tests.support.waiting import eventually
 
 JOB = "market-data/feed-digifinex-bridge"
-# As the operator labels what a PodMonitor finds, with a relabeling for the cluster.
+# The labels that the operator adds for a PodMonitor, and the cluster by a relabeling.
 POD = {"cluster": "production", "namespace": "market-data", "pod": "feed-digifinex-bridge-0"}
 POD |= {"container": "bridge", "endpoint": "http"}
 
@@ -32,12 +32,12 @@ DASHBOARD = json.loads((ROOT / "helm/digifinex-bridge/dashboards/digifinex-bridg
 VARIABLES = {one["name"]: one for one in DASHBOARD["templating"]["list"] if one["type"] == "query"}
 PANELS = {panel["title"]: panel for panel in DASHBOARD["panels"] if panel["type"] != "row"}
 
-# Of variables that select several values Grafana makes a regular expression.
+# Grafana turns several selected values into a regular expression.
 SELECTIONS = {
     "all": dict.fromkeys(VARIABLES, ".*"),
     "chosen": {name: POD[name] for name in ("cluster", "namespace", "pod")} | {"channel": "(depth|trades)"},
 }
-# Four scrapes, as Grafana takes, and the time that the dashboard shows at first.
+# Four scrapes, as Grafana takes, and the default time range of the dashboard.
 BUILT_IN = {"__rate_interval": "4s", "__range": "10800s", "__range_s": "10800"}
 
 ACTIVE = {"DigiFinexBridgeDeadLetters", "DigiFinexBridgeDecompressionErrors", "DigiFinexBridgeGapNotFilled"}
@@ -46,20 +46,20 @@ _SOON = 20.0  # seconds
 
 
 class Scene(NamedTuple):
-    """What went wrong is over; the bridge serves on."""
+    """A bridge after all failures, live again, and the Prometheus that scrapes it."""
 
     prometheus: Prometheus
     environment: dict[str, str]
 
     def figures(self, query: str) -> list[float]:
-        """Return the values of a query that are numbers: a quantile of nothing is none."""
+        """Return the finite values of a query: a quantile of no observations is NaN."""
         values = [float(one["value"][1]) for one in self.prometheus.query(query)]
         return [value for value in values if math.isfinite(value)]
 
 
 @pytest.fixture(scope="module")
 def scene(kafka: Broker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
-    """Bad frames, a subscription that is refused, an outage beyond the history, and a fenced producer."""
+    """Bad frames, a refused subscription, an outage longer than the history, and a fenced producer."""
     prefix = f"t{uuid.uuid4().hex[:8]}"
     folder = tmp_path_factory.mktemp("scene")
     faults = Faults(corrupt=0.01, bad_json=0.01, unknown_method=0.01, clean_again=0.05)
@@ -86,13 +86,13 @@ def scene(kafka: Broker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S
 
 
 def fence(kafka: Broker, keys: dict[str, Any]) -> None:
-    """Take the shard's transactional id away from the bridge, which takes it back."""
+    """Take the shard's transactional id from the bridge, which then takes it back."""
     mine = transactional_id(KafkaConfig(**keys), 0)
     Producer({"bootstrap.servers": kafka.bootstrap, "transactional.id": mine}).init_transactions(20)
 
 
 def outage(exchange: ExchangeThread) -> None:
-    """Let nobody in until more was traded than a clean list shows."""
+    """Refuse connections until more trades have happened than a clean list shows."""
 
     def made() -> int:
         return sum(map(len, exchange.truth.made.values()))
@@ -104,13 +104,13 @@ def outage(exchange: ExchangeThread) -> None:
 
 
 def substituted(text: str, values: dict[str, str]) -> str:
-    """Put values for the variables in a query, as Grafana does."""
+    """Replace the variables in a query, as Grafana does."""
     return re.sub(r"\$(\w+)", lambda variable: {**BUILT_IN, **values}[variable[1]], text)
 
 
 @pytest.mark.parametrize("selection", SELECTIONS)
 @pytest.mark.parametrize("title", PANELS)
-def test_every_query_of_a_panel_finds_figures(scene: Scene, title: str, selection: str) -> None:
+def test_every_query_of_a_panel_returns_values(scene: Scene, title: str, selection: str) -> None:
     """With the labels that its legend names."""
     for target in PANELS[title]["targets"]:
         query = substituted(target["expr"], SELECTIONS[selection])
@@ -129,7 +129,7 @@ def test_every_variable_has_values_to_choose_from(scene: Scene, name: str) -> No
     assert set(re.findall(r"[\w-]+", SELECTIONS["chosen"][name])) <= set(values)
 
 
-def test_prometheus_evaluates_every_alert_and_those_that_must_be_are_active(scene: Scene) -> None:
+def test_prometheus_evaluates_every_alert_and_the_expected_ones_are_active(scene: Scene) -> None:
     def healthy(name: str) -> bool:
         return bool(scene.prometheus.rules()[name]["health"] == "ok")
 
@@ -146,12 +146,11 @@ def test_prometheus_evaluates_every_alert_and_those_that_must_be_are_active(scen
         eventually(partial(active, name), _SOON, f"{name} is active")
     for name, alert in ALERTS.items():
         if alert["labels"]["severity"] == "critical":
-            eventually(partial(over, name), _SOON, f"{name} is not, or no more")
+            eventually(partial(over, name), _SOON, f"{name} is inactive")
 
 
 @pytest.mark.parametrize("name", ALERTS)
-def test_an_alert_looks_at_series_that_there_are(scene: Scene, name: str) -> None:
-    """And by labels that they have."""
+def test_series_and_labels_of_an_alert_exist(scene: Scene, name: str) -> None:
     expression = ALERTS[name]["expr"]
     labels: set[str] = set()
     for selector in selectors(expression):
@@ -174,7 +173,7 @@ def test_an_alert_looks_at_series_that_there_are(scene: Scene, name: str) -> Non
         for line in block.splitlines()
     ],
 )
-def test_a_query_of_the_runbook_finds_series(scene: Scene, query: str) -> None:
+def test_a_query_of_the_runbook_returns_series(scene: Scene, query: str) -> None:
     eventually(partial(scene.prometheus.query, query), _SOON, query)
 
 
@@ -186,7 +185,7 @@ def test_a_query_of_the_runbook_finds_series(scene: Scene, query: str) -> None:
         if block.startswith("kcat")
     ],
 )
-def test_a_command_of_the_runbook_that_reads_a_topic_prints_something(scene: Scene, command: str) -> None:
+def test_a_kcat_command_of_the_runbook_prints_something(scene: Scene, command: str) -> None:
     done = subprocess.run(
         ["bash", "-o", "pipefail", "-c", command],
         env={**os.environ, **scene.environment},

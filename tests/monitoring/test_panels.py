@@ -1,4 +1,4 @@
-"""What the first row of the dashboard says is what the alerts would."""
+"""The first row of the dashboard shows what the alerts would report."""
 
 import json
 from pathlib import Path
@@ -18,7 +18,7 @@ _SELECTION = SELECTIONS["all"]
 
 
 class Case(NamedTuple):
-    """Series, with a sample every 15 s, and what a query of a panel makes of them after half an hour."""
+    """Series with a sample every 15 s, and the value of a panel's query on them after half an hour."""
 
     title: str
     series: dict[str, str]
@@ -32,16 +32,16 @@ def _of(name: str, replica: str, labels: str = "") -> str:
 
 
 CASES = {
-    "gaps from before the first scrape": Case(
+    "gaps before the first scrape": Case(
         "Unfilled gaps", {_of("gaps_total", _A, ',channel="trades"'): "3x120"} | _STARTED, 3
     ),
-    "gaps that were counted on": Case(
+    "an increase of gaps": Case(
         "Unfilled gaps", {_of("gaps_total", _A, ',channel="trades"'): "0x59 2x60"} | _STARTED, 2
     ),
-    "dead letters from before the first scrape": Case(
+    "dead letters before the first scrape": Case(
         "Dead letters", {_of("deadletters_total", _A, ',reason="payload"'): "4x120"} | _STARTED, 4
     ),
-    "a private channel is quiet by nature": Case(
+    "a quiet private channel does not count": Case(
         "Time since last push",
         {
             _of("last_push_timestamp_seconds", _A, ',channel="order"'): "1x120",
@@ -56,7 +56,7 @@ CASES = {
         | dict.fromkeys(_STARTED, "600x120"),
         1200,
     ),
-    "a replica that stands by makes nothing fresh": Case(
+    "a standby makes no channel look current": Case(
         "Time since last push",
         {
             _of("last_push_timestamp_seconds", _A, ',channel="depth"'): "900x120",
@@ -65,7 +65,7 @@ CASES = {
         | dict.fromkeys(_STARTED, "1790x120"),
         900,
     ),
-    "one of two is not ready": Case(
+    "one of two replicas is not ready": Case(
         "Replicas not ready", {_of("ready", _A): "1x120", _of("ready", _B): "0x120"}, 1
     ),
     "one of two shards has no session": Case(
@@ -84,7 +84,7 @@ CASES = {
         | {_of("ready", _A): "1x120", _of("ready", _B): "0x120"},
         0,
     ),
-    "a shard of another pod than the chosen one": Case(
+    "a shard owned by a pod that is not selected": Case(
         "Shards without an owner",
         {
             _of("shard_owned", _A, ',shard="0"'): "1x120",
@@ -93,7 +93,7 @@ CASES = {
         0,
         _SELECTION | {"pod": "feed-1"},
     ),
-    "two shards of four have half of the disk": Case(
+    "a pod with two of four shards has half of the spool": Case(
         "Bytes on disk",
         {_of("spool_limit_bytes", _A): "1000x120"}
         | {
@@ -103,7 +103,7 @@ CASES = {
         500,
         target=1,
     ),
-    "orders are late by nature": Case(
+    "late private channels do not count": Case(
         "Exchange lag",
         {
             _of("exchange_lag_seconds_bucket", _A, f',channel="{channel}",le="{le}"'): f"0+{step}x120"
@@ -116,21 +116,21 @@ CASES = {
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_it_says_what_the_alerts_would(name: str, tmp_path: Path) -> None:
+def test_a_panel_shows_what_the_alert_would_report(name: str, tmp_path: Path) -> None:
     case = CASES[name]
     query = substituted(PANELS[case.title]["targets"][case.target]["expr"], case.selection)
     series = [{"series": key, "values": values} for key, values in case.series.items()]
-    # sum: of what labels they have there is nothing to say, and of more series than one there is more.
+    # sum: it drops the labels, and more than one series would change the value.
     samples = [{"labels": "{}", "value": case.value}]
     wanted = {"expr": f"sum({query})", "eval_time": _NOW, "exp_samples": samples}
     test = {"interval": "15s", "input_series": series, "promql_expr_test": [wanted]}
     (tmp_path / "test.yaml").write_text(yaml.safe_dump({"tests": [test]}))
-    status, told = promtool("test", "rules", tmp_path / "test.yaml")
-    assert status == 0, told
+    status, output = promtool("test", "rules", tmp_path / "test.yaml")
+    assert status == 0, output
 
 
 @pytest.mark.parametrize("title", ["Exchange lag", "Delivery lag"])
-def test_it_turns_red_where_the_alert_fires(title: str) -> None:
+def test_a_panel_turns_red_at_the_threshold_of_the_alert(title: str) -> None:
     rules = Path(__file__).parents[2] / "helm" / "digifinex-bridge" / "rules" / "digifinex-bridge.yaml"
     alerts = {rule["alert"]: rule for rule in yaml.safe_load(rules.read_text())["groups"][0]["rules"]}
     limit = alerts[f"DigiFinexBridge{title.title().replace(' ', '')}High"]["expr"].split(">")[-1]

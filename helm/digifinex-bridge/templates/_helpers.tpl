@@ -3,8 +3,8 @@
 {{- end }}
 
 {{/*
-Of 52 characters, for a StatefulSet's pods carry its name and a hash in a label; without dots, which a release's name may
-have and a Service's may not.
+At most 52 characters, because the pods of a StatefulSet have its name and a hash in a label. Without dots, which are valid
+in the name of a release but not in that of a Service.
 */}}
 {{- define "bridge.fullname" -}}
 {{- $name := include "bridge.name" . }}
@@ -22,7 +22,7 @@ app.kubernetes.io/name: {{ include "bridge.name" . | quote }}
 app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- end }}
 
-{{/* Of the pods that serve, and not of that of `helm test`. */}}
+{{/* Labels of the bridge's pods, and not of the pod of `helm test`. */}}
 {{- define "bridge.selectorLabels" -}}
 {{ include "bridge.releaseLabels" . }}
 app.kubernetes.io/component: bridge
@@ -32,7 +32,7 @@ app.kubernetes.io/component: bridge
 {{ include "bridge.labelsAnd" (list . dict) }}
 {{- end }}
 
-{{/* The same, and those of an object's own, which win over `commonLabels`. */}}
+{{/* The same, with an object's own labels, which take precedence over `commonLabels`. */}}
 {{- define "bridge.labelsAnd" -}}
 {{- $own := index . 1 }}
 {{- with index . 0 }}
@@ -68,8 +68,8 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | 
 {{- end }}
 
 {{/*
-An account's Secret and the keys in it. Those that are made from values share one: any name of an account can be part of
-a key, but not of a Secret's name.
+The Secret of an account and its keys. Accounts given as values share one Secret: any account name can be part of a key, but
+not of a Secret's name.
 */}}
 {{- define "bridge.accountSecret" -}}
 {{- default (printf "%s-accounts" (include "bridge.fullname" .root)) .account.existingSecret }}
@@ -91,7 +91,7 @@ a key, but not of a Secret's name.
 {{- if or .Values.kafkaPassword.existingSecret .Values.kafkaPassword.value }}true{{ end }}
 {{- end }}
 
-{{/* What is 512Mi or 2G, in bytes. */}}
+{{/* A quantity like 512Mi or 2G, in bytes. */}}
 {{- define "bridge.bytes" -}}
 {{- $units := dict "" 1 "k" 1000 "M" 1000000 "G" 1000000000 "T" 1000000000000 }}
 {{- $units = merge $units (dict "Ki" 1024 "Mi" 1048576 "Gi" 1073741824 "Ti" 1099511627776) }}
@@ -99,42 +99,45 @@ a key, but not of a Secret's name.
 {{- mulf (regexFind "^[0-9.]+" $text | float64) (get $units (regexFind "[A-Za-z]*$" $text)) | int64 }}
 {{- end }}
 
-{{/* What a schema can't say. The bridge would find the most of it, but only in a pod that has been replaced by then. */}}
+{{/*
+Checks that a JSON schema cannot express. The bridge would find most of these errors, too, but only once a pod has been
+replaced.
+*/}}
 {{- define "bridge.validate" -}}
 {{- $values := .Values }}
 {{- if not (or (compact (values (default dict $values.config.channels))) $values.accounts) }}
-{{- fail "there is nothing to subscribe to: set config.channels or accounts" }}
+{{- fail "nothing to subscribe to: set config.channels or accounts" }}
 {{- end }}
 {{- $names := list }}
 {{- range $values.accounts }}
 {{- if has .name $names }}
-{{- fail (printf "accounts: %s is there twice, each has a name of its own" .name) }}
+{{- fail (printf "accounts: the name %s is used twice" .name) }}
 {{- end }}
 {{- $names = append $names .name }}
 {{- end }}
 {{- $full := include "bridge.fullname" . }}
 {{- if regexMatch "^[0-9]" $full }}
-{{- fail (printf "fullnameOverride: the objects would be called %s, but a Service's name begins with a letter: set it" $full) }}
+{{- fail (printf "fullnameOverride: must be set, because the name %s does not start with a letter, as the name of a Service must" $full) }}
 {{- end }}
 {{- $exchange := default dict $values.config.exchange }}
 {{- $patience := addf (get $exchange "ping_interval" | default 15.0) (get $exchange "reply_timeout" | default 10.0) }}
 {{- if ge $patience 60.0 }}
-{{- fail (printf "config.exchange.ping_interval and reply_timeout together are %v s, but the exchange hangs up on a client that is silent for 60" $patience) }}
+{{- fail (printf "config.exchange: ping_interval plus reply_timeout is %v s, but the exchange disconnects a client that is silent for 60 s" $patience) }}
 {{- end }}
 {{- $least := get $exchange "reconnect_min" | default 0.5 | float64 }}
 {{- $most := get $exchange "reconnect_max" | default 30.0 | float64 }}
 {{- if gt $least $most }}
-{{- fail (printf "config.exchange.reconnect_min: %v is above reconnect_max, %v" $least $most) }}
+{{- fail (printf "config.exchange.reconnect_min: %v is greater than reconnect_max, %v" $least $most) }}
 {{- end }}
 {{- if and $values.accounts (regexMatch "^ws://" (get $exchange "url")) }}
-{{- fail "config.exchange.url: it must be wss:// with accounts, or their keys travel in clear" }}
+{{- fail "config.exchange.url: must be wss:// if there are accounts, because ws:// sends their keys unencrypted" }}
 {{- end }}
 {{- $kafka := $values.config.kafka }}
 {{- $flush := get $kafka "flush_interval" | default 0.01 | float64 }}
 {{- $commit := get $kafka "commit_interval" | default 0.1 | float64 }}
 {{- $timeout := get $kafka "transaction_timeout" | default 10.0 | float64 }}
 {{- if or (lt $commit $flush) (ge $commit $timeout) }}
-{{- fail (printf "config.kafka.commit_interval: %v is below flush_interval, %v, or not below transaction_timeout, %v" $commit $flush $timeout) }}
+{{- fail (printf "config.kafka.commit_interval: %v must be at least flush_interval, %v, and less than transaction_timeout, %v" $commit $flush $timeout) }}
 {{- end }}
 {{- $protocol := get $kafka "security_protocol" | default "PLAINTEXT" }}
 {{- if and (include "bridge.hasPassword" .) (not (hasPrefix "SASL_" $protocol)) }}
@@ -148,9 +151,9 @@ a key, but not of a Secret's name.
 {{- end }}
 {{- end }}
 {{- if and (include "bridge.hasPassword" .) (not $kafka.sasl_plain_username) }}
-{{- fail "kafkaPassword is set, but not whose it is: set config.kafka.sasl_plain_username" }}
+{{- fail "kafkaPassword needs config.kafka.sasl_plain_username" }}
 {{- end }}
-{{- /* The environment may bring what is missing. */}}
+{{- /* The environment may supply what is missing here. */}}
 {{- if and (hasPrefix "SASL_" $protocol) (not (or $values.extraEnv $values.extraEnvFrom)) }}
 {{- range $key := list "sasl_mechanism" "sasl_plain_username" }}
 {{- if not (get $kafka $key) }}
@@ -166,28 +169,28 @@ a key, but not of a Secret's name.
 {{- end }}
 {{- with $values.autoscaling }}
 {{- if and .enabled (gt (int .minReplicas) (int .maxReplicas)) }}
-{{- fail (printf "autoscaling.minReplicas: %v is above maxReplicas, %v" .minReplicas .maxReplicas) }}
+{{- fail (printf "autoscaling.minReplicas: %v is greater than maxReplicas, %v" .minReplicas .maxReplicas) }}
 {{- end }}
 {{- end }}
 {{- $spool := dig "spool" "max_bytes" 1073741824 $values.config | int64 }}
 {{- if le (include "bridge.bytes" $values.spool.size | int64) $spool }}
-{{- fail (printf "spool.size: %s are not more than config.spool.max_bytes, %d" $values.spool.size $spool) }}
+{{- fail (printf "spool.size: %s must be more than config.spool.max_bytes, %d" $values.spool.size $spool) }}
 {{- end }}
 {{- $shards := dig "kafka" "shards" 1 $values.config | int64 }}
 {{- $pending := dig "kafka" "max_pending_bytes" 33554432 $values.config | int64 }}
 {{- with dig "limits" "memory" "" $values.resources }}
 {{- if lt (include "bridge.bytes" . | int64) (add 100000000 (div (mul 3 $shards $pending) 2)) }}
-{{- fail (printf "resources.limits.memory: %v are less than 100M and 1.5 times config.kafka.max_pending_bytes for each of %d shards, which one pod may have to serve" . $shards) }}
+{{- fail (printf "resources.limits.memory: %v is less than 100M plus 1.5 times config.kafka.max_pending_bytes for each of %d shards, which one pod may have to serve" . $shards) }}
 {{- end }}
 {{- $request := dig "requests" "memory" "0" $values.resources }}
 {{- if lt (include "bridge.bytes" . | int64) (include "bridge.bytes" $request | int64) }}
-{{- fail (printf "resources.limits.memory: %v are less than resources.requests.memory, %v" . $request) }}
+{{- fail (printf "resources.limits.memory: %v is less than resources.requests.memory, %v" . $request) }}
 {{- end }}
 {{- end }}
 {{- end }}
 
 {{/*
-The TOML file. A JSON value is a TOML one, as far as scalars and lists of them go.
+The TOML file. Scalars and lists of scalars are written the same in JSON and in TOML.
 */}}
 {{- define "bridge.toml" -}}
 {{- $secrets := "/etc/digifinex-bridge/secrets" }}
@@ -231,7 +234,7 @@ secret_file = {{ toJson (printf "%s/account-%s/secret" $secrets $account.name) }
 {{ end }}
 {{- end }}
 
-{{/* What the pods of the bridge and of `helm test` have in common. */}}
+{{/* Scheduling of the bridge's pods and of the pod of `helm test`. */}}
 {{- define "bridge.scheduling" -}}
 {{- with .Values.priorityClassName }}
 priorityClassName: {{ quote . }}

@@ -1,4 +1,4 @@
-"""The endpoints, over a real socket."""
+"""The HTTP endpoints, over a real socket."""
 
 import asyncio
 import http.client
@@ -17,12 +17,12 @@ from bridge.watch.metrics import Metrics
 HOST = "127.0.0.1"
 
 
-def answers(
+def responses(
     *requests: tuple[str, str],
     headers: Mapping[str, str] | None = None,
     missing: Mapping[str, object] | None = None,
 ) -> list[tuple[int, http.client.HTTPMessage, str]]:
-    """Return status, headers and body of each request (method, path), made on a connection of its own."""
+    """Return status, headers and body of each request (method, path), each on its own connection."""
 
     def ask(port: int, method: str, path: str) -> tuple[int, http.client.HTTPMessage, str]:
         connection = http.client.HTTPConnection(HOST, port, timeout=10)
@@ -40,31 +40,31 @@ def answers(
 
 
 def test_metrics_are_prometheus_text() -> None:
-    [(status, headers, body)] = answers(("GET", "/metrics"))
+    [(status, headers, body)] = responses(("GET", "/metrics"))
     assert status == 200
     assert headers["Content-Type"].startswith("text/plain; version=0.0.4")
     assert headers.get_all("Content-Type") == [headers["Content-Type"]]
     assert "# TYPE digifinex_bridge_frames_total counter" in body
 
 
-def test_metrics_are_openmetrics_when_asked_for() -> None:
+def test_metrics_are_openmetrics_if_the_scraper_accepts_them() -> None:
     accept = "application/openmetrics-text;version=1.0.0;q=0.75,text/plain;version=0.0.4;q=0.5"
-    [(status, headers, body)] = answers(("GET", "/metrics"), headers={"Accept": accept})
+    [(status, headers, body)] = responses(("GET", "/metrics"), headers={"Accept": accept})
     assert status == 200
     assert headers["Content-Type"].startswith("application/openmetrics-text")
     assert body.endswith("# EOF\n")
 
 
-def test_health_and_readiness_are_200_when_nothing_is_missing() -> None:
-    health, ready = answers(("GET", "/healthz"), ("GET", "/readyz"))
+def test_healthz_and_readyz_are_200_if_nothing_is_missing() -> None:
+    health, ready = responses(("GET", "/healthz"), ("GET", "/readyz"))
     assert health[0] == 200
     assert ready[0] == 200
     assert json.loads(ready[2]) == {"ready": True}
 
 
-def test_what_is_missing_is_told_with_503() -> None:
-    missing = {"kafka": "no answer from localhost:9092", "subscriptions": {"trades": ["BTC_USDT"]}}
-    health, (status, headers, body) = answers(
+def test_readyz_is_503_with_what_is_missing() -> None:
+    missing = {"kafka": "no response from localhost:9092 yet", "subscriptions": {"trades": ["BTC_USDT"]}}
+    health, (status, headers, body) = responses(
         ("GET", "/healthz"), ("GET", "/readyz?verbose"), missing=missing
     )
     assert health[0] == 200
@@ -73,35 +73,35 @@ def test_what_is_missing_is_told_with_503() -> None:
     assert json.loads(body) == {"ready": False, "missing": missing}
 
 
-def test_other_paths_are_404_with_those_that_exist() -> None:
-    [(status, _, body)] = answers(("GET", "/"))
+def test_an_unknown_path_is_404_with_the_known_paths() -> None:
+    [(status, _, body)] = responses(("GET", "/"))
     assert status == 404
     assert body == "try /metrics, /healthz, /readyz\n"
 
 
-def test_head_has_the_headers_and_no_body() -> None:
-    [(status, headers, body)] = answers(("HEAD", "/healthz"))
+def test_head_returns_the_headers_without_a_body() -> None:
+    [(status, headers, body)] = responses(("HEAD", "/healthz"))
     assert (status, headers["Content-Length"], body) == (200, "3", "")
 
 
-def test_other_methods_are_405_with_those_that_are_allowed() -> None:
-    [(status, headers, _)] = answers(("POST", "/metrics"))
+def test_an_unsupported_method_is_405_with_the_allowed_ones() -> None:
+    [(status, headers, _)] = responses(("POST", "/metrics"))
     assert (status, headers["Allow"]) == (405, "GET, HEAD")
 
 
-def test_each_answer_closes_its_connection() -> None:
-    [(_, headers, _)] = answers(("GET", "/healthz"), headers={"Connection": "keep-alive"})
+def test_a_connection_is_closed_after_the_response() -> None:
+    [(_, headers, _)] = responses(("GET", "/healthz"), headers={"Connection": "keep-alive"})
     assert headers["Connection"] == "close"
 
 
-def test_a_websocket_handshake_gets_a_plain_answer() -> None:
+def test_a_websocket_handshake_gets_a_plain_response() -> None:
     upgrade = {
         "Connection": "Upgrade",
         "Upgrade": "websocket",
         "Sec-WebSocket-Version": "13",
         "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==",
     }
-    [(status, _, body)] = answers(("GET", "/healthz"), headers=upgrade)
+    [(status, _, body)] = responses(("GET", "/healthz"), headers=upgrade)
     assert (status, body) == (200, "ok\n")
 
 
@@ -109,7 +109,7 @@ def test_a_websocket_handshake_gets_a_plain_answer() -> None:
     "sent",
     [b"", b"\x16\x03\x01\r\n\r\n", b"GET /metrics", b"POST / HTTP/1.1\r\nContent-Length: 3\r\n\r\nabc"],
 )
-def test_garbage_and_half_requests_neither_stop_it_nor_show_in_the_log(
+def test_malformed_requests_neither_stop_the_server_nor_are_logged(
     sent: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def scenario() -> bytes:
@@ -129,7 +129,7 @@ def test_garbage_and_half_requests_neither_stop_it_nor_show_in_the_log(
     assert [record for record in caplog.records if record.name.startswith("bridge")] == []
 
 
-def test_a_failing_readiness_is_500_and_shows_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_failure_of_the_readiness_check_is_500_and_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     def broken() -> dict[str, object]:
         raise ZeroDivisionError
 
@@ -146,7 +146,7 @@ def test_a_failing_readiness_is_500_and_shows_in_the_log(caplog: pytest.LogCaptu
 
 
 @pytest.mark.parametrize("run", [asyncio.run, uvloop.run])
-def test_a_port_in_use_is_told_by_its_key(run: Callable[[Any], None]) -> None:
+def test_a_port_in_use_is_reported_with_its_key(run: Callable[[Any], None]) -> None:
     async def scenario() -> None:
         registry = Metrics().registry
         async with Endpoints(HOST, 0, registry, dict) as first:
@@ -157,7 +157,7 @@ def test_a_port_in_use_is_told_by_its_key(run: Callable[[Any], None]) -> None:
     run(scenario())
 
 
-def test_an_address_of_another_machine_is_told_by_its_key() -> None:
+def test_an_address_of_another_machine_is_reported_with_its_key() -> None:
     async def scenario() -> None:
         with pytest.raises(ConfigError) as caught:
             await Endpoints("192.0.2.1", 0, Metrics().registry, dict).__aenter__()

@@ -1,4 +1,4 @@
-"""The log: one renderer for all, no secrets, no floods."""
+"""The log has one format for all loggers, no secrets and no floods."""
 
 import io
 import json
@@ -21,7 +21,7 @@ Start = Callable[..., Written]
 
 @pytest.fixture
 def start() -> Iterator[Start]:
-    """Configure logging and return what gives the text written since; all as before at the end."""
+    """Configure logging and return a function that returns the text written since; restore it at the end."""
     root = logging.getLogger()
     before = root.handlers, root.level, logging.getLogger("bridge").level
 
@@ -41,7 +41,7 @@ def lines(written: Written) -> list[dict[str, Any]]:
     return [json.loads(line) for line in written().splitlines()]
 
 
-def test_json_has_one_object_a_line_for_ours_and_for_the_libraries(start: Start) -> None:
+def test_json_has_one_object_per_line_for_the_bridge_and_its_libraries(start: Start) -> None:
     written = start()
     structlog.get_logger("bridge.websocket").info("session opened", session="a", symbols=["BTC_USDT"])
     logging.getLogger("aiokafka.conn").warning("Closing %s", "x")
@@ -57,7 +57,7 @@ def test_json_has_one_object_a_line_for_ours_and_for_the_libraries(start: Start)
     assert (theirs["event"], theirs["level"], theirs["logger"]) == ("Closing x", "warning", "aiokafka.conn")
 
 
-def test_the_console_has_plain_lines_without_colours_when_it_is_no_terminal(start: Start) -> None:
+def test_console_lines_have_no_colours_if_the_output_is_not_a_terminal(start: Start) -> None:
     written = start("console")
     structlog.get_logger("bridge.x").warning("reading paused", shard="0")
     assert "reading paused" in written()
@@ -66,7 +66,7 @@ def test_the_console_has_plain_lines_without_colours_when_it_is_no_terminal(star
     assert written().count("\n") == 1
 
 
-def test_only_lines_of_the_level_and_above_are_written(start: Start) -> None:
+def test_lines_below_the_level_are_dropped(start: Start) -> None:
     written = start(level="warning")
     log = structlog.get_logger("bridge.x")
     log.debug("one")
@@ -75,8 +75,8 @@ def test_only_lines_of_the_level_and_above_are_written(start: Start) -> None:
     assert [line["event"] for line in lines(written)] == ["three"]
 
 
-def test_libraries_stay_quiet_below_warning_even_when_we_debug(start: Start) -> None:
-    """The debug lines of websockets hold the frame that authenticates."""
+def test_libraries_log_warnings_only_even_at_level_debug(start: Start) -> None:
+    """Debug lines of websockets contain the frame with the credentials."""
     written = start(level="debug")
     structlog.get_logger("bridge.x").debug("ours")
     logging.getLogger("websockets.client").debug("> TEXT server.auth %s", SECRET)
@@ -98,14 +98,14 @@ def test_libraries_stay_quiet_below_warning_even_when_we_debug(start: Start) -> 
         {"accounts": [{"api_key": SecretStr(SECRET)}]},
     ],
 )
-def test_secrets_are_taken_out(start: Start, form: str, values: dict[str, Any]) -> None:
+def test_secrets_are_redacted(start: Start, form: str, values: dict[str, Any]) -> None:
     written = start(form)
     structlog.get_logger("bridge.x").info("event", **values)
     assert SECRET not in written()
     assert "[redacted]" in written()
 
 
-def test_what_only_sounds_like_a_secret_stays(start: Start) -> None:
+def test_values_under_similar_names_are_not_redacted(start: Start) -> None:
     written = start()
     structlog.get_logger("bridge.x").info("event", secret_file="/run/key", design="d")
     assert (lines(written)[0]["secret_file"], lines(written)[0]["design"]) == ("/run/key", "d")
@@ -132,7 +132,7 @@ def record(message: str, at: float, *args: object, name: str = "aiokafka.client"
     return made
 
 
-def test_a_repeated_message_passes_once_in_ten_seconds_with_the_count_of_the_others() -> None:
+def test_a_repeated_message_passes_every_ten_seconds_with_the_count_of_the_suppressed_ones() -> None:
     repeats = Repeats("aiokafka")
     passed = []
     for tick in range(21):
@@ -145,7 +145,7 @@ def test_a_repeated_message_passes_once_in_ten_seconds_with_the_count_of_the_oth
     ]
 
 
-def test_another_message_and_another_logger_pass_at_once() -> None:
+def test_other_messages_and_other_loggers_pass_immediately() -> None:
     repeats = Repeats("aiokafka")
     assert repeats.filter(record("one", 1000))
     assert repeats.filter(record("two", 1000))
@@ -153,12 +153,12 @@ def test_another_message_and_another_logger_pass_at_once() -> None:
     assert not repeats.filter(record("one", 1001))
 
 
-def test_the_bridges_own_lines_are_never_held_back() -> None:
+def test_lines_of_the_bridge_are_never_suppressed() -> None:
     repeats = Repeats("aiokafka")
     assert all(repeats.filter(record("one", 1000, name="bridge.x")) for _ in range(3))
 
 
-def test_a_flood_of_aiokafka_is_one_line(start: Start) -> None:
+def test_a_flood_of_aiokafka_lines_becomes_one_line(start: Start) -> None:
     written = start()
     for _ in range(40):
         logging.getLogger("aiokafka.client").error("Unable to update metadata from %s", [0])

@@ -1,4 +1,4 @@
-"""The metrics: the contract's names, from the start, as Prometheus wants them."""
+"""The metrics have the names of the contract, exist from the start, and are valid for Prometheus."""
 
 import runpy
 import shutil
@@ -20,7 +20,7 @@ def value(registry: CollectorRegistry, name: str, **labels: str) -> float | None
     return registry.get_sample_value(f"digifinex_bridge_{name}", labels)
 
 
-def test_the_contract_is_declared() -> None:
+def test_the_metrics_of_the_contract_are_declared() -> None:
     """The names, types and labels that dashboards and alerts are written against."""
     contract = {
         ("connected", "gauge", "shard"),
@@ -45,7 +45,7 @@ def test_the_contract_is_declared() -> None:
     assert contract <= {(one.name, one.type.kind, one.label) for one in DECLARATIONS}
 
 
-def test_what_is_counted_is_what_prometheus_sees() -> None:
+def test_prometheus_sees_the_counted_values() -> None:
     metrics = Metrics()
     frames = metrics.counter("frames_total", shard="0")
     frames.value += 2
@@ -55,7 +55,7 @@ def test_what_is_counted_is_what_prometheus_sees() -> None:
     assert value(metrics.registry, "connected", shard="3") == 1
 
 
-def test_a_gauge_can_be_a_function_called_on_each_scrape() -> None:
+def test_a_gauge_can_call_a_function_on_each_scrape() -> None:
     metrics = Metrics()
     pending = [1, 2]
     metrics.gauge("pending_records").read = lambda: len(pending)
@@ -64,7 +64,7 @@ def test_a_gauge_can_be_a_function_called_on_each_scrape() -> None:
     assert value(metrics.registry, "pending_records") == 0
 
 
-def test_a_histogram_counts_up_to_and_including_each_bound() -> None:
+def test_a_histogram_bucket_includes_its_upper_bound() -> None:
     metrics = Metrics()
     ping = metrics.histogram("ping_seconds")
     ping.observe(0.01)
@@ -79,15 +79,15 @@ def test_a_histogram_counts_up_to_and_including_each_bound() -> None:
     assert value(metrics.registry, "ping_seconds_sum") == pytest.approx(100.07)
 
 
-def test_a_lag_below_zero_counts_as_zero() -> None:
-    """A histogram's sum that shrinks would look like a restart to Prometheus."""
+def test_a_negative_lag_counts_as_zero() -> None:
+    """A sum that shrinks would look like a restart to Prometheus."""
     metrics = Metrics()
     metrics.histogram("exchange_lag_seconds", channel="trades").observe(-5.0)
     assert value(metrics.registry, "exchange_lag_seconds_sum", channel="trades") == 0
     assert value(metrics.registry, "exchange_lag_seconds_bucket", channel="trades", le="0.001") == 1
 
 
-def test_lags_are_told_apart_from_a_millisecond_to_a_minute() -> None:
+def test_histogram_bounds_range_from_a_millisecond_to_a_minute() -> None:
     assert (Histogram.bounds[0], Histogram.bounds[-1]) == (0.001, 60.0)
     assert list(Histogram.bounds) == sorted(Histogram.bounds)
 
@@ -102,11 +102,11 @@ def test_lags_are_told_apart_from_a_millisecond_to_a_minute() -> None:
         ("decompression_errors_total", {}),
     ],
 )
-def test_known_series_are_there_from_the_start(name: str, labels: dict[str, str]) -> None:
+def test_series_with_known_label_values_exist_from_the_start(name: str, labels: dict[str, str]) -> None:
     assert value(Metrics().registry, name, **labels) == 0
 
 
-def test_two_bridges_in_one_process_count_apart() -> None:
+def test_two_bridges_in_one_process_count_separately() -> None:
     one, other = Metrics(), Metrics()
     one.counter("decompression_errors_total").value += 1
     assert value(other.registry, "decompression_errors_total") == 0
@@ -121,19 +121,19 @@ def test_two_bridges_in_one_process_count_apart() -> None:
         ("connected", {"shard": "0"}),
     ],
 )
-def test_what_is_not_declared_is_refused(name: str, labels: dict[str, str]) -> None:
+def test_an_undeclared_metric_raises(name: str, labels: dict[str, str]) -> None:
     with pytest.raises(TypeError, match=f"no counter {name}"):
         Metrics().counter(name, **labels)
 
 
-def test_the_version_the_process_and_the_collector_are_told() -> None:
+def test_version_process_and_garbage_collector_metrics_exist() -> None:
     registry = Metrics().registry
     assert value(registry, "build_info", version=__version__) == 1
     assert registry.get_sample_value("process_cpu_seconds_total") is not None
     assert registry.get_sample_value("python_gc_collections_total", {"generation": "2"}) is not None
 
 
-def test_promtool_finds_nothing_to_say() -> None:
+def test_promtool_accepts_the_metrics() -> None:
     promtool = shutil.which("promtool")
     assert promtool, "apt-get install prometheus"
     metrics = Metrics()
@@ -154,6 +154,6 @@ def test_openmetrics_is_well_formed() -> None:
     assert {"digifinex_bridge_frames", "digifinex_bridge_build"} <= {family.name for family in families}
 
 
-def test_the_document_is_up_to_date() -> None:
+def test_the_metrics_document_is_up_to_date() -> None:
     document = runpy.run_path(str(ROOT / "scripts" / "metrics_doc.py"))["document"]
     assert (ROOT / "docs" / "metrics.md").read_text() == document(), "run scripts/metrics_doc.py"
