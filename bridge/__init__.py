@@ -1,4 +1,4 @@
-"""Every push of the DigiFinex WebSocket API onto Kafka: normalised, in order, exactly once."""
+"""Streams every update of the DigiFinex WebSocket API to Kafka: normalised, in order, exactly once."""
 
 from importlib.metadata import version
 

@@ -1,4 +1,4 @@
-"""`python -m bridge` is the command line."""
+"""`python -m bridge` is the same program as `digifinex-bridge`."""
 
 from bridge.cli import main
 

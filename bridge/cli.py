@@ -1,7 +1,7 @@
 """The command line: `digifinex-bridge`, or `python -m bridge`.
 
-Each command calls one function of the module that does the work, imported only then: the demo needs more
-packages than the rest.
+Each command calls one function of the module that does the work. That module is imported only then: the demo
+needs packages that the other commands do not.
 """
 
 import asyncio
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _NAME = "digifinex-bridge"
 
 app = typer.Typer(
-    help="Every push of the DigiFinex WebSocket API onto Kafka.",
+    help="Streams every update of the DigiFinex WebSocket API to Kafka.",
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -32,19 +32,22 @@ app = typer.Typer(
 
 _ConfigFile = Annotated[
     Path | None,
-    typer.Option(metavar="FILE", help="TOML file; the environment (BRIDGE_SECTION__KEY) wins over it."),
+    typer.Option(
+        metavar="FILE",
+        help="TOML configuration file. Environment variables named BRIDGE_SECTION__KEY override it.",
+    ),
 ]
-_Rate = Annotated[float, typer.Option(min=0.1, help="Pushes a second, all markets together.")]
+_Rate = Annotated[float, typer.Option(metavar="R", min=0.1, help="Updates per second, all markets together.")]
 
 
 def main() -> None:
-    """Run the command line and exit: 0 clean stop, 2 bad configuration or command line, 1 other failure."""
+    """Run the command and exit: 0 clean stop, 2 bad configuration or command line, 1 any other failure."""
     try:
         status = app(prog_name=_NAME, standalone_mode=False)
     except typer.TyperException as error:
-        status = _complain(error.format_message(), error.exit_code)
+        status = _fail(error.format_message(), error.exit_code)
     except ConfigError as error:
-        status = _complain(str(error), 2)
+        status = _fail(str(error), 2)
     except typer.Abort:
         status = 1
     sys.exit(status)
@@ -52,7 +55,7 @@ def main() -> None:
 
 @app.command()
 def run(config: _ConfigFile = None) -> int:
-    """Carry every push to Kafka until SIGTERM or SIGINT."""
+    """Run the bridge until it receives SIGTERM or SIGINT."""
     from bridge import service  # noqa: PLC0415
 
     settings = load(config)
@@ -60,11 +63,11 @@ def run(config: _ConfigFile = None) -> int:
     return uvloop.run(service.run(settings))
 
 
-@app.command("check", short_help="Try out a configuration and say what `run` would do.")
+@app.command("check", short_help="Test a configuration, and print what `run` would do.")
 def check_configuration(config: _ConfigFile = None) -> int:
-    """Validate the configuration, try Kafka and the exchange, and say what `run` would do.
+    """Test a configuration against Kafka, the exchange and the disk, and print what `run` would do.
 
-    Writes nothing to Kafka. Exits with 1 if one of them does not answer.
+    Writes nothing to Kafka. Exits with status 1 if something would prevent `run` from working.
     """
     from bridge import check  # noqa: PLC0415
 
@@ -73,43 +76,60 @@ def check_configuration(config: _ConfigFile = None) -> int:
     return uvloop.run(check.check(settings))
 
 
-@app.command()
+@app.command(short_help="Simulate the exchange: a WebSocket server with generated markets.")
 def simulate(
     port: Annotated[
-        int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")
+        int,
+        typer.Option(metavar="PORT", min=0, max=65535, help="Port to listen on; 0 picks a free one."),
     ] = 8765,
-    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    symbols: Annotated[int, typer.Option(min=1, help="How many markets there are.")] = 10,
+    host: Annotated[str, typer.Option(metavar="ADDRESS", help="Address to listen on.")] = "127.0.0.1",
+    symbols: Annotated[int, typer.Option(metavar="N", min=1, help="Number of markets.")] = 10,
     rate: _Rate = 200.0,
-    seed: Annotated[int, typer.Option(help="The same seed gives the same market.")] = 7,
-    faults: Annotated[str, typer.Option(help="What goes wrong, e.g. drop=1.5,refuse=3,corrupt=0.01")] = "",
+    seed: Annotated[
+        int,
+        typer.Option(metavar="S", help="Seed of the generated data: the same seed, the same data."),
+    ] = 7,
+    faults: Annotated[
+        str,
+        typer.Option(metavar="FAULTS", help="Faults to inject, for example drop=1.5,refuse=3,corrupt=0.01"),
+    ] = "",
 ) -> None:
-    """Be a DigiFinex that runs anywhere, until SIGTERM or SIGINT; prints its address."""
+    """Simulate the exchange: a WebSocket server with generated markets.
+
+    Prints its address, and runs until it receives SIGTERM or SIGINT. Serves the public channels only.
+    """
     from bridge.simulator import Setup, Simulator, parse  # noqa: PLC0415
 
     try:
-        wrong = parse(faults)
+        injected = parse(faults)
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--faults") from None
     setup = Setup(seed=seed, host=host, port=port)
-    exchange = Simulator(symbols=symbols, rate=rate, faults=wrong, setup=setup)
+    exchange = Simulator(symbols=symbols, rate=rate, faults=injected, setup=setup)
     try:
         uvloop.run(_until_stopped(exchange))
     except OSError as error:
         raise typer.BadParameter(f"cannot listen on {host}:{port}: {error}", param_hint="--port") from None
 
 
-@app.command()
+@app.command(short_help="Run the bridge between a simulated exchange and an embedded broker.")
 def demo(
-    seconds: Annotated[float | None, typer.Option(min=1, help="Stop after so long; else at Ctrl-C.")] = None,
-    symbols: Annotated[int, typer.Option(min=1, help="How many markets to simulate.")] = 6,
+    seconds: Annotated[
+        float | None,
+        typer.Option(metavar="N", min=1, help="Stop after N seconds; without it, run until Ctrl-C."),
+    ] = None,
+    symbols: Annotated[int, typer.Option(metavar="N", min=1, help="Number of simulated markets.")] = 6,
     rate: _Rate = 200.0,
 ) -> int:
-    """Show the whole thing at work with nothing installed: simulator, embedded broker and bridge."""
+    """Run the bridge between a simulated exchange and an embedded broker.
+
+    Needs no Kafka and no account. Ends by comparing what the exchange sent with what Kafka holds, and exits
+    with status 1 if they differ.
+    """
     try:
         from bridge import demo  # noqa: PLC0415
     except ModuleNotFoundError as error:
-        return _complain(f"the demo needs {error.name}: pip install '{_NAME}[demo]'", 1)
+        return _fail(f"the demo needs the package {error.name}: pip install '{_NAME}[demo]'", 1)
     return uvloop.run(demo.run(seconds, symbols=symbols, rate=rate))
 
 
@@ -122,7 +142,7 @@ async def _until_stopped(exchange: "Simulator") -> None:
         await stop.wait()
 
 
-def _complain(message: str, status: int) -> int:
+def _fail(message: str, status: int) -> int:
     typer.echo(f"{_NAME}: {' '.join(message.split())}", err=True)
     return status
 
@@ -139,4 +159,4 @@ def _options(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
-    """Every push of the DigiFinex WebSocket API onto Kafka."""
+    """Streams every update of the DigiFinex WebSocket API to Kafka."""

@@ -1,0 +1,142 @@
+"""The commands of docs/commands.md, run as they are written there, print what is shown there."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.support.kafka_broker import Broker, free_ports
+from tests.support.process import ROOT
+from tests.support.waiting import eventually
+
+TEXT = (ROOT / "docs" / "commands.md").read_text()
+BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", TEXT, re.DOTALL | re.MULTILINE)
+COMMANDS = [line for language, text in BLOCKS if language == "sh" for line in text.splitlines()]
+RUN, RUN_WITH_ENVIRONMENT, CHECK, SIMULATE, SIMULATE_FAULTS, DEMO = COMMANDS
+
+SECONDS = 60.0
+
+
+class Example:
+    """The document's configuration in a folder, with free addresses for those that the document names."""
+
+    def __init__(self, folder: Path, kafka: Broker, prefix: str) -> None:
+        self.folder = folder
+        self.prefix = prefix
+        simulator, http = free_ports(2)
+        self._addresses = {
+            "localhost:9092": kafka.bootstrap,
+            "127.0.0.1:8765": f"127.0.0.1:{simulator}",
+            "--port 8765": f"--port {simulator}",
+        }
+        self._environment = {
+            **os.environ,
+            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+            "BRIDGE_KAFKA__TOPIC_PREFIX": prefix,
+            "BRIDGE_KAFKA__GROUP_ID": prefix,
+            "BRIDGE_HTTP__HOST": "127.0.0.1",
+            "BRIDGE_HTTP__PORT": str(http),
+        }
+        (text,) = (text for language, text in BLOCKS if language == "toml")
+        (folder / "bridge.toml").write_text(self.here(text))
+
+    def here(self, text: str) -> str:
+        """Return a text of the document with the addresses of this example."""
+        for address, ours in self._addresses.items():
+            text = text.replace(address, ours)
+        return text
+
+    def run(self, command: str) -> "subprocess.CompletedProcess[str]":
+        """Run a command to its end."""
+        return subprocess.run(
+            ["bash", "-c", self.here(command)],
+            cwd=self.folder,
+            env=self._environment,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=SECONDS,
+        )
+
+    @contextmanager
+    def running(self, command: str, until: str) -> Iterator[Path]:
+        """Run a command until SIGTERM, from when it has printed a line; give the file of what it prints."""
+        output = self.folder / "output"
+        with output.open("wb") as file:
+            process = subprocess.Popen(
+                ["bash", "-c", f"exec env {self.here(command)}"],
+                cwd=self.folder,
+                env=self._environment,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+            )
+        try:
+            eventually(lambda: re.search(until, output.read_text()), SECONDS, f"{until} of {command}")
+            yield output
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(timeout=SECONDS) == 0
+        finally:
+            if process.poll() is None:
+                process.kill()
+            process.wait(timeout=SECONDS)
+
+
+@pytest.fixture
+def example(kafka: Broker, prefix: str, tmp_path: Path) -> Example:
+    return Example(tmp_path, kafka, prefix)
+
+
+@pytest.fixture
+def simulated(example: Example) -> Iterator[Example]:
+    """The example with the simulator running."""
+    folder = example.folder / "simulator"
+    folder.mkdir()
+    address = example.here("ws://127.0.0.1:8765/ws/v1/")
+    with example.running(SIMULATE, until=f"^{address}\n") as output:
+        output.rename(folder / "output")
+        yield example
+
+
+def test_check_prints_what_is_shown(simulated: Example) -> None:
+    (shown,) = (text for _, text in BLOCKS if text.endswith("ready to run\n"))
+    done = simulated.run(CHECK)
+    assert done.returncode == 0
+
+    def shape(text: str) -> list[str]:
+        """Leave out the figures and addresses, which differ each time."""
+        text = text.replace(simulated.prefix, "digifinex")
+        return [re.sub(r"[+-]?\d[\d.]*|localhost", "N", line) for line in text.splitlines()]
+
+    assert shape(done.stdout) == shape(simulated.here(shown))
+
+
+def test_run_logs_what_is_shown_and_ends_as_described(simulated: Example) -> None:
+    (shown,) = (text for _, text in BLOCKS if "shard taken over" in text)
+    with simulated.running(RUN, until="session opened") as output:
+        for line in shown.splitlines():
+            event = line[41:72].strip() if line != "..." else ""
+            assert event in output.read_text()
+    assert "`stopped, all received records are on Kafka`" in TEXT
+    assert "stopped, all received records are on Kafka" in output.read_text()
+
+
+def test_run_takes_keys_from_the_environment(simulated: Example) -> None:
+    with simulated.running(RUN_WITH_ENVIRONMENT, until='"event": "session opened"'):
+        pass
+
+
+def test_the_simulator_injects_the_faults_that_are_asked_for(example: Example) -> None:
+    with example.running(SIMULATE_FAULTS, until=r"^ws://127\.0\.0\.1:\d+/ws/v1/\n"):
+        pass
+
+
+def test_the_demo_ends_as_described(example: Example) -> None:
+    done = example.run(DEMO.replace("--seconds 20", "--seconds 3"))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.rstrip().endswith("equal")
