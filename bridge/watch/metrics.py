@@ -93,7 +93,7 @@ class Histogram:
 _BOUNDS = Histogram.bounds
 
 Instrument = Counter | Gauge | Histogram
-Kind = TypeVar("Kind", Counter, Gauge, Histogram)
+InstrumentT = TypeVar("InstrumentT", Counter, Gauge, Histogram)
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,7 +246,7 @@ class Metrics:
                     metric.add_sample(name + suffix, label | more, figure)
             yield metric
 
-    def _instrument(self, kind: type[Kind], name: str, label: Mapping[str, str]) -> Kind:
+    def _instrument(self, kind: type[InstrumentT], name: str, label: Mapping[str, str]) -> InstrumentT:
         declaration = _BY_NAME.get(name)
         wanted = {declaration.label} if declaration and declaration.label else set()
         if declaration is None or declaration.type is not kind or wanted != label.keys():

@@ -22,7 +22,7 @@ PUBLIC = CHANNELS.keys() - PRIVATE
 GENERATED = {
     CHART / "dashboards" / "digifinex-bridge.json",
     CHART / "values.schema.json",
-    *(ROOT / "docs" / f"{name}.md" for name in ("configuration", "metrics", "records", "events")),
+    *(ROOT / "docs" / f"{name}.md" for name in ("configuration", "metrics", "records")),
 }
 _NAME = "|".join(sorted(CHANNELS, key=len, reverse=True))
 _BETWEEN = r"[\s`'\"\[\](),|]*(?:\b(?:and|or)\b)?[\s`'\"\[\](),|]*"
