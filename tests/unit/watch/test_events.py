@@ -1,0 +1,75 @@
+"""Events: each becomes a record of the events topic with the key that consumers expect."""
+
+import time
+from typing import Any, get_args
+
+import pytest
+
+from bridge.ledger import Gap
+from bridge.records import Record, Stretch
+from bridge.watch.events import About, Journal, Kind
+from tests.support.schemas import validate
+
+
+class Recorded:
+    """A journal of shard 3, and what it has recorded."""
+
+    def __init__(self) -> None:
+        self.records: list[Record] = []
+        self.journal = Journal("bridge-0", 3, self.records.extend)
+
+    def one(self) -> dict[str, Any]:
+        """Return the only event, checked against the schema."""
+        (record,) = self.records
+        return validate(record)
+
+
+@pytest.fixture
+def recorded() -> Recorded:
+    return Recorded()
+
+
+@pytest.mark.parametrize("kind", get_args(Kind))
+def test_every_kind_is_a_valid_record(recorded: Recorded, kind: Kind) -> None:
+    before_us = time.time_ns() // 1000
+    recorded.journal.record(kind, detail="why")
+    event = recorded.one()
+    assert (event["event"], event["replica"], event["shard"]) == (kind, "bridge-0", 3)
+    assert before_us <= event["received_us"] <= time.time_ns() // 1000
+
+
+@pytest.mark.parametrize(
+    ("about", "key"),
+    [
+        ({"symbol": "BTC_USDT", "account": "main"}, b"BTC_USDT"),
+        ({"symbol": None, "account": "main"}, b"main"),
+        ({"account": None}, b"3"),
+    ],
+)
+def test_the_key_is_the_symbol_else_the_account_else_the_shard(
+    recorded: Recorded, about: About, key: bytes
+) -> None:
+    recorded.journal.record("subscription_refused", **about)
+    assert recorded.records[0].key == key
+
+
+@pytest.mark.parametrize(
+    ("closed", "repeated", "closed_by", "cause"),
+    [
+        (True, False, "clean_list", "stale"),
+        (False, False, None, "stale"),
+        (False, True, None, "repeated_list"),
+    ],
+)
+def test_a_gap_in_trades_has_its_bounds_and_its_cause(
+    recorded: Recorded, closed: bool, repeated: bool, closed_by: str | None, cause: str
+) -> None:
+    gap = Gap(b"BTC_USDT", Stretch(7, 1_000_000, 12, 2_000_000), filled=4, closed=closed, repeated=repeated)
+    recorded.journal.record_gap(gap, "session-1", "stale")
+    event = recorded.one()
+    assert recorded.records[0].key == b"BTC_USDT"
+    assert (event["event"], event["channel"], event["symbol"]) == ("gap", "trades", "BTC_USDT")
+    assert (event["after_id"], event["after_us"]) == (7, 1_000_000)
+    assert (event["before_id"], event["before_us"]) == (12, 2_000_000)
+    assert (event["session"], event["filled"]) == ("session-1", 4)
+    assert (event["closed_by"], event["cause"]) == (closed_by, cause)
