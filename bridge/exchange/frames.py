@@ -1,4 +1,4 @@
-"""Frames to typed messages: bounded inflate, JSON, and a reason where a frame is neither push nor answer."""
+"""Turns frames into typed messages: bounded inflate, JSON, and a reason if a frame is no message."""
 
 import re
 import zlib
@@ -17,14 +17,14 @@ _RAW_DEFLATE = -15
 
 
 class Push(msgspec.Struct, frozen=True, gc=False):
-    """A frame whose method is `<channel>.update`; `params` is text that nobody has looked into yet."""
+    """A frame whose method is `<channel>.update`; `params` is JSON text that is not parsed yet."""
 
     channel: str
     params: bytes
 
 
 class Answer(msgspec.Struct, frozen=True, gc=False):
-    """The reply to the request with the same `id`; `error` says why it was refused, None if it was not."""
+    """The answer to the request with the same `id`; `error` is why it was refused, None if it was not."""
 
     id: int
     result: Raw
@@ -51,9 +51,9 @@ _decode_error = msgspec.json.Decoder(_ErrorBody | str | int | float | bool | Non
 def inflate(frame: bytes, limit: int) -> bytes:
     """Return the JSON text of one binary frame.
 
-    The exchange sends zlib streams (API document, "Compression algorithm"); raw deflate and plain
-    JSON are accepted too, as other clients have met them. Never returns more than `limit` bytes, nor
-    needs more memory than that to find out.
+    The exchange sends zlib streams (API document, "Compression algorithm"); raw deflate and plain JSON are
+    accepted too, since other clients have received them (FACTS, section 1). Takes no more memory than about
+    `limit` bytes.
 
     Raises:
         BadFrame: reason "decompression": not one stream, cut short, or larger than `limit`.
@@ -69,8 +69,8 @@ def inflate(frame: bytes, limit: int) -> bytes:
 
 
 def _inflate_otherwise(frame: bytes, limit: int, error: zlib.error) -> bytes:
-    # A raw deflate stream of a JSON object can't start with "{": its first three bits would say "fixed
-    # codes", and with these the next eight spell another byte.
+    # A raw deflate stream of a JSON object never starts with the byte "{": its first three bits would mean
+    # "fixed codes", with which the next bits decode to a byte other than "{".
     if frame[:1] == b"{":
         return within(frame, limit)
     stream = decompressobj(_RAW_DEFLATE)
@@ -94,7 +94,7 @@ def _unfinished(stream: "zlib._Decompress", frame: bytes, limit: int) -> BadFram
 
 
 def within(text: bytes, limit: int) -> bytes:
-    """Return `text` if it is no longer than `limit` bytes.
+    """Return a text frame, if it is no longer than `limit` bytes.
 
     Raises:
         BadFrame: reason "decompression": it is longer.
@@ -105,13 +105,13 @@ def within(text: bytes, limit: int) -> bytes:
 
 
 def decode(text: bytes) -> Push | Answer:
-    """Return the message of one JSON text, routed by its `method` and `id`, never by its position.
+    """Return the message in a JSON text, identified by its `method` and `id`, never by its position.
 
     Raises:
         BadFrame: reason "json", "payload" (not an object, or fields of other types) or
             "unknown_method" (neither a push nor the answer to a request).
     """
-    # The usual push is cut out unread: whoever takes its params has to parse them anyway.
+    # The usual push is cut out without parsing: its normaliser has to parse the params anyway.
     begin = text.find(b"[", 0, _LONGEST_HEAD)
     if begin > 0 and text.endswith(_USUAL_TAIL):
         channel = _usual_channel(text[:begin])
@@ -135,13 +135,13 @@ def decode(text: bytes) -> Push | Answer:
 
 @lru_cache(maxsize=64)
 def _usual_channel(head: bytes) -> str | None:
-    """Return the channel of a push whose text, as the exchange writes it, begins so before its params."""
+    """Return the channel of a push from its text before the params; None if it is not written as usual."""
     usual = re.fullmatch(rb'\{"method":"([a-z_]+)\.update","params":', head)
     return usual and usual[1].decode()
 
 
 def _error_text(error: Raw) -> str | None:
-    """Return the words of an answer's error: an object as the API document has it, or a string or number."""
+    """Return the text of an answer's error: an object as in the API document, or a string or a number."""
     try:
         body = _decode_error(error)
     except (msgspec.DecodeError, UnicodeDecodeError):

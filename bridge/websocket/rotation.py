@@ -6,8 +6,8 @@ Example, in seconds, with old session X and new session Y:
     0.1  Y is connected. It subscribes; its pushes are held back.
     0.4  Y is live: what the exchange pushes from here on comes over both. A ping goes out over X.
     0.6  X's pong: everything that was pushed before 0.4 has come over X, and is delivered. X's pushes are
-         kept aside from here on, since Y brings them too. A ping goes out over Y.
-    0.8  Y's pong: Y has brought everything that X brought up to 0.6. What is held of Y and did not come
+         kept aside from here on, since they come over Y too. A ping goes out over Y.
+    0.8  Y's pong: everything that came over X up to 0.6 has come over Y too. What is held of Y and did not come
          over X is delivered, and from now on Y's pushes are delivered directly. What was kept aside of X
          is dropped, and X can be closed.
 
@@ -48,9 +48,9 @@ class Rotation:
     def __init__(self, old: Feed, receiver: Receiver) -> None:
         self._old = old
         self._receiver = receiver
-        # What the old session brought, and what is held back of the new one.
+        # What came over the old session, and what is held of the new one.
         self._handover: Handover[_Came] = Handover(CHANNELS)
-        self._aside: list[tuple[Message, _Came]] = []  # what the old one brings after its pong, in order
+        self._aside: list[tuple[Message, _Came]] = []  # received over the old one after its pong, in order
         # A damaged frame may come over both as soon as both are open, which is before this side knows of it.
         old.deliver_to(_Into(self._remember))
 
@@ -133,4 +133,4 @@ class _Into:
 
 
 def _drop(message: Message, came: _Came) -> None:
-    """Drop what the old session still brings: the new one brings it too."""
+    """Drop what still comes over the old session: it comes over the new one too."""

@@ -1,8 +1,20 @@
-"""A WebSocket client connection that hands messages over as soon as their bytes are here.
+"""A WebSocket client connection that hands over messages as soon as their bytes have arrived.
 
-websockets does the handshake, TLS, proxies, control frames, fragments and closing. Cutting the stream into
-messages is done here, since on the usual frame, whole and unmasked, its parser and the queue behind `recv`
-cost more than all else that the bridge does with it.
+websockets does the handshake, TLS, proxies, control frames, fragments and closing. The stream is cut into
+messages here: for the usual frame, whole and unmasked, the parser of websockets and the queue behind its
+`recv` cost more than everything else that the bridge does with the message.
+
+Example. A read brings these bytes, in hex:
+
+    82 03 61 62 63   82 04 64 65
+    ───────────────  ───────────
+    binary "abc"     binary, 4 bytes long, of which "de" are here
+
+`abc` is handed over. `_data` keeps all 9 bytes, with `_begin` = 5, where the second frame starts; `_have` = 4
+bytes of it are here, and `_need` = 6 make it whole. A read of `66` is put into `_parts`, and `_have` becomes
+5: not enough, so nothing is joined or parsed. A read of `67 82` makes it 7: now `_data` becomes
+`82 04 64 65 66 67 82`, `defg` is handed over, and one byte of a third frame is left: `_begin` = 6,
+`_have` = 1, `_need` = 2, for the second byte of a frame is where its length starts.
 """
 
 import asyncio
@@ -20,58 +32,60 @@ Receive = Callable[[Sequence[bytes], bool], None]
 _WHOLE_TEXT = 0x81
 _WHOLE_BINARY = 0x82
 
-# Second bytes: no mask, and up to 125 a length; else it follows in two bytes or in eight.
+# Second bytes: no mask, and a length of up to 125; else the length follows in two bytes or in eight.
 _LENGTH_IN_2 = 126
 _LENGTH_IN_8 = 127
 
 _END_OF_HANDSHAKE = b"\r\n\r\n"
 
-# Bytes of messages after which everybody else gets a turn: a loop reads on as long as there is more, and
-# whoever sends the records on would starve.
+# Bytes of messages that are handed over before other tasks get a turn. An event loop keeps reading as long
+# as there is something to read, so that the tasks that send the records to Kafka would starve.
 _TURN = 32_768
 
 
 class Stream(ClientConnection):
-    """A connection to create with `connect(..., create_connection=Stream)` and then to `attach` to."""
+    """A connection to create with `connect(..., create_connection=Stream)`, and then to `attach` to."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401
         super().__init__(*args, **kwargs)
-        self._early: list[tuple[bytes, bool]] = []
-        self._receive: Receive = self._keep
-        self._fragments: list[bytes] = []
-        self._fragments_are_binary = True
+        self._early: list[tuple[bytes, bool]] = []  # messages received before `attach`, each with `binary`
+        self._receive: Receive = self._keep  # the receiver given to `attach`; until then, `_early` fills
+        self._fragments: list[bytes] = []  # of a message that has begun; emptied when it is whole
+        self._fragments_are_binary = True  # the type of that message, which only its first fragment states
+        # Whether the stream is cut here: set by `attach`, cleared at a frame that websockets has to reject.
         self._cuts = False
+        # Whether websockets' parser got bytes behind the handshake. It may hold part of a frame, so it stays
+        # in charge.
         self._parser_has_frames = False
-        self._data = b""
-        self._begin = 0
-        self._parts: list[bytes] = []
-        self._have = 0
-        self._need = 2
-        self._turn: asyncio.Handle | None = None
-        self._paused = False
+        self._data = b""  # the bytes that were joined last; those before `_begin` are done with
+        self._begin = 0  # where in `_data` the first frame starts that is not handed over
+        self._parts: list[bytes] = []  # what was read since; joined to `_data` when that gets on
+        self._have = 0  # bytes that are not handed over: of `_data` from `_begin` on, and of `_parts`
+        self._need = 2  # bytes of these that it takes to get on: to a whole frame, or to know its length
+        self._turn: asyncio.Handle | None = None  # the next turn; None when everything whole is handed over
+        self._paused = False  # between `pause_reading` and `resume_reading`
 
     def attach(self, receive: Receive) -> None:
-        """Hand every message to `receive`, first those that are already here."""
+        """Hand every message to `receive`, first those that have already arrived."""
         self._receive = receive
         for message, binary in self._early:
             receive([message], binary)
         self._early.clear()
-        # Once it has got bytes of a frame, maybe half of one, the other parser goes on.
         self._cuts = not self._parser_has_frames
 
     def pause_reading(self) -> None:
-        """Hand nothing over any more, and read nothing."""
+        """Stop reading, and hand nothing over until `resume_reading`."""
         self._paused = True
         self.transport.pause_reading()
 
     def resume_reading(self) -> None:
-        """Go on."""
+        """Hand over what was read before the pause, then resume reading."""
         self._paused = False
         if self._turn is None:
             self._take_turn()
 
     def data_received(self, data: bytes) -> None:
-        """Take bytes from the wire."""
+        """Take bytes from the transport."""
         if not self._cuts:
             was_open = self.protocol.state is not CONNECTING
             super().data_received(data)
@@ -87,7 +101,7 @@ class Stream(ClientConnection):
                 self._turn = self.loop.call_soon(self._take_turn)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Hand over what was read and waits for its turn; then end."""
+        """Hand over everything that was read; then end."""
         try:
             if self._have >= self._need:
                 self._cut(self._have)
@@ -102,7 +116,7 @@ class Stream(ClientConnection):
             if self._have >= self._need:
                 self._cut(_TURN)
         except BaseException:
-            # As a transport does when `data_received` fails.
+            # As a transport does when `data_received` raises.
             self.transport.abort()
             raise
         if self._have >= self._need:
@@ -147,13 +161,13 @@ class Stream(ClientConnection):
         self._begin, self._have = start, end - start
         if messages:
             self._receive(messages, kind == _WHOLE_BINARY)
-        if self._have > 1 and self._is_against_the_rules(data[start : start + 10]):
+        if self._have > 1 and self._breaks_the_rules(data[start : start + 10]):
             self._cuts = False
             self._have = 0
             super().data_received(data[start:])
 
     def process_event(self, event: Event) -> None:
-        """Take data frames from the other parser; leave the rest to the connection."""
+        """Take data frames from websockets' parser; leave the other events to the connection."""
         if type(event) is not Frame or event.opcode not in (TEXT, BINARY, CONT):
             super().process_event(event)
         elif event.fin and event.opcode is not CONT:
@@ -161,8 +175,8 @@ class Stream(ClientConnection):
         else:
             self._assemble(event)
 
-    def _is_against_the_rules(self, frame: bytes) -> bool:
-        """Tell if the frame that has begun is masked or too large, for websockets to hang up on."""
+    def _breaks_the_rules(self, frame: bytes) -> bool:
+        """Return whether a frame begins as websockets does not accept it: masked, or too large."""
         length = frame[1]
         if length > _LENGTH_IN_8:
             return True

@@ -52,7 +52,7 @@ def listener(url: str) -> Iterator[list[bytes]]:
 
 
 def test_rotations_lose_and_repeat_nothing(kafka: Broker, prefix: str, tmp_path: Path) -> None:
-    with ExchangeThread(symbols=SYMBOLS, rate=600) as exchange, listener(exchange.url) as heard:
+    with ExchangeThread(symbols=SYMBOLS, rate=600) as exchange, listener(exchange.url) as received:
         sections = {"exchange": {"max_session_age": 0.7}}
         with RunningBridge(tmp_path, config(exchange.url, kafka, prefix, sections)) as bridge:
             bridge.wait_ready()
@@ -67,17 +67,17 @@ def test_rotations_lose_and_repeat_nothing(kafka: Broker, prefix: str, tmp_path:
         tickers = records_of(kafka, prefix, "ticker")
     assert_no_hole(tickers)
     for symbol, records in by_symbol(tickers).items():
-        told = [_figures(one) for one in _tickers(heard) if one["symbol"] == symbol]
+        pushed = [_figures(one) for one in _tickers(received) if one["symbol"] == symbol]
         # The first one is the state at the moment of subscribing, which no other connection received.
-        once = _without_answers_to_subscribing(records[1:], told)
-        assert once == told[told.index(once[0]) :], symbol
+        once = _without_answers_to_subscribing(records[1:], pushed)
+        assert once == pushed[pushed.index(once[0]) :], symbol
 
 
 def test_rotation_passes_each_bad_frame_once(kafka: Broker, prefix: str, tmp_path: Path) -> None:
     faults = Faults(corrupt=0.2, bad_json=0.2, unknown_method=0.1)
     with (
         ExchangeThread(symbols=SYMBOLS, rate=600, faults=faults) as exchange,
-        listener(exchange.url) as all_of,
+        listener(exchange.url) as received,
     ):
         sections = {"exchange": {"max_session_age": 0.5}}
         with RunningBridge(tmp_path, config(exchange.url, kafka, prefix, sections)) as bridge:
@@ -90,12 +90,12 @@ def test_rotation_passes_each_bad_frame_once(kafka: Broker, prefix: str, tmp_pat
             assert bridge.metric("reconnects_total", reason="closed") == 0
             assert bridge.stop() == 0
         letters = records_of(kafka, prefix, "deadletter")
-    heard = [frame for frame in all_of if _is_bad(frame)]
+    pushed = [frame for frame in received if _is_bad(frame)]
     letters.sort(key=lambda letter: int(letter.json["received_us"]))
-    told = [b64decode(letter.json["frame_base64"]) for letter in letters]
-    assert Counter(told) <= Counter(heard)
-    first = next(frame for frame in told if heard.count(frame) == 1)
-    assert set(heard[heard.index(first) :]) <= set(told)
+    kept = [b64decode(letter.json["frame_base64"]) for letter in letters]
+    assert Counter(kept) <= Counter(pushed)
+    first = next(frame for frame in kept if pushed.count(frame) == 1)
+    assert set(pushed[pushed.index(first) :]) <= set(kept)
 
 
 def _messages(frames: Iterable[bytes]) -> Iterator[dict[str, Any]]:
@@ -123,13 +123,13 @@ def _figures(ticker: dict[str, Any]) -> tuple[object, ...]:
 
 
 def _without_answers_to_subscribing(
-    records: list[dict[str, Any]], told: list[tuple[object, ...]]
+    records: list[dict[str, Any]], pushed: list[tuple[object, ...]]
 ) -> list[tuple[object, ...]]:
     """Leave out the tickers that only a new session received: the state when it subscribed.
 
     If nothing has changed since, that is the last ticker once more.
     """
-    known, found = set(told), list[tuple[object, ...]]()
+    known, found = set(pushed), list[tuple[object, ...]]()
     for record in records:
         figures = _figures(record)
         repeated = record["seq"] == 0 and found[-1:] == [figures]

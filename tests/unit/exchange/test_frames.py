@@ -1,4 +1,4 @@
-"""Frames: what inflates and what does not, what is a push, what an answer, and why the rest is neither."""
+"""Frames: which inflate, which are pushes or answers, and the reason why others are neither."""
 
 import json
 import tracemalloc
@@ -25,7 +25,7 @@ def deflate(text: bytes, wbits: int = ZLIB, level: int = -1) -> bytes:
 
 
 def bomb(megabytes: int, wbits: int) -> bytes:
-    """Return a whole stream of so many MiB of zeros, without compressing more than one of them."""
+    """Return a whole stream of this many MiB of zeros, compressing only one of them."""
     stream = zlib.compressobj(9, wbits=RAW)
     block = stream.compress(bytes(1 << 20)) + stream.flush(zlib.Z_FULL_FLUSH)
     body = block * megabytes + stream.flush()
@@ -55,7 +55,7 @@ def answered(text: bytes) -> tuple[int, bytes, str | None]:
 
 
 def outcome(frame: bytes) -> str:
-    """Return what a frame is, or the reason why it is nothing."""
+    """Return the message in a frame, or why it is none."""
     try:
         return type(decode(inflate(frame, LIMIT))).__name__
     except BadFrame as bad:
@@ -75,16 +75,16 @@ def test_zlib_and_raw_deflate_of_every_level_inflate(wbits: int, level: int) -> 
     assert inflate(deflate(PONG, wbits, level), LIMIT) == PONG
 
 
-def test_plain_json_in_a_binary_frame_stays_as_it_is() -> None:
+def test_plain_json_in_a_binary_frame_is_returned_unchanged() -> None:
     assert inflate(PONG, LIMIT) == PONG
 
 
-def test_text_stays_as_it_is() -> None:
+def test_a_text_frame_is_returned_unchanged() -> None:
     assert within(PONG, LIMIT) == PONG
 
 
 @given(st.binary(max_size=300), st.sampled_from([ZLIB, RAW]), st.integers(0, 9))
-def test_a_stream_may_reach_the_limit_but_not_pass_it(text: bytes, wbits: int, level: int) -> None:
+def test_a_stream_may_inflate_to_the_limit_but_not_beyond(text: bytes, wbits: int, level: int) -> None:
     # Raw deflate of a text that is not ASCII, and so not JSON, may begin as plain JSON does.
     text = b'{"' + text
     frame = deflate(text, wbits, level)
@@ -92,11 +92,11 @@ def test_a_stream_may_reach_the_limit_but_not_pass_it(text: bytes, wbits: int, l
     assert "larger than max_frame_bytes" in refusal(frame, len(text) - 1).detail
 
 
-def test_a_stream_that_is_read_to_its_end_but_has_more_to_give_is_too_large() -> None:
+def test_a_stream_with_output_left_after_its_last_input_byte_is_too_large() -> None:
     assert "larger than max_frame_bytes = 999" in refusal(deflate(b"a" * 1000, RAW, 1), 999).detail
 
 
-def test_plain_json_and_text_may_reach_the_limit_but_not_pass_it() -> None:
+def test_plain_json_and_text_may_be_as_long_as_the_limit_but_not_longer() -> None:
     assert inflate(PONG, len(PONG)) == within(PONG, len(PONG)) == PONG
     assert "larger than max_frame_bytes = 40" in refusal(PONG, len(PONG) - 1).detail
     with pytest.raises(BadFrame, match="larger than max_frame_bytes = 40"):
@@ -104,7 +104,7 @@ def test_plain_json_and_text_may_reach_the_limit_but_not_pass_it() -> None:
 
 
 @pytest.mark.parametrize("wbits", [ZLIB, RAW])
-def test_a_bomb_of_a_gigabyte_costs_a_few_times_the_limit(wbits: int) -> None:
+def test_a_gigabyte_bomb_takes_memory_of_a_few_times_the_limit(wbits: int) -> None:
     small = bomb(8, wbits)
     assert zlib.decompress(small, wbits) == bytes(8 << 20)
 
@@ -121,20 +121,20 @@ def test_a_bomb_of_a_gigabyte_costs_a_few_times_the_limit(wbits: int) -> None:
 
 
 @pytest.mark.parametrize("wbits", [ZLIB, RAW])
-def test_a_stream_cut_anywhere_is_refused(wbits: int) -> None:
+def test_a_stream_cut_anywhere_is_a_bad_frame(wbits: int) -> None:
     frame = deflate(PONG, wbits)
     for length in range(len(frame)):
         assert "incomplete" in refusal(frame[:length]).detail or length < 2
 
 
 @pytest.mark.parametrize("wbits", [ZLIB, RAW])
-def test_bytes_after_the_stream_are_refused(wbits: int) -> None:
+def test_bytes_after_the_stream_make_a_bad_frame(wbits: int) -> None:
     frame = deflate(PONG, wbits)
     assert refusal(frame + b"\0").detail == "1 bytes after the end of the stream"
     assert refusal(frame + frame).detail == f"{len(frame)} bytes after the end of the stream"
 
 
-def test_a_wrong_checksum_is_refused() -> None:
+def test_a_wrong_checksum_makes_a_bad_frame() -> None:
     frame = deflate(PONG)
     for place in range(len(frame) - 4, len(frame)):
         damaged = bytearray(frame)
@@ -153,12 +153,12 @@ def test_a_wrong_checksum_is_refused() -> None:
         pytest.param(zlib.compressobj(zdict=b"BTC_USDT").flush(), id="a stream with a preset dictionary"),
     ],
 )
-def test_what_is_no_stream_is_refused(frame: bytes) -> None:
+def test_bytes_that_are_no_stream_are_a_bad_frame(frame: bytes) -> None:
     refusal(frame)
 
 
 @given(st.text(st.characters(max_codepoint=127), min_size=1), st.integers(0, 9))
-def test_no_raw_deflate_of_ascii_begins_as_plain_json_does(text: str, level: int) -> None:
+def test_raw_deflate_of_ascii_never_starts_like_plain_json(text: str, level: int) -> None:
     assert deflate(text.encode(), RAW, level)[:1] != b"{"
 
 
@@ -166,7 +166,7 @@ def test_no_raw_deflate_of_ascii_begins_as_plain_json_does(text: str, level: int
 
 
 @pytest.mark.parametrize("end", [b',"id":null', b"", b',"id":7', b',"sendTime":1586762545336,"new":[{}]'])
-def test_a_method_that_ends_in_update_is_a_push_whatever_else_it_says(end: bytes) -> None:
+def test_a_method_that_ends_in_update_is_a_push_whatever_other_fields_there_are(end: bytes) -> None:
     text = b'{"method":"depth.update","params":[true,{},"X"]%s}' % end
     assert pushed(text) == ("depth", b'[true,{},"X"]')
 
@@ -174,12 +174,12 @@ def test_a_method_that_ends_in_update_is_a_push_whatever_else_it_says(end: bytes
 @pytest.mark.parametrize(
     ("method", "channel"), [("all_ticker.update", "all_ticker"), (".update", ""), ("a.b.update", "a.b")]
 )
-def test_the_channel_is_what_stands_before_update(method: str, channel: str) -> None:
+def test_the_channel_is_the_part_of_the_method_before_update(method: str, channel: str) -> None:
     assert pushed(b'{"method":"%s","params":[]}' % method.encode()) == (channel, b"[]")
 
 
 @pytest.mark.parametrize("params", [b"[]", b"{}", b"null", b'""', b"1E400", b"[[[]]]", b'["\xff"]'])
-def test_the_params_of_a_push_are_kept_as_they_came_unread(params: bytes) -> None:
+def test_the_params_of_a_push_are_kept_unparsed(params: bytes) -> None:
     assert pushed(b'{"params":%s,"method":"ticker.update"}' % params) == ("ticker", params)
 
 
@@ -197,13 +197,13 @@ def test_the_answers_of_the_api_document() -> None:
     assert answered(success) == (12312, b'{"status": "success"}', None)
 
 
-def test_an_answer_may_lack_all_but_its_id() -> None:
+def test_an_answer_needs_only_its_id() -> None:
     assert answered(b'{"id":0}') == (0, b"null", None)
     assert answered(b'{"id":-1}') == (-1, b"null", None)
 
 
 @pytest.mark.parametrize("error", [b"null", b"0", b"0.0", b'""', b"false"])
-def test_an_error_that_says_nothing_is_none(error: bytes) -> None:
+def test_an_empty_error_is_no_error(error: bytes) -> None:
     assert error_of(error) is None
 
 
@@ -229,7 +229,7 @@ def test_an_error_that_says_nothing_is_none(error: bytes) -> None:
         pytest.param(b"1" * 5000, "1" * 5000, id="a number of 5000 digits"),
     ],
 )
-def test_an_error_has_words_whatever_its_shape(error: bytes, words: str) -> None:
+def test_an_error_of_any_shape_has_a_text(error: bytes, words: str) -> None:
     assert error_of(error) == words
 
 
@@ -266,7 +266,7 @@ def test_an_error_has_words_whatever_its_shape(error: bytes, words: str) -> None
         pytest.param(b'{"id":%s}' % (b"1" * 1_000_000), "payload", id="an id of a million digits"),
     ],
 )
-def test_what_is_neither_push_nor_answer_has_a_reason(text: bytes, reason: str) -> None:
+def test_a_text_that_is_neither_push_nor_answer_has_a_reason(text: bytes, reason: str) -> None:
     with pytest.raises(BadFrame) as caught:
         decode(text)
     assert caught.value.reason == reason
@@ -279,13 +279,13 @@ def test_a_hundred_thousand_brackets_are_bad_json(form: bytes) -> None:
     assert caught.value.reason == "json" or not form.startswith(b"{")
 
 
-def test_nesting_at_the_edge_of_what_can_be_read_is_an_answer_or_bad_json() -> None:
+def test_nesting_as_deep_as_the_parser_allows_is_an_answer_or_bad_json() -> None:
     for depth in range(800, 1000):
         text = b'{"id":1,"error":%s}' % (b"[" * depth + b"]" * depth)
         assert outcome(text) in {"Answer", "json"}
 
 
-def test_a_detail_quotes_no_more_of_a_method_than_its_beginning() -> None:
+def test_a_detail_quotes_only_the_beginning_of_a_method() -> None:
     with pytest.raises(BadFrame) as caught:
         decode(b'{"method":"%s"}' % (b"x" * 1_000_000))
     assert len(caught.value.detail) < 200
@@ -322,7 +322,7 @@ forms = st.sampled_from([deflate, lambda text: deflate(text, RAW), lambda text: 
 
 
 @given(texts, json_values, forms, st.booleans())
-def test_a_push_that_is_encoded_and_decoded_is_the_same(
+def test_encoding_and_decoding_a_push_gives_the_same_push(
     channel: str, params: Any, form: Any, ascii_only: bool
 ) -> None:
     message = {"method": f"{channel}.update", "params": params, "id": None}
@@ -333,7 +333,7 @@ def test_a_push_that_is_encoded_and_decoded_is_the_same(
 
 
 @given(st.integers(-(2**63), 2**64 - 1), json_values, st.integers(), texts, forms)
-def test_an_answer_that_is_encoded_and_decoded_is_the_same(
+def test_encoding_and_decoding_an_answer_gives_the_same_answer(
     request_id: int, result: Any, code: int, message: str, form: Any
 ) -> None:
     answer = {"error": {"code": code, "message": message}, "result": result, "id": request_id}

@@ -1,4 +1,4 @@
-"""Requests: the exact text that goes out, as the API document has it."""
+"""Requests: the exact text that is sent, as in the API document."""
 
 import base64
 import hashlib
@@ -25,21 +25,21 @@ names = st.text(st.characters(exclude_categories=["Cs"]))
 
 
 def hmac_sha256(key: bytes, message: bytes) -> bytes:
-    """Return the code of RFC 2104, by its definition."""
+    """Return the HMAC of RFC 2104, by its definition."""
     block = (hashlib.sha256(key).digest() if len(key) > 64 else key).ljust(64, b"\0")
     inner = hashlib.sha256(bytes(byte ^ 0x36 for byte in block) + message).digest()
     return hashlib.sha256(bytes(byte ^ 0x5C for byte in block) + inner).digest()
 
 
-def test_ping() -> None:
+def test_ping_request() -> None:
     assert requests.ping(12312) == '{"id":12312,"method":"server.ping","params":[]}'
 
 
-def test_time() -> None:
+def test_time_request() -> None:
     assert requests.time(12312) == '{"id":12312,"method":"server.time","params":[]}'
 
 
-def test_auth_has_the_form_of_the_api_documents_example() -> None:
+def test_auth_looks_like_the_example_of_the_api_document() -> None:
     text = requests.auth(12312, Credentials("5a8e6b662ddb0", "secret"), 1583135616239)
     assert text == (
         '{"id":12312,"method":"server.auth","params":["5a8e6b662ddb0","1583135616239",'
@@ -51,7 +51,7 @@ def test_auth_has_the_form_of_the_api_documents_example() -> None:
 
 
 @given(names, names, st.integers(0, 10**14))
-def test_the_signature_is_the_base64_of_the_hmac_of_the_timestamps_text(
+def test_the_signature_is_the_base64_hmac_of_the_timestamp_text(
     api_key: str, secret: str, timestamp_ms: int
 ) -> None:
     request = json.loads(requests.auth(1, Credentials(api_key, secret), timestamp_ms))
@@ -60,8 +60,13 @@ def test_the_signature_is_the_base64_of_the_hmac_of_the_timestamps_text(
     assert base64.b64decode(signature) == hmac_sha256(secret.encode(), timestamp.encode())
 
 
+def test_key_and_secret_are_masked_in_texts_of_the_exchange() -> None:
+    credentials = Credentials("5a8e6b662ddb0", "s3cr3t")
+    assert credentials.mask("no key 5a8e6b662ddb0, signed with s3cr3t") == "no key ***, signed with ***"
+
+
 @pytest.mark.parametrize(("channel", "symbols"), CHANNELS.items())
-def test_subscribe_and_unsubscribe(channel: str, symbols: tuple[str, ...]) -> None:
+def test_subscribe_and_unsubscribe_requests(channel: str, symbols: tuple[str, ...]) -> None:
     listed = ",".join(f'"{symbol}"' for symbol in symbols)
     subscribe = f'{{"id":12312,"method":"{channel}.subscribe","params":[{listed}]}}'
     unsubscribe = f'{{"id":12312,"method":"{channel}.unsubscribe","params":[{listed}]}}'
@@ -70,7 +75,7 @@ def test_subscribe_and_unsubscribe(channel: str, symbols: tuple[str, ...]) -> No
 
 
 @pytest.mark.parametrize("channel", CHANNELS)
-def test_unsubscribing_from_everything_names_nothing(channel: str) -> None:
+def test_unsubscribing_from_everything_has_empty_params(channel: str) -> None:
     assert requests.unsubscribe(1, channel, []) == f'{{"id":1,"method":"{channel}.unsubscribe","params":[]}}'
 
 

@@ -1,4 +1,4 @@
-"""The life of one session: what it sends, what it tells, when it wants to be called, and why it gives up."""
+"""The life of one session: its requests, its events, when it has to be called, and why it gives up."""
 
 import json
 import math
@@ -94,7 +94,7 @@ def over(session: Session) -> GivenUp | None:
 
 
 def accept_all(session: Session, now: float = START) -> None:
-    """Answer everything with success until nothing more is asked."""
+    """Answer everything with success until nothing more is sent."""
     while asked := all_sent(session, now):
         for request in asked:
             result: object = {"server.ping": "pong", "server.time": int(now + WALL)}.get(
@@ -104,7 +104,7 @@ def accept_all(session: Session, now: float = START) -> None:
 
 
 def live(wanted: Mapping[str, Sequence[str]], timing: Timing = TIMING) -> Session:
-    """Return a public session with everything confirmed and told."""
+    """Return a public session with everything confirmed, and the events taken."""
     session = public(wanted, timing)
     accept_all(session)
     session.events()
@@ -124,7 +124,7 @@ def test_a_session_asks_for_the_time_and_subscribes_at_once() -> None:
     assert state(session) is SessionState.SUBSCRIBING
 
 
-def test_requests_and_events_are_given_once() -> None:
+def test_requests_and_events_are_returned_once() -> None:
     session = public({"all_ticker": []})
     assert session.to_send()
     assert session.to_send() == []
@@ -133,7 +133,7 @@ def test_requests_and_events_are_given_once() -> None:
     assert session.events() == []
 
 
-def test_a_session_is_live_when_all_is_confirmed_in_whatever_order() -> None:
+def test_a_session_is_live_when_everything_is_confirmed_in_any_order() -> None:
     session = public({"trades": ["A", "B"], "depth": ["A"], "all_ticker": []})
     for request_id in (4, 2):
         receive(session, answer(request_id, SUCCESS), START)
@@ -148,11 +148,11 @@ def test_a_session_is_live_when_all_is_confirmed_in_whatever_order() -> None:
     ]
 
 
-def test_a_session_that_wants_nothing_is_live_at_once() -> None:
+def test_a_session_without_subscriptions_is_live_at_once() -> None:
     assert public({}).live
 
 
-def test_the_time_of_a_public_session_only_tells_the_clock() -> None:
+def test_a_public_session_does_not_need_the_server_time() -> None:
     session = public({"all_ticker": []})
     receive(session, answer(1, error=NO), START)
     receive(session, answer(2, SUCCESS), START)
@@ -162,14 +162,14 @@ def test_the_time_of_a_public_session_only_tells_the_clock() -> None:
 @pytest.mark.parametrize(
     ("count", "chunks"), [(1, [1]), (20, [20]), (21, [20, 1]), (40, [20, 20]), (41, [20, 20, 1])]
 )
-def test_many_symbols_are_subscribed_to_in_chunks(count: int, chunks: list[int]) -> None:
+def test_many_symbols_are_subscribed_to_in_several_requests(count: int, chunks: list[int]) -> None:
     symbols = [f"S{number}" for number in range(count)]
     subscribes = sent(public({"depth": symbols}))[1:]
     assert [len(request.params) for request in subscribes] == chunks
     assert [symbol for request in subscribes for symbol in request.params] == symbols
 
 
-def test_a_push_is_given_back_before_and_after_its_confirmation() -> None:
+def test_a_push_is_returned_before_and_after_its_confirmation() -> None:
     session = public({"depth": ["A"]})
     early = receive(session, push("depth", [True, {}, "A"]), START)
     assert early is not None
@@ -213,7 +213,7 @@ def test_compressed_bytes_in_a_text_frame_are_not_inflated() -> None:
         public({"all_ticker": []}).receive(zlib.compress(b'{"id":2}'), False, START)
 
 
-def test_a_push_of_a_channel_that_nobody_asked_for_is_given_back() -> None:
+def test_a_push_of_a_channel_that_is_not_subscribed_to_is_returned() -> None:
     message = receive(live({"depth": ["A"]}), push("moon"), START)
     assert isinstance(message, Push)
     assert message.channel == "moon"
@@ -239,7 +239,7 @@ def test_an_account_authenticates_with_the_servers_clock_before_it_subscribes() 
     assert state(session) is SessionState.SUBSCRIBING
 
 
-def test_how_far_the_servers_clock_is_ahead_is_told() -> None:
+def test_the_offset_of_the_servers_clock_is_an_event() -> None:
     session = private({})
     receive(session, answer(1, 1_600_000_042), START + 2)
     assert session.events() == [ClockRead(40.0)]
@@ -292,7 +292,7 @@ def test_the_servers_clock_may_be_a_number_or_a_string(result: object, timestamp
         pytest.param(b'{"id":1}', id="no result"),
     ],
 )
-def test_a_clock_that_makes_no_sense_leaves_the_local_one(text: bytes) -> None:
+def test_an_unreadable_server_time_leaves_the_local_clock_in_use(text: bytes) -> None:
     session = private({})
     sent(session)
     receive(session, text, START)
@@ -317,14 +317,14 @@ def test_refused_credentials_end_the_session_as_rejected(error: object, words: s
     assert [request.method for request in sent(session)] == ["server.time", "server.auth"]
 
 
-def test_credentials_do_not_show() -> None:
+def test_credentials_are_not_part_of_a_repr() -> None:
     assert repr(ACCOUNT) == "Credentials()"
 
 
 # Refused subscriptions
 
 
-def test_of_a_refused_chunk_only_the_bad_symbol_is_refused_and_named() -> None:
+def test_only_the_bad_symbol_of_a_refused_request_is_refused() -> None:
     session = public({"trades": ["A", "BAD", "C"], "depth": ["A"]})
     receive(session, answer(2, error=NO), START)
     assert len(sent(session)) == 3
@@ -350,7 +350,7 @@ def test_of_a_refused_chunk_only_the_bad_symbol_is_refused_and_named() -> None:
     ]
 
 
-def test_of_two_symbols_that_are_refused_together_only_the_bad_one_is_refused() -> None:
+def test_only_the_bad_one_of_two_symbols_is_refused() -> None:
     session = public({"trades": ["BAD", "A"]})
     receive(session, answer(2, error=NO), START)
     assert not session.live
@@ -372,7 +372,7 @@ def test_all_ticker_can_be_refused() -> None:
     assert session.live
 
 
-def test_what_was_refused_is_asked_for_again_ever_less_often_until_it_is_accepted() -> None:
+def test_a_refused_subscription_is_retried_ever_less_often_until_it_is_accepted() -> None:
     session = live({"trades": ["A"]}, Timing(stale_after=1e9, retry_refused=30.0))
     session.subscribe("trades", ["LATER"])
     (request,) = all_sent(session)
@@ -398,10 +398,10 @@ def test_what_was_refused_is_asked_for_again_ever_less_often_until_it_is_accepte
             assert session.live
 
 
-# Answers that fit nothing
+# Unexpected answers
 
 
-def test_answers_to_nothing_are_passed_over() -> None:
+def test_answers_to_unknown_requests_are_ignored() -> None:
     session = public({"all_ticker": []})
     for request_id in (0, -1, 3, 99, 2**63, 10**30):
         receive(session, answer(request_id, error=NO), START)
@@ -409,7 +409,7 @@ def test_answers_to_nothing_are_passed_over() -> None:
     assert session.events() == []
 
 
-def test_an_answer_counts_once() -> None:
+def test_a_second_answer_to_a_request_is_ignored() -> None:
     session = public({"all_ticker": []})
     receive(session, answer(2, SUCCESS), START)
     receive(session, answer(2, error=NO), START)
@@ -448,7 +448,7 @@ def test_pings_have_a_fixed_timer_even_while_pushes_flow() -> None:
     assert over(session) is None
 
 
-def test_a_pong_tells_how_long_it_took() -> None:
+def test_a_pong_reports_how_long_it_took() -> None:
     session = live({"all_ticker": []})
     session.tick(START + 15)
     (ping,) = sent(session)
@@ -456,7 +456,7 @@ def test_a_pong_tells_how_long_it_took() -> None:
     assert session.events() == [Ponged(ping.id, 0.25)]
 
 
-def test_a_ping_out_of_turn_is_known_by_its_id_and_puts_the_next_one_off() -> None:
+def test_an_extra_ping_has_an_id_and_postpones_the_next_regular_one() -> None:
     session = live({"all_ticker": []})
     request_id = session.ping(START + 10)
     assert session.to_send() == [requests.ping(request_id)]
@@ -493,7 +493,7 @@ def test_an_unanswered_request_ends_the_session(answers: int) -> None:
     assert over(session) == GivenUp("timeout", f"no response to {what} within 10 s")
 
 
-def test_a_dead_exchange_is_noticed_within_ping_interval_and_reply_timeout() -> None:
+def test_a_dead_connection_is_detected_within_ping_interval_and_reply_timeout() -> None:
     session = live({"all_ticker": []})
     receive(session, push("all_ticker"), START + 14.9)
     now = START
@@ -505,7 +505,7 @@ def test_a_dead_exchange_is_noticed_within_ping_interval_and_reply_timeout() -> 
 
 
 def run_with_pongs(session: Session, seconds: float) -> float:
-    """Answer the pings and nothing else, for so long or to the end of the session; return when that was."""
+    """Answer the pings only, for this time or until the session is over; return the time at the end."""
     now = START
     while over(session) is None and now < START + seconds:
         now = session.next_call()
@@ -515,7 +515,7 @@ def run_with_pongs(session: Session, seconds: float) -> float:
     return now
 
 
-def test_a_public_session_with_nothing_but_pongs_is_stale() -> None:
+def test_a_public_session_that_receives_only_pongs_is_stale() -> None:
     session = live({"all_ticker": []})
     assert run_with_pongs(session, 1000) == START + 120
     assert over(session) == GivenUp("stale", "no data pushed for 120 s")
@@ -568,7 +568,7 @@ def test_after_the_end_nothing_raises_and_nothing_changes() -> None:
 # Pausing
 
 
-def test_while_paused_there_are_pings_but_no_deadlines() -> None:
+def test_a_paused_session_sends_pings_and_has_no_deadlines() -> None:
     session = public({"all_ticker": []})
     sent(session)
     session.pause()
@@ -579,7 +579,7 @@ def test_while_paused_there_are_pings_but_no_deadlines() -> None:
     assert over(session) is None
 
 
-def test_after_a_pause_all_that_was_asked_has_its_whole_time_again() -> None:
+def test_after_a_pause_every_unanswered_request_has_its_full_timeout_again() -> None:
     session = public({"all_ticker": []})
     session.pause()
     session.resume(START + 1000)
@@ -590,7 +590,7 @@ def test_after_a_pause_all_that_was_asked_has_its_whole_time_again() -> None:
     assert over(session) == GivenUp("timeout", "no response to server.time within 10 s")
 
 
-def test_after_a_pause_a_quiet_feed_is_not_stale_at_once() -> None:
+def test_a_session_is_not_stale_right_after_a_pause() -> None:
     session = live({"all_ticker": []})
     session.pause()
     session.resume(START + 1000)
@@ -598,7 +598,7 @@ def test_after_a_pause_a_quiet_feed_is_not_stale_at_once() -> None:
     assert over(session) is None
 
 
-def test_answers_that_come_during_a_pause_count() -> None:
+def test_answers_received_during_a_pause_count() -> None:
     session = public({"all_ticker": []})
     session.pause()
     accept_all(session)
@@ -645,7 +645,7 @@ def test_a_retry_that_becomes_due_after_a_pause_leaves_the_session_live() -> Non
     assert session.live
 
 
-def test_pauses_do_not_put_a_retry_off() -> None:
+def test_pauses_do_not_postpone_a_retry() -> None:
     session = refused_and_paused(START + 15)
     for now in (START + 16, START + 26):
         session.resume(now)
@@ -707,7 +707,7 @@ def test_a_live_session_subscribes_to_more() -> None:
     assert session.events() == [Confirmed("trades", ("B",))]
 
 
-def test_what_is_added_before_the_authentication_waits_for_it() -> None:
+def test_subscriptions_added_before_authentication_wait_for_it() -> None:
     session = private({"order": ["A"]})
     session.subscribe("order", ["B"])
     session.subscribe("balance", ["USDT"])
@@ -717,7 +717,7 @@ def test_what_is_added_before_the_authentication_waits_for_it() -> None:
     assert subscribes == [("order.subscribe", ["A", "B"]), ("balance.subscribe", ["USDT"])]
 
 
-def test_the_callers_lists_stay_the_callers() -> None:
+def test_the_callers_lists_are_copied() -> None:
     wanted = {"trades": ["A"]}
     session = public(wanted)
     session.subscribe("trades", ["B"])
@@ -729,12 +729,12 @@ def test_the_callers_lists_stay_the_callers() -> None:
 # The machine as a whole
 
 
-def test_the_table_has_every_state_and_no_way_back_from_the_end() -> None:
+def test_the_table_has_every_state_and_nothing_follows_over() -> None:
     assert set(TRANSITIONS) == set(SessionState)
     assert TRANSITIONS[SessionState.OVER] == frozenset()
 
 
-def test_every_transition_of_the_table_is_walked() -> None:
+def test_every_transition_of_the_table_is_possible() -> None:
     walked = set()
 
     def walk(session: Session, *texts: bytes, then: float = START) -> Session:
@@ -768,10 +768,10 @@ def test_every_transition_of_the_table_is_walked() -> None:
 
 
 class Conversation(RuleBasedStateMachine):
-    """A session against an exchange that answers as it likes: late, out of order, twice, or not at all.
+    """A session with an exchange that answers late, out of order, twice, or not at all.
 
-    The exchange refuses every subscription that names a symbol with BAD in it. Time passes in steps that
-    never leave out the moment at which the session wants to be called.
+    The exchange refuses every subscription to a symbol with BAD in its name. Time passes in steps that never
+    skip the time at which the session has to be called.
     """
 
     def __init__(self) -> None:
@@ -786,7 +786,6 @@ class Conversation(RuleBasedStateMachine):
         self.last_fresh = START
         self.paused = False
         self.has_budget = True
-        self.ping_refused = False
         self.number = 0
 
     @initialize(
@@ -846,12 +845,12 @@ class Conversation(RuleBasedStateMachine):
 
     @property
     def waited(self) -> float:
-        """How long the oldest request waits for its answer, but for pauses."""
+        """How long the oldest request has waited for its answer, without pauses."""
         return max((self.now - self.patience_from[number] for number in self.unanswered), default=0.0)
 
     @property
     def quiet(self) -> float:
-        """How long there has been no push, but for pauses and since it went live."""
+        """How long there has been no push, without pauses, and since it became live."""
         return self.now - self.last_fresh
 
     def gave_up_for_a_reason(self) -> None:
@@ -892,7 +891,7 @@ class Conversation(RuleBasedStateMachine):
     @precondition(lambda self: self.unanswered)
     @rule()
     def answer_all(self) -> None:
-        """Say yes, or no where a symbol is bad."""
+        """Accept every subscription without a bad symbol, and refuse the others."""
         for request in list(self.unanswered.values()):
             self.reply(request)
 
@@ -940,7 +939,7 @@ class Conversation(RuleBasedStateMachine):
 
     @rule(seconds=st.floats(0.001, 30.0))
     def wait(self, seconds: float) -> None:
-        """Let time pass, to the moment when the session wants to be called at the latest."""
+        """Let time pass, at most to the time at which the session has to be called."""
         moment = self.session.next_call()
         before = (self.session.state, self.session.over)
         if self.now + seconds < moment or not self.going():
@@ -1033,23 +1032,23 @@ class Conversation(RuleBasedStateMachine):
             assert self.session.held == 0
 
     @invariant()
-    def what_is_refused_is_what_is_bad(self) -> None:
+    def exactly_the_bad_symbols_are_refused(self) -> None:
         for (_, symbol), event in self.settled.items():
             assert (event is SubscriptionRefused) == ("BAD" in symbol)
 
     @invariant()
-    def the_exchange_hears_something_in_every_interval_even_in_a_pause(self) -> None:
+    def a_request_is_sent_in_every_ping_interval_even_in_a_pause(self) -> None:
         if self.going():
             assert self.now - self.last_heard <= self.timing.ping_interval
 
     @invariant()
-    def it_waits_no_longer_than_it_may(self) -> None:
+    def it_gives_up_in_time(self) -> None:
         if self.going() and not self.paused:
             assert self.waited <= self.timing.reply_timeout + ROUNDING
             assert self.account or self.quiet <= self.timing.stale_after + ROUNDING
 
     def teardown(self) -> None:
-        """Whatever has happened: an exchange that answers makes it live."""
+        """Answer everything: whatever has happened, the session becomes live."""
         if not hasattr(self, "session") or not self.going():
             return
         self.have_a_budget()

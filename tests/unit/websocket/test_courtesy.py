@@ -1,4 +1,4 @@
-"""The budget of connections, and what is done around full hours."""
+"""The budget of handshakes and requests, and the jitter around full hours."""
 
 import asyncio
 import time
@@ -18,10 +18,10 @@ SOME_HOUR = 494_000 * HOUR
     st.floats(0.5, 50),
     st.lists(st.tuples(st.floats(0, 2), st.integers(0, 10)), min_size=1, max_size=60),
 )
-def test_no_more_than_the_budget_is_used_in_any_time(
+def test_the_budget_is_never_exceeded_over_any_period(
     handshakes: float, subscribes: float, asked: list[tuple[float, int]]
 ) -> None:
-    """But for what a burst of one second allows, and the one that is the last."""
+    """Except by the burst of one second, and by the cost of the last connection itself."""
     courtesy = Courtesy(handshakes, subscribes)
     now, opened = 100.0, []
     for pause, requests in asked:
@@ -34,8 +34,8 @@ def test_no_more_than_the_budget_is_used_in_any_time(
 
 
 @given(st.integers(0, 40), st.floats(0, 5))
-def test_what_open_connections_send_besides_is_taken_from_the_budget(requests: int, later: float) -> None:
-    """A connection that is to be opened waits as if they had been its own; so do they themselves."""
+def test_requests_on_open_connections_use_the_same_budget(requests: int, later: float) -> None:
+    """They wait for it, and a connection that is opened later waits as if they had been its own."""
     courtesy, alike = Courtesy(5.0, 20.0), Courtesy(1e9, 20.0)
     waits = [courtesy.reserve_subscribe(10.0) for _ in range(requests)]
     assert waits == [pytest.approx(max(0.0, number / 20 - 1)) for number in range(requests)]
@@ -43,7 +43,7 @@ def test_what_open_connections_send_besides_is_taken_from_the_budget(requests: i
     assert courtesy.reserve(10.0 + later, 0) == pytest.approx(alike.reserve(10.0 + later, 0), abs=1e-6)
 
 
-def test_a_pause_holds_for_those_who_wait_already() -> None:
+def test_a_pause_also_holds_for_connections_that_already_wait() -> None:
     async def scenario() -> None:
         courtesy = Courtesy(20.0, 20.0)
         waiting = [asyncio.create_task(courtesy.admit(1)) for _ in range(30)]
@@ -60,7 +60,7 @@ def test_a_pause_holds_for_those_who_wait_already() -> None:
     asyncio.run(scenario())
 
 
-def test_who_comes_first_goes_first_and_a_few_need_not_wait() -> None:
+def test_connections_are_opened_in_order_and_the_first_of_them_at_once() -> None:
     courtesy = Courtesy(5.0, 20.0)
     waits = [courtesy.reserve(10.0, 0) for _ in range(10)]
     assert waits == sorted(waits)
@@ -68,7 +68,7 @@ def test_who_comes_first_goes_first_and_a_few_need_not_wait() -> None:
     assert waits[-1] == pytest.approx(0.8)
 
 
-def test_after_a_pause_that_the_exchange_asked_for_the_budget_goes_on() -> None:
+def test_after_a_pause_the_budget_applies_again() -> None:
     courtesy = Courtesy(5.0, 20.0)
     courtesy.pause(10.0, 30.0)
     assert courtesy.reserve(11.0, 0) == pytest.approx(29.0)
@@ -76,7 +76,7 @@ def test_after_a_pause_that_the_exchange_asked_for_the_budget_goes_on() -> None:
     assert courtesy.reserve(100.0, 0) == 0.0
 
 
-def test_a_pause_ends_some_time_whatever_was_asked_for() -> None:
+def test_a_pause_has_a_maximum_whatever_the_exchange_asks_for() -> None:
     courtesy = Courtesy(5.0, 20.0)
     courtesy.pause(0.0, 1e9)
     assert courtesy.reserve(0.0, 0) == pytest.approx(300.0)
@@ -89,12 +89,12 @@ def test_reconnects_around_a_full_hour_are_spread(offset: float) -> None:
 
 
 @given(st.floats(61, HOUR - 61))
-def test_at_other_times_they_are_not(offset: float) -> None:
+def test_reconnects_at_other_times_are_not_delayed(offset: float) -> None:
     assert spread(SOME_HOUR + offset, 10.0) == 0.0
 
 
 @given(st.floats(0, HOUR))
-def test_a_calm_moment_is_the_one_asked_for_or_one_before_the_hour(offset: float) -> None:
+def test_a_calm_time_is_the_given_one_or_one_before_the_hour(offset: float) -> None:
     asked = SOME_HOUR + offset
     found = calm(asked)
     assert asked - 181 <= found <= asked
