@@ -7,12 +7,12 @@ Example, in seconds, with old session X and new session Y:
     0.4  Y is live: what the exchange pushes from here on comes over both. A ping goes out over X.
     0.6  X's pong: everything that was pushed before 0.4 has come over X, and is delivered. X's pushes are
          kept aside from here on, since they come over Y too. A ping goes out over Y.
-    0.8  Y's pong: everything that came over X up to 0.6 has come over Y too. What is held of Y and did not come
-         over X is delivered, and from now on Y's pushes are delivered directly. What was kept aside of X
-         is dropped, and X can be closed.
+    0.8  Y's pong: everything that came over X up to 0.6 has come over Y too. What is held of Y and has not
+         come over X is delivered, and from now on Y's pushes are delivered directly. What was kept aside of
+         X is dropped, and X can be closed.
 
-If Y ends before 0.8, what was kept aside of X is delivered, and X serves on. If X ends before 0.6, what is
-held of Y is delivered at once; pushes may be lost, as with any session that ends before another is live.
+If Y ends before 0.8, what was kept aside of X is delivered, and X serves on. If X ends before 0.6, Y serves
+on, live or not yet: what was still to come over X is lost, as whenever a session ends without a replacement.
 """
 
 import asyncio
