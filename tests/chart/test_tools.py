@@ -32,7 +32,7 @@ def test_a_missing_or_old_go_is_reported_with_its_version(
         capture_output=True,
         text=True,
         check=False,
-        timeout=20,
+        timeout=120,
     )
     assert done.returncode == 1
     assert "install Go first, 1.21 or newer" in done.stderr

@@ -203,7 +203,7 @@ def test_a_dead_connection_is_closed_without_a_closing_handshake(monkeypatch: py
     monkeypatch.setattr(edge, "_CLOSING_HANDSHAKE", 3600.0)
 
     async def scenario() -> None:
-        quick = {"ping_interval": 0.3, "reply_timeout": 0.5}
+        quick = {"ping_interval": 0.3, "reply_timeout": 2.5}
         async with (
             Simulator(symbols=SYMBOLS, rate=100) as exchange,
             relay_that_can_die(exchange) as (url, die),

@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from tests.support.checks import (
-    assert_gaps_tell_what_is_missing,
+    assert_gaps_cover_what_is_missing,
     assert_no_hole,
     assert_trades_are,
     assert_trades_are_but_for_gaps,
@@ -29,6 +29,7 @@ from tests.support.process import SYMBOLS, RunningBridge, config
 from tests.support.slow_link import SlowLink
 from tests.support.waiting import eventually
 
+MOMENTS = random.Random(7)  # for kills: any moment will do
 DELIVERIES = ["exactly-once", "at-least-once"]
 LITTLE_MEMORY = {"max_pending_bytes": 300_000}
 CHANNELS = ("trades", "depth", "ticker", "all_ticker")
@@ -152,7 +153,7 @@ def test_what_waits_on_disk_outlives_a_stop(own_kafka: Broker, prefix: str, tmp_
             sent = exchange.truth.counts()
             began = time.monotonic()
             assert bridge.stop() == 0
-            assert time.monotonic() - began < 10
+            assert time.monotonic() - began < 30
             assert "records left in the spool" in bridge.stderr
             assert "records lost" not in bridge.stderr
         own_kafka.start()
@@ -184,7 +185,7 @@ def test_a_bridge_killed_while_kafka_is_away_goes_on_with_what_is_on_disk(
         for _ in range(3):
             with RunningBridge(tmp_path, settings) as bridge:
                 eventually(lambda: bridge.metric("records_total") > 0, 60, "records")
-                time.sleep(random.uniform(0.0, 0.3))  # any moment will do
+                time.sleep(MOMENTS.uniform(0.0, 0.3))
                 bridge.process.kill()
         with RunningBridge(tmp_path, settings) as bridge:
             bridge.wait_ready()
@@ -262,7 +263,7 @@ def test_trades_that_damage_in_the_middle_of_a_spool_has_cost_are_a_gap_with_its
         trades = records_of(own_kafka, prefix, "trades")
         gaps = [gap for gap in gaps_of(own_kafka, prefix, "trades") if not gap["closed_by"]]
         assert sorted(gap["symbol"] for gap in gaps) == SYMBOLS
-        assert_gaps_tell_what_is_missing(trades, exchange.truth.made, gaps)
+        assert_gaps_cover_what_is_missing(trades, exchange.truth.made, gaps)
         assert_times_are_those_of_trades(gaps, trades)
         for symbol, made in exchange.truth.made.items():
             assert made[-1]["id"] == max(one.json["id"] for one in trades if one.json["symbol"] == symbol)

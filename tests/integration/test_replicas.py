@@ -25,7 +25,7 @@ from tests.support.waiting import eventually
 
 SYMBOLS = symbol_names(8)
 SHARDS = 4
-SESSION_TIMEOUT = 2.0
+SESSION_TIMEOUT = 5.0
 KAFKA = {"shards": SHARDS, "session_timeout": SESSION_TIMEOUT}
 
 
@@ -164,7 +164,7 @@ def test_when_a_replica_is_killed_the_others_take_over(
 def test_a_replica_that_stops_hands_its_shards_over_at_once(
     kafka: Broker, prefix: str, tmp_path: Path, exchange: ExchangeThread
 ) -> None:
-    keys = {"session_timeout": 30.0}
+    keys = {"session_timeout": 600.0}
     with replicas(tmp_path, exchange, kafka, prefix, **keys) as group:
         group.start()
         leaving = group.start()

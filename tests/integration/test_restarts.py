@@ -35,6 +35,7 @@ from tests.support.kafka_broker import Broker
 from tests.support.process import ACCOUNTS, SYMBOLS, RunningBridge, config
 from tests.support.waiting import eventually, soon
 
+MOMENTS = random.Random(7)  # for kills: any moment will do
 QUICK = {"session_timeout": 2.0}
 SPOOL_BYTES = 1_000_000
 
@@ -49,7 +50,7 @@ def test_a_bridge_killed_at_any_moment_goes_on_where_kafka_ended(
         for _ in range(4):
             with RunningBridge(tmp_path, settings) as bridge:
                 bridge.wait_ready()
-                time.sleep(random.uniform(0.0, 1.5))  # any moment will do
+                time.sleep(MOMENTS.uniform(0.0, 1.5))
                 bridge.process.kill()
         with RunningBridge(tmp_path, settings) as bridge:
             bridge.wait_ready()
@@ -186,7 +187,7 @@ def test_a_process_that_ends_while_it_commits_and_spools_knows_at_its_return_wha
         await soon(lambda: first.queues.pending_records == 0, 20, "the first record")
         monkeypatch.setattr(AIOKafkaProducer, "commit_transaction", commit_without_end)
         first.queues.add([trade(n) for n in range(1, 100)])
-        await asyncio.wait_for(committing.wait(), 20)
+        await asyncio.wait_for(committing.wait(), 120)
         first.queues.add([trade(n) for n in range(100, 1000)])
         assert first.overflow.active
         running.cancel()
@@ -196,7 +197,7 @@ def test_a_process_that_ends_while_it_commits_and_spools_knows_at_its_return_wha
         monkeypatch.setattr(AIOKafkaProducer, "commit_transaction", commit)
         second = await _Lone.open(kafka, prefix, "replica", spool=Spool(tmp_path, SPOOL_BYTES))
         running = asyncio.create_task(second.sink.run())
-        await asyncio.wait_for(second.sink.taken_over.wait(), 20)
+        await asyncio.wait_for(second.sink.taken_over.wait(), 120)
         second.queues.add([trade(1000)])
         await soon(lambda: not second.overflow.active, 20, "the spool's end")
         second.queues.drain()
@@ -222,7 +223,7 @@ def test_partitions_that_a_process_meets_first_deep_in_its_spool_are_delivered(
         first.overflow.close()
         second = await _Lone.open(kafka, prefix, "replica", spool=Spool(tmp_path, SPOOL_BYTES))
         running = asyncio.create_task(second.sink.run())
-        await asyncio.wait_for(second.sink.taken_over.wait(), 20)
+        await asyncio.wait_for(second.sink.taken_over.wait(), 120)
         await soon(lambda: running.done() or not second.overflow.active, 20, "the spool's end")
         second.queues.drain()
         await running
@@ -261,7 +262,7 @@ def test_a_sink_whose_shard_was_served_by_another_meanwhile_writes_nothing_more(
         one.ours = still_ours
         one.queues.add([trade(2)])
         with pytest.raises(ShardLost):
-            await asyncio.wait_for(running, 20)
+            await asyncio.wait_for(running, 120)
 
     asyncio.run(scenario())
     assert [one.json["n"] for one in read_topic(kafka.bootstrap, f"{prefix}.trades.v1")] == [1, 2]

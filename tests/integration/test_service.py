@@ -32,7 +32,7 @@ def serve(settings: Config, meanwhile: Callable[[Metric], None]) -> tuple[int, S
 
     def metric(name: str) -> float:
         port = next(line["port"] for line in lines if line["event"] == "HTTP endpoints listening")
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=60) as answer:
             samples = answer.read().decode().splitlines()
         return sum(float(one.split()[-1]) for one in samples if one.startswith(f"digifinex_bridge_{name}"))
 
@@ -40,7 +40,7 @@ def serve(settings: Config, meanwhile: Callable[[Metric], None]) -> tuple[int, S
         serving = asyncio.create_task(service.run(settings))
         await asyncio.to_thread(eventually, lambda: "HTTP endpoints" in str(lines), 20, "endpoints")
         await asyncio.to_thread(meanwhile, metric)
-        return await asyncio.wait_for(serving, 20)
+        return await asyncio.wait_for(serving, 120)
 
     with capture_logs() as lines:
         return uvloop.run(scenario()), lines

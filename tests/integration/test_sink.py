@@ -77,7 +77,7 @@ class Delivery:
             is_ours=self.is_ours,
             metrics=self.metrics,
         )
-        async with asyncio.timeout(60), asyncio.TaskGroup() as group:
+        async with asyncio.timeout(360), asyncio.TaskGroup() as group:
             running = group.create_task(self.sink.run())
             done = steps(self)
             if asyncio.iscoroutine(done):
@@ -287,7 +287,7 @@ def test_a_sink_that_is_cancelled_aborts_its_transaction(kafka: Broker, prefix: 
             await asyncio.Event().wait()
 
         cancelled = asyncio.create_task(delivery(30, "cancelled").run(steps))
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(360):
             await in_flight.wait()
         cancelled.cancel()
         await asyncio.wait({cancelled})

@@ -182,7 +182,7 @@ def test_an_error_in_the_receiver_closes_the_connection() -> None:
             assert isinstance(opened, Stream)
             opened.attach(receive)
             await opened.send("begin")
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(180):
                 await opened.wait_closed()
         return calls
 

@@ -17,7 +17,7 @@ SCENARIOS = Path(__file__).parent / "alerts"
 
 def promtool(*arguments: object) -> tuple[int, str]:
     done = subprocess.run(
-        ["promtool", *map(str, arguments)], capture_output=True, text=True, check=False, timeout=60
+        ["promtool", *map(str, arguments)], capture_output=True, text=True, check=False, timeout=300
     )
     return done.returncode, done.stdout + done.stderr
 

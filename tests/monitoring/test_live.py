@@ -192,7 +192,7 @@ def test_a_kcat_command_of_the_runbook_prints_something(scene: Scene, command: s
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=300,
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip()

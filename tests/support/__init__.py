@@ -1,1 +1,1 @@
-"""What several tests use."""
+"""Shared by tests and benchmarks."""

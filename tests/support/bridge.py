@@ -17,7 +17,7 @@ RECEIVED_US = 1_600_000_000_000_000
 
 
 class Bridge:
-    """Takes the frames of one session of an account, and keeps what would go to Kafka."""
+    """Takes the frames of one session of an account, and keeps the records that would go to Kafka."""
 
     def __init__(self) -> None:
         self.metrics = Metrics()
@@ -34,7 +34,7 @@ class Bridge:
         )
 
     def receive(self, frame: bytes, *, binary: bool) -> None:
-        """Take a frame; an answer makes nothing."""
+        """Process a frame; an answer makes no records."""
         try:
             push = self._session.receive(frame, binary, 0.0)
         except BadFrame as bad:

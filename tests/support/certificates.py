@@ -1,4 +1,4 @@
-"""A certificate authority of a test's own, and a broker's certificate by it."""
+"""Creates a certificate authority for a test, and a broker certificate signed by it."""
 
 import subprocess
 from pathlib import Path
@@ -7,7 +7,7 @@ _NAMES = "subjectAltName=DNS:localhost,IP:127.0.0.1\n"
 
 
 def make_certificates(folder: Path) -> tuple[Path, Path]:
-    """Return the authority's certificate, and a PEM file with a broker's key and certificates."""
+    """Return the CA certificate, and a PEM file with the broker's key and certificate chain."""
 
     def openssl(*arguments: str) -> None:
         subprocess.run(["openssl", *arguments], cwd=folder, check=True, capture_output=True)

@@ -1,4 +1,4 @@
-"""What has to hold of records on Kafka, whatever went wrong on their way."""
+"""What must hold for records on Kafka, whatever went wrong on the way."""
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
@@ -11,7 +11,7 @@ from tests.support.schemas import validate
 
 
 def records_of(kafka: Broker, prefix: str, channel: str) -> list[ReadRecord]:
-    """Return the records of a channel as a foreign consumer reads them, each held against its schema."""
+    """Return the records of a channel, read by confluent-kafka and each validated."""
     records = read_topic(kafka.bootstrap, f"{prefix}.{channel}.v1")
     for record in records:
         received_us = record.json["received_us"]
@@ -21,7 +21,7 @@ def records_of(kafka: Broker, prefix: str, channel: str) -> list[ReadRecord]:
 
 
 def trade_ids(kafka: Broker, prefix: str) -> dict[str, list[int]]:
-    """Return the ids of each symbol's trades, in order, without holding the records against their schema."""
+    """Return the ids of each symbol's trades, in order, without validating the records."""
     ids: defaultdict[str, list[int]] = defaultdict(list)
     for record in read_topic(kafka.bootstrap, f"{prefix}.trades.v1"):
         ids[record.json["symbol"]].append(record.json["id"])
@@ -29,7 +29,7 @@ def trade_ids(kafka: Broker, prefix: str) -> dict[str, list[int]]:
 
 
 def by_symbol(records: Sequence[ReadRecord]) -> dict[str, list[dict[str, Any]]]:
-    """Return the records of each symbol or currency as consumers see them, in order."""
+    """Return the JSON of the records by symbol or currency, in order."""
     series: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
     for record in records:
         assert record.key is not None
@@ -38,7 +38,7 @@ def by_symbol(records: Sequence[ReadRecord]) -> dict[str, list[dict[str, Any]]]:
 
 
 def assert_no_hole(records: Sequence[ReadRecord]) -> None:
-    """`seq` counts up from 0 by one in each session, for each symbol."""
+    """Assert that `seq` counts from 0 without a hole, for each session and symbol."""
     expected: defaultdict[tuple[str, str], int] = defaultdict(int)
     for symbol, series in by_symbol(records).items():
         for one in series:
@@ -47,7 +47,7 @@ def assert_no_hole(records: Sequence[ReadRecord]) -> None:
 
 
 def assert_trades_are(records: Sequence[ReadRecord], made: dict[str, list[dict[str, Any]]]) -> None:
-    """Each trade is there once, in order, with its own figures; none is missing since the first one."""
+    """Assert that from the first trade on each one is there once, in order, with its figures."""
     assert_no_hole(records)
     found = by_symbol(records)
     assert found.keys() == made.keys()
@@ -60,7 +60,7 @@ def assert_trades_are(records: Sequence[ReadRecord], made: dict[str, list[dict[s
 def assert_trades_are_at_least(
     records: Sequence[ReadRecord], made: dict[str, list[dict[str, Any]]], twice: int = 20
 ) -> None:
-    """No trade is missing since the first one, and at most so many of a symbol are there twice."""
+    """Assert that from the first trade on none is missing, and at most `twice` of a symbol are repeated."""
     found = by_symbol(records)
     assert found.keys() == made.keys()
     for symbol, series in found.items():
@@ -70,7 +70,7 @@ def assert_trades_are_at_least(
 
 
 def gaps_of(kafka: Broker, prefix: str, channel: str) -> list[dict[str, Any]]:
-    """Return the gaps of a channel that the bridge has told."""
+    """Return the gaps of a channel that the bridge has reported."""
     events = [record.json for record in records_of(kafka, prefix, "events")]
     return [one for one in events if (one["event"], one["channel"]) == ("gap", channel)]
 
@@ -78,15 +78,15 @@ def gaps_of(kafka: Broker, prefix: str, channel: str) -> list[dict[str, Any]]:
 def assert_trades_are_but_for_gaps(
     records: Sequence[ReadRecord], made: Mapping[str, list[dict[str, Any]]], gaps: Sequence[Mapping[str, Any]]
 ) -> None:
-    """Each trade is there once, in order; what is missing lies in a gap that was told, with its bounds."""
+    """Assert that each trade is there once, in order, or inside a reported gap."""
     assert_no_hole(records)
-    assert_gaps_tell_what_is_missing(records, made, gaps)
+    assert_gaps_cover_what_is_missing(records, made, gaps)
 
 
-def assert_gaps_tell_what_is_missing(
+def assert_gaps_cover_what_is_missing(
     records: Sequence[ReadRecord], made: Mapping[str, list[dict[str, Any]]], gaps: Sequence[Mapping[str, Any]]
 ) -> None:
-    """Do so, but for holes in `seq`: damage of the spool leaves some."""
+    """Assert the same, except for holes in `seq`, which damage to the spool leaves."""
     found = by_symbol(records)
     for symbol, trades in made.items():
         ids = [one["id"] for one in found[symbol]]
@@ -105,7 +105,7 @@ def assert_gaps_tell_what_is_missing(
 def assert_books_are(
     records: Sequence[ReadRecord], books: dict[str, tuple[dict[str, str], dict[str, str]]]
 ) -> None:
-    """The book that a consumer builds from snapshots and deltas is the exchange's."""
+    """Assert that the books built from snapshots and deltas equal those of the exchange."""
     for symbol, series in by_symbol(records).items():
         book: dict[str, dict[str, str]] = {"asks": {}, "bids": {}}
         for one in series:

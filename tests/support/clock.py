@@ -1,4 +1,4 @@
-"""A process's wall clock that jumps; what it measures durations with stays as it is."""
+"""Changes the wall clock of a process; its monotonic clock stays as it is."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ _LIBRARY = "*-linux-gnu/faketime/libfaketimeMT.so.1"
 
 
 class Clock:
-    """The clock of a process that is started with `environment`; nothing is ahead or behind at first."""
+    """The wall clock of a process that is started with `environment`; correct until the first jump."""
 
     def __init__(self, folder: Path) -> None:
         library = next(Path("/usr/lib").glob(_LIBRARY), None)
@@ -23,7 +23,7 @@ class Clock:
         }
 
     def jump(self, hours: float) -> None:
-        """Set it so many hours ahead of the true time."""
+        """Set the clock `hours` ahead of the true time."""
         new = self._offset.with_suffix(".new")
         new.write_text(f"{hours * 3600:+.0f}\n")
         new.replace(self._offset)

@@ -1,4 +1,4 @@
-"""Read topics with consumers that nobody here wrote."""
+"""Reads topics with consumers of other projects."""
 
 import subprocess
 import time
@@ -19,12 +19,12 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
 ROOT = Path(__file__).parents[2]
 TOOLS = ROOT / ".cache" / "kafka" / "tools"
 
-_TIMEOUT = 20.0
-_COMMIT = 3.0  # seconds; a transaction that takes longer was left open
+_TIMEOUT = 120.0  # seconds
+_COMMIT = 10.0  # seconds; a transaction that takes longer was left open
 
 
 class ReadRecord(NamedTuple):
-    """A record as a consumer gets it."""
+    """A record as a consumer receives it."""
 
     partition: int
     offset: int
@@ -34,12 +34,12 @@ class ReadRecord(NamedTuple):
 
     @property
     def json(self) -> dict[str, Any]:
-        """The value, parsed."""
+        """The parsed value."""
         return msgspec.json.decode(self.value, type=dict[str, Any])
 
 
 def read_topic(bootstrap: str, topic: str, isolation: str = "read_committed") -> list[ReadRecord]:
-    """Return all records of a topic, from its beginning to its end as it is now, by confluent-kafka."""
+    """Return all records of a topic up to its current end, read by confluent-kafka."""
     consumer = _consumer(bootstrap, isolation)
     try:
         partitions = consumer.list_topics(topic, timeout=_TIMEOUT).topics[topic].partitions
@@ -61,7 +61,7 @@ def read_topic(bootstrap: str, topic: str, isolation: str = "read_committed") ->
                 if offset + 1 >= ends[partition]:
                     left.discard(partition)
                 if offset >= ends[partition]:
-                    continue  # it was not there when this began
+                    continue  # written after the end was determined
                 records.append(ReadRecord(partition, offset, message.key(), value, message.timestamp()[1]))
             else:
                 assert error.name() == "_PARTITION_EOF", error
@@ -89,9 +89,9 @@ def _ends(consumer: Consumer, places: list[TopicPartition]) -> dict[int, int]:
 
 
 def _await_commits(bootstrap: str, consumer: Consumer, places: list[TopicPartition]) -> None:
-    """Wait until transactions that are open now have ended, or were left open.
+    """Wait until the transactions that are open now have ended, unless they were left open.
 
-    A commit is answered before its markers are on all partitions, so what was committed may not show yet.
+    Kafka confirms a commit before its markers are on all partitions, so committed records may not show yet.
     """
     all_of_it = _consumer(bootstrap, "read_uncommitted")
     try:
@@ -106,34 +106,34 @@ def _await_commits(bootstrap: str, consumer: Consumer, places: list[TopicPartiti
 
 
 def console_consume(bootstrap: str, topic: str, number: int) -> list[str]:
-    """Return the first `number` records as lines `partition key value`, by Kafka's own consumer."""
+    """Return the first `number` records as lines "partition key value", read by Kafka's console consumer."""
     command = ["java", "-XX:TieredStopAtLevel=1", "-cp", f"{TOOLS}/*"]
     command += ["org.apache.kafka.tools.consumer.ConsoleConsumer", "--bootstrap-server", bootstrap]
-    command += ["--topic", topic, "--from-beginning", "--max-messages", str(number), "--timeout-ms", "20000"]
+    command += ["--topic", topic, "--from-beginning", "--max-messages", str(number), "--timeout-ms", "120000"]
     command += ["--isolation-level", "read_committed"]
     for name in ("print.partition", "print.key"):
         command += ["--formatter-property", f"{name}=true"]
     command += ["--formatter-property", "key.separator= "]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()
 
 
 def kcat(bootstrap: str, topic: str) -> list[str]:
-    """Return the committed records of a topic as lines `partition key value`, by kcat."""
+    """Return the committed records of a topic as lines "partition key value", read by kcat."""
     command = ["kcat", "-b", bootstrap, "-C", "-t", topic, "-e", "-q", "-f", "%p %k %s\\n"]
     done = subprocess.run(
         [*command, "-X", "isolation.level=read_committed"],
         capture_output=True,
         text=True,
         check=True,
-        timeout=60,
+        timeout=300,
     )
     return done.stdout.splitlines()
 
 
 def delete_topic(bootstrap: str, name: str) -> None:
-    """Delete a topic, if it is there."""
+    """Delete a topic if it exists."""
     admin = AdminClient({"bootstrap.servers": bootstrap})
     if name in admin.list_topics(timeout=_TIMEOUT).topics:
         for future in admin.delete_topics([name]).values():
@@ -141,7 +141,7 @@ def delete_topic(bootstrap: str, name: str) -> None:
 
 
 def create_topic(bootstrap: str, name: str, partitions: int, **settings: str) -> None:
-    """Create a topic; `settings` has `_` for the dots of Kafka's names."""
+    """Create a topic; the names of `settings` have underscores for dots."""
     config = {key.replace("_", "."): value for key, value in settings.items()}
     admin = AdminClient({"bootstrap.servers": bootstrap})
     topic = NewTopic(name, num_partitions=partitions, replication_factor=1, config=config)

@@ -1,4 +1,4 @@
-"""Decimals in all the ways that an exchange may write them."""
+"""Strategies for decimals in all the spellings that an exchange may use."""
 
 from hypothesis import strategies as st
 
@@ -11,10 +11,10 @@ _exponent = st.just("") | st.tuples(
 ).map("".join)
 
 plain = st.tuples(_zeros, _digits, _fraction).map("".join)
-"""Digits with or without a fraction, as the exchange has always been seen to send them."""
+"""Digits with or without a fraction: the only spelling seen from the exchange so far."""
 
 decimals = plain | st.tuples(_sign, _zeros, _digits, _fraction, _exponent).map("".join)
-"""With a sign and an exponent as well."""
+"""With an optional sign and exponent."""
 
 json_numbers = st.tuples(_sign, _digits, _fraction, _exponent).map("".join)
-"""Those that are JSON numbers: without leading zeros."""
+"""Valid JSON numbers: without leading zeros."""

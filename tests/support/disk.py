@@ -1,4 +1,4 @@
-"""What befalls files: damage, and a disk that takes nothing more."""
+"""Damages files, and makes the disk appear full."""
 
 import resource
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ def damage(path: Path, at: int) -> None:
 
 @contextmanager
 def largest_file(size: int) -> Iterator[None]:
-    """Let no file grow beyond a size, as a full disk would."""
+    """Prevent files from growing beyond `size` bytes, as a full disk would."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
     try:

@@ -1,5 +1,6 @@
-"""A real Apache Kafka for tests: one node on free ports, that can be killed and started again."""
+"""A real Apache Kafka for tests: one node on free ports, which can be killed and restarted."""
 
+import fcntl
 import os
 import random
 import signal
@@ -7,19 +8,21 @@ import socket
 import subprocess
 import tempfile
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import IO, Self
 
 from tests.support.waiting import eventually
 
 ROOT = Path(__file__).parents[2]
 JARS = ROOT / ".cache" / "kafka" / "libs"
 
+_LOCKS = Path(tempfile.gettempdir()) / "digifinex-bridge-ports"
+_reserved: dict[int, IO[str]] = {}  # the locked files of the ports given out; open until this process ends
+
 _READY = "Kafka Server started"
 _CLUSTER = "MkU3OEVBNTcwNTJENDM2Qg"
-_START = 60.0  # seconds, on a busy machine
+_START = 60.0  # seconds
 
 _PROPERTIES = """\
 process.roles=broker,controller
@@ -61,11 +64,11 @@ logger.server.level=INFO
 
 
 class Broker:
-    """A broker that runs as long as its context; `bootstrap` is its address.
+    """A broker that runs inside its context; `bootstrap` is its address.
 
-    `properties` are put over the server's, with `{port}` and `{controller}` filled in; `users` may log in by
-    SCRAM-SHA-512. Data and ports are kept over `kill`, `stop` and `start`. `bootstrap` is to be given if
-    clients reach it in another way than `{port}`.
+    `properties` override the default ones, with `{port}` and `{controller}` filled in; `users` can log in
+    with SCRAM-SHA-512. `kill`, `stop` and `start` keep data and ports. Pass `bootstrap` if clients do not
+    connect to `{port}` directly.
     """
 
     def __init__(
@@ -95,7 +98,7 @@ class Broker:
         return self
 
     def format(self) -> None:
-        """Prepare its folder for the first start."""
+        """Format its storage for the first start."""
         if not JARS.is_dir():
             raise RuntimeError(f"Kafka is not in {JARS.relative_to(ROOT)}: run 'make setup'")
         command = self._java("-Xmx64m", "-XX:TieredStopAtLevel=1", "kafka.tools.StorageTool", "format")
@@ -109,7 +112,7 @@ class Broker:
             check=False,
         )
         if done.returncode:
-            raise RuntimeError(f"Kafka's storage can't be formatted:\n{done.stdout}{done.stderr}")
+            raise RuntimeError(f"Kafka's storage could not be formatted:\n{done.stdout}{done.stderr}")
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -118,12 +121,12 @@ class Broker:
         self._folder.cleanup()
 
     def start(self) -> None:
-        """Start the broker, on the data that it had; return when it serves."""
+        """Start the broker with the data that it has; return when it serves."""
         self.launch()
         self.wait_started()
 
     def launch(self) -> None:
-        """Start the broker's process."""
+        """Start the broker's process without waiting for it."""
         log = self._home / "broker.log"
         heap = f"{self._heap}m"
         command = self._java(f"-Xms{heap}", f"-Xmx{heap}", "-Dlog4j2.configurationFile=log4j2.properties")
@@ -136,14 +139,14 @@ class Broker:
             )
 
     def wait_started(self) -> None:
-        """Return when the broker that was launched serves."""
+        """Return when the launched broker serves."""
         log, process = self._home / "broker.log", self._running()
-        eventually(lambda: _READY in log.read_text() or process.poll() is not None, _START, "Kafka starts")
+        eventually(lambda: _READY in log.read_text() or process.poll() is not None, _START, "Kafka started")
         if process.poll() is not None:
-            raise RuntimeError(f"Kafka ended at its start:\n{log.read_text()[-4000:]}")
+            raise RuntimeError(f"Kafka exited while starting:\n{log.read_text()[-4000:]}")
 
     def stop(self) -> None:
-        """Stop the broker properly."""
+        """Shut the broker down with SIGTERM."""
         self._end(signal.SIGTERM)
 
     def kill(self) -> None:
@@ -151,11 +154,11 @@ class Broker:
         self._end(signal.SIGKILL)
 
     def suspend(self) -> None:
-        """Freeze the broker, as a machine that hangs."""
+        """Freeze the broker with SIGSTOP, like a machine that hangs."""
         os.kill(self._running().pid, signal.SIGSTOP)
 
     def resume(self) -> None:
-        """Let a frozen broker go on; one that was killed is left alone."""
+        """Resume a frozen broker; one that was killed is left alone."""
         if self._process is not None:
             self._process.send_signal(signal.SIGCONT)
 
@@ -167,7 +170,7 @@ class Broker:
     def _end(self, number: signal.Signals) -> None:
         if self._process is not None:
             self._process.send_signal(number)
-            self._process.wait(timeout=30)
+            self._process.wait(timeout=180)
             self._process = None
 
     def _running(self) -> "subprocess.Popen[bytes]":
@@ -179,16 +182,25 @@ class Broker:
 
 
 def free_ports(number: int) -> list[int]:
-    """Return so many ports of this machine that nobody listens on.
+    """Return ports of this machine that nobody listens on, and that this function gives to nobody else.
 
     They are below those that the system gives to outgoing connections: while a broker is down, one of these
-    could take its port.
+    could take its port. Other processes that run tests take turns by locked files, each as long as it runs.
     """
     found: list[int] = []
+    _LOCKS.mkdir(exist_ok=True)
     while len(found) < number:
         port = random.randrange(10_000, 32_000)
-        with socket.socket() as one, suppress(OSError):
-            one.bind(("127.0.0.1", port))
-            if port not in found:
-                found.append(port)
+        if port in _reserved:
+            continue
+        lock = (_LOCKS / str(port)).open("w")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            with socket.socket() as one:
+                one.bind(("127.0.0.1", port))
+        except OSError:
+            lock.close()  # somebody has it
+        else:
+            _reserved[port] = lock
+            found.append(port)
     return found

@@ -24,7 +24,7 @@ _PROPERTIES = {
 
 
 class Cluster:
-    """Brokers that run as long as its context; `bootstrap` has the addresses of all."""
+    """Three brokers that run inside its context; `bootstrap` has all their addresses."""
 
     def __init__(self) -> None:
         ports = free_ports(2 * _NODES)
@@ -63,11 +63,11 @@ class Cluster:
         self._stack.close()
 
     def resume(self) -> None:
-        """Let frozen brokers go on."""
+        """Resume frozen brokers."""
         for broker in self.brokers:
             broker.resume()
 
     def in_sync(self) -> bool:
-        """Tell if each replica of each partition is in sync."""
-        topics = AdminClient({"bootstrap.servers": self.bootstrap}).list_topics(timeout=10).topics
+        """Return True if every replica of every partition is in sync."""
+        topics = AdminClient({"bootstrap.servers": self.bootstrap}).list_topics(timeout=60).topics
         return all(len(one.isrs) == _NODES for topic in topics.values() for one in topic.partitions.values())

@@ -1,4 +1,4 @@
-"""Pushes as a session hands them on, and the records that a channel makes of them."""
+"""Pushes as a session delivers them, and the records that a channel makes of them."""
 
 import json
 from typing import Any
@@ -13,7 +13,7 @@ RECEIVED_US = 1_600_000_000_000_000
 
 
 def push(channel: str, params: Any) -> Push:
-    """Return the push of a channel; `params` is JSON text, or what becomes it."""
+    """Return a push of a channel; `params` is JSON text, or a value to encode."""
     text = params if isinstance(params, str) else json.dumps(params)
     message = decode(f'{{"method":"{channel}.update","params":{text},"id":null}}'.encode())
     assert isinstance(message, Push)
@@ -21,12 +21,12 @@ def push(channel: str, params: Any) -> Push:
 
 
 def source(session: str = "s1") -> Source:
-    """Return a session, with an account."""
+    """Return the source of a session that has an account."""
     return Source(session, "main")
 
 
 class Feed:
-    """One channel's normaliser, fed with pushes from any session; keeps its valid `records`."""
+    """One channel's normaliser, fed with pushes from any session; keeps its records, validated."""
 
     def __init__(self, channel: str, watermarks: Watermarks | None = None) -> None:
         self.channel = channel
@@ -34,14 +34,14 @@ class Feed:
         self.normalise: Normalise = CHANNELS[channel].normaliser(watermarks or {})
 
     def push(self, params: Any, session: Source) -> Outcome:
-        """Take a push, and return what the normaliser says of it."""
+        """Normalise a push and return the outcome."""
         outcome = self.normalise(push(self.channel, params).params, session, RECEIVED_US)
         self.records += map(validate, outcome.records)
         return outcome
 
 
 def records(channel: str, params: Any) -> list[Json]:
-    """Return the valid records of a single push without bad items."""
+    """Return the records of a single push, which must have no bad items."""
     feed = Feed(channel)
     outcome = feed.push(params, source())
     assert outcome.bad == []
@@ -49,5 +49,5 @@ def records(channel: str, params: Any) -> list[Json]:
 
 
 def bad(channel: str, params: Any) -> list[str]:
-    """Return why the items of a single push are bad."""
+    """Return the reasons why items of a single push are bad."""
     return Feed(channel).push(params, source()).bad

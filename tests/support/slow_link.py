@@ -10,9 +10,10 @@ _CHUNK = 16_384
 
 
 class SlowLink:
-    """Relays connections on `port` to `target`, another port of this machine, as long as its context.
+    """Relays connections on `port` to `target`, another port of this machine, inside its context.
 
-    `rate` is in bytes a second and connection, towards the target; None for no limit. It may change any time.
+    `rate` limits each connection towards the target, in bytes a second; None: no limit. It can change at any
+    time.
     """
 
     def __init__(self, port: int, target: int) -> None:

@@ -23,7 +23,7 @@ def command(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=300,
     )
 
 
@@ -36,7 +36,7 @@ def test_version_and_help_are_a_success() -> None:
 
 def test_the_installed_script_is_the_same_command() -> None:
     script = Path(sys.executable).parent / "digifinex-bridge"
-    shown = subprocess.run([script, "--version"], capture_output=True, text=True, check=True, timeout=60)
+    shown = subprocess.run([script, "--version"], capture_output=True, text=True, check=True, timeout=300)
     assert shown.stdout == command("--version").stdout
 
 
@@ -131,7 +131,7 @@ def test_the_simulator_prints_its_address_and_stops_cleanly(number: signal.Signa
         assert running.stdout
         assert running.stdout.readline().startswith("ws://127.0.0.1:")
         running.send_signal(number)
-        _, complaints = running.communicate(timeout=30)
+        _, complaints = running.communicate(timeout=300)
     assert (running.returncode, complaints) == (0, "")
 
 

@@ -25,7 +25,7 @@ def responses(
     """Return status, headers and body of each request (method, path), each on its own connection."""
 
     def ask(port: int, method: str, path: str) -> tuple[int, http.client.HTTPMessage, str]:
-        connection = http.client.HTTPConnection(HOST, port, timeout=10)
+        connection = http.client.HTTPConnection(HOST, port, timeout=60)
         connection.request(method, path, headers=dict(headers or {}))
         response = connection.getresponse()
         body = response.read().decode()

@@ -46,7 +46,7 @@ def test_requests_on_open_connections_use_the_same_budget(requests: int, later: 
 def test_a_pause_also_holds_for_connections_that_already_wait() -> None:
     async def scenario() -> None:
         courtesy = Courtesy(20.0, 20.0)
-        waiting = [asyncio.create_task(courtesy.admit(1)) for _ in range(30)]
+        waiting = [asyncio.create_task(courtesy.admit(1)) for _ in range(1000)]
         await waiting[12]
         end = time.monotonic() + 1.0
         courtesy.pause(time.monotonic(), 1.0)
