@@ -1,1 +1,1 @@
-"""Measures the bridge against the floor of its work and a plain peer: `python -m benchmarks`."""
+"""Compares the bridge with the minimum of its work and with a plain peer: `python -m benchmarks`."""

@@ -1,6 +1,6 @@
-"""Measures everything in one run on one real Kafka, prints it, and writes docs/performance.md.
+"""Measures everything in one run on one real Kafka, prints the report, and writes docs/performance.md.
 
-What is compared takes turns, since a machine is never quite as busy as it was a minute ago.
+The candidates of a comparison take turns, because the load of the machine changes from minute to minute.
 """
 
 import argparse
@@ -16,7 +16,7 @@ from benchmarks.report import Comparison, Measured, Troubles, markdown
 from tests.support.kafka_broker import Broker
 
 REPORT = Path(__file__).parents[1] / "docs" / "performance.md"
-RATE = 2_000  # frames a second, for latencies
+RATE = 2_000  # frames a second, when latencies are measured
 
 _LONG = 5_000_000  # frames
 _SOAK = 20  # minutes
@@ -27,15 +27,15 @@ _console = Console(stderr=True)
 
 @dataclass(frozen=True, slots=True)
 class Extent:
-    """How much to measure: turns of each comparison, frames in each, seconds at the rate of latencies."""
+    """How much to measure."""
 
-    turns: int
-    mix: int
-    all_ticker: int
-    seconds: int
-    growth: int
-    takeovers: int
-    spooled: int
+    turns: int  # of each comparison
+    mix: int  # frames in a turn
+    all_ticker: int  # frames in a turn
+    seconds: int  # of each measurement of latencies
+    growth: int  # frames over which memory is watched
+    takeovers: int  # of each kind
+    spooled: int  # frames that go to the spool
     kills: int
 
 
@@ -48,11 +48,13 @@ QUICK = Extent(
 
 
 def main() -> None:
-    """Measure, print and write."""
+    """Measure, print the report and write it."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="one turn, fewer frames; only prints")
+    parser.add_argument("--quick", action="store_true", help="one turn, fewer frames; writes no report")
     parser.add_argument(
-        "--long", action="store_true", help=f"look for growth over {_LONG:,} frames, and soak {_SOAK} minutes"
+        "--long",
+        action="store_true",
+        help=f"watch memory over {_LONG:,} frames, soak for {_SOAK} minutes",
     )
     options = parser.parse_args()
     extent = QUICK if options.quick else FULL

@@ -1,7 +1,7 @@
-"""The consumer: how long records take from reception to a client that nobody here wrote.
+"""The consumer: measures how long records take from reception to a client of another project.
 
-`python -m benchmarks.consumer BOOTSTRAP PREFIX PARTITIONS` prints a line when it reads, from the end of the
-topics on, and the latencies as JSON as soon as no more comes.
+`python -m benchmarks.consumer BOOTSTRAP PREFIX PARTITIONS` reads from the end of the topics on. It prints a
+line when it is reading, and the latencies as JSON once no more records arrive.
 """
 
 import sys
@@ -11,12 +11,12 @@ import orjson
 from confluent_kafka import OFFSET_END, Consumer, TopicPartition
 
 _FIRST = 30.0  # seconds to wait for the first record
-_NO_MORE = 2.0  # seconds without one after which it was the last
-_WARM_UP_US = 3_000_000  # from the first record until latencies count
+_NO_MORE = 2.0  # seconds without a record after which it stops
+_WARM_UP_US = 3_000_000  # after the first record, before latencies count
 
 
 def main(bootstrap: str, prefix: str, partitions: int) -> None:
-    """Read until no more comes."""
+    """Read until no more records arrive, and print the latencies."""
     consumer = Consumer(
         {
             "bootstrap.servers": bootstrap,

@@ -1,9 +1,9 @@
-"""The feeder: an exchange that sends ready-made frames to whoever subscribes, in a process of its own.
+"""The feeder: an exchange that sends prepared frames to every subscriber, in a process of its own.
 
-`python -m benchmarks.feeder FRAMES` makes so many frames of the mix, and pushes of all_ticker, then prints
-its port. The address says what a connection gets, a second after its first subscribe: `/KIND/COUNT/RATE`,
-with RATE in frames a second, 0 for as fast as they are taken. It prints 0 with the first frame, and 1 to 10
-as each tenth of them has left, the last one only when the other side has read everything.
+`python -m benchmarks.feeder FRAMES` prepares this number of frames of the mix, and frames of all_ticker, then
+prints its port. The path of the URL says what a connection gets, a second after its first subscribe:
+`/KIND/COUNT/RATE`, with RATE in frames a second, 0 for as fast as they are read. It prints 0 with the first
+frame, and 1 to 10 as each tenth of them has been sent, the last one only when the client has read everything.
 """
 
 import asyncio
@@ -22,15 +22,15 @@ from benchmarks import supply
 from bridge.simulator.client import binary
 from bridge.simulator.encoding import compress, reply
 
-_DELAY = 1.0  # seconds, for the other subscriptions to be through
-_BUFFER = 500_000  # bytes on the way, at most
-_AT_ONCE = {supply.MIX: 100, supply.ALL_TICKER: 1}  # frames, without a rate
+_DELAY = 1.0  # seconds, until the other subscriptions are done
+_BUFFER = 500_000  # bytes; it waits while more are unsent
+_AT_ONCE = {supply.MIX: 100, supply.ALL_TICKER: 1}  # frames written together, without a rate
 _TICK = 0.001  # seconds
 _SUCCESS = {"status": "success"}
 
 
 class Feeder:
-    """Serves every connection the frames that its address asks for."""
+    """Sends every connection the frames that its URL asks for."""
 
     def __init__(self, frames: int) -> None:
         self._supplies = {supply.MIX: supply.mix(frames), supply.ALL_TICKER: supply.all_ticker()}
@@ -42,7 +42,7 @@ class Feeder:
             await server.serve_forever()
 
     async def _answer(self, connection: ServerConnection) -> None:
-        """Confirm everything, and start with the first subscription."""
+        """Confirm every request, and start to send at the first subscription."""
         feeding: asyncio.Task[None] | None = None
         try:
             async for message in connection:
@@ -87,7 +87,7 @@ async def _send(
 
 
 def _unread(transport: asyncio.Transport) -> int:
-    """Return how many bytes the kernel holds for the other side, a socket of this machine."""
+    """Return how many bytes the client, a socket of this machine, has not read from the kernel."""
     ends = (transport.get_extra_info("peername"), transport.get_extra_info("sockname"))
     wanted = [f"0100007F:{port:04X}" for _, port in ends]
     for line in Path("/proc/net/tcp").read_text().splitlines():

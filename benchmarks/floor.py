@@ -1,8 +1,8 @@
-"""The floor: what inflating and parsing each frame costs, and nothing else.
+"""The floor: the cost of inflating and parsing each frame, and nothing else.
 
-`python -m benchmarks.floor URL COUNT` takes the frames from the feeder as the others do, so that caches and
-the other core are as busy, but counts only the CPU time of `zlib.decompress` and `orjson.loads`; then, with
-nothing else going on, that of the first frames once more.
+`python -m benchmarks.floor URL COUNT` reads the frames from the feeder as the other candidates do, so that
+caches and the other core are equally busy, but counts only the CPU time of `zlib.decompress` and
+`orjson.loads`. It then repeats the first frames on the idle machine.
 """
 
 import asyncio
@@ -15,13 +15,13 @@ import orjson
 import uvloop
 from websockets.asyncio.client import connect
 
-_CHUNK = 65_536  # bytes between two looks at the clock, or so
-_SAMPLE = 8_000_000  # bytes for the second figure
-_QUIET = 2.0  # seconds
+_CHUNK = 65_536  # bytes, about, between two readings of the clock
+_SAMPLE = 8_000_000  # bytes repeated on the idle machine
+_QUIET = 2.0  # seconds until the machine is idle
 
 
 async def main(url: str, count: int) -> None:
-    """Print the CPU microseconds a frame, busy and idle, as JSON."""
+    """Print the CPU microseconds per frame, busy and idle, as JSON."""
     spent, sample, sampled = 0.0, list[bytes](), 0
     async with connect(url, compression=None, max_size=None) as socket:
         await socket.send('{"id":1,"method":"depth.subscribe","params":[]}')
@@ -38,7 +38,7 @@ async def main(url: str, count: int) -> None:
             if sampled < _SAMPLE:
                 sample += chunk
                 sampled += size
-        # Connected, for the feeder has yet to see that all has been read.
+        # Stays connected, because the feeder checks that everything has been read.
         await asyncio.sleep(_QUIET)
     figures = {"busy_us": spent / count * 1e6, "idle_us": _work(sample) / len(sample) * 1e6}
     print(orjson.dumps(figures).decode())

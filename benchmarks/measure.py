@@ -1,4 +1,4 @@
-"""Runs what is measured, each as a process of its own, and reads from outside what it cost."""
+"""Runs each candidate as a process of its own, and measures its cost from outside."""
 
 import select
 import subprocess
@@ -26,31 +26,31 @@ from tests.support.process import RunningBridge, config
 PREFIX = "benchmarks"
 
 RATES = {supply.MIX: 0.0, supply.ALL_TICKER: 30.0}
-"""Frames a second, 0 for as fast as they are taken.
+"""Frames a second; 0: as fast as they are read.
 
-All markets of all_ticker, as fast as they are taken, are more than one broker on two cores takes: what would
-be measured, too, is the spool.
+Without a limit, all_ticker with all markets is more than one broker on two cores can take, so that the spool
+would be measured too.
 """
 
 _PARTITIONS = 12
 _PATIENCE = 600.0  # seconds, for the longest run
-_LOOK = 0.1  # seconds
+_LOOK = 0.1  # seconds between two samples
 _MB = 1024 * 1024
 
 
 GROWTH_RATE = 40_000.0
-"""Frames a second: as fast as they are taken, what is measured is how much waits for the broker."""
+"""Frames a second. Without a limit, the memory measured would be mostly records waiting for the broker."""
 
 
 class Floor(NamedTuple):
-    """CPU microseconds a frame, next to a busy feeder and on an idle machine."""
+    """CPU microseconds per frame, while the feeder is busy and on an idle machine."""
 
     busy_us: float
     idle_us: float
 
 
 class Cost(NamedTuple):
-    """What a run cost: CPU microseconds a frame, frames a second, and the peak of its memory."""
+    """The cost of a run: CPU microseconds per frame, frames a second, and peak memory."""
 
     cpu_us: float
     frames_s: float
@@ -58,14 +58,14 @@ class Cost(NamedTuple):
 
 
 class Latency(NamedTuple):
-    """From reception to a foreign consumer, in milliseconds."""
+    """Milliseconds from reception to a consumer."""
 
     p50_ms: float
     p99_ms: float
 
 
 class Growth(NamedTuple):
-    """Resident memory during each tenth of the frames, the median of many looks, and its peak."""
+    """Resident memory in each tenth of the frames (the median of many samples), and its peak."""
 
     tenths_mb: list[float]
     peak_mb: float
@@ -73,7 +73,7 @@ class Growth(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """A process that carries frames; `finish` returns as soon as Kafka has acknowledged the last one."""
+    """A running candidate; `finish` returns once Kafka has acknowledged the last frame."""
 
     process: psutil.Process
     finish: Callable[[], None]
@@ -86,22 +86,22 @@ class Running:
 
     @property
     def resident_mb(self) -> float:
-        """Memory now."""
+        """Current resident memory."""
         return float(self.process.memory_info().rss) / _MB
 
     @property
     def peak_mb(self) -> float:
-        """The most memory that it ever had."""
+        """Peak resident memory so far."""
         lines = Path(f"/proc/{self.process.pid}/status").read_text().splitlines()
         return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM:"))
 
 
 Start = Callable[[Broker, str, str, int], AbstractContextManager[Running]]
-"""Starts what is measured: with the broker, the feeder's address, the kind of frames and their number."""
+"""Starts a candidate, given the broker, the feeder's URL, the kind of frames and their number."""
 
 
 class Feeder:
-    """The feeder's process, as long as its context."""
+    """Runs the feeder's process inside its context."""
 
     def __init__(self, frames: int) -> None:
         self._frames = frames
@@ -117,16 +117,16 @@ class Feeder:
         _end(self._process)
 
     def url(self, kind: str, count: int, rate: float = 0) -> str:
-        """Return the address at which a connection gets such frames."""
+        """Return the URL that gives a connection these frames."""
         return f"ws://127.0.0.1:{self._port}/{kind}/{count}/{rate:g}"
 
     def wait(self, tenth: int) -> None:
-        """Return as this tenth of the frames has left, 0 being the first frame."""
+        """Return when this tenth of the frames has been sent; 0 is the first frame."""
         while int(_line(self._process)) != tenth:
             pass
 
     def passes(self, tenth: int, within: float) -> bool:
-        """Wait at most so many seconds for the next tenth; return whether it has left."""
+        """Wait at most `within` seconds for this tenth; return whether it has been sent."""
         if not _speaks(self._process, within):
             return False
         self.wait(tenth)
@@ -134,7 +134,7 @@ class Feeder:
 
 
 def create_topics(kafka: Broker) -> None:
-    """Create the topics that all share."""
+    """Create the topics that all candidates share."""
     for channel in ("trades", "depth", "ticker", "all_ticker"):
         create_topic(kafka.bootstrap, f"{PREFIX}.{channel}.v1", _PARTITIONS, compression_type="producer")
 
@@ -161,7 +161,7 @@ def cost(start: Start, kafka: Broker, feeder: Feeder, kind: str, count: int) -> 
 
 
 def latency(start: Start, kafka: Broker, feeder: Feeder, count: int, rate: float) -> Latency:
-    """Measure on the mix at so many frames a second."""
+    """Measure latencies on the mix at `rate` frames a second."""
     consumer = _python("consumer", kafka.bootstrap, PREFIX, str(_PARTITIONS))
     try:
         _line(consumer)
@@ -173,15 +173,15 @@ def latency(start: Start, kafka: Broker, feeder: Feeder, count: int, rate: float
 
 
 def growth(start: Start, kafka: Broker, feeder: Feeder, count: int) -> Growth:
-    """Measure the memory on a long run of the mix."""
+    """Measure memory over a long run of the mix."""
     with start(kafka, feeder.url(supply.MIX, count, GROWTH_RATE), supply.MIX, count) as running:
         feeder.wait(0)
         tenths = []
         for tenth in range(1, 11):
-            looks = [running.resident_mb]
+            samples = [running.resident_mb]
             while not feeder.passes(tenth, _LOOK):
-                looks.append(running.resident_mb)
-            tenths.append(median(looks))
+                samples.append(running.resident_mb)
+            tenths.append(median(samples))
         running.finish()
         return Growth(tenths, running.peak_mb)
 
@@ -200,9 +200,9 @@ def peer(kafka: Broker, url: str, _kind: str, count: int) -> Iterator[Running]:
 def bridge(
     module: str, delivery: Delivery, kafka: Broker, url: str, kind: str, count: int
 ) -> Iterator[Running]:
-    """Run the bridge as users do, with its defaults; all subscriptions on one session.
+    """Run the bridge with its defaults, except that all subscriptions share one session.
 
-    The same trades come in each run, so the state of the one before must not be there.
+    Every run has the same trades, so the state of the previous run is deleted first.
     """
     delete_topic(kafka.bootstrap, f"{PREFIX}.bridge-state")
     symbols = supply.SYMBOLS if kind == supply.MIX else []
@@ -220,31 +220,31 @@ def bridge(
             return running.metric("frames_total") >= count and not running.metric("pending_records")
 
         yield Running(psutil.Process(running.process.pid), partial(_until, delivered))
-        assert not running.metric("deadletters_total"), "a frame was refused"
-        assert not running.metric("duplicates_total"), "a trade was taken for a repeated one"
-        assert "spool begins" not in running.stderr, "Kafka was too slow"
+        assert not running.metric("deadletters_total"), "a frame became a dead letter"
+        assert not running.metric("duplicates_total"), "a trade was considered a duplicate"
+        assert "spooling started" not in running.stderr, "Kafka was too slow"
         assert running.stop() == 0, running.stderr
 
 
 PEER = "plain peer"
 EXACTLY_ONCE = "bridge, exactly-once"
 AT_LEAST_ONCE = "bridge, at-least-once"
-STATELESS = "bridge, exactly-once, without its state"
+STATELESS = "bridge, exactly-once, without state"
 SUBJECTS: dict[str, Start] = {
     PEER: peer,
     EXACTLY_ONCE: partial(bridge, "bridge", Delivery.EXACTLY_ONCE),
     AT_LEAST_ONCE: partial(bridge, "bridge", Delivery.AT_LEAST_ONCE),
 }
-"""What is compared, in the order in which it takes its turns."""
+"""The candidates, in the order of their turns."""
 ALL_SUBJECTS: dict[str, Start] = {
     **SUBJECTS,
     STATELESS: partial(bridge, "benchmarks.stateless", Delivery.EXACTLY_ONCE),
 }
-"""With one more, for what state costs."""
+"""One more candidate, which shows the cost of state."""
 
 
 def _python(module: str, *arguments: str) -> "subprocess.Popen[bytes]":
-    """Start one of the processes; unbuffered, so that a line can be waited for."""
+    """Start a module as a process, unbuffered, so that a line can be waited for."""
     command: Sequence[str] = [sys.executable, "-m", f"benchmarks.{module}", *arguments]
     return subprocess.Popen(command, stdout=subprocess.PIPE, bufsize=0)
 
@@ -254,7 +254,7 @@ def _line(process: "subprocess.Popen[bytes]") -> str:
     line = process.stdout.readline().decode().strip() if _speaks(process, _PATIENCE) else ""
     if not line:
         process.kill()
-        raise RuntimeError(f"{process.args!r}: nothing within {_PATIENCE:g} s; status {process.wait()}")
+        raise RuntimeError(f"{process.args!r}: no output within {_PATIENCE:g} s; status {process.wait()}")
     return line
 
 
@@ -270,10 +270,10 @@ def _expect(process: "subprocess.Popen[bytes]", expected: str) -> None:
 
 
 def _until(condition: Callable[[], bool]) -> None:
-    """Look rarely, for the looking is work of the process that is measured."""
+    """Poll rarely, because polling costs the measured process CPU time."""
     end = time.monotonic() + _PATIENCE
     while not condition():
-        assert time.monotonic() < end, f"records wait for Kafka after {_PATIENCE:g} s"
+        assert time.monotonic() < end, f"records still pending after {_PATIENCE:g} s"
         time.sleep(_LOOK)
 
 

@@ -1,4 +1,4 @@
-"""The plain peer: what somebody writes in an afternoon with websockets, zlib, orjson and `aiokafka.send`.
+"""The plain peer: a straightforward program with websockets, zlib, orjson and `aiokafka.send`.
 
 `python -m benchmarks.peer URL COUNT BOOTSTRAP PREFIX` makes the same records as the bridge, unvalidated,
 prints a line when Kafka has acknowledged all of them, and waits to be killed.
@@ -32,7 +32,7 @@ _FIGURES = (
 
 
 async def main(url: str, count: int, bootstrap: str, prefix: str) -> None:
-    """Carry so many frames to Kafka."""
+    """Send the records of `count` frames to Kafka."""
     producer = AIOKafkaProducer(
         bootstrap_servers=bootstrap,
         enable_idempotence=True,

@@ -1,4 +1,4 @@
-"""The report: figures in, docs/performance.md out. Pure, but for what it reads about the machine."""
+"""Formats the figures as docs/performance.md. Pure, except that it reads about the machine."""
 
 import datetime as dt
 import importlib.metadata
@@ -32,13 +32,13 @@ _LIBRARIES = ("websockets", "uvloop", "orjson", "msgspec", "aiokafka", "cramjam"
 _COMMIT_MS = KafkaConfig().commit_interval * 1000
 
 _PEAK_MB = 150
-_STATE = 1.15  # times the CPU without state
+_STATE = 1.15  # times the CPU time without state
 _SPOOL_RATE = 20_000  # frames a second
-_GROWTH = 0.05  # of the memory, from the second tenth of the frames to the last; less is noise
+_GROWTH = 0.05  # of memory, from the second tenth of the frames to the last; less is noise
 
 
 class Limit(NamedTuple):
-    """The most that exactly-once may cost, as multiples of the floor and of the plain peer."""
+    """The maximum cost of exactly-once, as multiples of the floor and of the plain peer."""
 
     floors: float
     peers: float
@@ -53,7 +53,7 @@ _TITLES = {
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """The turns of one kind of frames: of the floor, and of each subject."""
+    """The turns with one kind of frames: of the floor, and of each candidate."""
 
     kind: str
     frames: int
@@ -61,26 +61,26 @@ class Comparison:
     costs: Mapping[str, Sequence[Cost]]
 
     def cpu(self, subject: str) -> list[float]:
-        """Return a subject's CPU microseconds a frame, turn by turn."""
+        """Return a candidate's CPU microseconds per frame, turn by turn."""
         return [cost.cpu_us for cost in self.costs[subject]]
 
     def per_floor(self, subject: str) -> list[float]:
-        """Return how many floors of the same turn a subject has cost."""
+        """Return a candidate's cost as a multiple of the floor of the same turn."""
         floors = [floor.busy_us for floor in self.floors]
         return _divided(self.cpu(subject), floors)
 
     def per_peer(self, subject: str) -> list[float]:
-        """Return how many plain peers of the same turn a subject has cost."""
+        """Return a candidate's cost as a multiple of the plain peer of the same turn."""
         return _divided(self.cpu(subject), self.cpu(PEER))
 
     def with_state(self) -> list[float]:
-        """Return how many times what it costs without its state the bridge has cost in the same turn."""
+        """Return the bridge's cost as a multiple of its cost without state in the same turn."""
         return _divided(self.cpu(EXACTLY_ONCE), self.cpu(STATELESS))
 
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """All figures of one run."""
+    """All figures of one run, except those of failures."""
 
     comparisons: Sequence[Comparison]
     rate: float
@@ -91,7 +91,7 @@ class Measured:
 
 @dataclass(frozen=True, slots=True)
 class Troubles:
-    """The figures of trouble; `soak_rate` is in frames a second."""
+    """The figures of failures; `soak_rate` is in frames a second."""
 
     takeover: Takeover
     spooling: Spooling
@@ -119,18 +119,18 @@ Written by `make bench` on {dt.datetime.now(tz=dt.UTC).date()}; do not edit.
 {platform.python_implementation()} {platform.python_version()} ({_build()}), Apache Kafka \
 {_kafka_version()} with one broker; {versions}.
 
-**How:** feeder, broker and what is measured are processes of their own on this one machine and share its
-cores. The feeder makes the frames in advance. CPU time is all that the process used, in user and kernel mode,
-from the first frame until Kafka has acknowledged the last record. No run came to where records wait on disk.
-The floor, the peer and the bridge take turns; a ratio is that of two neighbours in the same turn. Figures are
-medians of the turns, with the range in brackets; they hold for this machine as busy as it was.
+**How:** the feeder, the broker and each candidate are separate processes on this one machine and share its
+cores. The feeder prepares the frames in advance. CPU time is the total user and kernel time of the process,
+from the first frame until Kafka has acknowledged the last record. No run used the spool. The floor, the peer
+and the bridge take turns, and each ratio compares two of the same turn. Figures are medians of the turns,
+with the range in brackets; they are valid for this machine under its load at the time.
 
-- **floor**: `zlib.decompress` and `orjson.loads` of each frame and nothing else, in a process that takes the
-  frames from the same feeder; on the idle machine it is a second figure.
+- **floor**: only `zlib.decompress` and `orjson.loads` of each frame, in a process that reads the frames from
+  the same feeder; measured again on the idle machine.
 - **plain peer**: websockets, zlib, orjson and `aiokafka.send` on uvloop, idempotent, zstd, `linger_ms=10`,
-  `max_batch_size=131072`; it makes the same records and validates nothing.
-- **bridge**: `digifinex-bridge run` with its defaults, all subscriptions on one connection. Without its state
-  it keeps no watermarks and writes nothing to bridge-state; nobody can run it so, it is what state costs."""
+  `max_batch_size=131072`; it makes the same records without validation.
+- **bridge**: `digifinex-bridge run` with its defaults, all subscriptions on one connection. The variant
+  without state keeps no watermarks and writes nothing to `bridge-state`; it only shows what state costs."""
 
 
 def _verdict(measured: Measured) -> str:
@@ -138,20 +138,20 @@ def _verdict(measured: Measured) -> str:
     for one in measured.comparisons:
         limit, name = _LIMITS[one.kind], one.kind
         rows += [
-            _row(f"CPU a frame, {name}, × floor", limit.floors, one.per_floor(EXACTLY_ONCE)),
-            _row(f"CPU a frame, {name}, × plain peer", limit.peers, one.per_peer(EXACTLY_ONCE)),
+            _row(f"CPU per frame, {name}, × floor", limit.floors, one.per_floor(EXACTLY_ONCE)),
+            _row(f"CPU per frame, {name}, × plain peer", limit.peers, one.per_peer(EXACTLY_ONCE)),
         ]
         if STATELESS in one.costs:
-            rows.append(_row(f"CPU a frame, {name}, × without its state", _STATE, one.with_state()))
+            rows.append(_row(f"CPU per frame, {name}, × without state", _STATE, one.with_state()))
     turns = measured.latencies
     p99 = {subject: [latency.p99_ms for latency in turns[subject]] for subject in turns}
     most = {AT_LEAST_ONCE: 0.0, EXACTLY_ONCE: _COMMIT_MS}
     for subject, more in most.items():
         beyond = [ours - peers - more for ours, peers in zip(p99[subject], p99[PEER], strict=True)]
-        allowed = f"that of the peer{f' + {more:g} ms' if more else ''}"
+        allowed = f"the peer's{f' + {more:g} ms' if more else ''}"
         reached = f"{median(p99[subject]):.0f} ms, {_beyond(median(beyond))}"
         rows.append(
-            f"| p99 of the delivery, {_short(subject)} | {allowed} | {reached} | {_tick(beyond, 0)} |"
+            f"| p99 delivery latency, {_short(subject)} | {allowed} | {reached} | {_tick(beyond, 0)} |"
         )
     peaks = [cost.peak_mb for one in measured.comparisons for cost in one.costs[EXACTLY_ONCE]]
     peaks.append(measured.growth.peak_mb)
@@ -161,7 +161,7 @@ def _verdict(measured: Measured) -> str:
     rows.append(f"| {what} | {_GROWTH:.0%} | {growth:+.1%} | {_tick([growth], _GROWTH)} |")
     return _table(
         "Required and reached",
-        "The bridge in exactly-once, unless it says otherwise.",
+        "The bridge with exactly-once delivery, unless stated otherwise.",
         ("", "at most", "reached", ""),
         rows,
     )
@@ -181,9 +181,9 @@ def _comparison(one: Comparison) -> str:
             f"| {_figure([cost.frames_s for cost in costs], 0)} | {max(cost.peak_mb for cost in costs):.0f} |"
         )
     return _table(
-        f"Work a frame on {title}",
+        f"Cost per frame on {title}",
         f"{_turns(len(one.floors))} of {one.frames:,} frames each, {_pace(RATES[one.kind])}.",
-        ("", "CPU µs a frame", "× floor", "× plain peer", "frames a second", "peak MB"),
+        ("", "CPU µs per frame", "× floor", "× plain peer", "frames a second", "peak MB"),
         rows,
     )
 
@@ -194,9 +194,9 @@ def _latency(measured: Measured) -> str:
         for subject, turns in measured.latencies.items()
     ]
     return _table(
-        f"Delivery at {measured.rate:,.0f} frames a second of the mix",
-        "Milliseconds from `received_us` in the record, the moment its frame was read from the socket, to\n"
-        "its arrival at a read_committed consumer of librdkafka (confluent-kafka) in a process of its own.",
+        f"Delivery latency at {measured.rate:,.0f} frames a second of the mix",
+        "Milliseconds from `received_us` in the record, the time when its frame was read from the socket,\n"
+        "to its arrival at a read_committed consumer (confluent-kafka, librdkafka) in a process of its own.",
         ("", "p50", "p99"),
         rows,
     )
@@ -207,8 +207,8 @@ def _growth(measured: Measured) -> str:
     rows = [f"| {10 * n} to {10 * n + 10} % | {mb:.0f} |" for n, mb in enumerate(tenths)]
     return _table(
         f"Memory over {measured.growth_frames:,} frames of the mix",
-        f"The bridge in exactly-once, at {GROWTH_RATE:,.0f} frames a second: resident megabytes, the median\n"
-        "of many looks during each tenth of the frames. Frames are repeated, trades with new ids. "
+        f"The bridge with exactly-once delivery, at {GROWTH_RATE:,.0f} frames a second: resident megabytes,\n"
+        "the median of many samples in each tenth of the frames. Frames are repeated, trades with new ids. "
         f"The peak was {measured.growth.peak_mb:.0f} MB.",
         ("frames", "MB"),
         rows,
@@ -223,24 +223,24 @@ def _trouble(troubles: Troubles) -> str:
     lost = soak.missing + soak.twice
     kills = troubles.kills
     rows = [
-        f"| takeover from a replica that stops | 3 s | {_figure(takeover.stopped)} s "
+        f"| takeover from a stopped replica | 3 s | {_figure(takeover.stopped)} s "
         f"| {_tick(takeover.stopped, 3)} |",
-        f"| takeover from one that is killed | {timeout + 3:g} s | {_figure(takeover.killed)} s "
+        f"| takeover from a killed replica | {timeout + 3:g} s | {_figure(takeover.killed)} s "
         f"| {_tick(takeover.killed, timeout + 3)} |",
-        f"| to the spool, frames a second, at least | {_SPOOL_RATE:,} | {spooling.taken_s:,.0f} "
+        f"| to the spool, frames a second (minimum) | {_SPOOL_RATE:,} | {spooling.taken_s:,.0f} "
         f"| {_tick([-spooling.taken_s], -_SPOOL_RATE)} |",
-        f"| from the spool to Kafka, frames a second, at least | {troubles.soak_rate:,} "
+        f"| from the spool to Kafka, frames a second (minimum) | {troubles.soak_rate:,} "
         f"| {spooling.drained_s:,.0f} | {_tick([-spooling.drained_s], -troubles.soak_rate)} |",
-        f"| peak memory meanwhile | {_PEAK_MB} MB | {spooling.peak_mb:.0f} MB "
+        f"| peak memory while spooling | {_PEAK_MB} MB | {spooling.peak_mb:.0f} MB "
         f"| {_tick([spooling.peak_mb], _PEAK_MB)} |",
-        f"| {kills.number} kills, {kills.trades:,} trades: twice, or missing without a gap that tells it | 0 "
-        f"| {kills.twice + kills.untold} | {_tick([kills.twice + kills.untold], 0)} |",
+        f"| {kills.number} kills, {kills.trades:,} trades: repeated, or missing outside of reported gaps | 0 "
+        f"| {kills.twice + kills.unreported} | {_tick([kills.twice + kills.unreported], 0)} |",
         f"| soak: growth from the second minute to the last | {_GROWTH:.0%} | {growth:+.1%} "
         f"| {_tick([growth], _GROWTH)} |",
-        f"| soak: trades missing or twice | 0 | {lost} | {_tick([lost], 0)} |",
+        f"| soak: trades missing or repeated | 0 | {lost} | {_tick([lost], 0)} |",
     ]
     return _table(
-        "Trouble",
+        "Failures",
         f"The soak: {len(soak.minutes_mb)} minutes at {troubles.soak_rate:,} frames a second, "
         f"{soak.reconnects} reconnects, {soak.trades:,} trades;\nmegabytes minute by minute: "
         f"{', '.join(f'{mb:.0f}' for mb in soak.minutes_mb)}.",
@@ -273,7 +273,7 @@ def _turns(number: int) -> str:
 
 
 def _pace(rate: float) -> str:
-    return f"{rate:g} a second" if rate else "as fast as they are taken"
+    return f"{rate:g} a second" if rate else "as fast as they are read"
 
 
 def _beyond(ms: float) -> str:
@@ -293,7 +293,7 @@ def _kafka_version() -> str:
 
 
 def _build() -> str:
-    """Say how the interpreter was built: what is not a library's costs a tenth more without optimisations."""
+    """Return how the interpreter was built; pure Python code is a tenth slower without optimisations."""
     optimised = "--enable-optimizations" in str(sysconfig.get_config_var("CONFIG_ARGS"))
     return f"built with{'' if optimised else 'out'} --enable-optimizations"
 

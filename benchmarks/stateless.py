@@ -1,6 +1,6 @@
-"""The bridge with its state taken out, for what state costs: `python -m benchmarks.stateless run ...`.
+"""The bridge without state, which shows what state costs: `python -m benchmarks.stateless run ...`.
 
-It keeps no watermarks and writes nothing to bridge-state. All else is the bridge.
+It keeps no watermarks and writes nothing to bridge-state; everything else is the bridge.
 """
 
 from collections.abc import Iterable

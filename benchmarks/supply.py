@@ -1,4 +1,4 @@
-"""The frames that everything is measured on, made by the simulator's market before any clock starts. Pure."""
+"""The frames for all measurements, made by the simulated market in advance. Pure."""
 
 import zlib
 from collections.abc import Iterator, Sequence
@@ -15,13 +15,13 @@ MARKETS = 700
 MIX, ALL_TICKER = "mix", "all_ticker"
 
 _SEED = 7
-_PUSHES = 20  # different ones of all_ticker
+_UPDATES = 20  # different frames of all_ticker
 _START = 1_600_000_000  # seconds
-_IDS = 10_000_000  # more than the trades of a market in one pass
+_IDS = 10_000_000  # added to trade ids in each pass; more than a pass uses
 
 
 class Supply:
-    """Frames without end: those that were made, over and over."""
+    """An endless stream that repeats the given frames."""
 
     def __init__(self, payloads: Sequence[bytes]) -> None:
         self._frames = [binary(payload) for payload in payloads]
@@ -34,8 +34,8 @@ class Supply:
     def stream(self) -> Iterator[bytes]:
         """Return whole WebSocket frames.
 
-        From the second pass on trades have new ids: those known are left out as repeated. Depth and tickers
-        come again as they are.
+        From the second pass on trades get new ids, because the bridge drops known ones. Depth and tickers are
+        repeated unchanged.
         """
         yield from self._frames
         shift = 0
@@ -47,7 +47,7 @@ class Supply:
 
 
 def mix(count: int) -> Supply:
-    """Return frames of depth, trades and ticker in the shares of the mix."""
+    """Return frames of depth, trades and ticker in the proportions of the mix."""
     return Supply(frames(_SEED, symbols=SYMBOLS, count=count))
 
 
@@ -55,7 +55,7 @@ def all_ticker() -> Supply:
     """Return frames of all_ticker, each with all markets."""
     exchange = Exchange(symbol_names(MARKETS), _SEED)
     payloads = []
-    for second in range(_START, _START + _PUSHES):
+    for second in range(_START, _START + _UPDATES):
         update = exchange.all_ticker(second, whole=True)
         if update is not None:
             payloads.append(compress(text(update)))

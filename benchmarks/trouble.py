@@ -1,4 +1,4 @@
-"""What trouble costs: how long until another replica serves, what the spool takes, what a long run loses."""
+"""Measures failures: how long a takeover takes, how fast the spool is, what kills and a long run lose."""
 
 import os
 import random
@@ -23,20 +23,20 @@ from tests.support.kafka_broker import Broker
 from tests.support.process import RunningBridge, config
 
 _SYMBOLS = symbol_names(50)
-_LOOK = 0.01  # seconds
+_LOOK = 0.01  # seconds between two polls
 _PATIENCE = 300.0  # seconds
 _MB = 1024 * 1024
 
 
 class Takeover(NamedTuple):
-    """Seconds from the end of one of two replicas until the other one has all subscriptions confirmed."""
+    """Seconds from the end of one of two replicas until the other has all subscriptions confirmed."""
 
     stopped: list[float]
     killed: list[float]
 
 
 class Spooling(NamedTuple):
-    """Frames a second to disk while Kafka hangs, frames a second to Kafka afterwards, the peak of memory."""
+    """Frames a second to disk while Kafka hangs, frames a second to Kafka afterwards, and peak memory."""
 
     taken_s: float
     drained_s: float
@@ -44,7 +44,7 @@ class Spooling(NamedTuple):
 
 
 class Soak(NamedTuple):
-    """Resident megabytes in each minute; trades that were made and are missing or twice; reconnects."""
+    """Resident megabytes in each minute; trades made, missing and repeated; reconnects."""
 
     minutes_mb: list[float]
     trades: int
@@ -54,16 +54,16 @@ class Soak(NamedTuple):
 
 
 class Kills(NamedTuple):
-    """So many ends by SIGKILL; trades made, those twice, and those missing that no gap tells of."""
+    """Number of SIGKILLs; trades made, repeated, and missing outside of reported gaps."""
 
     number: int
     trades: int
     twice: int
-    untold: int
+    unreported: int
 
 
 def takeover(kafka: Broker, turns: int) -> Takeover:
-    """Let replicas end, with the default session timeout."""
+    """Stop and kill replicas, with the default session timeout."""
     ends: dict[str, list[float]] = {"stop": [], "kill": []}
     with ExchangeThread(symbols=_SYMBOLS, rate=500) as exchange, tempfile.TemporaryDirectory() as folder:
         sections: dict[str, dict[str, Any]] = {
@@ -89,7 +89,7 @@ def takeover(kafka: Broker, turns: int) -> Takeover:
 
 
 def spooling(kafka: Broker, feeder: Feeder, count: int) -> Spooling:
-    """Blast frames while Kafka hangs, then let it go on."""
+    """Send frames at full speed while Kafka hangs, then resume it."""
     delete_topic(kafka.bootstrap, f"{PREFIX}.bridge-state")
     sections: dict[str, Any] = {
         "exchange": {"subscriptions_per_session": 3 * len(supply.SYMBOLS)},
@@ -109,7 +109,10 @@ def spooling(kafka: Broker, feeder: Feeder, count: int) -> Spooling:
         finally:
             kafka.resume()
         resumed = time.monotonic()
-        _until(lambda: not bridge.metric("spool_records") + bridge.metric("pending_records"), "nothing waits")
+        _until(
+            lambda: not bridge.metric("spool_records") + bridge.metric("pending_records"),
+            "all records are on Kafka",
+        )
         drained = time.monotonic() - resumed
         peak = _status(bridge.process.pid, "VmHWM")
         assert bridge.stop() == 0, bridge.stderr
@@ -117,8 +120,8 @@ def spooling(kafka: Broker, feeder: Feeder, count: int) -> Spooling:
 
 
 def soak(kafka: Broker, minutes: int, rate: int) -> Soak:
-    """Run for long, with a reconnect a minute, and compare the trades with those that were made."""
-    looks: list[list[float]] = [[] for _ in range(minutes)]
+    """Run for minutes with a reconnect in each, and compare the trades on Kafka with those that were made."""
+    samples: list[list[float]] = [[] for _ in range(minutes)]
     with (
         ExchangeThread(symbols=_SYMBOLS, rate=rate, faults=Faults(drop=60)) as exchange,
         tempfile.TemporaryDirectory() as folder,
@@ -127,7 +130,7 @@ def soak(kafka: Broker, minutes: int, rate: int) -> Soak:
         bridge.wait_ready()
         began = time.monotonic()
         while (minute := int((time.monotonic() - began) // 60)) < minutes:
-            looks[minute].append(psutil.Process(bridge.process.pid).memory_info().rss / _MB)
+            samples[minute].append(psutil.Process(bridge.process.pid).memory_info().rss / _MB)
             time.sleep(1.0)
         exchange.quiesce()
         reconnects = int(bridge.metric("reconnects_total"))
@@ -139,11 +142,11 @@ def soak(kafka: Broker, minutes: int, rate: int) -> Soak:
         len({one for one in ids if one >= found[symbol][0]} - set(found[symbol]))
         for symbol, ids in made.items()
     )
-    return Soak([median(one) for one in looks], sum(map(len, made.values())), missing, twice, reconnects)
+    return Soak([median(one) for one in samples], sum(map(len, made.values())), missing, twice, reconnects)
 
 
 def kills(kafka: Broker, number: int, rate: int) -> Kills:
-    """Kill the bridge at random points, and compare the trades with those that were made."""
+    """Kill the bridge at random times, and compare the trades on Kafka with those that were made."""
     sections: dict[str, dict[str, Any]] = {"kafka": {"session_timeout": 2.0}}
     with ExchangeThread(symbols=_SYMBOLS, rate=rate) as exchange, tempfile.TemporaryDirectory() as folder:
         for _ in range(number):
@@ -158,14 +161,14 @@ def kills(kafka: Broker, number: int, rate: int) -> Kills:
         made = {symbol: [one["id"] for one in trades] for symbol, trades in exchange.truth.made.items()}
     found, gaps = trade_ids(kafka, "kills"), gaps_of(kafka, "kills", "trades")
     still_open = [gap for gap in gaps if not gap["closed_by"]]
-    untold = sum(
+    unreported = sum(
         not any(gap["symbol"] == symbol and gap["after_id"] < one < gap["before_id"] for gap in still_open)
         for symbol, ids in made.items()
         for one in set(ids) - set(found[symbol])
         if one > found[symbol][0]
     )
     twice = sum(len(ids) - len(set(ids)) for ids in found.values())
-    return Kills(number, sum(map(len, made.values())), twice, untold)
+    return Kills(number, sum(map(len, made.values())), twice, unreported)
 
 
 @contextmanager
@@ -176,7 +179,7 @@ def _bridge(
     prefix: str,
     sections: Mapping[str, Mapping[str, Any]],
 ) -> Iterator[RunningBridge]:
-    """Run a replica, with a folder of its own."""
+    """Run a replica in a folder of its own."""
     channels = dict.fromkeys(("trades", "depth", "ticker"), _SYMBOLS)
     settings = config(exchange.url, kafka, prefix, {"channels": channels, **sections})
     own = Path(folder) / os.urandom(4).hex()

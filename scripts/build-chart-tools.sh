@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Build helm, helm-unittest, helm-docs and kubeconform, as tools/go.mod pins them, into .cache/bin.
+# Build helm, helm-unittest, helm-docs and kubeconform into .cache/bin, in the versions that tools/go.mod pins.
 set -euo pipefail
 cd "$(dirname "$0")/../tools"
 
@@ -8,16 +8,16 @@ sum=$(cat go.mod go.sum ../scripts/build-chart-tools.sh | sha256sum)
 if [[ -f $stamp && $(<"$stamp") == "$sum" ]]; then
     exit
 fi
-# As installed, not as tools/go.mod would have it fetched.
+# The installed version, not the one that tools/go.mod would fetch.
 found=$(cd / && GOTOOLCHAIN=local go version 2>/dev/null | sed -nE 's/.* go([0-9]+\.[0-9]+).*/\1/p') || true
 if [[ $(printf '%s\n' 1.21 "${found:-0}" | sort -V | head -n 1) != 1.21 ]]; then
-    echo "set-up failed: install Go first, 1.21 or newer, from https://go.dev/dl/ or your distribution, and put it" \
-        "into PATH (it fetches the one that tools/go.mod names); found: ${found:-none}" >&2
+    echo "setup failed: install Go 1.21 or newer from https://go.dev/dl/ or your distribution, and add it to PATH" \
+        "(it fetches the version that tools/go.mod names); found: ${found:-none}" >&2
     exit 1
 fi
-echo "set-up: building the tools that check the chart, some minutes" >&2
+echo "setup: building the chart tools, this takes some minutes" >&2
 
-# What helm thinks is the cluster's version, unless it is told; a build without this says 1.20.
+# The Kubernetes version that helm assumes by default; without these flags it is 1.20.
 version=helm.sh/helm/v3/pkg
 flags="-s -w -X $version/chartutil.k8sVersionMajor=1 -X $version/chartutil.k8sVersionMinor=37"
 flags+=" -X $version/lint/rules.k8sVersionMajor=1 -X $version/lint/rules.k8sVersionMinor=37"

@@ -1,26 +1,26 @@
-# Sourced by the other scripts, with the root of the project as the current folder.
+# Sourced by the other scripts, with the root of the project as the current directory.
 
-# One set-up at a time; the next one finds all done.
+# One setup at a time; the next one finds everything done.
 mkdir -p .cache
 exec {lock}>.cache/set-up.lock
 flock "$lock"
 
 step() {
-    echo "set-up: $*" >&2
+    echo "setup: $*" >&2
 }
 
 fail() {
-    echo "set-up failed: $*" >&2
+    echo "setup failed: $*" >&2
     exit 1
 }
 
-# Run a command; show what it printed only if it fails.
+# Run a command; show its output only if it fails.
 quietly() {
     local output status=0
     output=$("$@" 2>&1 </dev/null) || status=$?
     if ((status)); then
         echo "$output" >&2
-        fail "'$*' ended with status $status"
+        fail "'$*' exited with status $status"
     fi
 }
 
@@ -34,11 +34,11 @@ as_root() {
 }
 
 install_debian() {
-    command -v apt-get >/dev/null || fail "install these first, this machine has no apt-get: $*"
-    # With -v a password is asked for here, where it can be seen.
-    ((EUID == 0)) || sudo -v || fail "install these first, as root: apt-get install $*"
-    step "installing Debian's packages $*"
+    command -v apt-get >/dev/null || fail "this machine has no apt-get; install these packages first: $*"
+    # -v asks for the password here, where the prompt is visible.
+    ((EUID == 0)) || sudo -v || fail "install these packages first, as root: apt-get install $*"
+    step "installing Debian packages: $*"
     as_root apt-get update
-    # RUNLEVEL=1: a package that brings a service doesn't start it where there is no systemd.
+    # RUNLEVEL=1: without systemd, packages do not start their services.
     as_root env DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 apt-get install --yes --no-install-recommends "$@"
 }

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Write the requirements files, for every Python and platform that pyproject.toml allows.
+# Write the requirements files for every Python version and platform that pyproject.toml allows.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-# The hashes of the requirements files are the lock; uv's own file also holds addresses.
+# The requirements files with their hashes are the lock; uv.lock would also contain addresses.
 rm -f uv.lock
 trap 'rm -f uv.lock' EXIT
 

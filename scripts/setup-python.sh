@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Make .venv with the bridge and the packages of requirements-dev.txt or requirements-demo.txt.
+# Create .venv with the bridge and the packages of requirements-dev.txt or requirements-demo.txt.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/common.sh
@@ -18,24 +18,24 @@ find_python() {
     return 1
 }
 
-# What `$stamp` says when that kind is installed and nothing has changed since.
+# The content of `$stamp` if this kind is installed and nothing has changed since.
 installed() {
     echo "$1 $(cat "requirements-$1.txt" pyproject.toml scripts/setup-python.sh | sha256sum | cut -d ' ' -f 1)"
 }
 
-# A .venv that was moved or not finished has no pip with this address.
+# A .venv that was moved or is incomplete has no pip with this path.
 usable() {
     .venv/bin/python -c '' 2>/dev/null && grep -qsF "$PWD/.venv/bin/python" .venv/bin/pip
 }
 
-# A linked .venv belongs to another clone, and is used as it is: to make it anew would empty that clone's.
+# A linked .venv belongs to another clone and is used as it is: recreating it would empty that one.
 if [[ -L .venv ]]; then
     exit
 fi
 
 if usable && [[ -f $stamp ]]; then
     found=$(<"$stamp")
-    # The packages of the demo are among those for development.
+    # The development packages include those of the demo.
     if [[ $found == "$(installed "$kind")" || $found == "$(installed dev)" ]]; then
         exit
     fi
@@ -44,16 +44,16 @@ fi
 if ! usable; then
     if ! python=$(find_python); then
         install_debian python3 python3-venv
-        python=$(find_python) || fail "Python 3.11 or newer is needed, with its modules venv and ensurepip"
+        python=$(find_python) || fail "Python 3.11 or newer is required, with the modules venv and ensurepip"
     fi
-    step "making .venv with $("$python" --version)"
+    step "creating .venv with $("$python" --version)"
     quietly "$python" -m venv --clear .venv
 fi
 
 rm -f "$stamp"
 pip=(.venv/bin/python -m pip --disable-pip-version-check --quiet)
 step "installing requirements-$kind.txt"
-# Wheels only: to build from source, pip would fetch what no hash pins.
+# Wheels only: to build from source, pip would fetch packages that no hash pins.
 quietly "${pip[@]}" install --require-hashes --only-binary :all: -r "requirements-$kind.txt"
 step "installing the bridge"
 quietly "${pip[@]}" install --no-deps --no-build-isolation -e .

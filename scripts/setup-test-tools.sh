@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Install what tests need besides Python: Java, Maven, Apache Kafka, kcat, libfaketime, Prometheus, what builds and runs
-# images, and the tools that check the chart.
+# Install what tests need besides Python: Java, Maven, Apache Kafka, kcat, libfaketime, Prometheus, buildah, podman and
+# the chart tools.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/common.sh
 
-# This takes longest, and needs nothing of the rest. In a group of its own, so that it ends with its children when a
-# later step fails.
+# Takes longest and depends on nothing else. It runs in a process group of its own, so that it ends with its children
+# when a later step fails.
 set -m
 scripts/build-chart-tools.sh &
 chart_tools=$!
@@ -22,14 +22,14 @@ done
 compgen -G "/usr/lib/*/faketime/libfaketimeMT.so.1" >/dev/null || missing+=(libfaketime)
 if ((${#missing[@]})); then
     install_debian "${missing[@]}"
-    # No service is wanted of that package.
+    # The package would start a service, which is not wanted.
     if [[ " ${missing[*]} " == *" prometheus "* && -d /run/systemd/system ]]; then
         as_root systemctl disable --now prometheus
     fi
 fi
 
 java=$(java -XshowSettings:properties -version 2>&1 | sed -n 's/.*java\.specification\.version = //p')
-((${java%%.*} >= 17)) || fail "Java 17 or newer is needed, 'java' is Java $java"
+((${java%%.*} >= 17)) || fail "Java 17 or newer is required, 'java' is Java $java"
 
 fetch_jars() {
     local pom=$1 folder=$2 sum
@@ -38,7 +38,7 @@ fetch_jars() {
         return
     fi
     step "fetching $folder with Maven"
-    # Into another folder first: what is interrupted is not taken for complete.
+    # Into another directory first, so that an interrupted download does not look complete.
     rm -rf "$folder.new"
     mkdir -p "$folder.new"
     quietly mvn -B -q -f "$pom" dependency:copy-dependencies -DincludeScope=runtime "-DoutputDirectory=$PWD/$folder.new"
@@ -49,4 +49,4 @@ fetch_jars() {
 
 fetch_jars tests/support/kafka/pom.xml .cache/kafka/libs
 fetch_jars tests/support/kafka/tools/pom.xml .cache/kafka/tools
-wait "$chart_tools" || fail "the tools that check the chart can't be built"
+wait "$chart_tools" || fail "the chart tools could not be built"

@@ -1,4 +1,4 @@
-"""The requirements files pin what `pyproject.toml` asks for; nothing here needs the network."""
+"""The requirements files pin exactly what `pyproject.toml` requires; checked without network."""
 
 import re
 import tomllib
@@ -22,7 +22,7 @@ _PIN = re.compile(r"(?P<requirement>[^\\]+?)(?: +--hash=sha256:[0-9a-f]{64})+")
 
 
 class Pin(NamedTuple):
-    """What a file says of one package: `name` and `version`, and where it is wanted."""
+    """One package as a requirements file pins it, with its environment marker."""
 
     name: str
     version: str
@@ -30,7 +30,7 @@ class Pin(NamedTuple):
 
 
 def pins(file: str) -> set[Pin]:
-    """Return what a file pins; each line has to be a package with a version and hashes."""
+    """Return the pins of a file; every line must be a package with a version and hashes."""
     found = set()
     for line in (ROOT / file).read_text().replace("\\\n   ", "").splitlines():
         match = _PIN.fullmatch(line)
@@ -43,15 +43,15 @@ def pins(file: str) -> set[Pin]:
 
 
 def group(name: str) -> list[str]:
-    """Return the requirements of a dependency group and of those that it includes."""
+    """Return the requirements of a dependency group, included groups too."""
     requirements: list[str] = []
     for entry in PROJECT["dependency-groups"][name]:
         requirements += [entry] if isinstance(entry, str) else group(entry["include-group"])
     return requirements
 
 
-def wanted() -> list[tuple[str, str]]:
-    """Return each file with each requirement that it has to meet."""
+def required() -> list[tuple[str, str]]:
+    """Return each file paired with each requirement that it must satisfy."""
     runtime = PROJECT["project"]["dependencies"]
     demo = runtime + PROJECT["project"]["optional-dependencies"]["demo"]
     files = {
@@ -63,8 +63,8 @@ def wanted() -> list[tuple[str, str]]:
     return [(file, requirement) for file, requirements in files.items() for requirement in requirements]
 
 
-@pytest.mark.parametrize(("file", "text"), sorted(set(wanted())))
-def test_requirement_is_pinned_in_its_range(file: str, text: str) -> None:
+@pytest.mark.parametrize(("file", "text"), sorted(set(required())))
+def test_every_requirement_is_pinned_within_its_range(file: str, text: str) -> None:
     requirement = Requirement(text)
     versions = [pin.version for pin in pins(file) if pin.name == _normal(requirement.name)]
     assert versions, "run 'make lock'"
@@ -73,7 +73,7 @@ def test_requirement_is_pinned_in_its_range(file: str, text: str) -> None:
 
 
 def closure(requirements: list[str]) -> set[str]:
-    """Return all packages that these come to on this machine, as the installed ones declare it."""
+    """Return these packages and all their dependencies on this machine, as the installed ones declare."""
     found: set[str] = set()
     seen: set[tuple[str, str]] = set()
     left = [(Requirement(text), "") for text in requirements]
@@ -91,18 +91,18 @@ def closure(requirements: list[str]) -> set[str]:
 
 
 @pytest.mark.parametrize("file", [RUNTIME, BUILD, DEMO, DEV])
-def test_all_that_is_needed_is_pinned_and_nothing_else(file: str) -> None:
+def test_a_file_pins_all_dependencies_and_nothing_else(file: str) -> None:
     here = {pin.name for pin in pins(file) if not pin.marker or Marker(pin.marker).evaluate()}
-    assert here == closure([text for name, text in wanted() if name == file]), "run 'make lock'"
+    assert here == closure([text for name, text in required() if name == file]), "run 'make lock'"
 
 
 @pytest.mark.parametrize(("smaller", "larger"), [(RUNTIME, DEMO), (BUILD, DEMO), (DEMO, DEV)])
-def test_files_agree(smaller: str, larger: str) -> None:
+def test_files_pin_the_same_versions(smaller: str, larger: str) -> None:
     assert pins(smaller) <= pins(larger)
 
 
 @pytest.mark.parametrize("file", [RUNTIME, BUILD, DEMO, DEV])
-def test_file_holds_no_address(file: str) -> None:
+def test_a_file_contains_no_urls(file: str) -> None:
     text = (ROOT / file).read_text()
     assert "://" not in text
     assert " @ " not in text
