@@ -2,19 +2,18 @@
 
 import json
 import re
-import runpy
+import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import msgspec
 import pytest
+import yaml
 
-import bridge.channels
 from bridge.channels import CHANNELS
-from bridge.channels.channel import table
-from tests.monitoring.rules import ROOT
+from tests.chart.helm import CHART, ROOT, tool
 
-CHART = ROOT / "helm" / "digifinex-bridge"
 PRIVATE = {name for name, channel in CHANNELS.items() if channel.private}
 PUBLIC = CHANNELS.keys() - PRIVATE
 
@@ -27,6 +26,24 @@ GENERATED = {
 _NAME = "|".join(sorted(CHANNELS, key=len, reverse=True))
 _BETWEEN = r"[\s`'\"\[\](),|]*(?:\b(?:and|or)\b)?[\s`'\"\[\](),|]*"
 _LIST = re.compile(rf"\b(?:{_NAME})\b(?:{_BETWEEN}\b(?:{_NAME})\b)+")
+
+# Prints what a generator writes if there is one more public channel and one more private one.
+_WITH_TWO_MORE = """
+import runpy, sys
+import msgspec
+import bridge.channels
+from bridge.channels.channel import table
+known = bridge.channels.CHANNELS
+kline = msgspec.structs.replace(known["trades"], name="kline")
+margin = msgspec.structs.replace(known["order"], name="margin")
+bridge.channels.CHANNELS = table(*known.values(), kline, margin)
+sys.stdout.write(runpy.run_path(sys.argv[1])["document"]())
+"""
+
+
+def with_two_more(script: str) -> str:
+    command = [sys.executable, "-c", _WITH_TWO_MORE, ROOT / "scripts" / script]
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
 
 
 def written_by_hand() -> Iterator[Path]:
@@ -57,19 +74,31 @@ def test_a_list_of_all_channels_is_recognised() -> None:
 
 
 @pytest.mark.parametrize("script", ["alert_rules.py", "dashboard.py"])
-def test_a_new_public_channel_is_watched_and_a_new_private_one_is_not(
-    script: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    added = [
-        msgspec.structs.replace(CHANNELS["trades"], name="kline"),
-        msgspec.structs.replace(CHANNELS["order"], name="margin"),
-    ]
-    monkeypatch.setattr(bridge.channels, "CHANNELS", table(*CHANNELS.values(), *added))
-    text = runpy.run_path(str(ROOT / "scripts" / script))["document"]()
-    matchers = re.findall(r'channel=~\\?"([^"\\]*)\\?"', text)
+def test_a_new_public_channel_is_watched_and_a_new_private_one_is_not(script: str) -> None:
+    matchers = re.findall(r'channel=~\\?"([^"\\]*)\\?"', with_two_more(script))
     lists = [matcher.split("|") for matcher in matchers if not matcher.startswith("$")]
     assert len(lists) >= 3
     assert all({*names} == {*PUBLIC, "kline"} for names in lists)
+
+
+def test_the_metrics_of_a_new_channel_exist_from_the_start() -> None:
+    rows = [line for line in with_two_more("metrics_doc.py").splitlines() if "`trades`" in line]
+    assert rows
+    assert all("`kline`" in row and "`margin`" in row for row in rows)
+
+
+def test_the_chart_accepts_and_renders_new_channels(tmp_path: Path) -> None:
+    chart = tmp_path / "chart"
+    shutil.copytree(CHART, chart)
+    (chart / "values.schema.json").write_text(with_two_more("chart_schema.py"))
+    values = {
+        "config": {"kafka": {"bootstrap_servers": "kafka:9092"}, "channels": {"kline": ["BTC_USDT"]}},
+        "accounts": [{"name": "main", "existingSecret": "exchange", "margin": ["ETH_USDT"]}],
+    }
+    done = tool("helm", "template", "feed", chart, "--values", "-", stdin=yaml.safe_dump(values))
+    assert done.returncode == 0, done.stderr
+    assert 'kline = ["BTC_USDT"]' in done.stdout
+    assert 'margin = ["ETH_USDT"]' in done.stdout
 
 
 def test_an_account_in_the_chart_s_values_can_have_every_private_channel() -> None:
