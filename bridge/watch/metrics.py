@@ -175,7 +175,7 @@ DECLARATIONS: tuple[Declaration, ...] = (
     Declaration(
         "reading_paused",
         Gauge,
-        "1 while reading from the exchange is paused because memory and spool take no more records, else 0.",
+        "1 while reading from the exchange is paused because memory and spool are full, else 0.",
         "shard",
     ),
     Declaration(

@@ -81,7 +81,7 @@ class Images:
             "--cap-drop=all",
             "--security-opt=no-new-privileges",
         ]
-        # What needs no more of this machine than it may give.
+        # Options that work on a machine that is a container itself.
         machine = [
             "--runtime=runc",
             "--network=host",
