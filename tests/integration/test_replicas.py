@@ -164,14 +164,17 @@ def test_when_a_replica_is_killed_the_others_take_over(
 def test_a_replica_that_stops_hands_its_shards_over_at_once(
     kafka: Broker, prefix: str, tmp_path: Path, exchange: ExchangeThread
 ) -> None:
-    keys = {"session_timeout": 600.0}
+    keys = {"session_timeout": 60.0}
     with replicas(tmp_path, exchange, kafka, prefix, **keys) as group:
         group.start()
         leaving = group.start()
         eventually(lambda: sorted(map(len, group.owned())) == [2, 2], 30, "two shards each")
         group.running.remove(leaving)
         assert leaving.stop() == 0
-        eventually(group.spread, 20, "the other one serves all, without waiting for the session timeout")
+        stopped = time.monotonic()
+        eventually(group.spread, 20, "the other one serves all")
+        # By its next heartbeat, sent every 15 s; the session would have timed out 45 to 60 s after the stop.
+        assert time.monotonic() - stopped < 40
         finish(group, exchange, kafka, prefix)
 
 
