@@ -7,11 +7,11 @@ from collections.abc import Iterable
 
 from bridge.cli import main
 from bridge.kafka.batches import Batches
-from bridge.kafka.state import Save, State
+from bridge.kafka.state import Save, ShardState
 from bridge.records import Record
 
 
-def _save_nothing(_state: State, _sent: Iterable[Record]) -> Save:
+def _save_nothing(_state: ShardState, _sent: Iterable[Record]) -> Save:
     return Save(0, {}, {})
 
 
@@ -20,6 +20,6 @@ async def _send_nothing(_batches: Batches, _save: Save) -> None:
 
 
 if __name__ == "__main__":
-    State.save = _save_nothing  # type: ignore[assignment, method-assign]
+    ShardState.save = _save_nothing  # type: ignore[assignment, method-assign]
     Batches.send_state = _send_nothing  # type: ignore[assignment, method-assign]
     main()

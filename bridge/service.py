@@ -19,7 +19,7 @@ from bridge.kafka.client import FAILURES, in_words
 from bridge.kafka.leases import Leases
 from bridge.kafka.topics import Topic, prepare
 from bridge.records import STATE
-from bridge.shard import Shard
+from bridge.shard import Replica, Shard
 from bridge.watch.endpoints import Endpoints
 from bridge.watch.metrics import Metrics
 from bridge.websocket.courtesy import Courtesy
@@ -176,15 +176,8 @@ class Bridge:
         owned = self.metrics.gauge("shard_owned", shard=str(number))
         backoff = Backoff(0.1, 5.0)
         while not self.stop.is_set() and number in (leases.shards or ()):
-            shard = self._shards[number] = Shard(
-                number,
-                self._config,
-                topics,
-                self.metrics,
-                replica=self.replica,
-                is_ours=partial(leases.is_ours, number),
-                courtesy=self._courtesy,
-            )
+            replica = Replica(self.replica, self._config, topics, self.metrics, self._courtesy)
+            shard = self._shards[number] = Shard(number, replica, partial(leases.is_ours, number))
             owned.value = 1
             try:
                 spooled, lost = await shard.run()

@@ -2,24 +2,24 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Collection, Mapping
+from dataclasses import dataclass
 
 import structlog
 
 from bridge import plan
 from bridge.channels import CHANNELS
-from bridge.config import AccountConfig, Config, Delivery
+from bridge.config import AccountConfig, Config
 from bridge.errors import ShardLost
 from bridge.exchange.requests import Credentials
-from bridge.kafka.client import transactional_id
 from bridge.kafka.queues import Queues
 from bridge.kafka.sink import Sink
-from bridge.kafka.state import State
+from bridge.kafka.state import ShardState
 from bridge.kafka.topics import Topic
 from bridge.pipeline import Pipeline
 from bridge.records import STATE
 from bridge.spool.overflow import Overflow
 from bridge.spool.spool import Spool
-from bridge.watch.events import About, Journal, Kind
+from bridge.watch.events import Journal
 from bridge.watch.metrics import Metrics
 from bridge.watch.watch import Watch
 from bridge.websocket.connector import Account, Connector
@@ -27,85 +27,73 @@ from bridge.websocket.courtesy import Courtesy
 
 log = structlog.get_logger(__name__)
 
-# Of the 10 s that a stop may take: what is queued gets this long; goodbyes and closing need the rest.
+# Seconds of the 10 that a stop may take, for what is pending to be delivered; closing the sessions and clients
+# takes the rest.
 _DRAIN = 4.5
 
 _PRIVATE = frozenset(name for name, channel in CHANNELS.items() if channel.private)
-_NOTE_ALIVE = 1.0  # seconds between two notes that private channels are listened to
+_NOTE_ALIVE = 1.0  # seconds between two saves of until when private channels were listened to
+
+
+@dataclass(frozen=True, slots=True)
+class Replica:
+    """What all shards of this process share: its name as a replica, and what they are served with."""
+
+    name: str
+    config: Config
+    topics: Mapping[str, Topic]
+    metrics: Metrics
+    courtesy: Courtesy
 
 
 class Shard:
-    """One shard, numbered from 0, as a replica serves it from taking it over to losing it.
+    """One shard, numbered from 0, as a replica serves it from taking it over to losing it or stopping.
 
-    `failed` if a mistake of our own has ended it, `lost` if it is another replica's now, `paused` while
-    it does not read from the exchange, for too much waits for Kafka.
+    `is_ours` returns whether the group has it assigned to this replica, by a response of Kafka that is not
+    older than so many seconds.
     """
 
-    def __init__(
-        self,
-        number: int,
-        config: Config,
-        topics: Mapping[str, Topic],
-        metrics: Metrics,
-        *,
-        replica: str,
-        is_ours: Callable[[float], Awaitable[bool]],
-        courtesy: Courtesy,
-    ) -> None:
-        self.failed = False
-        self.lost = False
-        self.paused = False
-        self._over = asyncio.Event()
+    def __init__(self, number: int, replica: Replica, is_ours: Callable[[float], Awaitable[bool]]) -> None:
+        self.failed = False  # whether an internal error has ended it
+        self.lost = False  # whether another replica serves it now
+        self.paused = False  # whether reading from the exchange is paused, for memory and spool are full
+        config, topics, metrics = replica.config, replica.topics, replica.metrics
+        kafka = config.kafka
         self._config = config
-        self._courtesy = courtesy
-        self._metrics = metrics
-        self._label = str(number)
+        self._courtesy = replica.courtesy
         self._number = number
         self._plan = plan.plan(config, number)
-        self._markets: set[bytes] = set()
-        kafka = config.kafka
-        exactly_once = kafka.delivery is Delivery.EXACTLY_ONCE
-        self._state = State(kafka, topics[STATE], number, replica)
-        self.overflow = Overflow(
-            spool(config, number),
-            self._state,
-            replica,
-            self._tell,
-        )
+        self._state = ShardState(kafka, topics[STATE], number, replica.name)
+        self.overflow = Overflow(spool(config, number), replica.name, number, self._state.watermarks)
         self.queues = Queues(
             topics,
+            self._state,
             self.overflow,
             metrics,
             max_pending_bytes=kafka.max_pending_bytes,
-            on_room=self._on_room,
+            on_change=self._on_change,
         )
         self._sink = Sink(
-            kafka,
-            topics,
-            transactional_id=transactional_id(kafka, number) if exactly_once else None,
-            queues=self.queues,
-            overflow=self.overflow,
-            state=self._state,
-            is_ours=is_ours,
-            metrics=metrics,
+            kafka, topics, queues=self.queues, state=self._state, is_ours=is_ours, metrics=metrics
         )
-        self._journal = Journal(replica, number, self.queues.add)
-        self._watch = Watch(self._label, metrics, self._journal)
-        self._pipeline: Pipeline
-        self._connectors: list[Connector] = []
-        self._group = asyncio.TaskGroup()
-        self._running: set[asyncio.Task[None]] = set()
-        self._stopping = False
+        self._watch = Watch(str(number), metrics, Journal(replica.name, number, self.queues.add))
+        self._over = asyncio.Event()  # set when it is to end: stopped, lost or failed
+        self._stopping = False  # whether it ends, so that no session is opened any more
+        self._markets: set[bytes] = set()  # all that all_ticker has listed
+        self._pipeline: Pipeline  # from the takeover on
+        self._connectors: list[Connector] = []  # public ones and those of accounts, in the order of opening
+        self._group = asyncio.TaskGroup()  # of all its tasks
+        self._running: set[asyncio.Task[None]] = set()  # those of the connectors
 
     async def run(self) -> tuple[int, int]:
         """Serve until `stop`, then deliver what was received; return how many records were not delivered.
 
-        First those that wait on disk, then those that are lost. Or serve until the shard is lost: then what
-        was received is left to the one who has it now.
+        They are counted in two numbers: those left in the spool, and those lost. If the shard is lost to
+        another replica, nothing more is delivered, for that replica fetches it again: both are 0.
         """
         async with self._group:
-            delivering = self._group.create_task(self._part(self._sink.run), name=f"sink {self._label}")
-            serving = self._group.create_task(self._serve(), name=f"shard {self._label}")
+            delivering = self._group.create_task(self._part(self._sink.run), name=f"sink {self._watch.shard}")
+            serving = self._group.create_task(self._serve(), name=f"shard {self._watch.shard}")
             await self._over.wait()
             self._stopping = True
             serving.cancel()
@@ -124,37 +112,37 @@ class Shard:
             self.overflow.close()
 
     def stop(self) -> None:
-        """End it, with all that was received delivered."""
+        """End it after all that was received is delivered."""
         self._over.set()
 
     def lose(self, why: str) -> None:
-        """End it at once, for it is another replica's now."""
+        """End it at once: another replica serves it now."""
         if not self._over.is_set():
-            log.warning("shard lost", shard=self._label, why=why)
+            log.warning("shard lost", shard=self._watch.shard, why=why)
             self.lost = True
             self._over.set()
 
     def missing(self) -> dict[str, object]:
-        """Say what keeps the shard from being ready; nothing if it is."""
+        """Return what keeps the shard from being ready, by cause; empty if it is."""
         missing: dict[str, object] = {}
         if (kafka := self._sink.missing()) is not None:
             missing["kafka"] = kafka
         elif self.paused:
-            missing["kafka"] = "too much waits for it, and the disk takes no more: reading is paused"
+            missing["kafka"] = "reading paused: memory and spool are full"
         subscriptions = [text for connector in self._connectors for text in connector.missing()]
         if not self._sink.taken_over.is_set():
-            subscriptions = [f"shard {self._label} is being taken over"]
+            subscriptions = [f"shard {self._watch.shard}: takeover in progress"]
         if subscriptions:
             missing["subscriptions"] = subscriptions
         return missing
 
     async def _serve(self) -> None:
-        """Subscribe, once it is known what Kafka has already."""
+        """Subscribe, once bridge-state has said what Kafka has."""
         await self._sink.taken_over.wait()
         previous = self._state.previous
-        detail = f"from {previous.replica}" if previous else "as the first"
-        log.info("shard taken over", shard=self._label, detail=detail)
-        self._journal.record("takeover", detail=detail)
+        detail = f"from {previous.replica}" if previous else "no previous owner"
+        log.info("shard taken over", shard=self._watch.shard, detail=detail)
+        self._watch.journal.record("takeover", detail=detail)
         self._pipeline = Pipeline(
             wanted=self._plan.records,
             emit=self.queues.add,
@@ -171,7 +159,7 @@ class Shard:
             self._note_alive()
 
     def _note_alive(self) -> None:
-        """Keep until when private channels were listened to, when all that they brought is on Kafka."""
+        """Save until when private channels were listened to, if all that they brought is on Kafka."""
         if self.queues.pending(_PRIVATE):
             return
         for account, _ in self._plan.private:
@@ -198,37 +186,39 @@ class Shard:
         )
 
     def _start(self, connector: Connector) -> None:
-        task = self._group.create_task(self._part(connector.run), name=f"connector {self._label}")
+        task = self._group.create_task(self._part(connector.run), name=f"connector {self._watch.shard}")
         self._running.add(task)
 
     async def _part(self, run: Callable[[], Awaitable[None]]) -> None:
-        """Run a part of the shard; if it fails, the bridge stops as on a signal, and delivers what it has."""
+        """Run a part of the shard; if it fails, the bridge stops as on a signal and delivers what it has."""
         try:
             await run()
         except ShardLost as why:
             self.lose(str(why))
         except Exception:
-            log.exception("a part of the bridge failed, so it stops", shard=self._label)
+            log.exception("internal error, stopping", shard=self._watch.shard)
             self.failed = True
             self._over.set()
 
-    def _tell(self, kind: Kind, about: About) -> None:
-        """Tell of what happens to what waits on disk."""
-        if kind == "gap":
-            self._metrics.counter("gaps_total", channel=about["channel"]).value += 1
-        self._journal.record(kind, **about)
-
-    def _on_room(self, room: bool) -> None:
-        self.paused = not room
-        log.warning("reading on" if room else "reading paused: too much waits for Kafka", shard=self._label)
+    def _on_change(self) -> None:
+        """Record what happened to the spool, and pause or resume reading."""
+        for kind, about in self.overflow.events():
+            if kind == "gap":
+                self._watch.metrics.counter("gaps_total", channel=about["channel"]).value += 1
+            self._watch.journal.record(kind, **about)
+        has_room = self.queues.has_room
+        if self.paused != has_room:
+            return
+        self.paused = not has_room
+        log.warning("resumed reading" if has_room else "paused reading", shard=self._watch.shard)
         for connector in self._connectors:
-            if room:
+            if has_room:
                 connector.resume()
             else:
                 connector.pause()
 
     def _follow(self, markets: Collection[bytes]) -> None:
-        """Subscribe to what all_ticker told of for the first time, except when saying goodbye."""
+        """Subscribe to markets that all_ticker lists for the first time, unless the shard is ending."""
         if self._stopping:
             return
         shards = self._config.kafka.shards
@@ -239,11 +229,11 @@ class Shard:
         )
         self._markets.update(markets)
         if symbols:
-            log.info("markets found", shard=self._label, symbols=symbols)
+            log.info("new markets found", shard=self._watch.shard, symbols=symbols)
             self._subscribe([(channel, symbol) for symbol in symbols for channel in self._plan.follows])
 
     def _subscribe(self, subscriptions: list[plan.Subscription]) -> None:
-        """Add subscriptions to the newest session as far as it has room, and for the rest open others."""
+        """Add subscriptions to the newest session as far as it has room, and open others for the rest."""
         size = self._config.exchange.subscriptions_per_session
         newest = next((c for c in reversed(self._connectors) if c.account is None), None)
         room = max(0, size - plan.count(newest.wanted)) if newest else 0
@@ -260,7 +250,7 @@ class Shard:
 
 
 def spool(config: Config, shard: int) -> Spool | None:
-    """Return the spool of a shard, in a folder of its own; None if there is none."""
+    """Return the spool of a shard, each in its own folder; None if the spool is disabled."""
     if not config.spool.max_bytes:
         return None
     folder = config.spool.dir / f"{config.kafka.topic_prefix}-{shard}"

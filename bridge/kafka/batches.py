@@ -1,4 +1,4 @@
-"""The batches that one producer sends, and Kafka's answers to them."""
+"""The batches that one producer sends, and Kafka's responses to them."""
 
 import asyncio
 import time
@@ -13,19 +13,18 @@ from bridge.kafka.producer import PRODUCER_FAILURES
 from bridge.kafka.queues import Queues
 from bridge.kafka.state import Save
 
-_PATIENCE = 15.0  # seconds without any answer until a producer is given up, for aiokafka may wait for ever
-_LONG_PATIENCE = 120.0  # the same without transactions, where it may double what was in flight
+_PATIENCE = 15.0  # seconds without any response until a producer is given up: aiokafka may wait for ever
+_LONG_PATIENCE = 120.0  # the same without transactions, where giving up may duplicate what is in flight
 
 Failure = tuple[Partition, BaseException]
-"""What Kafka said to the last batch of a partition."""
+"""The last batch of a partition failed with this error."""
 
 
 class Batches:
-    """Sends what is in the queues with one producer, a batch of each partition at a time.
+    """Sends what is queued with one producer, a batch of each partition at a time.
 
-    `on_acknowledged` is called for each batch that Kafka has taken; `failures` are those that it has not.
-    `with_time` tells whether records have their times of reception as Kafka's timestamps. Nothing is sent
-    after `safe_until`, a monotonic time.
+    `on_acknowledged` is called for each batch that Kafka has acknowledged. `with_time` returns whether
+    records have their time of reception as Kafka's timestamp.
     """
 
     def __init__(
@@ -38,7 +37,8 @@ class Batches:
         with_time: Callable[[], bool],
         on_acknowledged: Callable[[Partition], None],
     ) -> None:
-        self.failures: list[Failure] = []
+        self.failures: list[Failure] = []  # after the first one nothing more is sent
+        # Nothing is sent after that, on the monotonic clock: another replica may serve the shard then.
         self.safe_until = float("inf")
         self._producer = producer
         self._queues = queues
@@ -47,36 +47,36 @@ class Batches:
         self._patience = _PATIENCE if in_transactions else _LONG_PATIENCE
         self._with_time = with_time
         self._on_acknowledged = on_acknowledged
-        self._in_flight = 0
-        self._quiet = asyncio.Event()
+        self._in_flight = 0  # batches that were sent and are neither acknowledged nor failed
+        self._quiet = asyncio.Event()  # set while no batch is in flight
         self._quiet.set()
 
     async def begin_transaction(self) -> None:
-        """Let what is sent from here on be visible when it is committed, and not before.
+        """Begin a transaction: what is sent from here on is visible when it is committed, and not before.
 
         Raises:
-            KafkaError: the producer is of no use any more.
+            KafkaError: the producer has failed and can't be used any more.
         """
-        await _answer_of(self._producer.begin_transaction())
+        await _response_to(self._producer.begin_transaction())
 
     async def commit_transaction(self) -> None:
-        """Make all visible that was sent since `begin_transaction`.
+        """Make visible all that was sent since `begin_transaction`.
 
         Raises:
-            KafkaError: Kafka refuses, or it does not answer; then nobody knows whether it has taken place.
+            KafkaError: Kafka rejects it, or there is no response; then it may have succeeded all the same.
         """
-        await _answer_of(self._producer.commit_transaction())
+        await _response_to(self._producer.commit_transaction())
 
     async def flush(self, *, full_only: bool = False) -> None:
-        """Send a batch to each partition that has records, or a full batch of them, and none in flight.
+        """Send a batch to each partition that has queued records (or a full batch), and none in flight.
 
-        First all events: no trade is on Kafka before the gap in front of it has been told there.
+        Events first: no trade is on Kafka before the gap in front of it was reported there.
 
         Raises:
-            KafkaError: a batch has failed; all others have been answered.
+            KafkaError: a batch has failed; none is in flight any more.
         """
         if self.failures:
-            await self.all_answered()
+            await self.all_acknowledged()
         await self._flush_events()
         least = FULL_BATCH if full_only else 1
         ready = [p for p in self._queues.dirty if p.delivery is None and len(p.queued) >= least]
@@ -86,10 +86,10 @@ class Batches:
             await self._send_next(partition)
 
     async def send_state(self, save: Save) -> None:
-        """Send what is to be saved, in as few batches as can be.
+        """Send what is to be saved to bridge-state, in as few batches as possible.
 
         Raises:
-            KafkaError: a batch has failed; all others have been answered.
+            KafkaError: a batch has failed; none is in flight any more.
         """
         now_ms = time.time_ns() // 1_000_000 if self._with_time() else NO_TIME
         batch = self._producer.create_batch()
@@ -100,13 +100,13 @@ class Batches:
                 batch.append(timestamp=now_ms, key=key, value=value)
         await self._send(self._state, batch)
 
-    async def all_answered(self) -> None:
+    async def all_acknowledged(self) -> None:
         """Wait until no batch is in flight.
 
-        aiokafka commits a transaction whose batches have failed, so each one's answer is looked at first.
+        aiokafka commits a transaction although batches of it have failed, so they have to be awaited first.
 
         Raises:
-            KafkaError: a batch has failed, or Kafka answers none.
+            KafkaError: a batch has failed, or there is no response to any.
         """
         while self._in_flight:
             in_flight = self._in_flight
@@ -116,7 +116,7 @@ class Batches:
             except TimeoutError:
                 if self._in_flight == in_flight:
                     raise KafkaTimeoutError(
-                        f"no answer to {in_flight} batches in {self._patience:g} s"
+                        f"no response to {in_flight} batches within {self._patience:g} s"
                     ) from None
         if self.failures:
             raise KafkaError(str(self.failures[0][1]))
@@ -126,7 +126,7 @@ class Batches:
             while partition.queued and time.monotonic() <= self.safe_until:
                 await self._send_next(partition)
                 if not self._in_transactions or partition.queued:
-                    await self.all_answered()
+                    await self.all_acknowledged()
 
     async def _send_next(self, partition: Partition) -> None:
         batch = partition.take_batch(self._producer, with_time=self._with_time())
@@ -141,14 +141,14 @@ class Batches:
             )
         except PRODUCER_FAILURES as error:
             self.failures.append((partition, error))
-            await self.all_answered()
+            await self.all_acknowledged()
         partition.delivery = delivery
         partition.sent_at = time.monotonic()
         self._in_flight += 1
         self._quiet.clear()
-        delivery.add_done_callback(lambda done: self._answered(partition, done))
+        delivery.add_done_callback(lambda done: self._on_response(partition, done))
 
-    def _answered(self, partition: Partition, delivery: "asyncio.Future[object]") -> None:
+    def _on_response(self, partition: Partition, delivery: "asyncio.Future[object]") -> None:
         if partition.delivery is delivery:
             partition.delivery = None
         self._in_flight -= 1
@@ -166,9 +166,9 @@ class Batches:
         self._on_acknowledged(partition)
 
 
-async def _answer_of(request: Awaitable[None]) -> None:
+async def _response_to(request: Awaitable[None]) -> None:
     try:
         async with asyncio.timeout(_PATIENCE):
             await request
     except TimeoutError:
-        raise KafkaTimeoutError(f"no answer about the transaction in {_PATIENCE:g} s") from None
+        raise KafkaTimeoutError(f"no response about the transaction within {_PATIENCE:g} s") from None

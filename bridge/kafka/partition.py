@@ -1,4 +1,4 @@
-"""The records of one partition that Kafka has not settled yet, in the order in which they go out."""
+"""The pending records of one partition, in the order in which they are sent."""
 
 import asyncio
 from typing import NamedTuple
@@ -8,12 +8,13 @@ from aiokafka.producer.message_accumulator import BatchBuilder
 
 from bridge.kafka.topics import Topic
 from bridge.records import Record
+from bridge.spool.progress import Backlog
 
 FULL_BATCH = 256  # records that are worth a flush before its time
 _RECORD_OVERHEAD = 128  # bytes of a key and of Kafka's format around it and a value, rounded up
-NO_TIME = -1  # a record's timestamp, in Kafka's words, that it does not look at
+NO_TIME = -1  # the timestamp of a record that has none
 _NO_LIMIT = 65_536  # records; no batch holds so many
-OBJECT_OVERHEAD = 160  # bytes of memory that a waiting record takes besides its value, about
+OBJECT_OVERHEAD = 160  # bytes of memory that a pending record takes besides its value, approximately
 
 
 class Batch(NamedTuple):
@@ -27,44 +28,42 @@ class Batch(NamedTuple):
 class Partition:
     """What was sent since the last settlement, and behind it what is queued.
 
-    One batch at a time is in flight (`delivery`): Kafka could take more of them, but aiokafka sends no more
-    than one request to a broker at once, and larger batches cost less. The records of a `marked` one bring
-    about state. Of each record that was `given_up` it is known how many are in front of it: it counts as
-    settled when these are, for what is on disk is counted from the front.
+    One batch at a time is in flight: Kafka would accept more, but aiokafka sends no more than one request to
+    a broker at once, and larger batches cost less.
     """
 
     __slots__ = (
+        "batch_limit",
         "batches",
         "delivery",
-        "given_up",
-        "marked",
-        "most",
+        "has_marks",
         "number",
         "place",
         "queued",
-        "refusals",
+        "rejections",
         "room",
         "sent",
         "sent_at",
-        "settled",
+        "spooled",
         "topic",
     )
 
-    def __init__(self, topic: Topic, number: int, *, marked: bool = False) -> None:
+    def __init__(self, topic: Topic, number: int, *, has_marks: bool = False) -> None:
         self.topic = topic
         self.number = number
+        self.has_marks = has_marks  # whether its records are trades, which advance watermarks
         self.place = f"{topic.name}/{number}"
-        self.settled = 0
-        self.marked = marked
-        self.room = topic.max_record_bytes
-        self.queued: list[Record] = []
-        self.sent: list[Record] = []
-        self.batches: list[Batch] = []
-        self.delivery: asyncio.Future[object] | None = None
-        self.sent_at = 0.0
-        self.most: int | None = None
-        self.refusals = 0
-        self.given_up: list[int] = []
+        self.room = topic.max_record_bytes  # the most that a record's key and value may have together
+        self.queued: list[Record] = []  # records to be sent, the oldest first
+        self.sent: list[Record] = []  # records that were sent and are not settled, the oldest first
+        self.batches: list[Batch] = []  # the batches in which `sent` went out
+        self.spooled: list[int] = []  # offsets of those in front (sent, then queued) that are in the spool
+        self.delivery: asyncio.Future[object] | None = None  # of the batch in flight; None if there is none
+        self.sent_at = 0.0  # when the last batch was sent, on the monotonic clock
+        # Records in a batch at most, while the rejected one of a batch is searched for by halving, and until
+        # it has doubled back to a size that no batch reaches; None: as many as fit.
+        self.batch_limit: int | None = None
+        self.rejections = 0  # how often a record that was alone in its batch was rejected in a row
 
     def take_batch(self, producer: AIOKafkaProducer, *, with_time: bool) -> BatchBuilder:
         """Move as many queued records as one batch holds to the sent ones, and return the batch."""
@@ -73,7 +72,7 @@ class Partition:
         room = self.topic.max_message_bytes
         queued = self.queued
         number = value_bytes = 0
-        for record in queued if self.most is None else queued[: self.most]:
+        for record in queued if self.batch_limit is None else queued[: self.batch_limit]:
             value = record.value
             size = len(value)
             if number and value_bytes + size + (number + 1) * _RECORD_OVERHEAD > room:
@@ -92,52 +91,44 @@ class Partition:
     def settle(self) -> list[Batch]:
         """Forget what was sent, for Kafka has it for good; return its batches."""
         settled, self.batches = self.batches, []
-        sent = len(self.sent)
-        self.settled = self.settled_with_sent
-        self.given_up = [ahead - sent for ahead in self.given_up if ahead > sent]
+        if self.spooled:
+            del self.spooled[: len(self.sent)]
         self.sent.clear()
-        self.refusals = 0
-        if self.most is not None:
-            self.most = 2 * self.most if self.most < _NO_LIMIT else None
+        self.rejections = 0
+        if self.batch_limit is not None:
+            self.batch_limit = 2 * self.batch_limit if self.batch_limit < _NO_LIMIT else None
         return settled
-
-    @property
-    def settled_with_sent(self) -> int:
-        """How many records will be settled when what was sent is: those given up count in their place."""
-        sent = len(self.sent)
-        return self.settled + sent + sum(ahead <= sent for ahead in self.given_up)
-
-    def on_disk(self, number: int) -> int:
-        """Take note that so many of what is not settled are on disk; return how many of them wait here, too.
-
-        The others are those given up. Of the rest, which never will be there, none counts any more.
-        """
-        self.given_up = [ahead for gone, ahead in enumerate(self.given_up) if ahead + gone < number]
-        return number - len(self.given_up)
-
-    def blame(self, patience: int) -> Record | None:
-        """Narrow a refused batch down; return its record, taken out, if it was alone and refused so often.
-
-        The refused batch is the last that was sent.
-        """
-        records = self.batches[-1].records
-        if records > 1:
-            self.most = records // 2
-            return None
-        self.refusals += 1
-        if self.refusals < patience:
-            return None
-        self.refusals = 0
-        self.batches.pop()
-        refused = self.sent.pop()
-        in_front = len(self.sent)
-        ahead = sorted([in_front, *(one - (one > in_front) for one in self.given_up)])
-        self.given_up = [one for one in ahead if one]
-        self.settled += len(ahead) - len(self.given_up)
-        return refused
 
     def requeue(self) -> None:
         """Queue all that was sent once more, in front."""
         self.queued[:0] = self.sent
         self.sent.clear()
         self.batches.clear()
+
+    def isolate(self, patience: int) -> Record | None:
+        """Find the record for which the last batch was rejected.
+
+        Halves the next batch; a record that was alone, and rejected `patience` times, is taken out and
+        returned.
+        """
+        records = self.batches[-1].records
+        if records > 1:
+            self.batch_limit = records // 2
+            return None
+        self.rejections += 1
+        if self.rejections < patience:
+            return None
+        self.rejections = 0
+        self.batches.pop()
+        rejected = self.sent.pop()
+        del self.spooled[len(self.sent) : len(self.sent) + 1]
+        return rejected
+
+    def first_spooled(self, *, after_sent: bool) -> int | None:
+        """Return the offset of the first pending record in the spool, or of the first that was not sent."""
+        first = len(self.sent) if after_sent else 0
+        return self.spooled[first] if first < len(self.spooled) else None
+
+    def backlog(self) -> Backlog:
+        """Return the pending records with what is known of them in the spool."""
+        return Backlog(self.place, (*self.sent, *self.queued), len(self.sent), tuple(self.spooled))

@@ -1,68 +1,74 @@
-"""The queues: what of one shard's records Kafka does not have for good yet, by partition.
+"""The queues: the records of one shard that Kafka does not have for good yet, by partition.
 
-A record stays with its partition until it is settled. Behind the queues in memory is the disk: while anything
-waits there, new records go to its end, and the oldest ones move up as soon as memory has room.
+A record stays with its partition until it is settled. Behind the queues in memory is the spool: while that
+has unread records, new ones are appended to it, and the oldest ones move up as soon as memory has room.
 """
 
 import asyncio
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
 
 from bridge.kafka.partition import FULL_BATCH, OBJECT_OVERHEAD, Partition
+from bridge.kafka.state import Save, ShardState
 from bridge.kafka.topics import Topic
 from bridge.records import EVENTS, Record
 from bridge.spool.overflow import Overflow
-from bridge.spool.segment import Place
+from bridge.spool.segment import Entry, Place
 from bridge.watch.metrics import Metrics
 
-_REFILL = 2 * 1024 * 1024  # bytes of records that are read from disk at once
+_REFILL = 2 * 1024 * 1024  # bytes of records that are read from the spool at once
 
 
 class Queues:
-    """The records that wait or are on their way; `dirty` are the partitions with some that were not sent.
+    """The pending records of one shard, up to `max_pending_bytes` in memory, then in the overflow.
 
-    `something` is set when there is something new to do, `batch_is_full` when a partition has a whole batch.
-    `on_room(False)` is called when more than `max_pending_bytes` wait and the disk takes none either,
-    `on_room(True)` when it is down to half of that.
+    `on_change` is called when `has_room` has changed or the overflow has events to record, always as the last
+    act of a method: it may add records.
     """
 
     def __init__(
         self,
         topics: Mapping[str, Topic],
+        state: ShardState,
         overflow: Overflow,
         metrics: Metrics,
         *,
         max_pending_bytes: int,
-        on_room: Callable[[bool], None],
+        on_change: Callable[[], None],
     ) -> None:
-        self.pending_records = 0
-        self.pending_bytes = 0
-        self.places: dict[Place, Partition] = {}
-        self.dirty: dict[Partition, None] = {}
-        self.events: list[Partition] = []
-        self.draining = False
-        self.something = asyncio.Event()
-        self.batch_is_full = asyncio.Event()
+        # Whether more records may come. False from when memory is full and the disk takes nothing, until
+        # memory is half empty and the disk has taken what it refused.
+        self.has_room = True
+        self.pending_records = 0  # records in memory that are not settled
+        self.pending_bytes = 0  # the bytes of memory that they take, approximately
+        self.places: dict[Place, Partition] = {}  # all partitions that have had records
+        self.dirty: dict[Partition, None] = {}  # those with queued records, as an ordered set
+        self.events: list[Partition] = []  # those of the topic of events, which are sent first
+        self.draining = False  # whether nothing more is read from the spool, for the shard is being stopped
+        # Both are cleared by the sink when it has been woken up by them.
+        self.something = asyncio.Event()  # set when there is something to send or to save
+        self.batch_is_full = asyncio.Event()  # set when a partition has a full batch
         self._topics = topics
+        self._state = state
         self._overflow = overflow
         self._metrics = metrics
         self._max_pending_bytes = max_pending_bytes
-        self._on_room = on_room
-        self._no_room = False
+        self._on_change = on_change
+        # By channel and key, so that a key is hashed once; grows with the symbols.
         self._routes: dict[str, dict[bytes | None, Partition]] = {channel: {} for channel in topics}
 
     def add(self, records: Iterable[Record]) -> list[Record]:
-        """Queue records for delivery; return those larger than their topics take, which were not queued."""
+        """Queue records for delivery; return those too large for their topics, which were not queued."""
         if self._overflow.active:
-            return self._queue_up(records)
-        refused = []
+            return self._append(records)
+        too_large = []
         number = value_bytes = 0
         for record in records:
             size = len(record.value)
             partition = self._routes[record.channel].get(record.key) or self._route(record)
             if size + len(record.key or b"") > partition.room:
-                refused.append(record)
+                too_large.append(record)
                 continue
             queued = partition.queued
             if not queued:
@@ -75,15 +81,12 @@ class Queues:
             value_bytes += size
         self.pending_records += number
         self.pending_bytes += value_bytes + number * OBJECT_OVERHEAD
-        if self.pending_bytes > self._max_pending_bytes and not self._no_room:
-            self._no_room = True  # while it is told, records may be added
-            self._no_room = not self._overflow.begin(self.places.values())
-            if self._no_room:
-                self._on_room(False)
-        return refused
+        if self.pending_bytes > self._max_pending_bytes and self.has_room:
+            self._report(has_room=self.begin_spool())
+        return too_large
 
     def pending(self, channels: Collection[str]) -> bool:
-        """Tell if records of these channels wait or are not settled yet."""
+        """Return whether records of these channels are in the spool, or pending in memory."""
         names = {self._topics[channel].name for channel in channels if channel in self._topics}
         if self._overflow.active:
             return True
@@ -95,21 +98,16 @@ class Queues:
         self.something.set()
         self.batch_is_full.set()  # ends the pause before the next flush
 
-    def park(self) -> tuple[int, int]:
-        """Leave on disk what waits, for the process ends; return how many records are there, and lost."""
-        return self._overflow.park(self.places.values())
+    def recover(self) -> None:
+        """Continue the spool that an earlier process has left, when the state of the shard was read."""
+        state = self._state
+        self._overflow.recover(state.previous, state.shards, state.spool_progress)
+        self._report(has_room=self.has_room)
 
     def refill(self) -> None:
-        """Move the oldest records that wait on disk into the queues, as long as these have room."""
-        enough = min(self.pending_bytes + _REFILL, self._max_pending_bytes // 2)
-        while self._overflow.active and not self.draining and self.pending_bytes < enough:
-            for place, record in self._overflow.next():
-                partition = self.places.get(place) or self._open(place, record)
-                if not partition.queued:
-                    self.dirty[partition] = None
-                partition.queued.append(record)
-                self.pending_records += 1
-                self.pending_bytes += len(record.value) + OBJECT_OVERHEAD
+        """Move the oldest records of the spool into memory, as long as that has room."""
+        self._read_spool()
+        self._report(has_room=self.has_room)
 
     def requeue(self) -> None:
         """Queue all that was sent and is not settled once more, in front."""
@@ -133,35 +131,91 @@ class Queues:
                 lag.observe((now_us - time_us) / 1e6, records)
                 all_records += records
                 all_bytes += value_bytes
-        # Only now, for what moves up from the disk may be of a partition that is new.
+        # Only now: what moves up from the spool may add partitions to those that are iterated over.
         self.release(all_records, all_bytes)
 
     def release(self, records: int, value_bytes: int) -> None:
-        """Take note that so many records do not wait any more."""
+        """Give back the memory of records that are not pending any more."""
         self.pending_records -= records
         self.pending_bytes -= value_bytes + records * OBJECT_OVERHEAD
         if self.pending_bytes <= self._max_pending_bytes / 2:
-            self.refill()
-            if self._no_room:
-                self._has_room(self._overflow.has_room())
+            self._read_spool()
+            self._report(has_room=self.has_room or self._overflow.make_room())
 
-    def _queue_up(self, records: Iterable[Record]) -> list[Record]:
-        """Let records queue up behind those that wait on disk; return those larger than their topics take."""
-        refused, entries = [], []
+    def note_progress(self, *, with_sent: bool) -> None:
+        """Have the state save how much of the spool Kafka has, or will have when it has what was sent."""
+        progress = self._overflow.progress(self._first_spooled(with_sent), self._state.next_number)
+        if progress is not None:
+            self._state.note_spool(progress)
+
+    def saved(self, save: Save) -> None:
+        """Delete what Kafka has of the spool, for that was saved."""
+        if (progress := save.spool_progress) is not None:
+            self._overflow.saved(progress)
+            self._report(has_room=self.has_room)
+
+    def begin_spool(self) -> bool:
+        """Append all of memory to the spool, so that new records can queue up; return if that worked."""
+        committing = self._state.committing
+        backlogs = [partition.backlog() for partition in self.places.values()]
+        appended = self._overflow.begin(backlogs, committing.transaction if committing else None)
+        for place, offsets in appended.items():
+            self.places[place].spooled += offsets
+        return self._overflow.active
+
+    def park(self) -> tuple[int, int]:
+        """Leave what is pending in the spool, for the process ends; return how many are there, and lost."""
+        pending = sum(len(partition.sent) + len(partition.queued) for partition in self.places.values())
+        if not self._overflow.active:
+            if not pending:
+                return 0, 0
+            begun = self.begin_spool()
+            self._report(has_room=self.has_room)
+            if not begun:
+                return 0, pending
+        unread, lost = self._overflow.park()
+        return pending + unread, lost
+
+    def _append(self, records: Iterable[Record]) -> list[Record]:
+        """Append records to the spool; return those that are too large for their topics."""
+        too_large: list[Record] = []
+        entries: list[Entry] = []
         for record in records:
             partition = self._routes[record.channel].get(record.key) or self._route(record)
             if len(record.value) + len(record.key or b"") > partition.room:
-                refused.append(record)
+                too_large.append(record)
             else:
                 entries.append((partition.place, record))
         if entries and not self._overflow.put(entries):
-            self._has_room(False)
-        return refused
+            self._report(has_room=False)
+        return too_large
 
-    def _has_room(self, room: bool) -> None:
-        if room == self._no_room:
-            self._no_room = not room
-            self._on_room(room)
+    def _read_spool(self) -> None:
+        enough = min(self.pending_bytes + _REFILL, self._max_pending_bytes // 2)
+        while self._overflow.active and not self.draining and self.pending_bytes < enough:
+            self._read_block()
+
+    def _read_block(self) -> None:
+        for place, record, offset in self._overflow.next():
+            partition = self.places.get(place) or self._open(place, record)
+            if not partition.queued:
+                self.dirty[partition] = None
+            partition.queued.append(record)
+            if offset is not None:
+                partition.spooled.append(offset)
+            self.pending_records += 1
+            self.pending_bytes += len(record.value) + OBJECT_OVERHEAD
+
+    def _first_spooled(self, with_sent: bool) -> Iterator[tuple[Place, int]]:
+        for place, partition in self.places.items():
+            first = partition.first_spooled(after_sent=with_sent)
+            if first is not None:
+                yield place, first
+
+    def _report(self, *, has_room: bool) -> None:
+        if has_room != self.has_room or self._overflow.has_events:
+            self.has_room = has_room
+            self._on_change()
 
     def _route(self, record: Record) -> Partition:
         topic = self._topics[record.channel]
@@ -173,9 +227,9 @@ class Queues:
 
     def _open(self, place: Place, record: Record) -> Partition:
         name, _, number = place.rpartition("/")
-        # A record on disk may be of a channel that is not configured any more.
+        # A record in the spool may be of a channel that is not configured any more.
         topic = self._topics.get(record.channel) or replace(self._topics[EVENTS], name=name)
-        partition = Partition(topic, int(number), marked=record.mark is not None)
+        partition = Partition(topic, int(number), has_marks=record.mark is not None)
         self.places[place] = partition
         if record.channel == EVENTS:
             self.events.append(partition)

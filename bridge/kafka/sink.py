@@ -1,10 +1,10 @@
-"""The sink: delivers what is in the queues of a shard, and keeps its state, through every kind of trouble.
+"""The sink: sends the pending records of a shard until they are settled, and saves the shard's state.
 
-A record is settled by its batch's acknowledgement (at-least-once), or by the commit of its transaction
-(exactly-once). When anything fails, the producer is rebuilt, which settles an open transaction one way or the
-other, and all that is not settled is sent again, in order.
+A record is settled by the acknowledgement of its batch (at-least-once) or by the commit of its transaction
+(exactly-once). When anything fails, the producer is replaced by a new one, which commits or aborts the open
+transaction, and all that is not settled is sent again, in order.
 
-With the records goes the state that they bring about: in their transaction, or right after them.
+The state that follows from the records is saved in their transaction, or right after them.
 """
 
 import asyncio
@@ -15,53 +15,31 @@ from itertools import chain
 
 import structlog
 from aiokafka import AIOKafkaProducer
-from aiokafka.errors import (
-    InvalidTimestampError,
-    KafkaError,
-    MessageSizeTooLargeError,
-    PolicyViolationError,
-    RecordListTooLargeError,
-    UnknownError,
-)
+from aiokafka.errors import KafkaError
 
 from bridge.backoff import Backoff
-from bridge.config import KafkaConfig
+from bridge.config import Delivery, KafkaConfig
 from bridge.errors import ShardLost
 from bridge.kafka.batches import Batches, Failure
-from bridge.kafka.client import FAILURES, in_words
+from bridge.kafka.client import FAILURES, in_words, transactional_id
 from bridge.kafka.partition import Partition
 from bridge.kafka.producer import PRODUCER_FAILURES, abort, close_producer, open_producer
 from bridge.kafka.queues import Queues
-from bridge.kafka.state import Alive, Save, State
+from bridge.kafka.rejections import Rejections
+from bridge.kafka.state import Alive, Save, ShardState
 from bridge.kafka.topics import Topic
-from bridge.records import DEADLETTER, Record, letter_for
-from bridge.spool.overflow import Overflow
 from bridge.watch.metrics import Metrics
 
 log = structlog.get_logger(__name__)
 
-# Errors that a record brings about, and would again; Kafka says "unknown" of a key that is missing.
-_RECORDS_FAULT = (
-    MessageSizeTooLargeError,
-    PolicyViolationError,
-    RecordListTooLargeError,
-    UnknownError,
-)
-
-_DOUBTS = 5  # refusals of one record for a reason unknown, until it is taken for the reason
-
-_WITHOUT_TIME = 60.0  # seconds in which records go without their time, once Kafka has refused one
-
-_SILENCE = 5.0  # seconds without an acknowledgement after which Kafka counts as away
+_SILENCE = 5.0  # seconds without a response after which Kafka counts as unavailable
 
 
 class Sink:
-    """Delivers the records of one shard from its `queues`, and keeps its `state`.
+    """Delivers the records of one shard from its `queues`, and saves its `state`.
 
-    `transactional_id` makes it exactly-once, None at-least-once. `is_ours` tells whether the shard still is
-    this replica's, by what Kafka said not longer than so many seconds ago.
-
-    `taken_over` is set when the shard's state has been read, and nobody else can write to it any more.
+    `is_ours` returns whether the group has the shard assigned to this replica, by a response of Kafka that is
+    not older than so many seconds.
     """
 
     def __init__(
@@ -69,35 +47,34 @@ class Sink:
         config: KafkaConfig,
         topics: Mapping[str, Topic],
         *,
-        transactional_id: str | None,
         queues: Queues,
-        overflow: Overflow,
-        state: State,
+        state: ShardState,
         is_ours: Callable[[float], Awaitable[bool]],
         metrics: Metrics,
     ) -> None:
+        # Set, for good, when the shard's state was read and nobody else can write to it any more.
         self.taken_over = asyncio.Event()
         self._config = config
         self._topics = topics
-        self._transactional_id = transactional_id
         self._queues = queues
-        self._overflow = overflow
         self._state = state
         self._is_ours = is_ours
-        self._metrics = metrics
-        self._trouble: str | None = f"no answer from {config.bootstrap_servers} yet"
-        self._backoff = Backoff(0.1, 10.0)
+        self._rejections = Rejections(queues, metrics)
+        exactly_once = config.delivery is Delivery.EXACTLY_ONCE
+        self._transactional_id = transactional_id(config, state.shard) if exactly_once else None
+        # What is wrong with Kafka, for `missing`; None from its first good response after an error.
+        self._trouble: str | None = f"no response from {config.bootstrap_servers} yet"
+        self._backoff = Backoff(0.1, 10.0)  # seconds between two producers; reset by an acknowledgement
+        # When Kafka was asked for a producer or a commit, on the monotonic clock; None when it has responded.
         self._asked_at: float | None = None
-        self._without_time_until = -float("inf")
-        self._state_partition = Partition(state.topic, state.shard)
-        # At-least-once: what is on its way to the state's topic.
-        self._saving: Save | None = None
+        self._state_partition = Partition(state.topic, state.shard)  # the shard's partition of bridge-state
+        self._saving: Save | None = None  # at-least-once: what was sent to bridge-state and not acknowledged
 
     async def run(self) -> None:
         """Deliver until the queues are drained.
 
         Raises:
-            ShardLost: the shard is another replica's now, and so is what is not delivered.
+            ShardLost: another replica serves the shard now, and delivers what is left.
         """
         queues = self._queues
         while not (queues.draining and not queues.pending_records):
@@ -105,16 +82,21 @@ class Sink:
             try:
                 producer = await self._open()
             except FAILURES as error:
-                self._count(error)
+                self._rejections.count(error)
                 self._trouble = f"no producer on {self._config.bootstrap_servers}: {in_words(error)}"
-                log.warning("Kafka is away", error=in_words(error), bootstrap=self._config.bootstrap_servers)
+                log.warning(
+                    "Kafka unavailable, retrying",
+                    error=in_words(error),
+                    bootstrap=self._config.bootstrap_servers,
+                )
                 await asyncio.sleep(self._backoff.next())
                 continue
             batches = self._batches(producer)
             try:
                 await self._take_over()
                 self._asked_at = None
-                if not queues.pending_records:  # else the first that is settled shows that Kafka takes them
+                # Else the first record that is settled shows that Kafka accepts them.
+                if not queues.pending_records:
                     self._trouble = None
                 if self._transactional_id is None:
                     await self._at_least_once(batches)
@@ -131,12 +113,12 @@ class Sink:
             await asyncio.sleep(self._backoff.next())
 
     def listened(self, account: str, alive: Alive) -> None:
-        """Keep with the state until when an account's private channels were listened to."""
+        """Save with the state until when an account's private channels were listened to."""
         self._state.listened(account, alive)
         self._queues.something.set()
 
     def missing(self) -> str | None:
-        """Say what is wrong with Kafka; None if it answers."""
+        """Return what is wrong with Kafka; None if it responds."""
         if self._trouble is not None:
             return self._trouble
         sent_at = [partition.sent_at for partition in self._queues.places.values() if partition.delivery]
@@ -145,16 +127,16 @@ class Sink:
         silence = time.monotonic() - min(sent_at) if sent_at else 0.0
         if silence < _SILENCE:
             return None
-        return f"no answer from {self._config.bootstrap_servers} for {silence:.0f} s"
+        return f"no response from {self._config.bootstrap_servers} for {silence:.0f} s"
 
     # Take over
 
     async def _open(self) -> AIOKafkaProducer:
-        """Open a producer, which from then on is the only one that can write for the shard.
+        """Open a producer; with transactions, from then on nobody else can write for the shard.
 
         Raises:
-            ShardLost: the group has given the shard to another replica.
-            KafkaError: Kafka does not answer or refuses.
+            ShardLost: the group has assigned the shard to another replica.
+            KafkaError: Kafka is unavailable, or rejects the producer.
         """
         await self._check_lease(0.0)
         return await open_producer(self._config, self._topics, self._transactional_id)
@@ -165,51 +147,51 @@ class Sink:
             self._queues,
             self._state_partition,
             in_transactions=self._transactional_id is not None,
-            with_time=lambda: time.monotonic() > self._without_time_until,
+            with_time=self._rejections.with_time,
             on_acknowledged=self._acknowledged,
         )
 
     async def _check_lease(self, max_age: float) -> None:
         if not await self._is_ours(max_age):
-            raise ShardLost("the group has given it to another replica")
+            raise ShardLost("the group has assigned it to another replica")
 
     async def _await_lease(self, max_age: float, safe_until: float) -> None:
-        """Check as soon as the group answers that nobody else can have had the shard.
+        """Wait until the group confirms that no other replica can have served the shard.
 
-        Not with another producer: this one knows which of its batches Kafka has, if their answers are lost.
+        The producer is kept meanwhile: it knows which of its batches Kafka has if their responses are lost.
 
         Raises:
-            ShardLost: somebody has, or will have.
+            ShardLost: another replica has served it, or is about to.
         """
-        away = False
+        unavailable = False
         while True:
             try:
                 await self._check_lease(max_age)
                 if time.monotonic() > safe_until:
                     await self._state.catch_up()
             except KafkaError as error:
-                self._count(error)
-                self._trouble, away = in_words(error), True
-                log.warning("the group is away", error=in_words(error))
+                self._rejections.count(error)
+                self._trouble, unavailable = in_words(error), True
+                log.warning("consumer group unavailable, retrying", error=in_words(error))
                 await asyncio.sleep(self._backoff.next())
             else:
-                if away:
+                if unavailable:
                     self._trouble = None
                 return
 
     async def _take_over(self) -> None:
-        """Learn from the state what Kafka has of what was sent, and queue the rest once more.
+        """Find out from the state what Kafka has of what was sent, and queue the rest once more.
 
         Raises:
             ShardLost: another replica has served the shard meanwhile.
-            KafkaError: Kafka does not answer.
+            KafkaError: Kafka is unavailable.
         """
         state = self._state
         committed = await state.catch_up()
         if not self.taken_over.is_set():
-            self._overflow.recover()
+            self._queues.recover()
         if state.committing is not None and state.committing.transaction == committed:
-            log.info("a commit without an answer had taken place", transaction=committed)
+            log.info("a commit whose response was lost had succeeded", transaction=committed)
             state.saved(state.committing)
             self._settle(self._queues.places.values())
         state.committing = self._saving = None
@@ -219,12 +201,12 @@ class Sink:
     # Deliver
 
     async def _at_least_once(self, batches: Batches) -> None:
-        # With heartbeats every quarter of the session timeout, the group gives nothing away in half of it.
+        # With a heartbeat every quarter of the session timeout, nothing is reassigned within half of it.
         safe_for = self._config.session_timeout / 2
         batches.safe_until = time.monotonic() + safe_for
         while await self._anything(batches):
-            # Nobody fences a producer without transactions, so it has to look whether it may write; and
-            # after a time in which another replica could have had the shard, whether one has.
+            # A producer without transactions is not fenced, so it has to ask whether it may still write; and
+            # if another replica could have served the shard meanwhile, whether one has.
             await self._await_lease(safe_for, batches.safe_until)
             batches.safe_until = time.monotonic() + safe_for
             await batches.flush()
@@ -232,12 +214,12 @@ class Sink:
                 self._saving = self._state.save(())
                 await batches.send_state(self._saving)
             if self._queues.draining:
-                await batches.all_answered()
+                await batches.all_acknowledged()
             else:
                 await self._pause(self._config.flush_interval)
 
     async def _exactly_once(self, batches: Batches) -> None:
-        """Commit one transaction after another; the next one's records gather meanwhile.
+        """Commit one transaction after another; records for the next one gather meanwhile.
 
         Nothing is visible before the commit, so a partition is flushed when a batch is full, and once,
         `flush_interval` before the commit is due: a batch costs as much work as many records.
@@ -251,23 +233,23 @@ class Sink:
             while (left := flush_at - time.monotonic()) > 0 and (queues.dirty or not queues.draining):
                 if queues.draining:
                     await batches.flush()
-                    await batches.all_answered()
+                    await batches.all_acknowledged()
                 else:
                     await self._pause(left)
                     await batches.flush(full_only=True)
             await batches.flush()
             partitions = queues.places.values()
-            marked = (partition.sent for partition in partitions if partition.marked)
-            state.note(self._overflow.note(partitions, with_sent=True))
-            save = state.committing = state.save(chain.from_iterable(marked))
+            trades = (partition.sent for partition in partitions if partition.has_marks)
+            queues.note_progress(with_sent=True)
+            save = state.committing = state.save(chain.from_iterable(trades))
             await batches.send_state(save)
-            await batches.all_answered()
+            await batches.all_acknowledged()
             self._asked_at = time.monotonic()
             await batches.commit_transaction()
             self._asked_at = state.committing = None
             state.saved(save)
             self._settle(partitions)
-            self._overflow.saved(save)
+            queues.saved(save)
 
     async def _anything(self, batches: Batches) -> bool:
         """Wait for something to send; False when draining and all is settled."""
@@ -275,7 +257,7 @@ class Sink:
         queues.refill()
         while not (queues.dirty or self._state.unsaved):
             if queues.draining or batches.failures:
-                await batches.all_answered()
+                await batches.all_acknowledged()
                 if not (queues.dirty or self._state.unsaved):
                     return False
             queues.something.clear()
@@ -283,7 +265,7 @@ class Sink:
         return True
 
     async def _pause(self, seconds: float) -> None:
-        """Wait for the next flush: so long, or until a batch is full."""
+        """Wait for the next flush: until a batch is full, at most `seconds`."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._queues.batch_is_full.wait()
@@ -292,21 +274,20 @@ class Sink:
     # Settle
 
     def _acknowledged(self, partition: Partition) -> None:
-        """Kafka works; at-least-once, what it has acknowledged is settled, and may bring about state."""
+        """Note that Kafka accepts records; at-least-once, settle those of the batch and note their state."""
         self._backoff.reset()
         if self._transactional_id is not None:
             return
-        partitions = self._queues.places.values()
         if partition is self._state_partition:
             if self._saving is not None and partition.delivery is None:  # it was the last batch
                 self._state.saved(self._saving)
-                self._overflow.saved(self._saving)
+                self._queues.saved(self._saving)
                 self._saving = None
             return
-        if partition.marked:
+        if partition.has_marks:
             self._state.acknowledged(partition.sent)
         self._settle([partition])
-        self._state.note(self._overflow.note(partitions, with_sent=False))
+        self._queues.note_progress(with_sent=False)
         if self._state.unsaved:
             self._queues.something.set()
 
@@ -317,41 +298,8 @@ class Sink:
     # Recover
 
     def _recover(self, error: Exception, failures: Sequence[Failure]) -> None:
-        """Tell and count what failed; a record that Kafka won't ever take goes to the dead letters."""
         self._trouble = f"{self._config.bootstrap_servers}: {in_words(failures[0][1] if failures else error)}"
-        for partition, failure in failures:
-            self._count(failure)
-            log.error(
-                "Kafka refused a batch",
-                topic=partition.topic.name,
-                partition=partition.number,
-                error=str(failure),
-            )
-            if isinstance(failure, _RECORDS_FAULT) and partition is not self._state_partition:
-                refused = partition.blame(_DOUBTS if isinstance(failure, UnknownError) else 1)
-                if refused is not None:
-                    self._give_up(refused, partition, failure)
-        if any(isinstance(failure, InvalidTimestampError) for _, failure in failures):
-            self._without_time_until = time.monotonic() + _WITHOUT_TIME
-            log.error(
-                "is the clock right? Kafka refuses its time, so records go without", seconds=_WITHOUT_TIME
-            )
+        self._rejections.handle(failures)
         if not failures:
-            self._count(error)
-            log.error("producer failed", error=str(error))
-
-    def _give_up(self, record: Record, partition: Partition, error: BaseException) -> None:
-        self._queues.release(1, len(record.value))
-        detail = f"{partition.topic.name} refused the record, which stands here for its frame: {error}"
-        if record.channel == DEADLETTER:
-            self._metrics.counter("kafka_errors_total", error="DeadLetterRefused").value += 1
-            log.error("dead letter lost", detail=detail)
-            return
-        self._metrics.counter("deadletters_total", reason="payload").value += 1
-        if self._queues.add([letter_for(record, detail)]):
-            log.error("a refused record is too large for the dead letters too", detail=detail)
-            detail = f"left out, too large for its topic; {detail}"
-            self._queues.add([letter_for(record, detail, whole=False)])
-
-    def _count(self, error: BaseException) -> None:
-        self._metrics.counter("kafka_errors_total", error=type(error).__name__).value += 1
+            self._rejections.count(error)
+            log.error("producer failed, retrying", error=str(error))

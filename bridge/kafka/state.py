@@ -1,14 +1,14 @@
-"""bridge-state: what of a shard is on Kafka, kept there with the records, and which replica serves it.
+"""bridge-state: what Kafka has of a shard, stored on Kafka together with the records, and who serves it.
 
-A shard has a partition of it, on which the newest record of a key counts:
+Each shard has a partition of the topic, in which the newest record of a key counts:
 
-    owner               who serves the shard, and the number of its last transaction
+    owner               the replica that serves the shard, and the number of its last transaction
     trades/<symbol>     the watermark of a symbol
     account/<name>      until when the private channels were listened to, by channel
-    spool               how much of the spool Kafka has taken
+    spool               how much of the spool Kafka has
 
-They are written in the transaction of the records that they tell of. So after a crash they tell what is on
-Kafka; and after a commit without an answer, whether it took place.
+They are written in the transaction of the records that they describe. So after a crash they say what is on
+Kafka, and after a commit whose response was lost, whether it succeeded.
 """
 
 import asyncio
@@ -27,10 +27,12 @@ from bridge.kafka.topics import Topic
 from bridge.ledger import Watermark, advanced
 from bridge.plan import shard_of
 from bridge.records import Record
+from bridge.spool.progress import Owner
 
 _OWNER = b"owner"
 _TRADES = b"trades/"
 _ACCOUNT = b"account/"
+_SPOOL = b"spool"
 
 _PATIENCE = 60.0  # seconds to read the whole state
 _POLL_MS = 500
@@ -39,20 +41,17 @@ Alive = Mapping[str, int]
 """Until when each private channel was listened to, in microseconds since the epoch."""
 
 
-class Owner(msgspec.Struct, frozen=True):
-    """Who serves a shard, of how many; `transaction` numbers what it has committed, from 1."""
-
-    replica: str
-    shards: int
-    transaction: int
-
-
 class Save(NamedTuple):
-    """What goes to Kafka at once: the number of the transaction, keys with values, changed watermarks."""
+    """What is written to bridge-state at once, in the transaction of this number."""
 
     transaction: int
-    values: dict[bytes, bytes]
-    changed: dict[bytes, Watermark]
+    values: dict[bytes, bytes]  # by key
+    changed: dict[bytes, Watermark]  # the watermarks among them, by symbol
+
+    @property
+    def spool_progress(self) -> bytes | None:
+        """How much of the spool Kafka has when this is saved; None if that is not among it."""
+        return self.values.get(_SPOOL)
 
 
 _decode_owner = msgspec.json.Decoder(Owner).decode
@@ -60,38 +59,37 @@ _decode_watermark = msgspec.json.Decoder(Watermark).decode
 _decode_alive = msgspec.json.Decoder(dict[str, int]).decode
 
 
-class State:
-    """The state of one shard, as `replica` keeps it.
-
-    `previous` is who served it last, `committing` what is saved when the commit that was asked for has taken
-    place: as long as there is no answer, only Kafka knows whether it has.
-    """
+class ShardState:
+    """The state of one shard, as `replica` keeps it."""
 
     def __init__(self, config: KafkaConfig, topic: Topic, shard: int, replica: str) -> None:
         self.topic = topic
         self.shard = shard
         self.shards = config.shards
-        self.watermarks: dict[bytes, Watermark] = {}
-        self.alive: dict[str, Alive] = {}
-        self.previous: Owner | None = None
-        self.notes: dict[bytes, bytes] = {}
+        self.watermarks: dict[bytes, Watermark] = {}  # by symbol, of what is on Kafka for good
+        self.alive: dict[str, Alive] = {}  # by account
+        self.previous: Owner | None = None  # who served the shard before; known from the first `catch_up` on
+        self.spool_progress: bytes | None = None  # what the previous one has saved of its spool
+        # What is saved if the commit that was requested has succeeded: as long as there is no response, only
+        # Kafka knows. Set by the sink, None while no commit is in doubt.
         self.committing: Save | None = None
         self._config = config
         self._replica = replica
-        self._transaction = 0
-        self._read_to: int | None = None
-        self._claimed = False
-        self._unsaved: dict[bytes, bytes] = {}
-        self._behind: dict[bytes, Watermark] = {}
+        self._transaction = 0  # number of the last transaction that was prepared, committed or not
+        self._read_to: int | None = None  # offset behind what was read of the partition; None before that
+        self._claimed = False  # whether Kafka has this replica as the owner
+        # Both wait to be saved; what has changed again while it was being saved stays for the next time.
+        self._unsaved: dict[bytes, bytes] = {}  # values by key
+        self._unsaved_watermarks: dict[bytes, Watermark] = {}  # by symbol; at-least-once only
 
     async def catch_up(self) -> int:
-        """Read what Kafka has; return the number of our last transaction that was committed.
+        """Read what Kafka has; return the number of this replica's last committed transaction, 0 for none.
 
-        To be called when a producer was opened, which settles the transaction that was left open.
+        To be called after a producer was opened, which commits or aborts the transaction that was left open.
 
         Raises:
-            ShardLost: another replica has served the shard since we have read it last.
-            KafkaError: Kafka does not answer.
+            ShardLost: another replica has served the shard since it was read last.
+            KafkaError: Kafka is unavailable.
         """
         found, end = (await self._read({self.shard: self._read_to}))[self.shard]
         owner = _decode_owner(found[_OWNER]) if _OWNER in found else None
@@ -106,48 +104,48 @@ class State:
         return owner.transaction if owner is not None and owner.replica == self._replica else 0
 
     def listened(self, account: str, alive: Alive) -> None:
-        """Take note until when the private channels of an account were listened to."""
+        """Have it saved until when the private channels of an account were listened to."""
         if self.alive.get(account) != alive:
             self.alive[account] = alive
             self._unsaved[_ACCOUNT + account.encode()] = msgspec.json.encode(alive)
 
     def acknowledged(self, records: Iterable[Record]) -> None:
-        """Take note that these records are on Kafka for good, and their state is not yet."""
+        """Advance the watermarks: these records are on Kafka for good, their state is not saved yet."""
         changed = advanced(self.watermarks, records)
         self.watermarks.update(changed)
-        self._behind.update(changed)
+        self._unsaved_watermarks.update(changed)
 
     @property
     def unsaved(self) -> bool:
-        """Whether there is something to save besides what records yet to be sent bring about."""
-        return bool(self._unsaved or self._behind) or not self._claimed
+        """Whether there is something to save, apart from the watermarks of records that are pending."""
+        return bool(self._unsaved or self._unsaved_watermarks) or not self._claimed
 
     @property
     def next_number(self) -> int:
-        """The number of the transaction that is saved next."""
+        """The number of the next transaction."""
         return self._transaction + 1
 
-    def note(self, notes: Mapping[bytes, bytes]) -> None:
-        """Have these values saved with the next ones."""
-        self._unsaved.update(notes)
+    def note_spool(self, progress: bytes) -> None:
+        """Have it saved how much of the spool Kafka has."""
+        self._unsaved[_SPOOL] = progress
 
     def save(self, sent: Iterable[Record]) -> Save:
-        """Return what has to be saved together with records that were sent."""
+        """Return what transaction `next_number` has to save together with the records that were sent."""
         self._transaction += 1
         owner = Owner(self._replica, self._config.shards, self._transaction)
-        changed = self._behind | advanced(self.watermarks, sent)
+        changed = self._unsaved_watermarks | advanced(self.watermarks, sent)
         values = {_OWNER: msgspec.json.encode(owner), **self._unsaved}
         for symbol, watermark in changed.items():
             values[_TRADES + symbol] = msgspec.json.encode(watermark)
         return Save(self._transaction, values, changed)
 
     def saved(self, save: Save) -> None:
-        """Take note that Kafka has this for good."""
+        """Forget what was saved: Kafka has it for good."""
         self._claimed = True
         for symbol, watermark in save.changed.items():
-            if self._behind.get(symbol) is watermark:
-                del self._behind[symbol]
-            elif symbol not in self._behind:
+            if self._unsaved_watermarks.get(symbol) is watermark:
+                del self._unsaved_watermarks[symbol]
+            elif symbol not in self._unsaved_watermarks:
                 self.watermarks[symbol] = watermark
         for key, value in save.values.items():
             if self._unsaved.get(key) == value:
@@ -159,15 +157,16 @@ class State:
                 self.watermarks[key.removeprefix(_TRADES)] = _decode_watermark(value)
             elif key.startswith(_ACCOUNT):
                 self.alive[key.removeprefix(_ACCOUNT).decode()] = _decode_alive(value)
-            else:
-                self.notes[key] = value
+            elif key == _SPOOL:
+                self.spool_progress = value
         if self.previous is not None and self.previous.replica == self._replica:
             self._transaction = self.previous.transaction
 
     async def _moved_here(self, own: Mapping[bytes, bytes]) -> dict[bytes, bytes]:
-        """Return what all partitions have of the shard, for there were fewer shards before, or none.
+        """Return what all partitions have of the symbols that belong to this shard now.
 
-        Of a symbol that has moved more than once the newest watermark counts.
+        They have moved if the number of shards was changed; the newest watermark of a symbol counts, for it
+        may have moved more than once.
         """
         found = dict(own)
         others = await self._read({n: None for n in range(self.topic.partitions) if n != self.shard})
@@ -182,7 +181,7 @@ class State:
         return bool(name) and shard_of(name.decode(), self._config.shards) == self.shard
 
     async def _read(self, offsets: Mapping[int, int | None]) -> dict[int, tuple[dict[bytes, bytes], int]]:
-        """Return of each partition the newest value of each key from an offset on, and where it ends."""
+        """Return for each partition the newest value of each key, from an offset on, and its end offset."""
         if not offsets:
             return {}
         consumer = AIOKafkaConsumer(
@@ -203,7 +202,7 @@ class State:
     ) -> dict[int, tuple[dict[bytes, bytes], int]]:
         places = {TopicPartition(self.topic.name, n): offset for n, offset in offsets.items()}
         consumer.assign(list(places))
-        # Not seek_to_beginning(): it may wait for ever if a topic is so new that its leader does not know it.
+        # Not seek_to_beginning(): it may wait for ever if the topic is so new that its leader is unknown.
         begins = await consumer.beginning_offsets(list(places))
         ends = await consumer.end_offsets(list(places))
         for place, offset in places.items():

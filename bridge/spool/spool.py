@@ -1,27 +1,30 @@
-"""The spool: records on disk, in order, for as long as Kafka does not take them.
+"""The spool: records on disk, in order, for as long as Kafka is unavailable or slower than the exchange.
 
-A folder of segments. A segment is a row of blocks, each with its length and checksum in front: a header, then
+A folder of segments. A segment is a file of blocks, each preceded by its length and checksum: a header, then
 lists of entries as they were appended. A process that is killed leaves at most the last block torn, which is
-cut off. Entries are counted by partition, for Kafka takes those of one partition in order and of different
-ones in any: up to which place in each it has them tells which are left. Those lost by damage count, too.
+cut off at the next start.
+
+Each partition has its own offsets, as in Kafka: its entries are numbered from 0, and those that damage has
+cost keep their numbers. `bridge.spool.overflow` defines all quantities and has an example.
 """
 
 import fcntl
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO, TypeAlias
 
 from msgspec.structs import replace
 
 from bridge.errors import SpoolFull
 from bridge.ledger import Watermark, advanced, newest
 from bridge.records import Record
+from bridge.spool.gaps import Gaps, LostTrades
 from bridge.spool.segment import (
-    Counts,
     Entry,
     Header,
+    Offsets,
     Place,
     block_of,
     entries_in,
@@ -32,60 +35,48 @@ from bridge.spool.segment import (
 
 _SEGMENT_BYTES = 16 * 1024 * 1024
 
-
-class Missing(NamedTuple):
-    """Trades that damage has cost: those of a symbol after `known`, before `first`; None if none follows."""
-
-    symbol: bytes
-    known: Watermark
-    first: Record | None
+Spooled: TypeAlias = tuple[Place, Record, int]
+"""An entry with its offset."""
 
 
 @dataclass(slots=True)
 class _Segment:
     path: Path
-    size: int
-    end: Counts
+    size: int  # bytes of its header and all entries; a failed write leaves nothing behind this
+    end: Offsets  # where the next segment begins; of the newest one, the spool's own `end`
 
 
 class Spool:
-    """The spool in one folder.
-
-    `header` is that of its newest segment, None while there is none. `counts` are of all entries since it
-    began, `waiting` how many are to be read, `bytes` its size on disk, `oldest_us` about when the next entry
-    to be read came. `damage` says what could not be read, `gaps` which trades are missing for it: none that
-    are `on_kafka`.
-    """
+    """The spool in one folder, at most `max_bytes` large."""
 
     def __init__(self, folder: Path, max_bytes: int, segment_bytes: int = _SEGMENT_BYTES) -> None:
-        self.header: Header | None = None
-        self.counts: Counts = {}
-        self.bytes = 0
-        self.waiting = 0
-        self.oldest_us = 0
-        self.watermarks: dict[bytes, Watermark] = {}
-        self.damage: list[str] = []
-        self.gaps: list[Missing] = []
+        self.header: Header | None = None  # of the newest segment; None while there is no spool
+        self.end: Offsets = {}  # the offset that the next entry of each partition will have
+        self.bytes = 0  # size of all segments on disk
+        self.unread = 0  # entries that `read` has yet to return: not lost, nor on Kafka when it was recovered
+        self.oldest_us = 0  # reception of about the oldest unread entry, µs since the epoch
+        self.watermarks: dict[bytes, Watermark] = {}  # as they will be when all entries are on Kafka
+        # Of what Kafka has, kept up to date by the owner: what is there is not lost with the spool.
         self.on_kafka: Mapping[bytes, Watermark] = {}
         self._folder = folder
         self._max_bytes = max_bytes
         self._segment_bytes = min(segment_bytes, max_bytes // 8)
-        self._segments: list[_Segment] = []
-        self._file: FileIO | None = None
-        self._source: BinaryIO | None = None
-        self._reading = 0
-        self._read: Counts = {}
-        self._taken: Counts = {}
-        self._holes: dict[Place, list[tuple[int, int]]] = {}
-        self._unreadable: set[Path] = set()
-        self._missed: dict[bytes, Watermark] = {}
-        self._lock: BinaryIO | None = None
+        self._segments: list[_Segment] = []  # the oldest first
+        self._file: FileIO | None = None  # the newest segment, to append to; None: the next entry begins one
+        self._reading = 0  # index in `_segments` of the one that is read
+        self._source: BinaryIO | None = None  # that segment's file; None until the next entry of it is read
+        self._next: Offsets = {}  # offset of the next entry in `_source`, whether it is returned or left out
+        self._committed: Offsets = {}  # what Kafka had when the spool was recovered; `read` leaves that out
+        self._damage: list[str] = []  # what could not be read, in words, since the last `damage()`
+        self._gaps = Gaps()
+        self._unreadable: set[Path] = set()  # segments that brought an error of the disk; not tried again
+        self._lock: BinaryIO | None = None  # held from `find` to `close`
 
     def find(self) -> Header | None:
-        """Take up what an earlier process has left; return the newest header, None if there is none.
+        """Open what an earlier process has left; return the newest header, None if there is none.
 
         Raises:
-            OSError: the folder can't be read or written, or is another process's.
+            OSError: the folder can't be read or written, or another process uses it.
         """
         self._folder.mkdir(parents=True, exist_ok=True)
         self._lock = (self._folder / "lock").open("wb")
@@ -97,32 +88,49 @@ class Spool:
             with path.open("rb") as file:
                 header = header_in(file)
                 if header is None:
-                    self.damage.append(f"{path.name} has no header")
+                    self._damage.append(f"{path.name} has no header")
                     continue
                 if self.header is None:
-                    self._read = dict(header.before)
-                self.header, self.counts = header, dict(header.before)
+                    self._next = dict(header.base)
+                self.header, self.end = header, dict(header.base)
                 self.watermarks = header.watermarks
                 if self._segments:
-                    self._segments[-1].end = dict(header.before)
-                self._segments.append(_Segment(path, path.stat().st_size, self.counts))
+                    self._segments[-1].end = dict(header.base)
+                self._segments.append(_Segment(path, path.stat().st_size, self.end))
                 self.bytes += self._segments[-1].size
                 self.oldest_us = self.oldest_us or int(path.stat().st_mtime * 1e6)
         if self._segments:
             self._survey(self._segments[-1])
-            self.waiting = sum(self.counts.values()) - sum(self._read.values())
+            self.unread = self._between(self._next, self.end)
         return self.header
 
-    def begin(self, header: Header) -> None:
-        """Begin a segment, whose `before` is filled in here; the first one begins the spool.
+    def skip(self, committed: Offsets) -> None:
+        """Leave out what is below these offsets, which Kafka has; to be called after `find`."""
+        self._committed = dict(committed)
+        if lost := self._between({}, self._next):
+            self._damage.append(f"{lost} records in front of {self._segments[0].path.name} are lost")
+            self._gaps.open(self.on_kafka, watermarks_in(self._segments[0].path, whole=False))
+        self.unread = self._between(self._next, self.end)
+
+    def resume(self, header: Header) -> None:
+        """Begin a segment behind those of an earlier process.
 
         Raises:
-            OSError: it can't be written.
+            OSError: it can't be written; the next append tries again.
         """
-        header = replace(header, before=dict(self.counts))
+        self.header, self.watermarks = header, dict(header.watermarks)
+        self.begin(header)
+
+    def begin(self, header: Header) -> None:
+        """Begin a segment, whose `base` is filled in here; the first one begins the spool.
+
+        Raises:
+            OSError: it can't be written; all is as before.
+        """
+        header = replace(header, base=dict(self.end))
         paths = [*self._paths(), *(segment.path for segment in self._segments)]
         number = max((int(path.stem) for path in paths), default=0) + 1
-        segment = _Segment(self._folder / f"{number:012d}.spool", 0, self.counts)
+        segment = _Segment(self._folder / f"{number:012d}.spool", 0, self.end)
         file = segment.path.open("xb", buffering=0)
         try:
             self._write(block_of(header), segment, file)
@@ -131,7 +139,7 @@ class Spool:
             segment.path.unlink()
             raise
         if self._segments:
-            self._segments[-1].end = dict(self.counts)
+            self._segments[-1].end = dict(self.end)
         self._segments.append(segment)
         if self._file is not None:
             self._file.close()
@@ -139,20 +147,11 @@ class Spool:
         self.header = header
         self.watermarks = dict(header.watermarks)
 
-    def go_on(self, header: Header) -> None:
-        """Begin a segment behind those of an earlier process.
-
-        Raises:
-            OSError: it can't be written; the next entries try it again.
-        """
-        self.header, self.watermarks = header, dict(header.watermarks)
-        self.begin(header)
-
     def append(self, entries: Sequence[Entry]) -> None:
         """Add entries at the end: all of them or none.
 
         Raises:
-            SpoolFull: they would take it over its bound.
+            SpoolFull: they would take it over its maximum size.
             OSError: they can't be written.
         """
         block = block_of(entries)
@@ -163,69 +162,60 @@ class Spool:
             self.begin(replace(self.header, watermarks=self.watermarks))
         assert self._file is not None  # noqa: S101 - so has the segment
         self._write(block, self._segments[-1], self._file)
-        if not self.waiting:
+        if not self.unread:
             self.oldest_us = entries[0][1].time_us
-        self.waiting += len(entries)
+        self.unread += len(entries)
         self._count(entries)
 
-    def skip(self, taken: Counts) -> None:
-        """Leave out the entries up to these places, which Kafka has."""
-        self._taken = dict(taken)
-        if number := self._lose({}, self._read):
-            self.damage.append(f"{number} records in front of {self._segments[0].path.name} are lost")
-            self._begin_gaps(self.on_kafka, watermarks_in(self._segments[0].path, whole=False))
-        self.waiting = sum(
-            end - max(self._read.get(place, 0), taken.get(place, 0)) for place, end in self.counts.items()
-        )
-
-    def read(self) -> list[Entry]:
-        """Return the next entries that Kafka has not taken, in order; none when all have been read."""
+    def read(self) -> list[Spooled]:
+        """Return the next unread entries, in order; none when all have been read."""
         while self._reading < len(self._segments):
             segment = self._segments[self._reading]
             while entries := self._next_entries(segment):
-                if left := self._take(entries):
-                    return left
-            self._miss(segment)
+                if unread := self._pass(entries):
+                    return unread
+            self._end_segment(segment)
             if self._reading + 1 == len(self._segments):
                 break
             self._close_source()
             self._reading += 1
-        self.gaps += [Missing(symbol, known, None) for symbol, known in self._missed.items()]
-        self._missed.clear()
+        self._gaps.close_all()
         return []
 
+    def position(self, place: Place) -> int:
+        """Return the offset of the first entry of a partition that has been neither read nor committed."""
+        return max(self._next.get(place, 0), self._committed.get(place, 0))
+
     def seek_end(self) -> None:
-        """Leave out of what is read all that is there now, for it is in memory, too."""
+        """Count all entries as read, for memory has them, too."""
         if self._segments:
             self._close_source()
             self._reading = len(self._segments) - 1
             self._source = self._segments[-1].path.open("rb")
             self._source.seek(self._segments[-1].size)
-            self._read, self.waiting = dict(self.counts), 0
+            self._next, self.unread = dict(self.end), 0
+
+    def damage(self) -> list[str]:
+        """Return what could not be read since the last call, in words."""
+        damage, self._damage = self._damage, []
+        return damage
+
+    def lost_trades(self) -> list[LostTrades]:
+        """Return the trades that damage has cost, as far as their bounds were found since the last call."""
+        return self._gaps.closed()
 
     def full(self, share: float) -> bool:
-        """Tell if more than a share of the bytes it may have are used."""
+        """Return whether more than this share of the maximum size is used."""
         return self.bytes > share * self._max_bytes
 
-    def kept(self, place: Place) -> int:
-        """Return how many entries of a partition there are since it began, without those found lost."""
-        return self.counts.get(place, 0) - sum(entries for _, entries in self._holes.get(place, ()))
-
-    def place_of(self, place: Place, number: int) -> int:
-        """Return up to which place in a partition so many entries reach, with those lost between them."""
-        for begin, entries in self._holes.get(place, ()):
-            if begin <= number:
-                number += entries
-        return number
-
-    def forget(self, taken: Counts) -> bool:
-        """Delete the older segments of which Kafka has all, up to these places; return whether it has all."""
-        while self._reading and _reach(taken, self._segments[0].end):
+    def forget(self, committed: Offsets) -> bool:
+        """Delete the oldest segments if Kafka has all of them; return whether it has the whole spool."""
+        while self._reading and _reaches(committed, self._segments[0].end):
             segment = self._segments.pop(0)
             segment.path.unlink(missing_ok=True)
             self.bytes -= segment.size
             self._reading -= 1
-        return not self.waiting and _reach(taken, self.counts)
+        return not self.unread and _reaches(committed, self.end)
 
     def clear(self) -> None:
         """Delete everything.
@@ -237,8 +227,8 @@ class Spool:
             if file is not None:
                 file.close()
         self._file = self._source = self.header = None
-        self._segments, self._reading, self.bytes, self.waiting = [], 0, 0, 0
-        self.counts, self._read, self._taken, self._holes, self._missed = {}, {}, {}, {}, {}
+        self._segments, self._reading, self.bytes, self.unread = [], 0, 0, 0
+        self.end, self._next, self._committed, self._gaps = {}, {}, {}, Gaps()
         self._unreadable.clear()  # the numbers of segments begin again
         for path in self._paths():
             path.unlink(missing_ok=True)
@@ -266,11 +256,11 @@ class Spool:
             if entries is None:
                 self._source.seek(segment.size)
         except OSError as error:
-            self.damage.append(str(error))
+            self._damage.append(str(error))
             self._unreadable.add(segment.path)
             if segment is self._segments[-1] and self._file is not None:
                 self._file.close()
-                self._file = None  # what is added from here on goes to another one
+                self._file = None  # what is appended from here on goes to another one
             return None
         return entries
 
@@ -279,55 +269,40 @@ class Spool:
             self._source.close()
             self._source = None
 
-    def _take(self, entries: Sequence[Entry]) -> list[Entry]:
-        """Count entries as read; return those that Kafka has not taken."""
-        left = []
+    def _pass(self, entries: Iterable[Entry]) -> list[Spooled]:
+        """Advance behind these entries; return those that Kafka does not have, with their offsets."""
+        unread = []
         for place, record in entries:
-            read = self._read.get(place, 0)
-            self._read[place] = read + 1
-            if self._missed:
-                self._end_gap(record)
-            if read >= self._taken.get(place, 0):
-                left.append((place, record))
+            offset = self._next.get(place, 0)
+            self._next[place] = offset + 1
+            self._gaps.close(record)
+            if offset >= self._committed.get(place, 0):
+                unread.append((place, record, offset))
                 self.oldest_us = record.time_us
-        self.waiting -= len(left)
-        return left
+        self.unread -= len(unread)
+        return unread
 
-    def _miss(self, segment: _Segment) -> None:
-        """Count as lost what a segment should have brought and has not, and tell it as damage."""
-        number = self._lose(self._read, segment.end)
-        self._read = dict(segment.end)
-        if number:
-            self.waiting -= number
-            self.damage.append(f"{segment.path.name} is damaged: {number} records are lost")
+    def _end_segment(self, segment: _Segment) -> None:
+        """Advance to the end of a segment; what should have been between was lost to damage."""
+        lost = self._between(self._next, segment.end)
+        self._next = dict(segment.end)
+        if lost:
+            self.unread -= lost
+            self._damage.append(f"{segment.path.name} is damaged: {lost} records are lost")
             readable = segment.path not in self._unreadable
             known = newest(self.on_kafka, watermarks_in(segment.path, whole=readable))
             behind = self._segments[self._reading + 1 :]
-            self._begin_gaps(known, watermarks_in(behind[0].path, whole=False) if behind else self.watermarks)
+            self._gaps.open(known, watermarks_in(behind[0].path, whole=False) if behind else self.watermarks)
 
-    def _lose(self, begin: Counts, end: Counts) -> int:
-        """Count as lost what is between these places and not on Kafka; return how many entries."""
-        number = 0
-        for place, last in end.items():
-            first = max(begin.get(place, 0), self._taken.get(place, 0))
-            if last > first:
-                self._holes.setdefault(place, []).append((first, last - first))
-                number += last - first
-        return number
-
-    def _begin_gaps(self, known: Mapping[bytes, Watermark], behind: Mapping[bytes, Watermark]) -> None:
-        """Remember of each symbol that has lost trades up to where it has them."""
-        for symbol, watermark in known.items():
-            if symbol in behind and behind[symbol].ids[-1] > watermark.ids[-1]:
-                self._missed.setdefault(symbol, watermark)
-
-    def _end_gap(self, record: Record) -> None:
-        """Tell of the trades that are missing before this one, if it is one and any are."""
-        if record.mark is not None and record.key in self._missed:
-            self.gaps.append(Missing(record.key, self._missed.pop(record.key), record))
+    def _between(self, begin: Offsets, end: Offsets) -> int:
+        """Return how many entries are between these offsets that Kafka does not have."""
+        return sum(
+            max(0, last - max(begin.get(place, 0), self._committed.get(place, 0)))
+            for place, last in end.items()
+        )
 
     def _survey(self, segment: _Segment) -> None:
-        """Count the entries of the last segment, and cut off what a killed process has left torn."""
+        """Count the entries of the last segment, and cut off a torn end that a killed process has left."""
         with segment.path.open("r+b") as file:
             next_block(file)
             good = file.tell()
@@ -336,14 +311,15 @@ class Spool:
                 good = file.tell()
             torn = segment.size - good
             if torn:
-                self.damage.append(f"{segment.path.name} has a torn end of {torn} bytes, which were cut off")
+                self._damage.append(f"{segment.path.name} has a torn end of {torn} bytes, which were cut off")
                 file.truncate(good)
                 segment.size = good
                 self.bytes -= torn
 
     def _count(self, entries: Sequence[Entry]) -> None:
+        """Advance the end and the watermarks behind entries that are on disk."""
         for place, _ in entries:
-            self.counts[place] = self.counts.get(place, 0) + 1
+            self.end[place] = self.end.get(place, 0) + 1
         marked = [record for _, record in entries if record.mark is not None]
         if marked:
             self.watermarks.update(advanced(self.watermarks, marked))
@@ -362,5 +338,5 @@ class Spool:
         self.bytes += len(block)
 
 
-def _reach(taken: Counts, end: Counts) -> bool:
-    return all(taken.get(place, 0) >= number for place, number in end.items())
+def _reaches(committed: Offsets, end: Offsets) -> bool:
+    return all(committed.get(place, 0) >= offset for place, offset in end.items())

@@ -38,7 +38,7 @@ def _reconnected(bridge: RunningBridge, reason: str, times: int) -> bool:
     return bridge.metric("reconnects_total", reason=reason) > times
 
 
-def test_a_server_that_hangs_up_all_the_time_costs_no_trade(
+def test_a_server_that_keeps_hanging_up_costs_no_trade(
     kafka: Broker, prefix: str, tmp_path: Path
 ) -> None:
     """It closes all connections every 1.5 s, and answers 502 in between."""
@@ -59,7 +59,7 @@ def test_a_server_that_hangs_up_all_the_time_costs_no_trade(
 
 
 @pytest.mark.parametrize("delivery", DELIVERIES)
-def test_a_broker_killed_under_load_loses_and_doubles_nothing(
+def test_a_broker_killed_under_load_loses_and_duplicates_nothing(
     own_kafka: Broker, prefix: str, tmp_path: Path, delivery: str
 ) -> None:
     with ExchangeThread(symbols=SYMBOLS, rate=1000) as exchange:
@@ -84,7 +84,7 @@ def test_a_broker_killed_under_load_loses_and_doubles_nothing(
         assert_trades_are(records_of(own_kafka, prefix, "trades"), exchange.truth.made)
 
 
-def test_while_kafka_hangs_reading_pauses_and_then_goes_on_without_a_hole(
+def test_reading_pauses_while_kafka_hangs_and_resumes_without_a_hole(
     own_kafka: Broker, prefix: str, tmp_path: Path
 ) -> None:
     """The pause outlasts `reply_timeout`: a session that does not read can't see its pongs."""
@@ -104,7 +104,7 @@ def test_while_kafka_hangs_reading_pauses_and_then_goes_on_without_a_hole(
             assert bridge.metric("frames_total") == frames
             assert psutil.Process(bridge.process.pid).memory_info().rss < before + 20_000_000
             own_kafka.resume()
-            eventually(lambda: bridge.metric("reading_paused") == 0, 60, "reading on")
+            eventually(lambda: bridge.metric("reading_paused") == 0, 60, "reading resumed")
             exchange.quiesce()
             sent = exchange.truth.counts()
             total = sum(sent.values())
@@ -116,10 +116,10 @@ def test_while_kafka_hangs_reading_pauses_and_then_goes_on_without_a_hole(
 
 
 @pytest.mark.parametrize("delivery", DELIVERIES)
-def test_while_the_clock_jumps_by_hours_each_trade_arrives_once(
+def test_each_trade_arrives_once_while_the_clock_jumps_by_hours(
     kafka: Broker, prefix: str, tmp_path: Path, delivery: str
 ) -> None:
-    """Kafka refuses what is more than an hour ahead of its own clock, so those go without their time."""
+    """Kafka rejects timestamps more than an hour ahead of its clock, so those records have none."""
     with ExchangeThread(symbols=SYMBOLS, rate=300, accounts=ACCOUNTS) as exchange:
         clock = Clock(tmp_path)
         settings = config(exchange.url, kafka, prefix, {"kafka": {"delivery": delivery}}, accounts=True)
@@ -146,7 +146,7 @@ def test_while_the_clock_jumps_by_hours_each_trade_arrives_once(
 
 
 @pytest.mark.parametrize("delivery", DELIVERIES)
-def test_a_stop_while_kafka_is_away_says_what_was_left_behind(
+def test_a_stop_while_kafka_is_unavailable_reports_lost_records(
     own_kafka: Broker, prefix: str, tmp_path: Path, delivery: str
 ) -> None:
     with ExchangeThread(symbols=SYMBOLS, rate=500) as exchange:
@@ -155,17 +155,17 @@ def test_a_stop_while_kafka_is_away_says_what_was_left_behind(
             bridge.wait_ready()
             eventually(lambda: bridge.metric("records_total") > 100, 30, "records")
             own_kafka.kill()
-            eventually(lambda: bridge.metric("pending_records") > 100, 30, "records that wait")
+            eventually(lambda: bridge.metric("pending_records") > 100, 30, "pending records")
             began = time.monotonic()
             assert bridge.stop() == 0
             assert time.monotonic() - began < 30
             assert "records lost at shutdown" in bridge.stderr
 
 
-def test_a_stop_at_the_start_does_not_wait_for_a_kafka_that_hangs(
+def test_a_stop_during_the_start_does_not_wait_for_a_kafka_that_hangs(
     own_kafka: Broker, prefix: str, tmp_path: Path
 ) -> None:
-    """It accepts connections and answers nothing."""
+    """It accepts connections and responds to nothing."""
     own_kafka.suspend()
     settings = config("ws://127.0.0.1:9/", own_kafka, prefix)
     with RunningBridge(tmp_path, settings) as bridge:
@@ -175,7 +175,7 @@ def test_a_stop_at_the_start_does_not_wait_for_a_kafka_that_hangs(
         assert time.monotonic() - began < 30
 
 
-def test_without_kafka_or_exchange_at_the_start_it_says_so_and_keeps_trying(
+def test_without_kafka_or_exchange_at_the_start_the_bridge_says_so_and_keeps_trying(
     own_kafka: Broker, prefix: str, tmp_path: Path
 ) -> None:
     own_kafka.stop()
@@ -194,7 +194,7 @@ def test_without_kafka_or_exchange_at_the_start_it_says_so_and_keeps_trying(
         assert bridge.stop() == 0
 
 
-def test_refused_credentials_are_reported_and_public_channels_go_on(
+def test_refused_credentials_are_reported_and_public_channels_continue(
     kafka: Broker, prefix: str, tmp_path: Path
 ) -> None:
     other = {"key": "another secret"}
@@ -209,7 +209,7 @@ def test_refused_credentials_are_reported_and_public_channels_go_on(
     assert ACCOUNTS["key"] not in bridge.stderr
 
 
-def test_a_bad_symbol_is_named_and_takes_nothing_else_down(
+def test_a_bad_symbol_is_named_and_affects_nothing_else(
     kafka: Broker, prefix: str, tmp_path: Path
 ) -> None:
     with ExchangeThread(symbols=SYMBOLS, rate=100) as exchange:
@@ -224,7 +224,7 @@ def test_a_bad_symbol_is_named_and_takes_nothing_else_down(
 
 
 def test_a_dead_feed_is_replaced(kafka: Broker, prefix: str, tmp_path: Path) -> None:
-    """A connection that hears and says nothing more costs no trade that the next clean list still has."""
+    """A connection that falls silent costs no trade that the next clean list still has."""
     with ExchangeThread(symbols=SYMBOLS, rate=60, faults=Faults(mute_after=2.0)) as exchange:
         quick = {"ping_interval": 0.3, "reply_timeout": 0.5, "reconnect_min": 0.05}
         with RunningBridge(tmp_path, config(exchange.url, kafka, prefix, {"exchange": quick})) as bridge:
@@ -234,7 +234,7 @@ def test_a_dead_feed_is_replaced(kafka: Broker, prefix: str, tmp_path: Path) -> 
         assert_trades_are(records_of(kafka, prefix, "trades"), exchange.truth.made)
 
 
-def test_every_market_follows_new_listings_over_many_sessions(
+def test_every_market_includes_new_listings_on_additional_sessions(
     kafka: Broker, prefix: str, tmp_path: Path
 ) -> None:
     symbols = [f"SIM{n}_USDT" for n in range(12)]
@@ -259,7 +259,7 @@ def test_every_market_follows_new_listings_over_many_sessions(
 
 
 def test_many_sessions_never_storm_the_exchange(kafka: Broker, prefix: str, tmp_path: Path) -> None:
-    """24 of them at the start, and again when all are cut at once, on a server that takes 10 a second."""
+    """24 of them at the start, and again when all are cut at once; the server accepts 10 a second."""
     symbols = symbol_names(12)
     with ExchangeThread(symbols=symbols, rate=100, faults=Faults(max_handshakes=10)) as exchange:
         sections: dict[str, Any] = {
@@ -277,7 +277,7 @@ def test_many_sessions_never_storm_the_exchange(kafka: Broker, prefix: str, tmp_
         assert_trades_are(records_of(kafka, prefix, "trades"), exchange.truth.made)
 
 
-def test_an_exchange_that_says_too_many_is_left_alone_for_as_long_as_it_asks(
+def test_an_exchange_that_answers_too_many_requests_is_left_alone_for_as_long_as_it_asks(
     kafka: Broker, prefix: str, tmp_path: Path
 ) -> None:
     with ExchangeThread(symbols=SYMBOLS, rate=100, faults=Faults(max_handshakes=2)) as exchange:
@@ -288,6 +288,6 @@ def test_an_exchange_that_says_too_many_is_left_alone_for_as_long_as_it_asks(
             sessions = 3 * len(SYMBOLS) + 1
             assert exchange.simulator.handshakes == sessions
             assert bridge.metric("reconnects_total", reason="refused") == exchange.simulator.refusals > 0
-            # All of them try at once at first; after that they try as one, after what was asked for.
+            # All of them try at once at first; after that one tries for all, when the exchange has allowed it.
             assert exchange.simulator.refusals < sessions * sessions / 2
             assert bridge.stop() == 0

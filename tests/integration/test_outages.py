@@ -1,4 +1,4 @@
-"""Kafka away for longer than memory lasts: what was received waits on disk, and outlives the process."""
+"""Kafka unavailable for longer than memory lasts: records are spooled to disk and outlive the process."""
 
 import os
 import random
@@ -54,13 +54,13 @@ def _delivered(bridge: RunningBridge) -> float:
 
 
 def spool_events(kafka: Broker, prefix: str) -> list[str]:
-    """Return what the events topic tells of the spool, in order."""
+    """Return the kinds of the spool's events on the events topic, in order."""
     kinds = [one.json["event"] for one in records_of(kafka, prefix, "events")]
     return [kind for kind in kinds if kind.startswith("spool_")]
 
 
 def assert_whole(kafka: Broker, prefix: str, exchange: ExchangeThread) -> None:
-    """All that was sent is there once, in order."""
+    """All that was sent is on Kafka once, in order."""
     for channel in CHANNELS:
         records = records_of(kafka, prefix, channel)
         assert len(records) == exchange.truth.counts()[channel]
@@ -69,7 +69,7 @@ def assert_whole(kafka: Broker, prefix: str, exchange: ExchangeThread) -> None:
 
 
 def trade_past_what_is_shown(exchange: ExchangeThread) -> None:
-    """Return when of each symbol more has been traded from now on than a clean list shows."""
+    """Return when more has been traded of each symbol, from now on, than a clean list shows."""
     made = exchange.truth.made
     before = {symbol: len(trades) for symbol, trades in made.items()}
     eventually(
@@ -79,10 +79,10 @@ def trade_past_what_is_shown(exchange: ExchangeThread) -> None:
     )
 
 
-def assert_trades_are_but_for_what_is_told(
+def assert_trades_are_but_for_reported_gaps(
     kafka: Broker, prefix: str, exchange: ExchangeThread, cause: str
 ) -> None:
-    """Each symbol has one gap, of this cause, with its bounds; but for that each trade is there, in order."""
+    """Each symbol has one gap, of this cause, with its bounds; all other trades are there, in order."""
     gaps = gaps_of(kafka, prefix, "trades")
     assert sorted(gap["symbol"] for gap in gaps) == SYMBOLS
     assert {(gap["cause"], gap["closed_by"]) for gap in gaps} == {(cause, None)}
@@ -100,12 +100,12 @@ def assert_times_are_those_of_trades(gaps: Sequence[Mapping[str, Any]], trades: 
 
 
 def segments(folder: Path) -> list[Path]:
-    """Return the files of the spool of a bridge that runs in this folder, the oldest first."""
+    """Return the spool's files of a bridge that runs in this folder, the oldest first."""
     return sorted(folder.glob("spool/*/*.spool"))
 
 
 def tear(segment: Path, size: int) -> None:
-    """Cut so many bytes off a segment, and as many more as end it in the middle of a block."""
+    """Cut at least `size` bytes off a segment, so that it ends in the middle of a block."""
     content = segment.read_bytes()
     begin = end = 0
     while end <= len(content) - size:
@@ -114,7 +114,7 @@ def tear(segment: Path, size: int) -> None:
 
 
 @pytest.mark.parametrize("delivery", DELIVERIES)
-def test_while_kafka_is_away_for_longer_than_memory_lasts_reading_goes_on(
+def test_reading_continues_while_kafka_is_unavailable_for_longer_than_memory_lasts(
     own_kafka: Broker, prefix: str, tmp_path: Path, delivery: str
 ) -> None:
     with ExchangeThread(symbols=SYMBOLS, rate=800) as exchange:
@@ -140,22 +140,22 @@ def test_while_kafka_is_away_for_longer_than_memory_lasts_reading_goes_on(
     assert (begun, ended) == ("spool_begun", "spool_ended")
 
 
-def test_what_waits_on_disk_outlives_a_stop(own_kafka: Broker, prefix: str, tmp_path: Path) -> None:
-    """Also what was in memory only, for Kafka was not away long enough to fill that."""
+def test_spooled_records_outlive_a_stop(own_kafka: Broker, prefix: str, tmp_path: Path) -> None:
+    """Also those that were in memory alone, because the outage was too short to fill it."""
     with ExchangeThread(symbols=SYMBOLS, rate=500) as exchange:
         settings = config(exchange.url, own_kafka, prefix)
         with RunningBridge(tmp_path, settings) as bridge:
             bridge.wait_ready()
             own_kafka.kill()
-            eventually(lambda: bridge.metric("pending_records") > 500, 60, "records that wait")
+            eventually(lambda: bridge.metric("pending_records") > 500, 60, "pending records")
             assert bridge.metric("spool_records") == 0
             exchange.quiesce()
             sent = exchange.truth.counts()
             began = time.monotonic()
             assert bridge.stop() == 0
             assert time.monotonic() - began < 30
-            assert "records left in the spool" in bridge.stderr
-            assert "records lost" not in bridge.stderr
+            assert "records left in the spool for the next start" in bridge.stderr
+            assert "records lost at shutdown" not in bridge.stderr
         own_kafka.start()
         with RunningBridge(tmp_path, settings) as bridge:
             bridge.wait_ready()
@@ -169,10 +169,10 @@ def test_what_waits_on_disk_outlives_a_stop(own_kafka: Broker, prefix: str, tmp_
         assert_trades_are(records_of(own_kafka, prefix, "trades"), exchange.truth.made)
 
 
-def test_a_bridge_killed_while_kafka_is_away_goes_on_with_what_is_on_disk(
+def test_a_bridge_killed_during_an_outage_continues_with_its_spool(
     own_kafka: Broker, prefix: str, tmp_path: Path
 ) -> None:
-    """Killed while it writes to the disk, and again and again while it delivers what is there."""
+    """Killed while it writes to the spool, and repeatedly while it delivers the spooled records."""
     with ExchangeThread(symbols=SYMBOLS, rate=600) as exchange:
         keys = {**LITTLE_MEMORY, "session_timeout": 2.0}
         settings = config(exchange.url, own_kafka, prefix, {"kafka": keys})
@@ -203,7 +203,7 @@ def test_a_bridge_killed_while_kafka_is_away_goes_on_with_what_is_on_disk(
 
 
 @pytest.mark.parametrize("shown", [True, False], ids=["the exchange still shows it", "it no longer does"])
-def test_what_a_torn_spool_has_lost_is_filled_in_or_told(
+def test_trades_lost_with_a_torn_spool_are_filled_in_or_reported(
     own_kafka: Broker, prefix: str, tmp_path: Path, shown: bool
 ) -> None:
     with ExchangeThread(symbols=SYMBOLS, rate=600) as exchange:
@@ -232,13 +232,13 @@ def test_what_a_torn_spool_has_lost_is_filled_in_or_told(
             assert sorted(gap["symbol"] for gap in gaps) == SYMBOLS
             assert all(gap["closed_by"] == "clean_list" and gap["filled"] > 0 for gap in gaps)
         else:
-            assert_trades_are_but_for_what_is_told(own_kafka, prefix, exchange, "takeover")
+            assert_trades_are_but_for_reported_gaps(own_kafka, prefix, exchange, "takeover")
 
 
-def test_trades_that_damage_in_the_middle_of_a_spool_has_cost_are_a_gap_with_its_bounds(
+def test_trades_lost_to_damage_in_the_middle_of_a_spool_are_a_gap_with_its_bounds(
     own_kafka: Broker, prefix: str, tmp_path: Path
 ) -> None:
-    """And what lies behind the damage arrives."""
+    """And the records behind the damage arrive."""
     with ExchangeThread(symbols=SYMBOLS, rate=800) as exchange:
         sections: dict[str, Any] = {
             "kafka": {**LITTLE_MEMORY, "session_timeout": 2.0},
@@ -270,10 +270,10 @@ def test_trades_that_damage_in_the_middle_of_a_spool_has_cost_are_a_gap_with_its
 
 
 @pytest.mark.parametrize("limit", ["spool.max_bytes", "the disk"])
-def test_when_the_disk_takes_no_more_reading_pauses_and_that_is_told(
+def test_reading_pauses_and_an_event_says_so_when_the_disk_is_full(
     own_kafka: Broker, prefix: str, tmp_path: Path, limit: str
 ) -> None:
-    """And nothing of what was received is lost, out of order or twice."""
+    """And nothing that was received is lost, repeated or out of order."""
     with ExchangeThread(symbols=SYMBOLS, rate=800) as exchange:
         sections: dict[str, Any] = {
             "kafka": LITTLE_MEMORY,
@@ -289,12 +289,12 @@ def test_when_the_disk_takes_no_more_reading_pauses_and_that_is_told(
             frames = bridge.metric("frames_total")
             eventually(lambda: "kafka" in bridge.ready()[1].get("missing", {}), 20, "readyz names Kafka")
             assert bridge.metric("frames_total") == frames
-            assert "the spool takes nothing more" in bridge.stderr
-            assert "reading on" not in bridge.stderr
+            assert "spool full or not writable, reading from the exchange paused" in bridge.stderr
+            assert "resumed reading" not in bridge.stderr
             if limit == "the disk":
                 resource.prlimit(bridge.process.pid, resource.RLIMIT_FSIZE, (-1, -1))
             own_kafka.resume()
-            eventually(lambda: bridge.metric("reading_paused") == 0, 60, "reading on")
+            eventually(lambda: bridge.metric("reading_paused") == 0, 60, "reading resumed")
             eventually(lambda: bridge.metric("spool_bytes") == 0, 90, "nothing on disk")
             exchange.quiesce()
             all_delivered(bridge, exchange)
@@ -305,10 +305,10 @@ def test_when_the_disk_takes_no_more_reading_pauses_and_that_is_told(
 
 
 @pytest.mark.parametrize("delivery", DELIVERIES)
-def test_when_connections_that_are_not_read_are_closed_what_was_missed_is_a_gap_with_its_bounds(
+def test_trades_missed_because_unread_connections_were_closed_are_a_gap_with_its_bounds(
     own_kafka: Broker, prefix: str, tmp_path: Path, delivery: str
 ) -> None:
-    """Kafka is away for longer than memory and then the spool last, and all that they hold arrives."""
+    """The outage outlasts memory and the spool; all that they hold arrives."""
     with ExchangeThread(symbols=SYMBOLS, rate=800) as exchange:
         sections: dict[str, Any] = {
             "kafka": {**LITTLE_MEMORY, "delivery": delivery},
@@ -331,12 +331,12 @@ def test_when_connections_that_are_not_read_are_closed_what_was_missed_is_a_gap_
                 bridge.metric("reconnects_total", reason="closed") == exchange.simulator.handshakes - 1 == 1
             )
             assert bridge.stop() == 0
-        assert_trades_are_but_for_what_is_told(own_kafka, prefix, exchange, "closed")
+        assert_trades_are_but_for_reported_gaps(own_kafka, prefix, exchange, "closed")
         assert_no_hole(records_of(own_kafka, prefix, "depth"))
     assert {"spool_begun", "spool_overflowed", "spool_ended"} <= set(spool_events(own_kafka, prefix))
 
 
-def test_a_folder_that_can_not_be_written_is_told_and_reading_pauses_as_without_a_spool(
+def test_with_a_spool_folder_that_is_not_writable_reading_pauses_as_without_a_spool(
     own_kafka: Broker, prefix: str, tmp_path: Path
 ) -> None:
     (tmp_path / "spool").write_text("a file where a folder should be")
@@ -344,11 +344,11 @@ def test_a_folder_that_can_not_be_written_is_told_and_reading_pauses_as_without_
         settings = config(exchange.url, own_kafka, prefix, {"kafka": LITTLE_MEMORY})
         with RunningBridge(tmp_path, settings) as bridge:
             bridge.wait_ready()
-            assert "the spool takes nothing more" in bridge.stderr
+            assert "spool full or not writable, reading from the exchange paused" in bridge.stderr
             own_kafka.suspend()
             eventually(lambda: bridge.metric("reading_paused") == 1, 60, "a pause")
             own_kafka.resume()
-            eventually(lambda: bridge.metric("reading_paused") == 0, 60, "reading on")
+            eventually(lambda: bridge.metric("reading_paused") == 0, 60, "reading resumed")
             exchange.quiesce()
             all_delivered(bridge, exchange)
             assert bridge.stop() == 0
@@ -356,8 +356,8 @@ def test_a_folder_that_can_not_be_written_is_told_and_reading_pauses_as_without_
     assert spool_events(own_kafka, prefix) == ["spool_overflowed"]
 
 
-def test_while_kafka_is_too_slow_records_wait_on_disk_until_it_is_not(prefix: str, tmp_path: Path) -> None:
-    """It would never catch up: it takes a fraction of what comes."""
+def test_records_are_spooled_while_kafka_is_too_slow(prefix: str, tmp_path: Path) -> None:
+    """It would never catch up: it accepts a fraction of what is received."""
     port, behind = free_ports(2)
     properties = {
         "listeners": f"PLAINTEXT://127.0.0.1:{behind},CONTROLLER://127.0.0.1:{{controller}}",
@@ -372,7 +372,7 @@ def test_while_kafka_is_too_slow_records_wait_on_disk_until_it_is_not(prefix: st
                 link.rate = 30_000
                 eventually(partial(spooled, bridge, 3000), 90, "records on disk")
                 before = bridge.metric("records_total")
-                eventually(lambda: bridge.metric("records_total") > before, 60, "Kafka takes some")
+                eventually(lambda: bridge.metric("records_total") > before, 60, "Kafka accepts some")
                 assert bridge.metric("reading_paused") == 0
                 link.rate = None
                 eventually(lambda: bridge.metric("spool_bytes") == 0, 90, "nothing on disk")
@@ -383,7 +383,7 @@ def test_while_kafka_is_too_slow_records_wait_on_disk_until_it_is_not(prefix: st
 
 
 def _alone(cluster: Cluster, broker: Broker, bridge: RunningBridge) -> None:
-    """Freeze the other brokers, and return when it has got more of what comes."""
+    """Freeze the other brokers, and return when this one has received more."""
     for other in cluster.brokers:
         if other is not broker:
             other.suspend()
@@ -391,8 +391,8 @@ def _alone(cluster: Cluster, broker: Broker, bridge: RunningBridge) -> None:
     eventually(lambda: bridge.metric("frames_total") >= more, 30, "frames that one broker has")
 
 
-def test_while_the_brokers_of_a_cluster_die_in_turn_nothing_is_lost(prefix: str, tmp_path: Path) -> None:
-    """Each leads some partitions. Two of three have to have each record, so all goes on without one."""
+def test_nothing_is_lost_while_the_brokers_of_a_cluster_die_in_turn(prefix: str, tmp_path: Path) -> None:
+    """Each leads some partitions. Two of three need to have each record, so one can be missed."""
     with ExchangeThread(symbols=SYMBOLS, rate=300) as exchange, Cluster() as cluster:
         keys = {"replication_factor": 3, "partitions": 6}
         kafka = cluster.brokers[0]
@@ -404,7 +404,7 @@ def test_while_the_brokers_of_a_cluster_die_in_turn_nothing_is_lost(prefix: str,
                     _alone(cluster, broker, bridge)
                 broker.kill()
                 cluster.resume()
-                eventually(partial(delivered, bridge, bridge.metric("frames_total")), 90, "records go on")
+                eventually(partial(delivered, bridge, bridge.metric("frames_total")), 90, "more records")
                 broker.start()
                 eventually(cluster.in_sync, 60, "all replicas in sync")
             exchange.quiesce()

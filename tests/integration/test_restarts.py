@@ -1,4 +1,4 @@
-"""Killed and started again: what is on Kafka goes on where it ended."""
+"""Killed and started again: the bridge continues where Kafka ends."""
 
 import asyncio
 import itertools
@@ -11,17 +11,10 @@ import pytest
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaConnectionError
 
-from bridge.config import KafkaConfig
 from bridge.errors import ShardLost
 from bridge.kafka import batches
-from bridge.kafka.queues import Queues
-from bridge.kafka.sink import Sink
-from bridge.kafka.state import State
-from bridge.kafka.topics import prepare
-from bridge.records import STATE, Record
-from bridge.spool.overflow import Overflow
+from bridge.records import Record
 from bridge.spool.spool import Spool
-from bridge.watch.metrics import Metrics
 from tests.support.checks import (
     assert_trades_are,
     assert_trades_are_at_least,
@@ -30,6 +23,7 @@ from tests.support.checks import (
     records_of,
 )
 from tests.support.consumers import read_topic
+from tests.support.delivery import Delivery, kafka_config
 from tests.support.exchange import ExchangeThread
 from tests.support.kafka_broker import Broker
 from tests.support.process import ACCOUNTS, SYMBOLS, RunningBridge, config
@@ -41,7 +35,7 @@ SPOOL_BYTES = 1_000_000
 
 
 @pytest.mark.parametrize("delivery", ["exactly-once", "at-least-once"])
-def test_a_bridge_killed_at_any_moment_goes_on_where_kafka_ended(
+def test_a_bridge_killed_at_any_moment_continues_where_kafka_ends(
     kafka: Broker, prefix: str, tmp_path: Path, delivery: str
 ) -> None:
     keys = {"delivery": delivery, **QUICK}
@@ -67,10 +61,10 @@ def test_a_bridge_killed_at_any_moment_goes_on_where_kafka_ended(
     assert all(gap["filled"] > 0 for gap in gaps)
 
 
-def test_what_the_exchange_no_longer_shows_is_a_gap_with_its_bounds(
+def test_trades_that_the_exchange_no_longer_shows_are_a_gap_with_its_bounds(
     kafka: Broker, prefix: str, tmp_path: Path
 ) -> None:
-    """While the bridge is away more is traded than a clean list shows."""
+    """While no bridge runs, more is traded than a clean list shows."""
     with ExchangeThread(symbols=SYMBOLS, rate=300) as exchange:
         settings = config(exchange.url, kafka, prefix, {"kafka": QUICK})
         with RunningBridge(tmp_path, settings) as bridge:
@@ -98,7 +92,7 @@ def test_what_the_exchange_no_longer_shows_is_a_gap_with_its_bounds(
             assert times[gap["symbol"], gap["before_id"]] == gap["before_us"]
 
 
-def test_the_time_in_which_nobody_listened_to_private_channels_is_a_gap(
+def test_time_without_private_sessions_is_reported_as_a_gap(
     kafka: Broker, prefix: str, tmp_path: Path
 ) -> None:
     with ExchangeThread(symbols=SYMBOLS, rate=100, accounts=ACCOUNTS) as exchange:
@@ -128,25 +122,25 @@ def _last_of(kafka: Broker, topic: str, key: bytes) -> object:
     return next((one.json for one in reversed(read_topic(kafka.bootstrap, topic)) if one.key == key), None)
 
 
-@pytest.mark.parametrize("answers", ["are lost", "never come"])
-def test_a_commit_whose_answer_is_lost_is_not_done_again(
-    kafka: Broker, prefix: str, monkeypatch: pytest.MonkeyPatch, answers: str
+@pytest.mark.parametrize("responses", ["are lost", "never come"])
+def test_a_commit_whose_response_is_lost_is_not_repeated(
+    kafka: Broker, prefix: str, monkeypatch: pytest.MonkeyPatch, responses: str
 ) -> None:
     commit = AIOKafkaProducer.commit_transaction
     unanswered = [True, False, True]
 
-    async def commit_without_answer(producer: AIOKafkaProducer) -> None:
+    async def commit_without_response(producer: AIOKafkaProducer) -> None:
         await commit(producer)
         if unanswered and unanswered.pop():
-            if answers == "never come":
+            if responses == "never come":
                 await asyncio.Event().wait()
-            raise KafkaConnectionError("the answer is lost")
+            raise KafkaConnectionError("the response is lost")
 
     monkeypatch.setattr(batches, "_PATIENCE", 1.0)
-    monkeypatch.setattr(AIOKafkaProducer, "commit_transaction", commit_without_answer)
+    monkeypatch.setattr(AIOKafkaProducer, "commit_transaction", commit_without_response)
 
     async def scenario() -> int:
-        one = await _Lone.open(kafka, prefix, "replica")
+        one = await prepared(kafka, prefix, "replica")
         running = asyncio.create_task(one.sink.run())
         numbers = itertools.count()
 
@@ -154,10 +148,10 @@ def test_a_commit_whose_answer_is_lost_is_not_done_again(
             one.queues.add([trade(next(numbers))])
             return not unanswered
 
-        await soon(trade_on, 30, "two commits without an answer")
+        await soon(trade_on, 30, "two commits without a response")
         one.queues.drain()
         await running
-        error = "KafkaTimeoutError" if answers == "never come" else "KafkaConnectionError"
+        error = "KafkaTimeoutError" if responses == "never come" else "KafkaConnectionError"
         assert one.metrics.counter("kafka_errors_total", error=error).value == 2
         return next(numbers)
 
@@ -165,23 +159,23 @@ def test_a_commit_whose_answer_is_lost_is_not_done_again(
     assert [one.json["n"] for one in read_topic(kafka.bootstrap, f"{prefix}.trades.v1")] == list(range(made))
 
 
-@pytest.mark.parametrize("taken", [True, False], ids=["Kafka had taken it", "Kafka had not"])
-def test_a_process_that_ends_while_it_commits_and_spools_knows_at_its_return_what_kafka_has(
-    kafka: Broker, prefix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, taken: bool
+@pytest.mark.parametrize("committed", [True, False], ids=["committed", "not committed"])
+def test_after_a_kill_during_a_commit_while_spooling_nothing_is_lost_or_repeated(
+    kafka: Broker, prefix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, committed: bool
 ) -> None:
-    """What the open transaction has is on disk, too: it must neither come again nor be skipped."""
+    """The records of the open transaction are in the spool, too: neither repeated nor skipped."""
     commit = AIOKafkaProducer.commit_transaction
 
     async def scenario() -> None:
         committing = asyncio.Event()
 
         async def commit_without_end(producer: AIOKafkaProducer) -> None:
-            if taken:
+            if committed:
                 await commit(producer)
             committing.set()
             await asyncio.Event().wait()
 
-        first = await _Lone.open(kafka, prefix, "replica", spool=Spool(tmp_path, SPOOL_BYTES))
+        first = await prepared(kafka, prefix, "replica", spool=Spool(tmp_path, SPOOL_BYTES))
         running = asyncio.create_task(first.sink.run())
         first.queues.add([trade(0)])
         await soon(lambda: first.queues.pending_records == 0, 20, "the first record")
@@ -195,7 +189,7 @@ def test_a_process_that_ends_while_it_commits_and_spools_knows_at_its_return_wha
         first.overflow.close()
 
         monkeypatch.setattr(AIOKafkaProducer, "commit_transaction", commit)
-        second = await _Lone.open(kafka, prefix, "replica", spool=Spool(tmp_path, SPOOL_BYTES))
+        second = await prepared(kafka, prefix, "replica", spool=Spool(tmp_path, SPOOL_BYTES))
         running = asyncio.create_task(second.sink.run())
         await asyncio.wait_for(second.sink.taken_over.wait(), 120)
         second.queues.add([trade(1000)])
@@ -208,20 +202,20 @@ def test_a_process_that_ends_while_it_commits_and_spools_knows_at_its_return_wha
     assert [one.json["n"] for one in read_topic(kafka.bootstrap, f"{prefix}.trades.v1")] == list(range(1001))
 
 
-def test_partitions_that_a_process_meets_first_deep_in_its_spool_are_delivered(
+def test_partitions_whose_records_come_late_in_the_spool_are_delivered(
     kafka: Broker, prefix: str, tmp_path: Path
 ) -> None:
-    """As of a symbol that trades seldom: the first of the spool's records do not tell that it is there."""
+    """As of a symbol that is rarely traded: the first records of the spool are all of other partitions."""
     symbols = [f"S{n}_USDT".encode() for n in range(12)]
     records = [trade(n, symbol) for symbol in symbols for n in range(400)]
 
     async def scenario() -> None:
-        first = await _Lone.open(kafka, prefix, "replica", spool=Spool(tmp_path, SPOOL_BYTES))
+        first = await prepared(kafka, prefix, "replica", spool=Spool(tmp_path, SPOOL_BYTES))
         first.queues.add(records)
         assert first.overflow.active
         assert first.queues.park() == (len(records), 0)
         first.overflow.close()
-        second = await _Lone.open(kafka, prefix, "replica", spool=Spool(tmp_path, SPOOL_BYTES))
+        second = await prepared(kafka, prefix, "replica", spool=Spool(tmp_path, SPOOL_BYTES))
         running = asyncio.create_task(second.sink.run())
         await asyncio.wait_for(second.sink.taken_over.wait(), 120)
         await soon(lambda: running.done() or not second.overflow.active, 20, "the spool's end")
@@ -238,21 +232,21 @@ def test_partitions_that_a_process_meets_first_deep_in_its_spool_are_delivered(
 @pytest.mark.parametrize(
     ("delivery", "still_ours"),
     [
-        pytest.param("exactly-once", True, id="fenced, and the group has given it back since"),
-        pytest.param("exactly-once", False, id="fenced, and the group has given it away"),
-        pytest.param("at-least-once", False, id="not fenced, and the group has given it away"),
+        pytest.param("exactly-once", True, id="fenced, and the group has assigned it back since"),
+        pytest.param("exactly-once", False, id="fenced, and the group has reassigned it"),
+        pytest.param("at-least-once", False, id="not fenced, and the group has reassigned it"),
     ],
 )
-def test_a_sink_whose_shard_was_served_by_another_meanwhile_writes_nothing_more(
+def test_a_sink_whose_shard_another_replica_has_served_writes_nothing_more(
     kafka: Broker, prefix: str, delivery: str, still_ours: bool
 ) -> None:
 
     async def scenario() -> None:
-        one = await _Lone.open(kafka, prefix, "one", delivery)
+        one = await prepared(kafka, prefix, "one", delivery)
         running = asyncio.create_task(one.sink.run())
         one.queues.add([trade(1)])
         await soon(lambda: one.queues.pending_records == 0, 20, "the first record")
-        two = await _Lone.open(kafka, prefix, "two", delivery)
+        two = await prepared(kafka, prefix, "two", delivery)
         other = asyncio.create_task(two.sink.run())
         await two.sink.taken_over.wait()
         assert two.state.watermarks[b"BTC_USDT"].ids == [1]
@@ -268,15 +262,15 @@ def test_a_sink_whose_shard_was_served_by_another_meanwhile_writes_nothing_more(
     assert [one.json["n"] for one in read_topic(kafka.bootstrap, f"{prefix}.trades.v1")] == [1, 2]
 
 
-def test_at_least_once_a_replica_that_was_frozen_looks_for_its_lease_before_it_writes_state(
+def test_at_least_once_a_replica_that_was_frozen_checks_its_lease_before_it_writes_state(
     kafka: Broker, prefix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Another one may have written newer state meanwhile, which this one would take back."""
+    """Another replica may have written newer state meanwhile, which this one would overwrite."""
     send = AIOKafkaProducer.send_batch
     frozen = 0.3  # seconds, more than the session timeout
 
     async def scenario() -> list[str]:
-        one = await _Lone.open(kafka, prefix, "replica", "at-least-once")
+        one = await prepared(kafka, prefix, "replica", "at-least-once")
 
         async def send_and_freeze(producer: AIOKafkaProducer, *what: Any, **where: Any) -> Any:
             answer = await send(producer, *what, **where)
@@ -289,7 +283,7 @@ def test_at_least_once_a_replica_that_was_frozen_looks_for_its_lease_before_it_w
         monkeypatch.setattr(AIOKafkaProducer, "send_batch", send_and_freeze)
         running = asyncio.create_task(one.sink.run())
         for number in range(3):
-            # State that is to be saved as soon as may be.
+            # State that is to be saved as soon as possible.
             one.sink.listened("main", {"order": number})
             one.queues.add([trade(number)])
             await soon(lambda: one.queues.pending_records == 0, 20, "the record")
@@ -303,65 +297,15 @@ def test_at_least_once_a_replica_that_was_frozen_looks_for_its_lease_before_it_w
     assert "bridge-state" in done
 
 
-class _Lone:
-    """A sink without a bridge around it, for a shard that is its own as long as `ours`."""
-
-    def __init__(self, settings: KafkaConfig, state: State, metrics: Metrics, overflow: Overflow) -> None:
-        self.config = settings
-        self.overflow = overflow
-        self.state = state
-        self.metrics = metrics
-        self.ours = True
-        self.done: list[str] = []
-        self.sink: Sink
-        self.queues: Queues
-
-    @classmethod
-    async def open(
-        cls,
-        kafka: Broker,
-        prefix: str,
-        replica: str,
-        delivery: str = "exactly-once",
-        spool: Spool | None = None,
-    ) -> "_Lone":
-        settings = KafkaConfig.model_validate(
-            {
-                "bootstrap_servers": kafka.bootstrap,
-                "topic_prefix": prefix,
-                "partitions": 3,
-                "delivery": delivery,
-                "session_timeout": 0.1,
-                "max_pending_bytes": 65_536,
-            }
-        )
-        topics = await prepare(settings, ["trades"])
-        state = State(settings, topics[STATE], 0, replica)
-        overflow = Overflow(spool, state, replica, lambda kind, detail: None)
-        one = cls(settings, state, Metrics(), overflow)
-        one.queues = Queues(
-            topics,
-            overflow,
-            one.metrics,
-            max_pending_bytes=settings.max_pending_bytes,
-            on_room=lambda room: None,
-        )
-        one.sink = Sink(
-            settings,
-            topics,
-            transactional_id=prefix if delivery == "exactly-once" else None,
-            queues=one.queues,
-            overflow=overflow,
-            state=state,
-            is_ours=one.is_ours,
-            metrics=one.metrics,
-        )
-        return one
-
-    async def is_ours(self, max_age: float) -> bool:
-        """Answer as the group would."""
-        self.done.append("lease")
-        return self.ours and max_age >= 0
+async def prepared(
+    kafka: Broker,
+    prefix: str,
+    replica: str = "replica",
+    delivery: str = "exactly-once",
+    spool: Spool | None = None,
+) -> Delivery:
+    keys = {"delivery": delivery, "session_timeout": 0.1, "max_pending_bytes": 65_536}
+    return await Delivery(kafka_config(kafka, prefix, **keys), replica).prepare(spool)
 
 
 def trade(number: int, symbol: bytes = b"BTC_USDT") -> Record:

@@ -1,4 +1,4 @@
-"""The sink on a real broker: what Kafka refuses, and what aiokafka would lose."""
+"""The sink on a real broker: records that Kafka rejects, and records that aiokafka would lose."""
 
 import asyncio
 import gc
@@ -9,21 +9,17 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from aiokafka.errors import KafkaTimeoutError
 from confluent_kafka import KafkaError, Producer
 from msgspec.structs import replace
 
-from bridge.config import Config, KafkaConfig
+from bridge.config import Config
 from bridge.errors import TopicError
+from bridge.kafka.client import transactional_id
 from bridge.kafka.producer import open_producer
-from bridge.kafka.queues import Queues
-from bridge.kafka.sink import Sink
-from bridge.kafka.state import State
 from bridge.kafka.topics import prepare
-from bridge.records import STATE, Record
-from bridge.spool.overflow import Overflow
-from bridge.watch.metrics import Metrics
+from bridge.records import Record
 from tests.support.consumers import create_topic, read_topic, set_topic
+from tests.support.delivery import Delivery, kafka_config
 from tests.support.exchange import ExchangeThread
 from tests.support.kafka_broker import Broker
 from tests.support.process import RunningBridge, config
@@ -36,67 +32,28 @@ FULL = 256  # records that are sent before a commit is due
 
 @pytest.fixture(autouse=True)
 def _no_task_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Else pytest holds what aiokafka logs: exceptions, and so the tasks whose failures would be told."""
+    """Else pytest keeps what aiokafka logs: exceptions, and so the tasks whose failures would be reported."""
     monkeypatch.setattr(logging.getLogger("aiokafka"), "propagate", False)
 
 
-class Delivery:
-    """A running sink with what it needs."""
+async def deliver(one: Delivery, steps: Callable[[Delivery], object]) -> None:
+    """Run a sink through `steps`, then until all is delivered; no task is to fail unseen."""
+    complaints: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
+    await one.prepare()
+    async with asyncio.timeout(360), asyncio.TaskGroup() as group:
+        running = group.create_task(one.sink.run())
+        done = steps(one)
+        if asyncio.iscoroutine(done):
+            await done
+        one.queues.drain()
+        await running
+    gc.collect()  # asyncio reports a failed task when it is collected
+    assert complaints == []
 
-    def __init__(self, kafka: Broker, prefix: str, delivery: str, **keys: object) -> None:
-        base = {"bootstrap_servers": kafka.bootstrap, "topic_prefix": prefix, "partitions": 3}
-        self.config = KafkaConfig.model_validate({**base, "delivery": delivery, **keys})
-        self.transactional_id = prefix if delivery == "exactly-once" else None
-        self.metrics = Metrics()
-        self.room: list[bool] = []
-        self.group_is_away = False
-        self.sink: Sink
-        self.queues: Queues
 
-    async def run(self, steps: Callable[["Delivery"], object]) -> None:
-        """Run a sink through `steps`, then until all is delivered; no task is to fail unseen."""
-        complaints: list[object] = []
-        asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
-        topics = await prepare(self.config, ["trades"])
-        state = State(self.config, topics[STATE], 0, "replica")
-        overflow = Overflow(None, state, "replica", lambda kind, detail: None)
-        self.queues = Queues(
-            topics,
-            overflow,
-            self.metrics,
-            max_pending_bytes=self.config.max_pending_bytes,
-            on_room=self.room.append,
-        )
-        self.sink = Sink(
-            self.config,
-            topics,
-            transactional_id=self.transactional_id,
-            queues=self.queues,
-            overflow=overflow,
-            state=state,
-            is_ours=self.is_ours,
-            metrics=self.metrics,
-        )
-        async with asyncio.timeout(360), asyncio.TaskGroup() as group:
-            running = group.create_task(self.sink.run())
-            done = steps(self)
-            if asyncio.iscoroutine(done):
-                await done
-            self.queues.drain()
-            await running
-        gc.collect()  # asyncio tells of a failed task when it is collected
-        assert complaints == []
-
-    async def is_ours(self, max_age: float) -> bool:
-        """There is one replica only."""
-        if self.group_is_away:
-            raise KafkaTimeoutError("no answer from the group")
-        return max_age >= 0
-
-    def errors(self) -> float:
-        """Return how many errors of Kafka were counted."""
-        lines = list(self.metrics.collect())
-        return sum(s.value for m in lines if m.name.endswith("kafka_errors") for s in m.samples)
+def delivery_to(kafka: Broker, prefix: str, delivery: str, **keys: object) -> Delivery:
+    return Delivery(kafka_config(kafka, prefix, delivery=delivery, **keys))
 
 
 def record(number: int, size: int = 20, key: bytes | None = b"BTC_USDT") -> Record:
@@ -109,7 +66,7 @@ def numbers(kafka: Broker, prefix: str) -> list[int]:
 
 
 def limit(kafka: Broker, topic: str, max_bytes: int) -> None:
-    """Return when the broker refuses larger batches, which is some time after it has taken the setting."""
+    """Return when the broker rejects larger batches, which is some time after it has accepted the setting."""
     set_topic(kafka.bootstrap, topic, max_message_bytes=str(max_bytes))
 
     def refused() -> bool:
@@ -139,25 +96,23 @@ async def in_a_transaction(one: Delivery, kafka: Broker, prefix: str) -> None:
 
 
 @pytest.mark.parametrize("delivery", DELIVERIES)
-def test_a_record_larger_than_its_topic_takes_is_not_queued(
-    kafka: Broker, prefix: str, delivery: str
-) -> None:
+def test_a_record_too_large_for_its_topic_is_not_queued(kafka: Broker, prefix: str, delivery: str) -> None:
     create_topic(kafka.bootstrap, f"{prefix}.trades.v1", 3, max_message_bytes="5000")
 
     def steps(one: Delivery) -> None:
         records = [record(n, size) for n, size in enumerate((10, 6000, 10, 4000))]
         assert one.queues.add(records) == [records[1]]
 
-    asyncio.run(Delivery(kafka, prefix, delivery).run(steps))
+    asyncio.run(deliver(delivery_to(kafka, prefix, delivery), steps))
     assert numbers(kafka, prefix) == [0, 2, 3]
 
 
 @pytest.mark.parametrize("delivery", DELIVERIES)
-def test_a_record_that_the_broker_refuses_is_a_dead_letter_and_the_others_arrive_once_in_order(
+def test_a_record_that_kafka_rejects_becomes_a_dead_letter_and_the_others_arrive_once_in_order(
     kafka: Broker, prefix: str, delivery: str
 ) -> None:
     """The limit falls while the sink runs, as when somebody changes the topic."""
-    deliveries = Delivery(kafka, prefix, delivery, flush_interval=0.05, compression="none")
+    deliveries = delivery_to(kafka, prefix, delivery, flush_interval=0.05, compression="none")
 
     async def steps(one: Delivery) -> None:
         for n in range(50):
@@ -167,7 +122,7 @@ def test_a_record_that_the_broker_refuses_is_a_dead_letter_and_the_others_arrive
         for n in range(50, 150):
             one.queues.add([record(n, 5000 if n in (70, 140) else 20)])
 
-    asyncio.run(deliveries.run(steps))
+    asyncio.run(deliver(deliveries, steps))
     assert numbers(kafka, prefix) == [n for n in range(150) if n not in (70, 140)]
     letters = read_topic(kafka.bootstrap, f"{prefix}.deadletter.v1")
     assert [letter.json["channel"] for letter in letters] == ["trades", "trades"]
@@ -176,33 +131,33 @@ def test_a_record_that_the_broker_refuses_is_a_dead_letter_and_the_others_arrive
     assert deliveries.errors() > 0
 
 
-def test_at_least_once_a_group_that_does_not_answer_doubles_nothing(own_kafka: Broker, prefix: str) -> None:
-    """What is in flight then stays with the producer that knows its numbers."""
+def test_at_least_once_an_unavailable_group_duplicates_nothing(own_kafka: Broker, prefix: str) -> None:
+    """What is in flight stays with the producer that knows its sequence numbers."""
 
     async def steps(one: Delivery) -> None:
         one.queues.add([record(0)])
         await soon(lambda: one.queues.pending_records == 0, 20, "the first record")
         own_kafka.suspend()
         one.queues.add([record(n) for n in range(1, 50)])
-        await soon(one.sink.missing, 20, "a batch without an answer")
-        one.group_is_away = True
+        await soon(one.sink.missing, 20, "a batch without a response")
+        one.group_unavailable = True
         one.queues.add([record(50)])
-        await soon(lambda: one.errors() > 4, 30, "questions without an answer")
+        await soon(lambda: one.errors() > 4, 30, "requests without a response")
         assert one.sink.missing() == "KafkaTimeoutError: no answer from the group"
         own_kafka.resume()
         await soon(lambda: one.queues.pending_records == 1, 20, "what was in flight")
-        one.group_is_away = False
+        one.group_unavailable = False
 
-    asyncio.run(Delivery(own_kafka, prefix, "at-least-once").run(steps))
+    asyncio.run(deliver(delivery_to(own_kafka, prefix, "at-least-once"), steps))
     assert numbers(own_kafka, prefix) == list(range(51))
 
 
 @pytest.mark.parametrize("delivery", DELIVERIES)
-def test_records_whose_time_the_broker_refuses_arrive_without_it(
+def test_records_whose_timestamps_kafka_rejects_arrive_without_them(
     kafka: Broker, prefix: str, delivery: str
 ) -> None:
-    """Kafka takes nothing that is more than an hour ahead of its own clock."""
-    deliveries = Delivery(kafka, prefix, delivery)
+    """Kafka accepts no timestamp that is more than an hour ahead of its own clock."""
+    deliveries = delivery_to(kafka, prefix, delivery)
     now_us = time.time_ns() // 1000
 
     async def steps(one: Delivery) -> None:
@@ -210,7 +165,7 @@ def test_records_whose_time_the_broker_refuses_arrive_without_it(
         await soon(lambda: one.queues.pending_records == 0, 20, "the first record")
         one.queues.add([replace(record(n), time_us=now_us + 2 * 3_600_000_000) for n in range(1, 100)])
 
-    asyncio.run(deliveries.run(steps))
+    asyncio.run(deliver(deliveries, steps))
     records = read_topic(kafka.bootstrap, f"{prefix}.trades.v1")
     assert [one.json["n"] for one in records] == list(range(100))
     assert [one.timestamp_ms for one in records] == [now_us // 1000] + [-1] * 99
@@ -219,7 +174,7 @@ def test_records_whose_time_the_broker_refuses_arrive_without_it(
 
 
 def test_a_stop_does_not_wait_until_a_commit_is_due(kafka: Broker, prefix: str) -> None:
-    deliveries = Delivery(kafka, prefix, "exactly-once", **LONG_TRANSACTION)
+    deliveries = delivery_to(kafka, prefix, "exactly-once", **LONG_TRANSACTION)
     stopped_at = 0.0
 
     async def steps(one: Delivery) -> None:
@@ -227,13 +182,13 @@ def test_a_stop_does_not_wait_until_a_commit_is_due(kafka: Broker, prefix: str) 
         await in_a_transaction(one, kafka, prefix)
         stopped_at = time.monotonic()
 
-    asyncio.run(deliveries.run(steps))
+    asyncio.run(deliver(deliveries, steps))
     assert time.monotonic() - stopped_at < deliveries.config.commit_interval
     assert numbers(kafka, prefix) == list(range(FULL + 1))
 
 
-def test_a_fenced_producer_takes_its_place_back_and_doubles_nothing(kafka: Broker, prefix: str) -> None:
-    """Another one with the same transactional id came, and went."""
+def test_a_fenced_producer_is_replaced_and_duplicates_nothing(kafka: Broker, prefix: str) -> None:
+    """Another one with the same transactional id was opened and closed."""
 
     async def steps(one: Delivery) -> None:
         for n in range(200):
@@ -243,20 +198,20 @@ def test_a_fenced_producer_takes_its_place_back_and_doubles_nothing(kafka: Broke
         topics = await prepare(one.config, ["trades"])
         for n in range(200, 300):
             one.queues.add([record(n)])
-        other = await open_producer(one.config, topics, one.transactional_id)
+        other = await open_producer(one.config, topics, transactional_id(one.config, one.shard))
         for n in range(300, 400):
             one.queues.add([record(n)])
         await soon(lambda: one.queues.pending_records == 0, 30, "all records")
         await other.stop()
 
-    asyncio.run(Delivery(kafka, prefix, "exactly-once", commit_interval=0.05).run(steps))
+    asyncio.run(deliver(delivery_to(kafka, prefix, "exactly-once", commit_interval=0.05), steps))
     assert numbers(kafka, prefix) == list(range(400))
 
 
-def test_a_transaction_that_timed_out_is_done_again(own_kafka: Broker, prefix: str) -> None:
+def test_a_transaction_that_timed_out_is_repeated(own_kafka: Broker, prefix: str) -> None:
     """The bridge is frozen for longer than `transaction_timeout`, so the broker aborts."""
     keys: dict[str, object] = {"commit_interval": 6.0, "transaction_timeout": 7.0}
-    deliveries = Delivery(own_kafka, prefix, "exactly-once", **keys)
+    deliveries = delivery_to(own_kafka, prefix, "exactly-once", **keys)
 
     async def steps(one: Delivery) -> None:
         await in_a_transaction(one, own_kafka, prefix)
@@ -265,18 +220,16 @@ def test_a_transaction_that_timed_out_is_done_again(own_kafka: Broker, prefix: s
         await soon(lambda: one.queues.pending_records == 0, 40, "all records")
         assert one.errors() > 0
 
-    asyncio.run(deliveries.run(steps))
+    asyncio.run(deliver(deliveries, steps))
     assert numbers(own_kafka, prefix) == list(range(FULL + 100))
 
 
 def test_a_sink_that_is_cancelled_aborts_its_transaction(kafka: Broker, prefix: str) -> None:
-    """Else nobody could read what others write to these partitions before the transaction times out."""
+    """Else consumers could not read what others write to these partitions until the transaction times out."""
 
-    def delivery(commit_interval: float, name: str) -> Delivery:
-        keys: dict[str, object] = {"commit_interval": commit_interval, "transaction_timeout": 60}
-        made = Delivery(kafka, prefix, "exactly-once", **keys)
-        made.transactional_id = f"{prefix}-{name}"
-        return made
+    def of_shard(shard: int, commit_interval: float) -> Delivery:
+        keys = {"commit_interval": commit_interval, "transaction_timeout": 60.0, "shards": 2}
+        return Delivery(kafka_config(kafka, prefix, **keys), shard=shard)
 
     async def scenario() -> None:
         in_flight = asyncio.Event()
@@ -286,19 +239,19 @@ def test_a_sink_that_is_cancelled_aborts_its_transaction(kafka: Broker, prefix: 
             in_flight.set()
             await asyncio.Event().wait()
 
-        cancelled = asyncio.create_task(delivery(30, "cancelled").run(steps))
+        cancelled = asyncio.create_task(deliver(of_shard(0, 30.0), steps))
         async with asyncio.timeout(360):
             await in_flight.wait()
         cancelled.cancel()
         await asyncio.wait({cancelled})
-        await delivery(0.05, "other").run(lambda one: one.queues.add([record(1000)]))
+        await deliver(of_shard(1, 0.05), lambda one: one.queues.add([record(1000)]))
 
     asyncio.run(scenario())
     assert numbers(kafka, prefix) == [0, 1000]
 
 
-def test_too_much_that_waits_is_told_once_and_room_is_told_once(own_kafka: Broker, prefix: str) -> None:
-    deliveries = Delivery(own_kafka, prefix, "at-least-once", max_pending_bytes=65_536)
+def test_full_memory_is_reported_once_and_so_is_room(own_kafka: Broker, prefix: str) -> None:
+    deliveries = delivery_to(own_kafka, prefix, "at-least-once", max_pending_bytes=65_536)
 
     async def steps(one: Delivery) -> None:
         await asyncio.to_thread(own_kafka.suspend)
@@ -308,7 +261,7 @@ def test_too_much_that_waits_is_told_once_and_room_is_told_once(own_kafka: Broke
         await asyncio.to_thread(own_kafka.resume)
         await soon(lambda: one.queues.pending_records == 0, 40, "all records")
 
-    asyncio.run(deliveries.run(steps))
+    asyncio.run(deliver(deliveries, steps))
     assert deliveries.room == [False, True]
     assert deliveries.queues.pending_bytes == 0
     assert numbers(own_kafka, prefix) == list(range(1000))
@@ -322,7 +275,7 @@ def test_too_much_that_waits_is_told_once_and_room_is_told_once(own_kafka: Broke
         ({"replication_factor": 3}, None, ["cannot be created", "kafka.replication_factor = 3"]),
     ],
 )
-def test_topics_that_are_not_as_configured_are_named_with_what_differs(
+def test_topics_that_do_not_match_the_configuration_are_named_with_the_difference(
     kafka: Broker, prefix: str, keys: dict[str, object], partitions: int | None, words: Sequence[str]
 ) -> None:
     if partitions is not None:
@@ -334,7 +287,7 @@ def test_topics_that_are_not_as_configured_are_named_with_what_differs(
     assert all(word in str(caught.value) for word in [f"{prefix}.depth.v1", *words])
 
 
-def test_the_command_ends_with_1_when_topics_are_not_as_configured(
+def test_run_exits_with_1_when_topics_do_not_match_the_configuration(
     kafka: Broker, prefix: str, tmp_path: Path
 ) -> None:
     create_topic(kafka.bootstrap, f"{prefix}.depth.v1", 5)

@@ -1,4 +1,4 @@
-"""What waits on disk goes to Kafka once and in order, whenever the process ends, whatever it knew by then."""
+"""Spooled records are on Kafka once and in order, whenever a process ends and whatever it knew by then."""
 
 import shutil
 import tempfile
@@ -16,55 +16,61 @@ from structlog.testing import capture_logs
 
 from bridge.config import KafkaConfig
 from bridge.kafka.partition import Batch, Partition
-from bridge.kafka.state import Owner, State
+from bridge.kafka.queues import Queues
+from bridge.kafka.state import ShardState
 from bridge.kafka.topics import Topic
 from bridge.records import STATE, Record
-from bridge.spool.overflow import NOTE, Overflow
-from bridge.spool.segment import Entry
+from bridge.spool.overflow import Overflow
+from bridge.spool.progress import Owner
 from bridge.spool.spool import Spool
+from bridge.watch.metrics import Metrics
 from tests.support.disk import damage, largest_file
 
-SYMBOLS = [b"A", b"B", b"C"]
-TRADES = Topic("trades", len(SYMBOLS), 1_000_000)
+TRADES = Topic("trades", 3, 1_000_000)
+# One of each partition.
+SYMBOLS = [
+    next(key for key in (b"%d" % n for n in range(99)) if TRADES.partition(key) == p) for p in range(3)
+]
+METRICS = Metrics()
 
 
-def entry(symbol: int, number: int) -> Entry:
-    return f"trades/{symbol}", Record(
-        "trades", SYMBOLS[symbol], b'{"session":"s"}', number, (number, number, None)
-    )
+def trade(symbol: int, number: int) -> Record:
+    return Record("trades", SYMBOLS[symbol], b'{"session":"s"}', number, (number, number, None))
 
 
 class Process:
-    """A sink without Kafka: its partitions, its state, and what overflows them."""
+    """The queues of a shard without a sink, and all that they need."""
 
-    def __init__(self, folder: Path, replica: str, previous: Owner | None, notes: dict[bytes, bytes]) -> None:
+    def __init__(self, folder: Path, replica: str, previous: Owner | None, progress: bytes | None) -> None:
         self.events: list[str] = []
-        self.state = State(KafkaConfig(), Topic(STATE, 1, 1_000_000), 0, replica)
-        self.state.previous, self.state.notes = previous, notes
-        self.partitions = [Partition(TRADES, n, marked=True) for n in range(len(SYMBOLS))]
-        self.overflow = Overflow(
-            Spool(folder, 10_000_000, 1_500), self.state, replica, lambda kind, _: self.events.append(kind)
+        self.state = ShardState(KafkaConfig(), Topic(STATE, 1, 1_000_000), 0, replica)
+        self.state.previous, self.state.spool_progress = previous, progress
+        self.overflow = Overflow(Spool(folder, 10_000_000, 1_500), replica, 0, self.state.watermarks)
+        self.queues = Queues(
+            {"trades": TRADES},
+            self.state,
+            self.overflow,
+            METRICS,
+            max_pending_bytes=1_000_000_000,
+            on_change=self.collect_events,
         )
+
+    @property
+    def partitions(self) -> list[Partition]:
+        return list(self.queues.places.values())
 
     @property
     def in_memory(self) -> list[Record]:
         return [record for p in self.partitions for record in (*p.sent, *p.queued)]
 
-    def add(self, entries: list[Entry]) -> None:
-        if self.overflow.active:
-            assert self.overflow.put(entries)
-        else:
-            self.queue(entries)
-
-    def queue(self, entries: list[Entry]) -> None:
-        for place, record in entries:
-            next(p for p in self.partitions if p.place == place).queued.append(record)
+    def collect_events(self) -> None:
+        self.events += [kind for kind, _ in self.overflow.events()]
 
 
 class Outage(RuleBasedStateMachine):
     """Any order of receiving, overflowing, reading back, sending, committing, and ends of the process.
 
-    `kafka` is what is committed, with the state that went along; `disk` what a process has put on disk.
+    `kafka` is what is committed, with the state that was saved; `disk` is what a process has put on disk.
     """
 
     @initialize()
@@ -76,7 +82,7 @@ class Outage(RuleBasedStateMachine):
         self.lost: set[int] = set()
         self.given_up: set[int] = set()
         self.owner: Owner | None = None
-        self.notes: dict[bytes, bytes] = {}
+        self.progress: bytes | None = None
         self.number = 0
         self.replicas = 0
         self.asked = False
@@ -84,34 +90,35 @@ class Outage(RuleBasedStateMachine):
 
     def start(self) -> Process:
         self.replicas += 1
-        process = Process(self.folder, f"replica-{self.replicas}", self.owner, dict(self.notes))
+        process = Process(self.folder, f"replica-{self.replicas}", self.owner, self.progress)
         for symbol, numbers in self.kafka.items():
             process.state.acknowledged(Record("trades", symbol, b"{}", n, (n, n, None)) for n in numbers)
-        process.overflow.recover()
+        process.queues.recover()
         self.asked = False
         return process
 
     @rule(symbols=st.lists(st.sampled_from(range(len(SYMBOLS))), min_size=3, max_size=8))
     def receive(self, symbols: list[int]) -> None:
-        entries = []
+        records = []
         for symbol in symbols:
             self.number += 1
-            entries.append(entry(symbol, self.number))
+            records.append(trade(symbol, self.number))
             self.received[SYMBOLS[symbol]].append(self.number)
         if self.process.overflow.active:
-            self.disk.update(record.time_us for _, record in entries)
-        self.process.add(entries)
+            self.disk.update(record.time_us for record in records)
+        assert self.process.queues.add(records) == []
+        assert self.process.queues.has_room
 
     @rule()
     @precondition(lambda self: not self.process.overflow.active)
     def overflow(self) -> None:
-        assert self.process.overflow.begin(self.process.partitions)
+        assert self.process.queues.begin_spool()
         self.disk.update(record.time_us for record in self.process.in_memory)
 
     @rule()
     @precondition(lambda self: self.process.overflow.active)
     def read_back(self) -> None:
-        self.process.queue(list(self.process.overflow.next()))
+        self.process.queues._read_block()
 
     @rule(most=st.integers(1, 10))
     @precondition(lambda self: self.process.state.committing is None)
@@ -122,9 +129,9 @@ class Outage(RuleBasedStateMachine):
 
     @rule()
     @precondition(lambda self: self.process.state.committing is None)
-    def ask_for_the_commit(self) -> None:
+    def request_the_commit(self) -> None:
         process = self.process
-        process.state.note(process.overflow.note(process.partitions, with_sent=True))
+        process.queues.note_progress(with_sent=True)
         process.state.committing = process.state.save([r for p in process.partitions for r in p.sent])
 
     @rule()
@@ -135,55 +142,53 @@ class Outage(RuleBasedStateMachine):
         for partition in process.partitions:
             for record in partition.sent:
                 self.kafka[SYMBOLS[partition.number]].append(record.time_us)
-        self.owner = msgspec.json.decode(process.state.committing.values[b"owner"], type=Owner)
-        if NOTE in process.state.committing.values:
-            self.notes[NOTE] = process.state.committing.values[NOTE]
+        save = process.state.committing
+        self.owner = msgspec.json.decode(save.values[b"owner"], type=Owner)
+        self.progress = save.spool_progress or self.progress
 
     @rule()
     @precondition(lambda self: self.asked)
-    def learn_that_it_is_committed(self) -> None:
+    def get_the_response(self) -> None:
         process = self.process
         assert process.state.committing is not None
         save, process.state.committing, self.asked = process.state.committing, None, False
         process.state.saved(save)
         for partition in process.partitions:
             partition.settle()
-        process.overflow.saved(save)
+        process.queues.saved(save)
 
     def transaction(self, most: int) -> None:
         """Send so many records of each symbol, and learn that they are committed."""
         self.send(most)
-        self.ask_for_the_commit()
+        self.request_the_commit()
         self.commit()
-        self.learn_that_it_is_committed()
+        self.get_the_response()
 
     @rule()
     @precondition(lambda self: self.process.state.committing is not None and not self.asked)
     def fail(self) -> None:
         """Abort, and queue once more, as after an error of the producer."""
         self.process.state.committing = None
-        for partition in self.process.partitions:
-            partition.requeue()
+        self.process.queues.requeue()
 
     @rule(symbol=st.sampled_from(range(len(SYMBOLS))))
     @precondition(lambda self: self.process.state.committing is None)
-    def refuse(self, symbol: int) -> None:
-        """Give up the last record of those that were sent of a symbol, and abort what was sent before it."""
-        partition = self.process.partitions[symbol]
-        if partition.sent:
+    def reject(self, symbol: int) -> None:
+        """Give up the last record of a symbol that was sent, and abort what was sent before it."""
+        partition = self.process.queues.places.get(f"trades/{symbol}")
+        if partition is not None and partition.sent:
             partition.batches.append(Batch(1, 2, 0))
-            refused = partition.blame(1)
-            assert refused is not None
-            self.given_up.add(refused.time_us)
-            for one in self.process.partitions:
-                one.requeue()
+            rejected = partition.isolate(1)
+            assert rejected is not None
+            self.given_up.add(rejected.time_us)
+            self.process.queues.requeue()
 
     @rule(stop=st.booleans(), by_another=st.integers(1, 5).map(lambda n: n == 5))
     def end(self, *, stop: bool, by_another: bool) -> None:
         """Kill or stop the process; another replica may serve the shard before the next one here."""
         process = self.process
         if stop:
-            _, lost = process.overflow.park(process.partitions)
+            _, lost = process.queues.park()
             assert lost == 0
             self.disk.update(record.time_us for record in process.in_memory)
         on_kafka = {n for one in self.kafka.values() for n in one}
@@ -195,7 +200,7 @@ class Outage(RuleBasedStateMachine):
             self.disk -= self.lost
         self.process = self.start()
         left = {n for n in self.disk if n not in on_kafka}
-        # Of those given up a new process may know nothing, and try them once more.
+        # A new process may not know which were given up, and try them once more.
         assert len(left - self.given_up) <= self.process.overflow.waiting <= len(left)
         newest = self.process.overflow.watermarks
         for symbol, numbers in self.received.items():
@@ -209,12 +214,12 @@ class Outage(RuleBasedStateMachine):
             assert numbers == sorted(set(numbers))
 
     def teardown(self) -> None:
-        """Deliver the rest: nothing is missing but what was in memory when a process was killed."""
+        """Deliver the rest: only what was in memory alone when a process was killed is missing."""
         if not hasattr(self, "process"):
             return
         try:
             if self.process.state.committing is not None:
-                (self.learn_that_it_is_committed if self.asked else self.fail)()
+                (self.get_the_response if self.asked else self.fail)()
             while self.process.overflow.active:
                 self.read_back()
             self.transaction(self.number)
@@ -234,19 +239,19 @@ TestOutage.settings = settings(
 )
 
 
-def test_a_commit_that_was_asked_for_before_the_overflow_counts_after_a_kill() -> None:
+def test_a_commit_requested_before_spooling_started_is_honoured_after_a_kill() -> None:
     outage = Outage()
     outage.begin()
     outage.receive([0, 0, 1])
     outage.send(2)
-    outage.ask_for_the_commit()
+    outage.request_the_commit()
     outage.overflow()
     outage.commit()
     outage.end(stop=False, by_another=False)
     outage.teardown()
 
 
-def test_what_kafka_took_without_the_disk_does_not_stand_for_what_is_there_later() -> None:
+def test_records_committed_from_memory_alone_are_not_taken_for_later_spooled_ones() -> None:
     outage = Outage()
     outage.begin()
     outage.receive([0, 1, 1, 1])
@@ -261,8 +266,8 @@ def test_what_kafka_took_without_the_disk_does_not_stand_for_what_is_there_later
     outage.teardown()
 
 
-def test_what_kafka_took_after_the_spool_was_read_counts_after_a_kill() -> None:
-    """The spool knows less of a symbol than Kafka, when only another one's records of it are left."""
+def test_what_was_committed_after_the_spool_was_read_is_not_repeated_after_a_kill() -> None:
+    """The spool knows less of a symbol than Kafka if only records of other symbols are left in it."""
     outage = Outage()
     outage.begin()
     outage.receive([0, 0, 0])
@@ -275,35 +280,35 @@ def test_what_kafka_took_after_the_spool_was_read_counts_after_a_kill() -> None:
     outage.teardown()
 
 
-def test_what_kafka_took_of_a_partition_is_not_forgotten_by_a_process_that_never_meets_it() -> None:
+def test_committed_offsets_outlive_a_process_that_reads_nothing_of_their_partition() -> None:
     outage = Outage()
     outage.begin()
     outage.receive([0, 1, 1])
     outage.overflow()
     outage.send(1)
-    outage.ask_for_the_commit()
+    outage.request_the_commit()
     outage.commit()
     outage.end(stop=False, by_another=False)
-    outage.process.partitions = outage.process.partitions[1:]
-    outage.ask_for_the_commit()
+    assert outage.process.partitions == []
+    outage.request_the_commit()
     outage.commit()
     outage.end(stop=False, by_another=False)
     outage.teardown()
 
 
-def test_a_record_that_was_given_up_counts_in_its_place_after_a_kill() -> None:
+def test_a_rejected_record_is_skipped_after_a_kill_and_its_successors_are_not() -> None:
     outage = Outage()
     outage.begin()
     outage.receive([0] * 6)
     outage.overflow()
     outage.send(4)
-    outage.refuse(0)
+    outage.reject(0)
     outage.transaction(1)
     outage.end(stop=False, by_another=False)
     outage.teardown()
 
 
-def test_a_spool_ends_although_damage_has_cost_all_of_a_partition() -> None:
+def test_spooling_finishes_although_damage_has_cost_all_records_of_a_partition() -> None:
     outage = Outage()
     outage.begin()
     outage.receive([0, 0, 0])
@@ -320,9 +325,6 @@ def test_a_spool_ends_although_damage_has_cost_all_of_a_partition() -> None:
     outage.process = outage.start()
     while outage.process.overflow.active:
         outage.read_back()
-    for partition in list(outage.process.partitions):
-        if not partition.queued:
-            outage.process.partitions.remove(partition)
     assert len(outage.process.partitions) < len(SYMBOLS)
     outage.transaction(outage.number)
     assert outage.process.events[-1] == "spool_ended"
@@ -332,13 +334,13 @@ def test_a_spool_ends_although_damage_has_cost_all_of_a_partition() -> None:
 
 @contextmanager
 def full_disk() -> Iterator[None]:
-    """No file may grow, so no new one can have anything in it; logs go nowhere."""
+    """Let no file grow, so that no new one can have any content; discard the logs."""
     with capture_logs(), largest_file(0):
         yield
 
 
-def test_a_spool_is_drained_by_processes_that_find_the_disk_full() -> None:
-    """They can't put their names on it, but what Kafka has of it tells that it was theirs."""
+def test_a_spool_is_delivered_by_processes_that_find_the_disk_full() -> None:
+    """They can't write their names to it, but what they saved on Kafka shows that it was theirs."""
     outage = Outage()
     outage.begin()
     outage.receive([0, 0, 1])
@@ -357,7 +359,7 @@ def test_a_spool_is_drained_by_processes_that_find_the_disk_full() -> None:
     assert outage.lost == set()
 
 
-def test_while_the_disk_is_still_full_what_comes_has_to_wait_in_memory() -> None:
+def test_while_the_disk_is_full_new_records_are_held_in_memory() -> None:
     outage = Outage()
     outage.begin()
     outage.receive([0, 0, 1])
@@ -365,9 +367,9 @@ def test_while_the_disk_is_still_full_what_comes_has_to_wait_in_memory() -> None
     with full_disk():
         outage.end(stop=False, by_another=False)
         overflow = outage.process.overflow
-        assert not overflow.put([entry(0, 4)])
-        assert not overflow.has_room()
-    assert overflow.has_room()
+        assert not overflow.put([("trades/0", trade(0, 4))])
+        assert not overflow.make_room()
+    assert overflow.make_room()
     assert overflow.waiting == 4
     outage.received[SYMBOLS[0]].append(4)
     outage.teardown()

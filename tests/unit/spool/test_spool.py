@@ -1,4 +1,4 @@
-"""The spool on disk: what goes in comes out in order, whatever ends the process or damages the files."""
+"""The spool on disk returns its entries in order, whatever ends the process or damages the files."""
 
 import itertools
 import os
@@ -11,8 +11,8 @@ from msgspec.structs import replace
 from bridge.errors import SpoolFull
 from bridge.ledger import advanced
 from bridge.records import Record
-from bridge.spool.segment import Counts, Entry, Header
-from bridge.spool.spool import Spool
+from bridge.spool.segment import Entry, Header, Offsets
+from bridge.spool.spool import Spool, Spooled
 from tests.support.disk import damage, largest_file
 
 PLACES = ["trades/0", "trades/1", "depth/0"]
@@ -24,8 +24,8 @@ def entry(number: int) -> Entry:
     return PLACES[number % 3], Record("trades", b"BTC_USDT", value, 1_000_000 + number, mark)
 
 
-def numbers(entries: list[Entry]) -> list[int]:
-    return [record.mark[0] for _, record in entries if record.mark]
+def numbers(entries: list[Spooled]) -> list[int]:
+    return [record.mark[0] for _, record, _ in entries if record.mark]
 
 
 def header() -> Header:
@@ -51,16 +51,16 @@ class Disk:
         spool.begin(header())
         return spool
 
-    def found(self, taken: Counts | None = None) -> Spool:
-        """Take up what is there, as the next process."""
+    def found(self, committed: Offsets | None = None) -> Spool:
+        """Open what is there, as the next process does."""
         self.close()
         spool = self.open()
         assert spool.find() is not None
-        spool.skip(taken or {})
+        spool.skip(committed or {})
         return spool
 
     def close(self) -> None:
-        """Close all that are open, as the end of their process does."""
+        """Close all that are open, as the end of their processes does."""
         for spool in self._open:
             spool.close()
 
@@ -77,7 +77,7 @@ def disk(tmp_path: Path) -> Iterator[Disk]:
 
 
 def append_all(spool: Spool, size: int, refusal: type[Exception]) -> int:
-    """Append entries, so many at a time, until they are refused; return how many there are."""
+    """Append entries, `size` at a time, until they are refused; return how many there are."""
     for n in itertools.count(step=size):
         try:
             spool.append([entry(n + i) for i in range(size)])
@@ -93,16 +93,16 @@ def rest(spool: Spool) -> list[int]:
     return read
 
 
-def taken(numbers: list[int]) -> Counts:
+def behind(numbers: list[int]) -> Offsets:
+    """Return the offsets behind these entries, which are all from the first one on."""
     return {place: sum(PLACES[n % 3] == place for n in numbers) for place in PLACES}
 
 
-def places(spool: Spool, numbers: list[int]) -> Counts:
-    """Return up to where these entries reach, which are all that could be read."""
-    return {place: spool.place_of(place, number) for place, number in taken(numbers).items()}
+def positions(spool: Spool) -> Offsets:
+    return {place: spool.position(place) for place in PLACES}
 
 
-def test_entries_come_out_in_order_while_more_go_in(disk: Disk) -> None:
+def test_entries_are_read_in_order_while_more_are_appended(disk: Disk) -> None:
     spool = disk.begun()
     read = []
     for n in range(0, 200, 2):
@@ -111,41 +111,41 @@ def test_entries_come_out_in_order_while_more_go_in(disk: Disk) -> None:
             read += numbers(spool.read())
     assert len(disk.segments()) > 3
     assert read + rest(spool) == list(range(200))
-    assert spool.waiting == 0
+    assert spool.unread == 0
 
 
-def test_what_kafka_has_taken_is_deleted_from_the_front(disk: Disk) -> None:
+def test_segments_that_kafka_has_are_deleted_from_the_front(disk: Disk) -> None:
     spool = disk.begun()
     for n in range(100):
         spool.append([entry(n)])
     before = len(disk.segments())
     assert rest(spool) == list(range(100))
-    assert not spool.forget(taken(list(range(50))))
+    assert not spool.forget(behind(list(range(50))))
     assert 1 < len(disk.segments()) < before
     assert spool.bytes == sum(path.stat().st_size for path in disk.segments())
-    assert spool.forget(taken(list(range(100))))
+    assert spool.forget(behind(list(range(100))))
     assert len(disk.segments()) == 1
     spool.clear()
     assert not disk.segments()
     assert (spool.header, spool.bytes) == (None, 0)
 
 
-def test_the_next_process_goes_on_behind_what_kafka_has_taken(disk: Disk) -> None:
+def test_the_next_process_continues_behind_the_committed_offsets(disk: Disk) -> None:
     spool = disk.begun()
     for n in range(100):
         spool.append([entry(n)])
     rest(spool)
-    spool.forget(taken(list(range(30))))
-    after = disk.found(taken([*range(40), 42]))
+    spool.forget(behind(list(range(30))))
+    after = disk.found(behind([*range(40), 42]))
     after.begin(header())
     after.append([entry(100)])
     assert rest(after) == [40, 41, *range(43, 101)]
-    assert after.waiting == 0
+    assert after.unread == 0
     assert after.watermarks[b"BTC_USDT"].ids[-1] == 100
 
 
 @pytest.mark.parametrize("torn", range(1, 30, 4))
-def test_a_torn_end_is_cut_off_and_told(disk: Disk, torn: int) -> None:
+def test_a_torn_end_is_cut_off_and_reported(disk: Disk, torn: int) -> None:
     spool = disk.begun()
     for n in range(20):
         spool.append([entry(n)])
@@ -153,7 +153,7 @@ def test_a_torn_end_is_cut_off_and_told(disk: Disk, torn: int) -> None:
     left = last.stat().st_size - torn
     os.truncate(last, left)
     after = disk.found()
-    (damage,) = after.damage
+    (damage,) = after.damage()
     assert "torn end" in damage
     assert last.stat().st_size < left
     after.begin(header())
@@ -161,20 +161,20 @@ def test_a_torn_end_is_cut_off_and_told(disk: Disk, torn: int) -> None:
     assert rest(after) == [*range(19), 20]
 
 
-def test_a_first_segment_that_is_torn_in_its_header_is_told_and_a_new_one_begins(disk: Disk) -> None:
+def test_a_first_segment_with_a_torn_header_is_reported_and_a_new_one_begins(disk: Disk) -> None:
     disk.begun()
     disk.close()
     os.truncate(disk.segments()[0], 5)
     after = disk.open()
     assert after.find() is None
-    assert "no header" in after.damage[0]
+    assert "no header" in after.damage()[0]
     after.begin(header())
     after.append([entry(1)])
     assert rest(after) == [1]
 
 
 @pytest.mark.parametrize("at", ["header", "middle"])
-def test_damage_costs_the_rest_of_its_segment_and_is_told_with_a_number(disk: Disk, at: str) -> None:
+def test_damage_costs_the_rest_of_its_segment_and_is_reported_with_a_number(disk: Disk, at: str) -> None:
     spool = disk.begun()
     for n in range(100):
         spool.append([entry(n)])
@@ -188,21 +188,22 @@ def test_damage_costs_the_rest_of_its_segment_and_is_told_with_a_number(disk: Di
         lost = sorted(set(range(100)) - set(left))
         assert left == sorted(left)
         assert lost == list(range(lost[0], lost[-1] + 1))
-        assert f"{len(lost)} records are lost" in after.damage[-1]
-        (missing,) = after.gaps
-        assert (missing.symbol, missing.known.ids[-1], missing.known.time_us) == (
+        assert f"{len(lost)} records are lost" in after.damage()[-1]
+        (missing,) = after.lost_trades()
+        assert (missing.symbol, missing.after.ids[-1], missing.after.time_us) == (
             b"BTC_USDT",
             lost[0] - 1,
             lost[0] - 1,
         )
-        assert missing.first is not None
-        assert missing.first.mark == (lost[-1] + 1, lost[-1] + 1, None)
-        assert after.waiting == 0
-    assert after.forget(places(after, left))
+        assert missing.before is not None
+        assert missing.before.mark == (lost[-1] + 1, lost[-1] + 1, None)
+        assert after.unread == 0
+    assert positions(after) == behind(list(range(100)))
+    assert after.forget(positions(after))
     assert len(disk.segments()) == (2 if at == "header" else 1)
 
 
-def test_of_a_symbol_that_has_nothing_behind_the_damage_trades_are_told_as_missing(disk: Disk) -> None:
+def test_lost_trades_are_reported_without_an_end_if_no_trade_of_their_symbol_follows(disk: Disk) -> None:
     spool = disk.begun()
     numbers = itertools.count()
     while len(disk.segments()) < 2:  # the last of them is the first of the second segment
@@ -214,12 +215,14 @@ def test_of_a_symbol_that_has_nothing_behind_the_damage_trades_are_told_as_missi
     damage(disk.segments()[1], 10)
     after = disk.found()
     rest(after)
-    (missing,) = [one for one in after.gaps if one.symbol == b"BTC_USDT"]
-    assert missing.first is None
+    (missing,) = [one for one in after.lost_trades() if one.symbol == b"BTC_USDT"]
+    assert missing.before is None
 
 
 @pytest.mark.parametrize("known", [-1, 3])
-def test_a_first_segment_that_is_lost_is_told_with_what_kafka_has_not_of_it(disk: Disk, known: int) -> None:
+def test_a_lost_first_segment_is_reported_with_the_records_that_kafka_does_not_have(
+    disk: Disk, known: int
+) -> None:
     spool = disk.begun()
     for n in range(100):
         spool.append([entry(n)])
@@ -229,16 +232,19 @@ def test_a_first_segment_that_is_lost_is_told_with_what_kafka_has_not_of_it(disk
     assert after.find() is not None
     on_kafka = list(range(known + 1))
     after.on_kafka = advanced({}, [entry(n)[1] for n in on_kafka])
-    after.skip(taken(on_kafka))
+    after.skip(behind(on_kafka))
     left = rest(after)
     assert left == list(range(left[0], 100))
-    assert f"{left[0] - known - 1} records in front of" in after.damage[-1]
-    assert after.waiting == 0
-    assert [(one.known.ids[-1], one.first) for one in after.gaps] == [(3, entry(left[0])[1])] * (known > 0)
-    assert after.forget(places(after, on_kafka + left))
+    assert f"{left[0] - known - 1} records in front of" in after.damage()[-1]
+    assert after.unread == 0
+    assert [(one.after.ids[-1], one.before) for one in after.lost_trades()] == [(3, entry(left[0])[1])] * (
+        known > 0
+    )
+    assert positions(after) == behind(list(range(100)))
+    assert after.forget(positions(after))
 
 
-def test_damage_to_what_kafka_has_already_costs_nothing_else(disk: Disk) -> None:
+def test_damage_to_records_that_kafka_has_costs_nothing_else(disk: Disk) -> None:
     spool = disk.begun()
     for n in range(100):
         spool.append([entry(n)])
@@ -248,14 +254,14 @@ def test_damage_to_what_kafka_has_already_costs_nothing_else(disk: Disk) -> None
     lost = sorted(set(range(100)) - set(left))
     inside = lost[len(lost) // 2]
     for on_kafka in (lost[0] - 1, inside, lost[-1], lost[-1] + 1):
-        after = disk.found(taken(list(range(on_kafka + 1))))
+        after = disk.found(behind(list(range(on_kafka + 1))))
         assert rest(after) == [n for n in left if n > on_kafka]
-        assert after.waiting == 0
-        told = [f"{lost[-1] - max(on_kafka, lost[0] - 1)} records are lost" in one for one in after.damage]
-        assert told == [True] * (on_kafka < lost[-1])
+        assert after.unread == 0
+        reported = f"{lost[-1] - max(on_kafka, lost[0] - 1)} records are lost"
+        assert [reported in one for one in after.damage()] == [True] * (on_kafka < lost[-1])
 
 
-def test_a_bound_refuses_all_of_an_append_or_nothing(disk: Disk) -> None:
+def test_the_maximum_size_refuses_an_append_as_a_whole(disk: Disk) -> None:
     spool = disk.begun(max_bytes=4000)
     added = append_all(spool, 2, SpoolFull)
     assert spool.full(0.9)
@@ -263,7 +269,7 @@ def test_a_bound_refuses_all_of_an_append_or_nothing(disk: Disk) -> None:
     assert rest(spool) == list(range(added))
 
 
-def test_a_full_disk_leaves_what_was_there_whole(disk: Disk) -> None:
+def test_a_full_disk_leaves_earlier_entries_intact(disk: Disk) -> None:
     spool = disk.begun(segment_bytes=1_000_000)
     with largest_file(2000):
         added = append_all(spool, 1, OSError)
@@ -272,7 +278,7 @@ def test_a_full_disk_leaves_what_was_there_whole(disk: Disk) -> None:
     assert rest(disk.found()) == list(range(added + 1))
 
 
-def test_a_segment_that_can_not_begin_changes_nothing(disk: Disk) -> None:
+def test_a_segment_that_can_not_be_created_changes_nothing(disk: Disk) -> None:
     spool = disk.begun()
     spool.append([entry(0)])
     with largest_file(10), pytest.raises(OSError, match="too large"):
@@ -282,7 +288,7 @@ def test_a_segment_that_can_not_begin_changes_nothing(disk: Disk) -> None:
     assert rest(spool) == [0, 1]
 
 
-def test_two_bridges_do_not_share_a_folder(disk: Disk) -> None:
+def test_two_bridges_can_not_share_a_folder(disk: Disk) -> None:
     disk.begun()
     with pytest.raises(BlockingIOError, match="another bridge uses this folder"):
         disk.open().find()
@@ -291,18 +297,18 @@ def test_two_bridges_do_not_share_a_folder(disk: Disk) -> None:
     assert found == header()
 
 
-def test_what_is_there_when_reading_starts_at_the_end_is_left_out(disk: Disk) -> None:
+def test_entries_in_front_of_seek_end_are_not_read(disk: Disk) -> None:
     spool = disk.begun()
     for n in range(30):
         spool.append([entry(n)])
     spool.seek_end()
-    assert spool.waiting == 0
+    assert spool.unread == 0
     spool.append([entry(30)])
     assert rest(spool) == [30]
 
 
-def test_a_segment_that_can_not_be_read_costs_what_it_had_and_is_told_once(disk: Disk) -> None:
-    """Also the newest one, to which entries are added: those to come go to another."""
+def test_an_unreadable_segment_costs_its_records_and_is_reported_once(disk: Disk) -> None:
+    """Also if it is the newest one, to which entries are appended: later ones go to another."""
     spool = disk.begun()
     spool.on_kafka = advanced({}, [entry(0)[1]])
     for n in range(100):
@@ -310,17 +316,16 @@ def test_a_segment_that_can_not_be_read_costs_what_it_had_and_is_told_once(disk:
     disk.segments()[-1].unlink()
     left = rest(spool)
     assert left == list(range(len(left)))
-    told = len(spool.damage)
-    assert f"{100 - len(left)} records are lost" in spool.damage[-1]
+    assert f"{100 - len(left)} records are lost" in spool.damage()[-1]
     assert spool.read() == []
-    assert len(spool.damage) == told
-    (missing,) = spool.gaps
-    assert missing.known.ids[-1] <= left[-1]
+    assert spool.damage() == []
+    (missing,) = spool.lost_trades()
+    assert missing.after.ids[-1] <= left[-1]
     spool.append([entry(100)])
     assert rest(spool) == [100]
-    assert len(spool.damage) == told
+    assert spool.damage() == []
     spool.clear()
     spool.begin(header())
-    for n in range(100):  # whose segments have the names of those before
+    for n in range(100):  # in segments with the names of the earlier ones
         spool.append([entry(n)])
     assert rest(spool) == list(range(100))

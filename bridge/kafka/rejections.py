@@ -1,0 +1,84 @@
+"""What Kafka rejects: failed batches are logged and counted, and a record that it never accepts is given up."""
+
+import time
+from collections.abc import Sequence
+
+import structlog
+from aiokafka.errors import (
+    InvalidTimestampError,
+    MessageSizeTooLargeError,
+    PolicyViolationError,
+    RecordListTooLargeError,
+    UnknownError,
+)
+
+from bridge.kafka.batches import Failure
+from bridge.kafka.partition import Partition
+from bridge.kafka.queues import Queues
+from bridge.records import DEADLETTER, Record, letter_for
+from bridge.watch.metrics import Metrics
+
+log = structlog.get_logger(__name__)
+
+# Errors caused by a record, which would cause them again; for a missing key Kafka says "unknown".
+_RECORDS_FAULT = (
+    MessageSizeTooLargeError,
+    PolicyViolationError,
+    RecordListTooLargeError,
+    UnknownError,
+)
+
+_UNKNOWN_ERRORS = 5  # of one record in a row, until the record is taken for the cause
+
+_WITHOUT_TIME = 60.0  # seconds in which records are sent without timestamps, once Kafka has rejected one
+
+
+class Rejections:
+    """Deals with the errors of one shard's batches; the records stay in its `queues`, or become dead letters."""
+
+    def __init__(self, queues: Queues, metrics: Metrics) -> None:
+        self._queues = queues
+        self._metrics = metrics
+        self._without_time_until = -float("inf")  # until then records have no timestamps, monotonic clock
+
+    def with_time(self) -> bool:
+        """Return whether records have their time of reception as Kafka's timestamp now."""
+        return time.monotonic() > self._without_time_until
+
+    def count(self, error: BaseException) -> None:
+        """Count an error of Kafka."""
+        self._metrics.counter("kafka_errors_total", error=type(error).__name__).value += 1
+
+    def handle(self, failures: Sequence[Failure]) -> None:
+        """Log and count failed batches; a record for which one fails again and again becomes a dead letter."""
+        for partition, error in failures:
+            self.count(error)
+            log.error(
+                "Kafka rejected a batch",
+                topic=partition.topic.name,
+                partition=partition.number,
+                error=str(error),
+            )
+            if isinstance(error, _RECORDS_FAULT) and partition.place in self._queues.places:
+                rejected = partition.isolate(_UNKNOWN_ERRORS if isinstance(error, UnknownError) else 1)
+                if rejected is not None:
+                    self._give_up(rejected, partition, error)
+        if any(isinstance(error, InvalidTimestampError) for _, error in failures):
+            self._without_time_until = time.monotonic() + _WITHOUT_TIME
+            log.error(
+                "Kafka rejected record timestamps, sending without them; check this host's clock",
+                seconds=_WITHOUT_TIME,
+            )
+
+    def _give_up(self, record: Record, partition: Partition, error: BaseException) -> None:
+        self._queues.release(1, len(record.value))
+        detail = f"{partition.topic.name} rejected the record, kept here instead of its frame: {error}"
+        if record.channel == DEADLETTER:
+            self._metrics.counter("kafka_errors_total", error="DeadLetterRefused").value += 1
+            log.error("dead letter lost", detail=detail)
+            return
+        self._metrics.counter("deadletters_total", reason="payload").value += 1
+        if self._queues.add([letter_for(record, detail)]):
+            log.error("rejected record too large for the dead letter topic", detail=detail)
+            detail = f"left out, too large for its topic; {detail}"
+            self._queues.add([letter_for(record, detail, whole=False)])
