@@ -27,8 +27,8 @@ from bridge.websocket.courtesy import Courtesy
 
 log = structlog.get_logger(__name__)
 
-# Seconds of the 10 that a stop may take, for what is pending to be delivered; closing the sessions and clients
-# takes the rest.
+# Of the 10 s that a stop may take, the seconds for what is pending to be delivered; the rest is for closing
+# sessions and clients.
 _DRAIN = 4.5
 
 _PRIVATE = frozenset(name for name, channel in CHANNELS.items() if channel.private)

@@ -1,4 +1,4 @@
-"""What Kafka rejects: failed batches are logged and counted, and a record that it never accepts is given up."""
+"""What Kafka rejects: failed batches are logged, and a record that it never accepts is given up."""
 
 import time
 from collections.abc import Sequence
@@ -34,7 +34,7 @@ _WITHOUT_TIME = 60.0  # seconds in which records are sent without timestamps, on
 
 
 class Rejections:
-    """Deals with the errors of one shard's batches; the records stay in its `queues`, or become dead letters."""
+    """Deals with failed batches of one shard: their records stay in its `queues`, or become dead letters."""
 
     def __init__(self, queues: Queues, metrics: Metrics) -> None:
         self._queues = queues
@@ -50,7 +50,7 @@ class Rejections:
         self._metrics.counter("kafka_errors_total", error=type(error).__name__).value += 1
 
     def handle(self, failures: Sequence[Failure]) -> None:
-        """Log and count failed batches; a record for which one fails again and again becomes a dead letter."""
+        """Log and count failed batches; a record that makes them fail becomes a dead letter."""
         for partition, error in failures:
             self.count(error)
             log.error(

@@ -38,9 +38,7 @@ def _reconnected(bridge: RunningBridge, reason: str, times: int) -> bool:
     return bridge.metric("reconnects_total", reason=reason) > times
 
 
-def test_a_server_that_keeps_hanging_up_costs_no_trade(
-    kafka: Broker, prefix: str, tmp_path: Path
-) -> None:
+def test_a_server_that_keeps_hanging_up_costs_no_trade(kafka: Broker, prefix: str, tmp_path: Path) -> None:
     """It closes all connections every 1.5 s, and answers 502 in between."""
     faults = Faults(drop=1.5, refuse=2)
     with ExchangeThread(symbols=SYMBOLS, rate=150, faults=faults) as exchange:
@@ -209,9 +207,7 @@ def test_refused_credentials_are_reported_and_public_channels_continue(
     assert ACCOUNTS["key"] not in bridge.stderr
 
 
-def test_a_bad_symbol_is_named_and_affects_nothing_else(
-    kafka: Broker, prefix: str, tmp_path: Path
-) -> None:
+def test_a_bad_symbol_is_named_and_affects_nothing_else(kafka: Broker, prefix: str, tmp_path: Path) -> None:
     with ExchangeThread(symbols=SYMBOLS, rate=100) as exchange:
         sections = {"channels": {"trades": [*SYMBOLS, "NOPE_USDT"]}}
         with RunningBridge(tmp_path, config(exchange.url, kafka, prefix, sections)) as bridge:
@@ -288,6 +284,6 @@ def test_an_exchange_that_answers_too_many_requests_is_left_alone_for_as_long_as
             sessions = 3 * len(SYMBOLS) + 1
             assert exchange.simulator.handshakes == sessions
             assert bridge.metric("reconnects_total", reason="refused") == exchange.simulator.refusals > 0
-            # All of them try at once at first; after that one tries for all, when the exchange has allowed it.
+            # At first all of them try at once; after that one tries for all, when the exchange allows it.
             assert exchange.simulator.refusals < sessions * sessions / 2
             assert bridge.stop() == 0

@@ -5,6 +5,7 @@ import tempfile
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import zip_longest
 from pathlib import Path
 
 import msgspec
@@ -21,7 +22,7 @@ from bridge.kafka.state import ShardState
 from bridge.kafka.topics import Topic
 from bridge.records import STATE, Record
 from bridge.spool.overflow import Overflow
-from bridge.spool.progress import Owner
+from bridge.spool.progress import Owner, decode_progress
 from bridge.spool.spool import Spool
 from bridge.watch.metrics import Metrics
 from tests.support.disk import damage, largest_file
@@ -118,7 +119,8 @@ class Outage(RuleBasedStateMachine):
     @rule()
     @precondition(lambda self: self.process.overflow.active)
     def read_back(self) -> None:
-        self.process.queues._read_block()
+        self.process.queues._read_block()  # `refill` would read more of them
+        self.process.collect_events()
 
     @rule(most=st.integers(1, 10))
     @precondition(lambda self: self.process.state.committing is None)
@@ -328,6 +330,98 @@ def test_spooling_finishes_although_damage_has_cost_all_records_of_a_partition()
     assert len(outage.process.partitions) < len(SYMBOLS)
     outage.transaction(outage.number)
     assert outage.process.events[-1] == "spool_ended"
+    outage.process.overflow.close()
+    shutil.rmtree(outage.folder)
+
+
+def committed(process: Process, *, with_sent: bool = False) -> int | None:
+    """Return the committed offset of the first partition as bridge-state would have it."""
+    process.queues.note_progress(with_sent=with_sent)
+    progress = process.state.save([]).spool_progress
+    return decode_progress(progress).committed["trades/0"] if progress else None
+
+
+def memory(process: Process) -> list[tuple[int, int | None]]:
+    """Return the records of the first partition in memory, with their offsets in the spool."""
+    partition = process.queues.places["trades/0"]
+    records = [record.time_us for record in (*partition.sent, *partition.queued)]
+    return list(zip_longest(records, partition.spooled))
+
+
+def test_the_example_in_the_module_of_progress_is_true() -> None:
+    """The records a to h are the numbers 1 to 8 here; each step is that of the example."""
+    outage = Outage()
+    outage.begin()
+    process, (a, b, c, d, e, f, g, h) = outage.process, range(1, 9)
+    spool = process.overflow._spool
+    assert spool is not None
+
+    def quantities() -> tuple[int | None, int, int | None]:
+        return spool.end.get("trades/0"), spool.position("trades/0"), committed(process)
+
+    outage.receive([0] * 4)
+    assert memory(process) == [(a, None), (b, None), (c, None), (d, None)]
+    assert committed(process) is None
+    outage.overflow()
+    assert memory(process) == [(a, 0), (b, 1), (c, 2), (d, 3)]
+    assert quantities() == (4, 4, 0)
+    outage.receive([0, 0])
+    outage.receive([0])
+    assert quantities() == (7, 4, 0)
+    (segment,) = outage.folder.glob("*.spool")
+    damage(segment, segment.stat().st_size - 1)  # of the block with g, which is not read before step 7
+    outage.transaction(2)
+    assert memory(process) == [(c, 2), (d, 3)]
+    assert quantities() == (7, 4, 2)
+    outage.read_back()
+    assert memory(process) == [(c, 2), (d, 3), (e, 4), (f, 5)]
+    assert quantities() == (7, 6, 2)
+    outage.send(1)
+    outage.reject(0)
+    assert memory(process) == [(d, 3), (e, 4), (f, 5)]
+    assert quantities() == (7, 6, 3)
+    outage.read_back()
+    assert not process.overflow.active
+    assert process.events == ["spool_begun", "spool_damaged", "gap"]
+    assert quantities() == (7, 7, 3)
+    outage.receive([0])
+    assert memory(process) == [(d, 3), (e, 4), (f, 5), (h, None)]
+    assert quantities() == (7, 7, 3)
+    outage.send(2)
+    assert committed(process, with_sent=True) == 5
+    outage.request_the_commit()
+    outage.commit()
+    outage.disk.remove(g)
+    outage.lost.add(g)
+    outage.end(stop=False, by_another=False)
+    outage.read_back()
+    assert memory(outage.process) == [(f, 5)]
+    assert outage.lost == {g, h}
+    outage.teardown()
+
+
+def test_progress_of_a_finished_spool_deletes_nothing_of_the_next_one() -> None:
+    """At-least-once it may be saved after the next spool has begun."""
+    outage = Outage()
+    outage.begin()
+    outage.receive([0] * 40)
+    outage.overflow()
+    outage.send(40)
+    outage.process.queues.note_progress(with_sent=True)
+    first, late = outage.process.state.save([]), outage.process.state.save([])
+    for partition in outage.process.partitions:
+        partition.settle()
+    outage.process.queues.saved(first)
+    assert outage.process.overflow.active
+    outage.read_back()
+    outage.process.queues.saved(first)
+    assert outage.process.events == ["spool_begun", "spool_ended"]
+    outage.receive([0] * 40)
+    outage.overflow()
+    outage.read_back()
+    outage.process.queues.saved(late)
+    assert outage.process.events == ["spool_begun", "spool_ended", "spool_begun"]
+    assert memory(outage.process)[0] == (41, 0)
     outage.process.overflow.close()
     shutil.rmtree(outage.folder)
 
