@@ -1,4 +1,4 @@
-"""`check`: what stands in the way of `run`, named; and nothing written."""
+"""`check` names what would prevent `run` from working, and writes nothing."""
 
 import asyncio
 from collections.abc import Mapping
@@ -30,11 +30,11 @@ def check(folder: Path, settings: Mapping[str, Any]) -> tuple[int, list[str]]:
 def visit(
     exchange: ExchangeThread, keys: Mapping[str, Any] | None = None, **sections: Any
 ) -> tuple[bool, list[str]]:
-    """Return whether the exchange alone is well, and what is said of it, with a second for all_ticker."""
-    said: list[str] = []
+    """Check the exchange alone, with one second to look for markets; return the result and the lines."""
+    printed: list[str] = []
     settings = Config.model_validate({"exchange": {"url": exchange.url, **(keys or {})}, **sections})
-    well = asyncio.run(check_exchange(settings, said.append, listening=1.0))
-    return well, [line.strip() for line in said]
+    ready = asyncio.run(check_exchange(settings, printed.append, listening=1.0))
+    return ready, [line.strip() for line in printed]
 
 
 def refusals(printed: list[str]) -> list[str]:
@@ -42,7 +42,7 @@ def refusals(printed: list[str]) -> list[str]:
     return [line.split(": ")[1] for line in printed if line.startswith("refused: ")]
 
 
-def test_it_confirms_one_subscription_of_each_channel_and_writes_nothing(
+def test_check_confirms_one_subscription_of_each_channel_and_writes_nothing(
     kafka: Broker, prefix: str, tmp_path: Path
 ) -> None:
     with ExchangeThread(symbols=SYMBOLS, rate=100, accounts=ACCOUNTS) as exchange:
@@ -58,7 +58,7 @@ def test_it_confirms_one_subscription_of_each_channel_and_writes_nothing(
     assert not (tmp_path / "spool").exists()
 
 
-def test_a_market_that_the_exchange_refuses_is_named_wherever_it_is_configured(
+def test_check_names_each_market_that_the_exchange_refuses(
     kafka: Broker, prefix: str, tmp_path: Path
 ) -> None:
     with ExchangeThread(
@@ -76,55 +76,55 @@ def test_a_market_that_the_exchange_refuses_is_named_wherever_it_is_configured(
     assert "message format: zlib and text" in printed
 
 
-def test_a_market_that_is_confirmed_but_not_seen_is_a_remark() -> None:
+def test_a_market_that_is_confirmed_but_not_seen_is_only_noted() -> None:
     with ExchangeThread(symbols=SYMBOLS, rate=100, dialect=Dialect(unknown_market="ack")) as exchange:
-        well, printed = visit(exchange, channels={"trades": ["BTC_USDT", "QUIET_USDT"], "all_ticker": True})
-    assert well
+        ready, printed = visit(exchange, channels={"trades": ["BTC_USDT", "QUIET_USDT"], "all_ticker": True})
+    assert ready
     assert "1 of 2 configured markets seen in all_ticker" in printed
     assert "not seen within 1 s, trying to subscribe (may just be quiet): QUIET_USDT" in printed
     assert "confirmed: trades QUIET_USDT" in printed
 
 
-def test_markets_that_were_not_seen_are_asked_for_in_sessions_of_the_configured_size() -> None:
+def test_markets_that_were_not_seen_are_subscribed_to_in_sessions_of_the_configured_size() -> None:
     names = [f"NO{number}_USDT" for number in range(5)]
     faults = Faults(max_subscriptions=2)
     with ExchangeThread(
         symbols=SYMBOLS, rate=100, dialect=Dialect(unknown_market="ack"), faults=faults
     ) as exchange:
         size = {"subscriptions_per_session": 2}
-        well, printed = visit(exchange, size, channels={"trades": ["BTC_USDT", *names]})
-    assert well
+        ready, printed = visit(exchange, size, channels={"trades": ["BTC_USDT", *names]})
+    assert ready
     confirmed = [line for line in printed if line.startswith("confirmed: trades ")]
     assert " ".join(confirmed).split().count("trades") == 3
     assert all(name in " ".join(confirmed) for name in names)
 
 
-def test_a_channel_of_every_market_is_tried_with_one_that_all_ticker_told_of() -> None:
+def test_a_channel_of_every_market_is_tried_with_a_market_seen_in_all_ticker() -> None:
     with ExchangeThread(symbols=SYMBOLS, rate=100) as exchange:
         channels = {"trades": ["*"], "depth": ["*"], "ticker": ["ETH_USDT"]}
-        well, printed = visit(exchange, channels=channels)
-    assert well
+        ready, printed = visit(exchange, channels=channels)
+    assert ready
     assert "confirmed: all_ticker, depth BTC_USDT, ticker ETH_USDT, trades BTC_USDT" in printed
 
 
-def test_a_channel_of_every_market_that_the_exchange_refuses_is_named() -> None:
+def test_check_names_a_channel_of_every_market_that_the_exchange_refuses() -> None:
     with ExchangeThread(symbols=SYMBOLS, rate=100) as exchange:
         exchange.call(exchange.simulator.shut, "trades")
-        well, printed = visit(exchange, channels={"trades": ["*"], "depth": ["*"]})
-    assert not well
+        ready, printed = visit(exchange, channels={"trades": ["*"], "depth": ["*"]})
+    assert not ready
     assert refusals(printed) == ["trades BTC_USDT"]
     assert "confirmed: all_ticker, depth BTC_USDT" in printed
 
 
-def test_channels_of_every_market_can_not_be_tried_when_all_ticker_tells_of_none() -> None:
+def test_channels_of_every_market_cannot_be_tried_when_all_ticker_lists_none() -> None:
     with ExchangeThread(symbols=[], rate=0) as exchange:
-        well, printed = visit(exchange, channels={"trades": ["*"], "depth": ["*"]})
-    assert not well
+        ready, printed = visit(exchange, channels={"trades": ["*"], "depth": ["*"]})
+    assert not ready
     assert printed[-1] == "no market seen in all_ticker within 1 s, cannot try trades, depth"
 
 
 @pytest.mark.parametrize("spool", ["a file", "too large"])
-def test_a_disk_without_room_for_the_spool_is_named(
+def test_check_fails_when_the_disk_has_no_space_for_the_spool(
     kafka: Broker, prefix: str, tmp_path: Path, spool: str
 ) -> None:
     (tmp_path / "file").write_text("")
@@ -140,7 +140,7 @@ def test_a_disk_without_room_for_the_spool_is_named(
     assert named in printed[-2]
 
 
-def test_fewer_replicas_than_have_to_be_in_sync_are_remarked_and_records_taken(
+def test_fewer_replicas_than_min_insync_replicas_are_noted_and_do_not_prevent_writing(
     kafka: Broker, prefix: str, tmp_path: Path
 ) -> None:
     create_topic(kafka.bootstrap, f"{prefix}.trades.v1", 12, min_insync_replicas="2")
@@ -151,11 +151,11 @@ def test_fewer_replicas_than_have_to_be_in_sync_are_remarked_and_records_taken(
             eventually(lambda: bridge.metric("records_total", channel="trades") > 20, 20, "trades")
             assert bridge.stop() == 0
     assert (status, printed[-1]) == (0, "ready to run")
-    remark = printed[printed.index(f"{prefix}.trades.v1: exists, 12 partitions, 1 replica") + 1]
-    assert remark == "min.insync.replicas is 2: Kafka before 3.7 would reject every record"
+    note = printed[printed.index(f"{prefix}.trades.v1: exists, 12 partitions, 1 replica") + 1]
+    assert note == "min.insync.replicas is 2: Kafka before 3.7 would reject every record"
 
 
-def test_topics_that_kafka_would_not_create_are_named_with_its_reason(
+def test_check_names_topics_that_kafka_would_not_create_with_the_reason(
     kafka: Broker, prefix: str, tmp_path: Path
 ) -> None:
     with ExchangeThread(symbols=SYMBOLS, rate=100) as exchange:
@@ -172,7 +172,7 @@ def test_topics_that_kafka_would_not_create_are_named_with_its_reason(
 
 
 @pytest.mark.parametrize("policy", ["delete", "compact,delete"])
-def test_state_that_retention_would_delete_is_named_by_check_and_warned_of_by_run(
+def test_check_fails_and_run_warns_when_retention_can_delete_the_state(
     kafka: Broker, prefix: str, tmp_path: Path, policy: str
 ) -> None:
     name = f"{prefix}.bridge-state"

@@ -40,7 +40,7 @@ def test_a_write_to_a_connection_that_was_just_closed_is_a_connection_error() ->
 
 
 @pytest.mark.parametrize("error", [RuntimeError("the handler is closed"), KafkaConnectionError("closed")])
-def test_an_earlier_error_of_a_client_is_not_raised_when_it_is_closed(error: Exception) -> None:
+def test_closing_a_client_does_not_raise_its_earlier_error(error: Exception) -> None:
     async def fail() -> None:
         raise error
 
@@ -50,7 +50,7 @@ def test_an_earlier_error_of_a_client_is_not_raised_when_it_is_closed(error: Exc
     uvloop.run(scenario())
 
 
-def test_a_close_that_waits_for_a_lost_cancellation_ends_all_the_same() -> None:
+def test_closing_a_client_ends_even_if_a_cancellation_was_lost() -> None:
     async def scenario() -> None:
         await quirks.wait_closed(_forever())
 

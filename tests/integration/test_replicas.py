@@ -1,4 +1,4 @@
-"""Replicas share the shards out, and take over from each other what one of them had."""
+"""Replicas divide the shards among them, and take over those of a replica that stops."""
 
 import json
 import os
@@ -39,14 +39,14 @@ class Replicas:
         self.running: list[RunningBridge] = []
 
     def start(self) -> RunningBridge:
-        """Start one more, and return when it is ready."""
+        """Start another one, and return when it is ready."""
         replica = self._stack.enter_context(self.unready())
         self.running.append(replica)
         replica.wait_ready()
         return replica
 
     def unready(self) -> RunningBridge:
-        """Return one more, that is not to become ready."""
+        """Return another one, which is not expected to become ready."""
         folder = self._folder / f"replica-{len(list(self._folder.iterdir()))}"
         folder.mkdir()
         return RunningBridge(folder, self._settings)
@@ -62,7 +62,7 @@ class Replicas:
         return [owned(replica) for replica in self.running]
 
     def spread(self) -> bool:
-        """Tell if each shard is served once, by a replica that is ready."""
+        """Return whether each shard is served by exactly one replica, and all are ready."""
         return sorted(chain.from_iterable(self.owned())) == [str(n) for n in range(SHARDS)] and all(
             replica.ready()[0] == 200 for replica in self.running
         )
@@ -83,7 +83,7 @@ def _serves(line: str, prefix: str, suffix: str) -> bool:
 def replicas(
     tmp_path: Path, exchange: ExchangeThread, kafka: Broker, prefix: str, **keys: object
 ) -> Iterator[Replicas]:
-    """Give replicas that can be started and killed."""
+    """Provide replicas that can be started and killed."""
     settings = config(exchange.url, kafka, prefix, {"kafka": {**KAFKA, **keys}}, accounts=True)
     settings["channels"] = {"trades": SYMBOLS, "depth": SYMBOLS, "all_ticker": True}
     with ExitStack() as stack:
@@ -93,7 +93,7 @@ def replicas(
 def finish(
     group: Replicas, exchange: ExchangeThread, kafka: Broker, prefix: str, delivery: str = "exactly-once"
 ) -> None:
-    """Stop the market, then the replicas, and look at the trades: each once, in order, none missing."""
+    """Stop the market, then the replicas; assert that each trade is on Kafka once and in order."""
     eventually(group.spread, 30, "each shard served")
     exchange.quiesce()
     for replica in group.running:
@@ -107,7 +107,7 @@ def finish(
 
 
 def sessions(kafka: Broker, prefix: str) -> dict[int, list[str]]:
-    """Return the sessions that were begun in each shard."""
+    """Return the sessions that each shard has opened."""
     begun: dict[int, list[str]] = {n: [] for n in range(SHARDS)}
     for event in records_of(kafka, prefix, "events"):
         if event.json["event"] == "session_begun":
@@ -141,7 +141,7 @@ def test_a_second_replica_takes_half_of_the_shards_and_the_others_keep_their_con
 
 
 def _sessions_of(shard: int) -> int:
-    """Return how many sessions a shard needs: a public one, if it has markets, and its account's."""
+    """Return how many sessions a shard opens: a public one if it has markets, and one for its account."""
     markets = [symbol for symbol in SYMBOLS if shard_of(symbol, SHARDS) == shard]
     return bool(markets or shard == 0) + (shard_of("main", SHARDS) == shard)
 
@@ -157,7 +157,7 @@ def test_when_a_replica_is_killed_the_others_take_over(
         eventually(group.spread, 30, "each shard served")
         for replica in group.running[1:]:
             group.kill(replica)
-        eventually(group.spread, SESSION_TIMEOUT + 20, "the last one serves all")
+        eventually(group.spread, SESSION_TIMEOUT + 20, "all shards served by the last one")
         finish(group, exchange, kafka, prefix)
 
 
@@ -172,7 +172,7 @@ def test_a_replica_that_stops_hands_its_shards_over_at_once(
         group.running.remove(leaving)
         assert leaving.stop() == 0
         stopped = time.monotonic()
-        eventually(group.spread, 20, "the other one serves all")
+        eventually(group.spread, 20, "all shards served by the other one")
         # By its next heartbeat, sent every 15 s; the session would have timed out 45 to 60 s after the stop.
         assert time.monotonic() - stopped < 40
         finish(group, exchange, kafka, prefix)
@@ -187,9 +187,9 @@ def test_a_replica_that_was_frozen_past_its_session_timeout_writes_nothing_when_
         frozen = group.start()
         eventually(lambda: sorted(map(len, group.owned())) == [2, 2], 30, "two shards each")
         group.running.remove(frozen)
-        its_own = sessions_of(frozen)
+        own_sessions = sessions_of(frozen)
         os.kill(frozen.process.pid, signal.SIGSTOP)
-        eventually(group.spread, SESSION_TIMEOUT + 20, "the other one serves all")
+        eventually(group.spread, SESSION_TIMEOUT + 20, "all shards served by the other one")
         taken_us = time.time_ns() // 1000
         os.kill(frozen.process.pid, signal.SIGCONT)
         eventually(lambda: frozen.metric("shards_lost_total") >= 2, 30, "it notices")
@@ -197,19 +197,19 @@ def test_a_replica_that_was_frozen_past_its_session_timeout_writes_nothing_when_
         finish(group, exchange, kafka, prefix, delivery)
     for channel in ("trades", "depth"):
         for record in records_of(kafka, prefix, channel):
-            assert record.json["session"] not in its_own or record.json["received_us"] < taken_us
+            assert record.json["session"] not in own_sessions or record.json["received_us"] < taken_us
 
 
 def sessions_of(replica: RunningBridge) -> list[str]:
-    """Return the sessions that a replica has opened until now."""
+    """Return the sessions that a replica has opened so far."""
     log = [json.loads(line) for line in replica.stderr.splitlines()]
     return [line["session"] for line in log if line["event"] == "session opened"]
 
 
-def test_more_shards_take_their_state_with_them(
+def test_state_moves_with_its_symbols_when_shards_are_added(
     kafka: Broker, prefix: str, tmp_path: Path, exchange: ExchangeThread
 ) -> None:
-    """The way that the error tells: stop all, give the topic more partitions, start again."""
+    """As the error says: stop all replicas, give the topic more partitions, start again."""
     with replicas(tmp_path, exchange, kafka, prefix, shards=2) as group:
         one = group.start()
         eventually(lambda: one.metric("records_total", channel="trades") > 100, 30, "trades")
@@ -227,7 +227,7 @@ def test_more_shards_take_their_state_with_them(
         finish(group, exchange, kafka, prefix)
 
 
-def test_fewer_shards_than_have_state_are_refused(kafka: Broker, prefix: str, tmp_path: Path) -> None:
+def test_a_start_with_fewer_shards_than_have_state_fails(kafka: Broker, prefix: str, tmp_path: Path) -> None:
     create_topic(kafka.bootstrap, f"{prefix}.bridge-state", SHARDS)
     settings = config("ws://127.0.0.1:1/", kafka, prefix)
     with RunningBridge(tmp_path, settings) as bridge:

@@ -1,4 +1,4 @@
-"""The service in this process, so that a test can give it settings that no configuration file may have."""
+"""The service in the process of the test, with settings that no configuration file could have."""
 
 import asyncio
 import urllib.request
@@ -51,14 +51,14 @@ def failures(lines: Sequence[Any]) -> list[Any]:
 
 
 def waiting(lines: Sequence[Any]) -> list[tuple[str, int]]:
-    """Return what the log says of records that were not delivered."""
+    """Return the log's events about records that were not delivered, with their numbers."""
     return [(line["event"], line["records"]) for line in lines if "records" in line]
 
 
-def test_when_a_connector_fails_all_shards_deliver_what_they_have_and_the_status_is_1(
+def test_after_an_internal_error_of_a_connector_all_shards_deliver_and_the_status_is_1(
     kafka: Broker, prefix: str, tmp_path: Path
 ) -> None:
-    """A back-off without a bound fails at the first reconnect; a long transaction holds all until then."""
+    """A back-off without a minimum fails at the first reconnect; until then a long transaction holds all."""
     with ExchangeThread(symbols=SYMBOLS, rate=300) as exchange:
         keys = {"shards": 2, "commit_interval": 8.0}
         settings = Config.model_validate(
@@ -86,7 +86,7 @@ def test_when_a_connector_fails_all_shards_deliver_what_they_have_and_the_status
 
 
 @pytest.mark.parametrize("max_bytes", [0, 1_000_000])
-def test_when_a_sink_fails_the_bridge_stops_and_says_what_was_left_behind_or_waits_on_disk(
+def test_after_an_internal_error_of_a_sink_undelivered_records_are_reported(
     kafka: Broker, prefix: str, tmp_path: Path, max_bytes: int
 ) -> None:
     with ExchangeThread(symbols=SYMBOLS, rate=300) as exchange:

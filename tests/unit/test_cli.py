@@ -1,4 +1,4 @@
-"""The real command: exit statuses, and what it says when it is asked for nonsense."""
+"""The real command: its exit statuses, and its errors, each of which is one line."""
 
 import os
 import signal
@@ -15,7 +15,7 @@ SECRET = "s3cr3t-that-nobody-may-see"
 
 
 def command(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
-    """Run `python -m bridge` with these arguments and nothing of ours in its environment but `environ`."""
+    """Run `python -m bridge` with these arguments, and of all BRIDGE_ variables only those in `environ`."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith("BRIDGE_")}
     return subprocess.run(
         [sys.executable, "-m", "bridge", *arguments],
@@ -27,14 +27,14 @@ def command(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]
     )
 
 
-def test_version_and_help_are_a_success() -> None:
+def test_version_and_help_exit_with_status_0() -> None:
     assert command("--version").stdout == f"digifinex-bridge {__version__}\n"
     shown = command("--help")
     assert shown.returncode == 0
     assert all(f"\n  {name} " in shown.stdout for name in ("run", "check", "simulate", "demo"))
 
 
-def test_the_installed_script_is_the_same_command() -> None:
+def test_the_installed_script_is_the_same_program() -> None:
     script = Path(sys.executable).parent / "digifinex-bridge"
     shown = subprocess.run([script, "--version"], capture_output=True, text=True, check=True, timeout=300)
     assert shown.stdout == command("--version").stdout
@@ -54,7 +54,7 @@ def test_the_installed_script_is_the_same_command() -> None:
         (["demo", "--seconds", "soon"], "'--seconds'"),
     ],
 )
-def test_a_bad_command_line_is_one_line_and_exit_status_2(arguments: list[str], words: str) -> None:
+def test_a_bad_command_line_prints_one_line_and_exits_with_status_2(arguments: list[str], words: str) -> None:
     done = command(*arguments)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("digifinex-bridge: ")
@@ -79,7 +79,7 @@ def test_a_bad_command_line_is_one_line_and_exit_status_2(arguments: list[str], 
         ),
     ],
 )
-def test_a_bad_configuration_is_one_line_with_the_key_and_exit_status_2(
+def test_a_bad_configuration_prints_one_line_with_the_key_and_exits_with_status_2(
     tmp_path: Path, name: str, text: str, line: str
 ) -> None:
     path = tmp_path / "bridge.toml"
@@ -89,7 +89,7 @@ def test_a_bad_configuration_is_one_line_with_the_key_and_exit_status_2(
     assert done.stderr == f"digifinex-bridge: {path}: {line}\n"
 
 
-def test_a_missing_file_is_one_line_and_exit_status_2() -> None:
+def test_a_missing_file_prints_one_line_and_exits_with_status_2() -> None:
     done = command("run", "--config", "/nowhere/bridge.toml")
     assert done.returncode == 2
     assert done.stderr == (
@@ -97,13 +97,13 @@ def test_a_missing_file_is_one_line_and_exit_status_2() -> None:
     )
 
 
-def test_the_environment_alone_can_be_wrong_too() -> None:
+def test_a_bad_environment_variable_is_named() -> None:
     done = command("run", BRIDGE_HTTP__PORT="seven", BRIDGE_CHANNELS__ALL_TICKER="true")
     assert done.returncode == 2
     assert done.stderr.startswith("digifinex-bridge: environment BRIDGE_HTTP__PORT: http.port: ")
 
 
-def test_check_says_what_would_run_and_who_does_not_answer(tmp_path: Path) -> None:
+def test_check_prints_the_planned_sessions_and_what_is_unavailable(tmp_path: Path) -> None:
     """Ports that are bound and not listened on refuse every connection."""
     with socket.socket() as kafka, socket.socket() as exchange:
         kafka.bind(("127.0.0.1", 0))
@@ -135,7 +135,7 @@ def test_the_simulator_prints_its_address_and_stops_cleanly(number: signal.Signa
     assert (running.returncode, complaints) == (0, "")
 
 
-def test_a_port_in_use_is_one_line_and_exit_status_2() -> None:
+def test_a_port_in_use_prints_one_line_and_exits_with_status_2() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()

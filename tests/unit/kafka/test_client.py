@@ -105,7 +105,7 @@ def test_an_authorization_error_names_the_missing_acl(error: KafkaError, acl: st
     assert in_words(error) == f"ACL missing: {acl} (run `digifinex-bridge check` for all of them)"
 
 
-def test_a_topic_that_may_not_be_read_needs_the_acl_for_reading() -> None:
+def test_a_topic_that_may_not_be_read_is_reported_as_a_missing_read_acl() -> None:
     with pytest.raises(AclMissing) as raised, reading():
         raise TopicAuthorizationFailedError("feed.bridge-state")
     assert in_words(raised.value).startswith("ACL missing: Read on topic feed.bridge-state (")
@@ -115,6 +115,6 @@ def test_a_value_that_the_broker_rejects_is_reported_with_its_key() -> None:
     assert in_words(InvalidSessionTimeoutError("too short")).endswith(" (change kafka.session_timeout)")
 
 
-def test_any_other_error_keeps_its_own_words() -> None:
+def test_any_other_error_is_reported_in_its_own_words() -> None:
     assert in_words(NodeNotReadyError("node 1")) == "NodeNotReadyError: node 1"
     assert in_words(TimeoutError()) == "no response in time"

@@ -52,7 +52,7 @@ def intrusions(source: str) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_only_quirks_touches_what_aiokafka_keeps_private(path: Path) -> None:
+def test_only_quirks_touches_private_members_of_aiokafka(path: Path) -> None:
     found = list(intrusions(path.read_text()))
     if path == Path(quirks.__file__):
         assert found
@@ -70,7 +70,7 @@ def test_only_quirks_touches_what_aiokafka_keeps_private(path: Path) -> None:
         "self.producer._sender",
     ],
 )
-def test_each_way_to_touch_private_members_is_found(source: str) -> None:
+def test_each_way_of_touching_private_members_is_detected(source: str) -> None:
     assert list(intrusions(source))
 
 
@@ -79,7 +79,7 @@ def test_the_quirks_are_those_of_the_installed_version() -> None:
     assert aiokafka.__version__ == quirks.SEEN_IN
 
 
-def test_to_apply_the_corrections_twice_is_to_apply_them_once() -> None:
+def test_applying_the_corrections_twice_changes_nothing() -> None:
     quirks.apply()
     once = AIOKafkaConnection.send, MessageAccumulator.reenqueue
     quirks.apply()
