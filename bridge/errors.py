@@ -12,7 +12,8 @@
     └── SpoolFull              the spool has reached its maximum size
 
 Exceptions of libraries (`OSError`, aiokafka's `KafkaError`, websockets' `WebSocketException`) are not
-wrapped; they are handled where the library is called.
+wrapped; they are handled where the library is called. `AclMissing` and `NoController`, of bridge.kafka, are
+`KafkaError`s, since they are retried like any of aiokafka's.
 """
 
 from typing import Literal

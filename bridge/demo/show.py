@@ -14,8 +14,7 @@ from bridge.channels import CHANNELS, SubscribedBy
 from bridge.config import Config, LogConfig
 from bridge.demo.broker import PARTITIONS, embedded_broker, make_topics
 from bridge.demo.reader import Reader
-from bridge.kafka.topics import topic_name
-from bridge.records import DEADLETTER, EVENTS, STATE
+from bridge.kafka.topics import topic_names
 from bridge.service import Bridge
 from bridge.simulator import Simulator
 from bridge.simulator.protocol import PRIVATE, PUBLIC
@@ -46,9 +45,9 @@ async def run(seconds: float | None = None, symbols: int = 6, rate: float = 200.
     async with Simulator(symbols=symbols, rate=rate, accounts={_API_KEY: _SECRET}) as exchange:
         with embedded_broker() as bootstrap:
             config = _config(exchange.url, exchange.symbols, bootstrap)
-            topics = {channel.name: topic_name(config.kafka, channel.name) for channel in _SHOWN}
-            extra = (topic_name(config.kafka, channel) for channel in (DEADLETTER, EVENTS, STATE))
-            make_topics(bootstrap, [*topics.values(), *extra])
+            names = topic_names(config.kafka, [channel.name for channel in _SHOWN])
+            make_topics(bootstrap, list(names.values()))
+            topics = {channel.name: names[channel.name] for channel in _SHOWN}
             bridge = Bridge(config)
             with Reader(bootstrap, topics, PARTITIONS) as reader:
                 serving = asyncio.create_task(bridge.run())

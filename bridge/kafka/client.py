@@ -30,12 +30,12 @@ _KEYS: Mapping[type, str] = {
 
 # Kafka's authorization errors name the resource at most, never the operation. This is the one that the bridge
 # needs on each kind of resource; Read and Create on topics are raised as AclMissing where they are denied.
-# A producer without transactions is denied the cluster if it may write to no topic at all.
+# A producer without transactions is denied the cluster only if it may not write to any topic.
 _OPERATIONS: Mapping[type, str] = {
     TopicAuthorizationFailedError: "Write on topic",
     GroupAuthorizationFailedError: "Read on group",
     TransactionalIdAuthorizationFailed: "Write on transactional id",
-    ClusterAuthorizationFailedError: "IdempotentWrite on cluster",
+    ClusterAuthorizationFailedError: "Write on any topic, or IdempotentWrite on cluster",
 }
 
 

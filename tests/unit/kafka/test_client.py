@@ -97,7 +97,7 @@ def test_a_bad_file_or_password_is_blamed_on_its_own_key(
         (TopicAuthorizationFailedError(), "Write on topic"),
         (GroupAuthorizationFailedError("feed"), "Read on group feed"),
         (TransactionalIdAuthorizationFailed("feed-0"), "Write on transactional id feed-0"),
-        (ClusterAuthorizationFailedError(), "IdempotentWrite on cluster"),
+        (ClusterAuthorizationFailedError(), "Write on any topic, or IdempotentWrite on cluster"),
         (AclMissing("Create on topic feed.trades.v1"), "Create on topic feed.trades.v1"),
     ],
 )
