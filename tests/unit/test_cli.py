@@ -10,8 +10,11 @@ from pathlib import Path
 import pytest
 
 from bridge import __version__
+from bridge.channels import CHANNELS
 
 SECRET = "s3cr3t-that-nobody-may-see"
+*_FIRST, _LAST = (name for name, channel in CHANNELS.items() if not channel.private)
+CHOICE = f"{', '.join(_FIRST)} or {_LAST}"
 
 
 def command(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
@@ -72,7 +75,10 @@ def test_a_bad_command_line_prints_one_line_and_exits_with_status_2(arguments: l
             "[kafka\n",
             "is not valid TOML: Expected ']' at the end of a table declaration (at line 1, column 7)",
         ),
-        ("", "channels: nothing to subscribe to: set trades, depth, ticker or all_ticker, or an account"),
+        (
+            "",
+            f"channels: nothing to subscribe to: set {CHOICE}, or an account",
+        ),
         (
             f"[kafka]\nsasl_plain_password = ['{SECRET}']\n",
             "kafka.sasl_plain_password: must be a valid string",
