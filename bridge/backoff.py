@@ -1,4 +1,4 @@
-"""How long to wait before the next try."""
+"""How long to wait before the next attempt. Pure, but for the random numbers."""
 
 import random
 
@@ -6,23 +6,24 @@ import random
 class Backoff:
     """Exponential back-off with full jitter: each wait is drawn between 0 and a bound that doubles.
 
-    The bound starts at `shortest` and ends at `longest`, in seconds.
+    The bound starts at `shortest` seconds and never exceeds `longest`.
     """
 
     def __init__(self, shortest: float, longest: float) -> None:
         self._shortest = shortest
         self._longest = longest
-        self._bound = shortest
+        self._bound = shortest  # seconds, the most that the next wait may take; doubles with each
 
     def next(self, *, longer: bool = False) -> float:
-        """Return the seconds to wait before the next try.
+        """Return the seconds to wait before the next attempt.
 
-        `longer`: the other side is overloaded; wait four times as long, and not less than half of that.
+        `longer`, if the other side is overloaded: the bound is four times as high, and the wait at least half
+        of it.
         """
         bound = min(self._longest, 4 * self._bound) if longer else self._bound
         self._bound = min(self._longest, 2 * bound)
         return random.uniform(bound / 2 if longer else 0, bound)  # noqa: S311
 
     def reset(self) -> None:
-        """Start over, since a try has succeeded."""
+        """Start over after an attempt that succeeded."""
         self._bound = self._shortest

@@ -1,4 +1,10 @@
-"""Watermarks: up to where the trades of each symbol are on Kafka. Pure."""
+"""Watermarks: up to which trade the trades of each symbol are on Kafka. Pure.
+
+A restart reads them to repeat no trade and to miss none. An example: trades 1 to 6 and 9 of a symbol are on
+Kafka, and the clean list that shows whether 7 and 8 exist has not arrived. Then the watermark has
+ids 1 2 3 4 5 6 9 and an open stretch after 6 and before 9. A restart that receives the clean list 4 to 9
+makes records of 7 and 8 alone.
+"""
 
 from bisect import insort
 from collections.abc import Iterable, Mapping
@@ -8,46 +14,50 @@ import msgspec
 
 from bridge.records import Mark, Record, Stretch
 
-# Ids that a watermark keeps: among the last so many trades of a symbol, one that comes late is still told
-# from one that is repeated.
+# Ids that a watermark keeps of a symbol. Among this many trades, a late one can be told from a repeated one.
 KEPT = 32
 
-# The same while the list that closes an open gap has not come: several times what such a list shows.
+# The same while a stretch is open: several times as many as the clean list that closes it shows.
 KEPT_OPEN = 512
 
 
 class Watermark(msgspec.Struct, omit_defaults=True):
-    """Which trades of a symbol are on Kafka.
-
-    `ids` are the newest ones, ascending, the last one made at `time_us`. `open` stands while a session has
-    brought trades, but not yet the list that shows whether any were missed before them.
-    """
+    """Which trades of a symbol are on Kafka."""
 
     ids: list[int]
+    """The ids of the newest ones, ascending; never empty."""
+
     time_us: int
+    """When the last of them happened, in µs since the epoch."""
+
     open: Stretch | None = None
+    """Where trades may be missing, until a clean list shows whether any are."""
 
 
 Watermarks: TypeAlias = Mapping[bytes, Watermark]
-"""By symbol, in the bytes of its key."""
+"""By symbol, as in the key of its records."""
 
 
 class Gap(NamedTuple):
-    """Trades of a symbol that a session did not bring, between the last known one and the first new one.
-
-    `filled` of them came in a clean list; `closed` if that reached back to the last known one, so that none
-    is missing. `repeated` if the list came again in the middle of a session.
-    """
+    """Trades of a symbol that no session brought live."""
 
     symbol: bytes
+
     stretch: Stretch
+    """From the last trade known before to the first one known after."""
+
     filled: int
+    """How many of the trades in it a clean list has brought."""
+
     closed: bool
+    """Whether that list reaches back to the last trade known before, so that none is missing."""
+
     repeated: bool
+    """Whether it was not the session's first clean list."""
 
 
 def advanced(watermarks: Watermarks, records: Iterable[Record]) -> dict[bytes, Watermark]:
-    """Return the watermarks that change when these records are on Kafka."""
+    """Return the watermarks that change once these records are on Kafka, with their new values."""
     changed: dict[bytes, Watermark] = {}
     for record in records:
         if record.mark is None or record.key is None:
@@ -64,7 +74,7 @@ def advanced(watermarks: Watermarks, records: Iterable[Record]) -> dict[bytes, W
 
 
 def newest(one: Watermarks, other: Watermarks) -> dict[bytes, Watermark]:
-    """Return of each symbol the watermark that is farther on; if both end alike, what both know."""
+    """Return for each symbol the watermark with the newer last trade, or both combined if it is the same."""
     merged = {**one, **other}
     for symbol in one.keys() & other.keys():
         merged[symbol] = _newer(one[symbol], other[symbol])
@@ -90,9 +100,10 @@ def _advance(watermark: Watermark, mark: Mark) -> None:
 
 
 def _trim(watermark: Watermark) -> None:
-    """Forget old ids, but from an open gap's beginning on only what no list that closes it will show.
+    """Drop ids beyond KEPT, but keep those from the start of an open stretch on, up to KEPT_OPEN ids.
 
-    The id before the gap stays, for what is older than all ids counts as known.
+    A clean list that closes the stretch must find them. The id before the stretch stays too: an id below all
+    others counts as known, so without it the trades that are missing would.
     """
     ids = watermark.ids
     surplus = len(ids) - KEPT

@@ -1,4 +1,4 @@
-"""Record: one message on its way to Kafka."""
+"""Record: one message on its way to Kafka. Pure."""
 
 import base64
 from typing import Literal, NamedTuple, TypeAlias, get_args
@@ -11,7 +11,7 @@ DEAD_LETTER_REASONS: tuple[DeadLetterReason, ...] = get_args(DeadLetterReason)
 Cause = Literal[
     "closed", "refused", "timeout", "stale", "rejected", "rotated", "stopped", "takeover", "repeated_list"
 ]
-"""Why a session ended or was opened, or what brought a gap about."""
+"""Why a session ended or was opened, or what caused a gap."""
 
 DEADLETTER = "deadletter"
 EVENTS = "events"
@@ -19,7 +19,7 @@ STATE = "bridge-state"
 
 
 class Stretch(NamedTuple):
-    """What lies after one trade of a symbol and before another, by their ids and times in µs."""
+    """The part of a symbol's trades after one of them and before another, by their ids and times in µs."""
 
     after_id: int
     after_us: int
@@ -28,22 +28,26 @@ class Stretch(NamedTuple):
 
 
 Mark: TypeAlias = tuple[int, int, Stretch | None]
-"""What a watermark keeps of a trade: its id, its time in µs, and the stretch before it that may be a gap."""
+"""What a trade adds to a watermark: its id, its time in µs, and the stretch that is open once it is known."""
 
 
 class Record(msgspec.Struct, frozen=True, gc=False, array_like=True):
-    """One message on its way to Kafka.
-
-    `channel` names the topic (`<prefix>.<channel>.v1`), `key` decides the partition (None: any),
-    `value` is the JSON object, `time_us` the time of reception in microseconds since the epoch, `mark` what
-    a trade adds to its symbol's watermark.
-    """
+    """One message on its way to Kafka."""
 
     channel: str
+    """Its topic is `<prefix>.<channel>.v1`."""
+
     key: bytes | None
+    """Decides the partition; None: any."""
+
     value: bytes
+    """The JSON object."""
+
     time_us: int
+    """Time of reception in µs since the epoch."""
+
     mark: Mark | None = None
+    """What it adds to the watermark of its symbol; trades only."""
 
 
 class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
@@ -67,7 +71,7 @@ def deadletter(
     detail: str,
     frame: bytes,
 ) -> Record:
-    """Return the dead letter of `frame`, the bytes as they came."""
+    """Return the dead letter of `frame`, the bytes as received."""
     letter = DeadLetter(
         session=session,
         received_us=received_us,
@@ -88,12 +92,12 @@ _provenance = msgspec.json.Decoder(_Provenance).decode
 
 
 def session_of(record: Record) -> str:
-    """Return the session that has brought a record."""
+    """Return the session that a record came over."""
     return _provenance(record.value).session or "none"
 
 
 def letter_for(record: Record, detail: str, *, whole: bool = True) -> Record:
-    """Return the dead letter of a record that Kafka refuses; its value stands for the frame, if `whole`."""
+    """Return the dead letter of a record that Kafka rejects; if `whole`, with its value as the frame."""
     return deadletter(
         session=session_of(record),
         received_us=record.time_us,

@@ -1,4 +1,4 @@
-"""What a channel is made of: where its pushes come from, what they turn into, and how."""
+"""The types of a channel: its description, the source of its pushes, and what a push becomes."""
 
 import enum
 from collections.abc import Callable, Mapping
@@ -11,23 +11,22 @@ from bridge.records import Cause, Record
 
 
 class Series:
-    """The records of one symbol that one session makes for a channel: their key, and the next `seq`.
-
-    `head` is how each of their values begins, up to the `seq`; `name` is the symbol as JSON; `linked` once
-    it is known what of the symbol the session did not bring.
-    """
+    """The records that one session makes of one symbol on one channel."""
 
     __slots__ = ("head", "key", "linked", "name", "seq", "symbol")
 
     def __init__(self, channel: str, session: str, symbol: str) -> None:
         self.symbol = symbol
-        self.key = symbol.encode()
-        self.name = msgspec.json.encode(symbol)
+        self.key = symbol.encode()  # the key of the records on Kafka
+        self.name = msgspec.json.encode(symbol)  # the symbol as JSON
+        # The beginning of each record's value, up to its `seq`.
         self.head = b'{"schema":"digifinex.%b.v1","session":%b,"seq":' % (
             channel.encode(),
             msgspec.json.encode(session),
         )
-        self.seq = 0
+        self.seq = 0  # number of the next record
+        # Trades only: whether it is known which trades are missing before the session's first one. False
+        # until the session brings a known trade or its clean list.
         self.linked = False
 
     def next_seq(self) -> int:
@@ -38,9 +37,9 @@ class Series:
 
 
 class Source:
-    """One session as its records name it, with a series for each channel and symbol.
+    """One session as the source of records.
 
-    `cause` says why it had to be opened: what ended the one before it, or that the shard was taken over.
+    `cause` is why it was opened: what ended the session before it, or that the shard was taken over.
     """
 
     __slots__ = ("_series", "account", "cause", "session")
@@ -49,10 +48,11 @@ class Source:
         self.session = session
         self.account = account
         self.cause = cause
+        # By channel and symbol; a symbol in lower case has the same value under both spellings. Only grows.
         self._series: dict[tuple[str, bytes], Series] = {}
 
     def series(self, channel: str, symbol: bytes) -> Series:
-        """Return the series of a symbol as the exchange writes it, in whatever case."""
+        """Return the series of a symbol, which may be in upper or lower case."""
         series = self._series.get((channel, symbol))
         if series is None:
             upper = symbol.decode().upper()
@@ -62,22 +62,28 @@ class Source:
 
 
 class Outcome(msgspec.Struct, gc=False):
-    """What one push came to.
-
-    `bad` says for each item that could not become a record why; `time_us` is the exchange's time of
-    the newest live item (None: the push has none), in microseconds since the epoch; `duplicates` and the
-    `gap`, of the symbol whose `key` the records have, are told by the channels that can tell.
-    """
+    """What a push became."""
 
     records: list[Record]
+
     bad: list[str] = []
+    """For each item that could not become a record, the reason."""
+
     time_us: int | None = None
+    """When the newest live item happened, by the exchange's clock, in µs since the epoch; None if unknown."""
+
     duplicates: int = 0
+    """Number of items dropped because they were known already."""
+
     gap: Gap | None = None
+    """A gap before the records, where the channel can detect one."""
 
 
 Normalise = Callable[[bytes, Source, int], Outcome]
-"""Turn the params of a push from a source, received at a time in µs, into records; raises BadItem."""
+"""Turn the params of a push, its source, and the time of reception in µs since the epoch into records.
+
+Raises BadItem or an error of msgspec if nothing of the push can become a record.
+"""
 
 
 class SubscribedBy(enum.Enum):

@@ -1,4 +1,4 @@
-"""depth: the order book of a symbol, whole (`snapshot`) or what changed (API document, "Depth push")."""
+"""depth: the order book of a symbol as a snapshot or as a change to it (API document, "Depth push")."""
 
 import re
 from decimal import Decimal
@@ -16,7 +16,7 @@ _RECORD = b'%b%d,"received_us":%d,"symbol":%b,"snapshot":%b,"asks":%b,"bids":%b}
 
 
 class Book(Struct, gc=False):
-    """The `depth` of a push; a missing side is an empty one."""
+    """The book in a push; a missing side is empty."""
 
     asks: Raw = Raw(b"[]")
     bids: Raw = Raw(b"[]")
@@ -29,7 +29,7 @@ _decode_levels = msgspec.json.Decoder(list[_Level]).decode
 _decode_odd_levels = msgspec.json.Decoder(list[list[Figure]] | None).decode
 _encode = msgspec.json.Encoder().encode
 
-# A push as the exchange nearly always writes it: its levels go out as they came, unparsed.
+# A push as the exchange nearly always writes it: its levels are copied into the record unparsed.
 _LEVELS = rb"\[(?:,?\[%b,%b\])*+\]" % (USUAL, USUAL)
 _usual = re.compile(
     rb'\[(true|false),\{"asks":(%b),"bids":(%b)\},%b\]' % (_LEVELS, _LEVELS, USUAL_NAME)
@@ -38,7 +38,7 @@ _usual_levels = re.compile(_LEVELS).fullmatch
 
 
 def normalise(params: bytes, source: Source, received_us: int) -> Outcome:
-    """Return the one record of a push."""
+    """Return the record of a push; a push has exactly one."""
     usual = _usual(params)
     clean, asks, bids, symbol = usual.groups() if usual else _unusual(params)
     if clean == b"true":

@@ -1,4 +1,7 @@
-"""Decimals and times as the exchange writes them, to the one way records have them; never through a float."""
+"""Converts decimals and times from the forms that the exchange uses to that of records.
+
+Decimals never pass through a float.
+"""
 
 import re
 from collections.abc import Sequence
@@ -10,13 +13,13 @@ from msgspec import Meta, Raw
 from bridge.errors import BadItem
 
 Figure = Raw
-"""A decimal in JSON as it came: a string, or a number whose text is kept."""
+"""A decimal in JSON as received: a string, or a number whose text is kept."""
 
 Name = Annotated[str, Meta(min_length=1, max_length=64)]
 """A symbol or currency."""
 
 Time = float | str
-"""A time as it came: an integer, a fraction, in exponent form, or a string of one of these."""
+"""A time as received: an integer, a fraction, in exponent form, or a string of one of these."""
 
 NULL = Raw(b"null")
 
@@ -25,14 +28,14 @@ MILLISECOND = 1_000
 SECOND = 1_000_000
 
 USUAL = rb'"[0-9]++(?:\.[0-9]++)?"'
-"""A decimal as the exchange nearly always writes it, and records have it; for regular expressions."""
+"""Regular expression of a decimal as the exchange nearly always writes it, and as records have it."""
 
 USUAL_NAME = rb'"([A-Za-z0-9_]{1,64}+)"'
-"""A symbol as the exchange nearly always writes it."""
+"""Regular expression of a symbol as the exchange nearly always writes it."""
 
-# Raw values are whole JSON values, so that a comma in between can't hide inside one of them.
+# Each Raw is one whole JSON value, so a comma between two of them cannot be part of a value.
 _plain = re.compile(rb"(?:%b,?)++" % USUAL).fullmatch
-# An exponent has at most three digits: Decimal, here and at the consumers, has an end too.
+# An exponent has at most three digits, since decimal types, here and at consumers, have limits too.
 _decimal = re.compile(r"-?[0-9]+(?:\.[0-9]+)?(?:[eE][+-]?[0-9]{1,3})?").fullmatch
 _encode = msgspec.json.encode
 
@@ -83,7 +86,7 @@ def _exact_or_null(figure: Figure) -> Raw:
 def microseconds(time: Time, unit: int) -> int:
     """Return a time as integer microseconds since the epoch; `unit` is the length of its own unit in µs.
 
-    A double carries seconds of this century to a quarter of a microsecond, so rounding gives the digits back.
+    A double holds seconds of this century to a quarter of a microsecond, so rounding restores the digits.
 
     Raises:
         BadItem: not a time between 1970 and 5138.

@@ -1,4 +1,4 @@
-"""Lists of items in params, where one bad item must not cost the others."""
+"""Lists of items in params: one bad item does not spoil the others."""
 
 from typing import TypeVar
 
@@ -15,12 +15,12 @@ _decode_list = msgspec.json.Decoder(list[Raw]).decode
 def decode_items(
     decoder: msgspec.json.Decoder[list[Item]], item_type: type[Item], params: bytes, outcome: Outcome
 ) -> list[Item]:
-    """Return the good items of `params`; says of the others in `outcome.bad` why they are not.
+    """Return the valid items of `params`, and add the reason of each invalid one to `outcome.bad`.
 
-    The list may be nested once more, as other clients have met it.
+    The list may be nested once more, as other clients have seen it.
 
     Raises:
-        msgspec.DecodeError: `params` is not a list at all.
+        msgspec.DecodeError: `params` is not a list.
     """
     try:
         return decoder.decode(params)

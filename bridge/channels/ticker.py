@@ -48,8 +48,8 @@ _FIGURES = Ticker.__struct_fields__[2:]
 _RECORD = b'%b%d,"received_us":%d,"symbol":%b,"time_us":%b,%b}'
 _RECORD_FIGURES = ",".join(f'"{name}":%b' for name in _FIGURES).encode()
 
-# A ticker as the exchange nearly always writes it, with what follows it in its list: its figures go out as
-# they came, unparsed.
+# A ticker as the exchange nearly always writes it, with what follows it in its list: its figures are copied
+# into the record unparsed.
 _usual = re.compile(
     rb'\{"symbol":%b,(%b),"timestamp":([1-9][0-9]{12})\}(?:,|\]\Z)'
     % (USUAL_NAME, b",".join(b'"%b":%b' % (name.encode(), USUAL) for name in _FIGURES))
@@ -69,7 +69,7 @@ def normaliser(channel: str) -> Normalise:
         outcome = Outcome([])
         records, times = outcome.records, []
         usual = _usual_lines(params)
-        # What makes microseconds of the digits: usual ones are milliseconds.
+        # Appended to the digits of a time to get microseconds: in the usual form they are milliseconds.
         unit = b"000" if usual else b""
         for symbol, figures, time in usual or _unusual_lines(params, outcome):
             time_us = time + unit
@@ -92,7 +92,7 @@ def normaliser(channel: str) -> Normalise:
 
 
 def _usual_lines(params: bytes) -> Sequence[_Line]:
-    """Return the tickers of a list in which each one is as usual; none if there is anything else in it."""
+    """Return the tickers of a list if all are in the usual form, else none."""
     lines: list[_Line] = _usual(params, 1)
     size = sum(map(len, chain.from_iterable(lines))) + len(lines) * _AROUND
     return lines if size + 1 == len(params) else ()

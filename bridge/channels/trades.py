@@ -1,4 +1,19 @@
-"""trades: each trade of a symbol once, oldest first (API document, "Trades push")."""
+"""trades: each trade of a symbol once, oldest first (API document, "Trades push").
+
+A session starts with a clean list, the recent history, followed by new trades. After a reconnect the list
+repeats trades that are known, and usually fills in those that were missed. An example with one symbol, whose
+trades have the ids 1, 2, 3 and so on; `seen` and `open` are those of `_Memory`:
+
+| what arrives | records | seen | open | gap |
+|---|---|---|---|---|
+| session A: clean list 1 to 5 | 1 to 5 | 1 to 5 | | |
+| A: 6; then A is lost, 7 and 8 happen | 6 | 1 to 6 | | |
+| session B: 9, before its clean list | 9 | 1 to 6, 9 | after 6, before 9 | |
+| B: clean list 4 to 9, reaches back to 6 | 7, 8 | 1 to 9 | | filled 2, closed |
+| or instead: clean list 8 to 9, does not | 8 | 1 to 6, 8, 9 | | filled 1, not closed: 7 is lost |
+
+If B starts with a trade that is known, 6 or less, it has missed nothing, and no stretch is opened.
+"""
 
 import re
 from array import array
@@ -22,7 +37,7 @@ _RECORD = (
     b'"side":"%b","snapshot":%b}'
 )
 
-# Ids remembered of a symbol: several times what the exchange has been seen to repeat in a clean list.
+# Ids that are remembered of a symbol: several times what the exchange was seen to repeat in a clean list.
 _WINDOW = 2048
 
 
@@ -52,28 +67,31 @@ _Line = tuple[int, int, bytes, bytes, bytes]
 
 
 class _Memory:
-    """What is known of a symbol's trades: the ids let through, ascending, and the time of the newest.
-
-    `open` stands while a session has brought trades but no clean list, so that some may be missing before
-    them. `first` is the first session of all until its list has come: what that shows is no gap.
-    """
+    """What is known of a symbol's trades, from all sessions."""
 
     __slots__ = ("first", "open", "seen", "time_us")
 
     def __init__(self, known: Watermark | None, first: Series | None) -> None:
+        # Ids of the trades that became records, ascending; beyond 2 * _WINDOW the oldest _WINDOW are dropped.
         self.seen = array("q", known.ids if known else ())
+        # When the last of these trades happened, µs since the epoch; 0 while there are none.
         self.time_us = known.time_us if known else 0
+        # Where trades may be missing. Set by the first trade that a session brings before its clean list, and
+        # None again after the next clean list.
         self.open = known.open if known else None
+        # The very first session, until its clean list arrives: older trades in that are history, not a gap.
+        # None from then on, and for a symbol of which trades are on Kafka already.
         self.first = first
 
 
 class Trades:
-    """The normaliser of trades; remembers per symbol the ids it has let through, from whichever session.
+    """The normaliser of trades. It drops trades that it knows, whichever session brings them again.
 
-    It goes on from the watermarks of what is on Kafka already.
+    It starts from the watermarks of the trades that are on Kafka already.
     """
 
     def __init__(self, watermarks: Watermarks) -> None:
+        # By symbol, as in the key of its records; a symbol is added with its first push and never removed.
         self._memories = {symbol: _Memory(known, None) for symbol, known in watermarks.items()}
 
     def __call__(self, params: bytes, source: Source, received_us: int) -> Outcome:
@@ -89,7 +107,7 @@ class Trades:
         if clean:
             last_known = _last_known(memory)
         elif not series.linked and lines:
-            _unlinked(memory, series, lines[0])
+            _begin_unlinked(memory, series, lines[0])
         for trade_id, time_us, price, amount, side in lines:
             if not seen or trade_id > seen[-1]:
                 seen.append(trade_id)
@@ -114,25 +132,25 @@ class Trades:
             mark = (trade_id, time_us, memory.open)
             outcome.records.append(Record("trades", series.key, value, received_us, mark))
         if clean and lines:
-            outcome.gap = _linked(memory, series, last_known, lines[0], outcome.records)
+            outcome.gap = _link(memory, series, last_known, lines[0], outcome.records)
         if len(seen) > 2 * _WINDOW:
             del seen[:_WINDOW]
         return outcome
 
 
 def _last_known(memory: _Memory) -> tuple[int, int] | None:
-    """Return the id and time of the trade since which others may be missing."""
+    """Return id and time of the trade after which others may be missing; None if no trade is known."""
     if memory.open is not None:
         return memory.open.after_id, memory.open.after_us
     return (memory.seen[-1], memory.time_us) if memory.seen else None
 
 
-def _unlinked(memory: _Memory, series: Series, first: _Line) -> None:
-    """Take note that a session brings trades, and has not shown what came before them.
+def _begin_unlinked(memory: _Memory, series: Series, first: _Line) -> None:
+    """Open a stretch where trades may be missing, as a session brings `first` before its clean list.
 
-    If the first of them is known, nothing is missing before it.
+    If `first` is a known trade, none is missing before it, and the session is linked.
     """
-    if not memory.seen:  # as after a list of a market that had no trades yet
+    if not memory.seen:  # as after the clean list of a market that had no trades yet
         memory.first = series
     if memory.first is series:
         return
@@ -144,22 +162,23 @@ def _unlinked(memory: _Memory, series: Series, first: _Line) -> None:
         memory.open = Stretch(memory.seen[-1], memory.time_us, first[0], first[1])
 
 
-def _linked(
+def _link(
     memory: _Memory,
     series: Series,
     last_known: tuple[int, int] | None,
     oldest: _Line,
     records: list[Record],
 ) -> Gap | None:
-    """Take note that a session's clean list has come, and return the gap that it shows or closes.
+    """Close the open stretch with a session's clean list, and return the gap that the list reveals or fills.
 
-    The list proves, if it reaches back to the last trade known before, that none is missing since.
+    If the list reaches back to `last_known`, no trade since then is missing. `records` are those of the list.
     """
     was_open, memory.open = memory.open, None
     was_linked, series.linked = series.linked, True
     was_first, memory.first = memory.first, None
     if was_open and records:
-        # Until the last one is on Kafka, a restart has to look for all of the list again.
+        # Only the last record of the list closes the stretch on Kafka: for a restart with only a part of the
+        # list there, the stretch is still open.
         records[-1] = replace(records[-1], mark=(*_moment(records[-1]), None))
     if last_known is None or was_first is series:
         return None
@@ -184,9 +203,9 @@ def _usual_push(
 
 
 def _unusual_push(params: bytes, outcome: Outcome) -> tuple[bool, list[_Line], bytes]:
-    """Return a push: whether it is a clean list, its good trades oldest first, and its symbol.
+    """Return whether a push is a clean list, its valid trades oldest first, and its symbol.
 
-    They arrive newest first.
+    The exchange sends trades newest first.
     """
     try:
         clean, trades, symbol = _decode(params)
@@ -217,9 +236,9 @@ def _is_known(trade_id: int, seen: "array[int]") -> bool:
 
 
 def _is_new(trade_id: int, seen: "array[int]") -> bool:
-    """Tell if an id that is not above all of `seen`, which is ascending, was not met yet; remember it.
+    """Return whether an id is new, and if so, add it to `seen`. It must not be above the last one there.
 
-    What is older than all of it was there before the first session, or long ago.
+    One below the first is not new: it is from before the first session, or from long ago.
     """
     place = bisect_left(seen, trade_id)
     if place == 0 or seen[place] == trade_id:
