@@ -34,9 +34,9 @@ import msgspec
 import bridge.channels
 from bridge.channels.channel import table
 known = bridge.channels.CHANNELS
-kline = msgspec.structs.replace(known["trades"], name="kline")
+added = msgspec.structs.replace(known["trades"], name="added")
 margin = msgspec.structs.replace(known["order"], name="margin")
-bridge.channels.CHANNELS = table(*known.values(), kline, margin)
+bridge.channels.CHANNELS = table(*known.values(), added, margin)
 sys.stdout.write(runpy.run_path(sys.argv[1])["document"]())
 """
 
@@ -78,13 +78,13 @@ def test_a_new_public_channel_is_watched_and_a_new_private_one_is_not(script: st
     matchers = re.findall(r'channel=~\\?"([^"\\]*)\\?"', with_two_more(script))
     lists = [matcher.split("|") for matcher in matchers if not matcher.startswith("$")]
     assert len(lists) >= 3
-    assert all({*names} == {*PUBLIC, "kline"} for names in lists)
+    assert all({*names} == {*PUBLIC, "added"} for names in lists)
 
 
 def test_the_metrics_of_a_new_channel_exist_from_the_start() -> None:
     rows = [line for line in with_two_more("metrics_doc.py").splitlines() if "`trades`" in line]
     assert rows
-    assert all("`kline`" in row and "`margin`" in row for row in rows)
+    assert all("`added`" in row and "`margin`" in row for row in rows)
 
 
 def test_the_chart_accepts_and_renders_new_channels(tmp_path: Path) -> None:
@@ -92,12 +92,12 @@ def test_the_chart_accepts_and_renders_new_channels(tmp_path: Path) -> None:
     shutil.copytree(CHART, chart)
     (chart / "values.schema.json").write_text(with_two_more("chart_schema.py"))
     values = {
-        "config": {"kafka": {"bootstrap_servers": "kafka:9092"}, "channels": {"kline": ["BTC_USDT"]}},
+        "config": {"kafka": {"bootstrap_servers": "kafka:9092"}, "channels": {"added": ["BTC_USDT"]}},
         "accounts": [{"name": "main", "existingSecret": "exchange", "margin": ["ETH_USDT"]}],
     }
     done = tool("helm", "template", "feed", chart, "--values", "-", stdin=yaml.safe_dump(values))
     assert done.returncode == 0, done.stderr
-    assert 'kline = ["BTC_USDT"]' in done.stdout
+    assert 'added = ["BTC_USDT"]' in done.stdout
     assert 'margin = ["ETH_USDT"]' in done.stdout
 
 

@@ -2,7 +2,7 @@
 
 import bridge.channels
 from bridge.channels.channel import table
-from tests.stub_channel.kline import CHANNEL
+from tests.stub_channel.stub import CHANNEL
 
 # Before anything else is imported: configuration, metrics and the rest are derived from the table on import.
 bridge.channels.CHANNELS = table(*bridge.channels.CHANNELS.values(), CHANNEL)

@@ -14,10 +14,10 @@ SYMBOL = "BTC_USDT"
 _INTERVAL = 0.01  # seconds between two candles
 
 
-class KlineExchange:
+class StubExchange:
     """Answers requests, and counts the candles that it pushes: the n-th closes at n.
 
-    Each connection that is subscribed to kline receives every candle since then, and nothing at first.
+    Each connection that is subscribed to stub receives every candle since then, and nothing at first.
     """
 
     def __init__(self) -> None:
@@ -41,7 +41,7 @@ class KlineExchange:
                     if request["method"] == "all_ticker.subscribe":
                         ticker = {"symbol": SYMBOL, "timestamp": 1_589_272_547_000}
                         send(socket, {"method": "all_ticker.update", "params": [ticker], "id": None})
-                    if channel == "kline" and request["params"] == [SYMBOL]:
+                    if channel == "stub" and request["params"] == [SYMBOL]:
                         self._subscribed.add(socket)
         except ConnectionClosed:
             pass
@@ -50,7 +50,7 @@ class KlineExchange:
                 self._subscribed.discard(socket)
 
     def push(self, frame: object) -> bool:
-        """Push a frame to all that are subscribed to kline; return whether there were any."""
+        """Push a frame to all that are subscribed to stub; return whether there were any."""
         with self._lock:
             for socket in self._subscribed:
                 with suppress(ConnectionClosed):
@@ -63,7 +63,7 @@ class KlineExchange:
             if self._stop.wait(_INTERVAL):
                 return
             candle = {"symbol": SYMBOL, "timestamp": 1_589_272_547_000, "open": "1", "close": str(number)}
-            if self.push({"method": "kline.update", "params": [candle], "id": None}):
+            if self.push({"method": "stub.update", "params": [candle], "id": None}):
                 self.first = self.first or number
                 self.pushed = number
 
@@ -78,13 +78,13 @@ def send(socket: ServerConnection, message: object) -> None:
 
 
 @contextmanager
-def kline_exchange() -> Iterator[tuple[str, KlineExchange]]:
+def stub_exchange() -> Iterator[tuple[str, StubExchange]]:
     """Run an exchange for the duration of the context; yields its address and itself."""
-    exchange = KlineExchange()
+    exchange = StubExchange()
     server: Server
     with serve(exchange.answer, "127.0.0.1", 0, compression=None) as server:
         threads = [
-            threading.Thread(target=server.serve_forever, name="kline exchange"),
+            threading.Thread(target=server.serve_forever, name="stub exchange"),
             threading.Thread(target=exchange.push_candles, name="candles"),
         ]
         for thread in threads:

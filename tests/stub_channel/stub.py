@@ -1,4 +1,4 @@
-"""kline: candles of a market; the exchange has no such channel."""
+"""stub: candles of a market; the exchange has no such channel."""
 
 import msgspec
 from msgspec import Raw, Struct
@@ -10,7 +10,7 @@ from bridge.errors import BadItem
 from bridge.records import Record
 
 
-class Kline(Struct, gc=False):
+class Candle(Struct, gc=False):
     """One item of a push."""
 
     symbol: Name
@@ -19,8 +19,8 @@ class Kline(Struct, gc=False):
     close: Figure
 
 
-class KlineRecord(Struct, frozen=True, gc=False):
-    """digifinex.kline.v1."""
+class CandleRecord(Struct, frozen=True, gc=False):
+    """digifinex.stub.v1."""
 
     schema: str
     session: str
@@ -32,22 +32,22 @@ class KlineRecord(Struct, frozen=True, gc=False):
     close: Raw
 
 
-_decoder = msgspec.json.Decoder(list[Kline])
+_decoder = msgspec.json.Decoder(list[Candle])
 _encode = msgspec.json.Encoder().encode
 
 
 def normalise(params: bytes, source: Source, received_us: int) -> Outcome:
     """Return a record for each candle."""
     outcome = Outcome([])
-    for kline in decode_items(_decoder, Kline, params, outcome):
+    for candle in decode_items(_decoder, Candle, params, outcome):
         try:
-            time_us = microseconds(kline.timestamp, MILLISECOND)
-            first, last = exact((kline.open, kline.close))
+            time_us = microseconds(candle.timestamp, MILLISECOND)
+            first, last = exact((candle.open, candle.close))
         except BadItem as bad:
-            outcome.bad.append(f"{kline.symbol}: {bad}")
+            outcome.bad.append(f"{candle.symbol}: {bad}")
             continue
-        series = source.series("kline", kline.symbol.encode())
-        record = KlineRecord(
+        series = source.series("stub", candle.symbol.encode())
+        record = CandleRecord(
             schema=CHANNEL.schema,
             session=source.session,
             seq=series.next_seq(),
@@ -57,13 +57,13 @@ def normalise(params: bytes, source: Source, received_us: int) -> Outcome:
             open=first,
             close=last,
         )
-        outcome.records.append(Record("kline", series.key, _encode(record), received_us))
+        outcome.records.append(Record("stub", series.key, _encode(record), received_us))
         outcome.time_us = max(outcome.time_us or 0, time_us)
     return outcome
 
 
 CHANNEL = Channel(
-    name="kline",
+    name="stub",
     meaning="Candles of one minute, on every change.",
     subscribed_by=SubscribedBy.MARKET,
     overlap=Overlap.SERIES,
