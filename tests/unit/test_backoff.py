@@ -1,4 +1,4 @@
-"""Waits grow, are drawn from all of their range, and start over after a success."""
+"""Waits grow, are drawn from their whole range, and start over after a success."""
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,7 +14,7 @@ def test_each_wait_is_below_a_bound_that_doubles_up_to_the_longest(shortest: flo
         assert 0 <= backoff.next() <= min(longest, shortest * 2**failures)
 
 
-def test_waits_use_all_of_their_range() -> None:
+def test_waits_are_drawn_from_the_whole_range() -> None:
     waits = []
     for _ in range(500):
         backoff = Backoff(1.0, 1.0)
@@ -23,7 +23,7 @@ def test_waits_use_all_of_their_range() -> None:
     assert max(waits) > 0.9
 
 
-def test_a_success_starts_over() -> None:
+def test_waits_start_over_after_a_success() -> None:
     backoff = Backoff(0.1, 1000.0)
     for _ in range(20):
         backoff.next()
@@ -31,7 +31,7 @@ def test_a_success_starts_over() -> None:
     assert backoff.next() <= 0.1
 
 
-def test_an_overloaded_server_is_left_alone_for_longer() -> None:
+def test_waits_are_longer_for_an_overloaded_server() -> None:
     for _ in range(100):
         backoff = Backoff(0.5, 30.0)
         assert 1.0 <= backoff.next(longer=True) <= 2.0

@@ -1,4 +1,4 @@
-"""Every golden sample, in each form that a frame can have on the wire, becomes what the sample says."""
+"""Every golden sample becomes the expected records and dead letter, in each form that a frame can have."""
 
 import base64
 import zlib
@@ -18,7 +18,7 @@ GOLDEN = Path(__file__).parents[1] / "golden"
 
 
 class Letter(msgspec.Struct, forbid_unknown_fields=True):
-    """The dead letter of a sample; `detail` is what its own contains."""
+    """The expected dead letter; `detail` is part of its detail."""
 
     reason: DeadLetterReason
     channel: str | None
@@ -28,8 +28,8 @@ class Letter(msgspec.Struct, forbid_unknown_fields=True):
 class Sample(msgspec.Struct, forbid_unknown_fields=True):
     """A message, and the records and the dead letter that it becomes.
 
-    The message is JSON as it came, to the last blank (`frame`), a text that is no JSON (`text`), or the
-    bytes of a binary frame (`base64`).
+    The message is JSON with its exact whitespace (`frame`), text that is not JSON (`text`), or the bytes of a
+    binary frame (`base64`).
     """
 
     records: list[Json]
@@ -54,7 +54,7 @@ def raw_deflate(text: bytes) -> bytes:
 def forms(sample: Sample) -> Iterator[tuple[str, bytes, bool]]:
     """Yield the frames that carry the message: the form's name, the bytes, whether the frame is binary."""
     if sample.base64 is not None:
-        yield "as it is", base64.b64decode(sample.base64), True
+        yield "as given", base64.b64decode(sample.base64), True
         return
     text = bytes(sample.frame) or sample.text.encode()
     yield "zlib", zlib.compress(text), True
@@ -63,7 +63,7 @@ def forms(sample: Sample) -> Iterator[tuple[str, bytes, bool]]:
     if text.startswith(b"{"):
         yield "plain binary", text, True
     if sample.frame:
-        yield "without blanks", msgspec.json.format(text, indent=-1), False
+        yield "without whitespace", msgspec.json.format(text, indent=-1), False
 
 
 @pytest.mark.parametrize("sample", [pytest.param(sample, id=name) for name, sample in SAMPLES.items()])
@@ -106,13 +106,13 @@ def test_every_channel_has_the_example_of_the_api_document_and_bad_samples(chann
     assert any(name.startswith(f"{channel}/bad_") for name in SAMPLES)
 
 
-def test_the_name_of_a_sample_tells_if_it_is_bad() -> None:
+def test_the_name_of_a_sample_says_whether_it_is_bad() -> None:
     for name, sample in SAMPLES.items():
         bad = name.partition("/")[2].startswith("bad_") or name.startswith("deadletter/")
         assert bad == (sample.deadletter is not None), name
 
 
-def test_every_reason_of_a_dead_letter_has_samples() -> None:
+def test_every_reason_for_a_dead_letter_has_samples() -> None:
     assert {sample.deadletter.reason for sample in SAMPLES.values() if sample.deadletter} == set(
         DEAD_LETTER_REASONS
     )

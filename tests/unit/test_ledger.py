@@ -1,4 +1,4 @@
-"""Watermarks: what a restart has to know to repeat no trade and to skip none."""
+"""Watermarks: what a restart has to know to repeat no trade and to miss none."""
 
 import msgspec
 from hypothesis import given
@@ -36,23 +36,23 @@ def without_holes(ids: list[int], stream: list[int]) -> bool:
     return not ids or ids == [one for one in stream if ids[0] <= one <= ids[-1]]
 
 
-def test_a_watermark_has_the_newest_ids_in_order_and_the_time_of_the_newest() -> None:
+def test_a_watermark_has_the_newest_ids_in_order_and_the_time_of_the_last() -> None:
     assert after(1, 2, 5, 3) == Watermark([1, 2, 3, 5], time_us=50)
     assert after(*range(100)).ids == list(range(100 - KEPT, 100))
 
 
-def test_records_of_other_channels_change_nothing() -> None:
+def test_records_of_other_channels_do_not_change_watermarks() -> None:
     assert advanced({}, [Record("depth", SYMBOL, b"{}", 1)]) == {}
 
 
-def test_a_watermark_goes_on_from_the_one_before_and_leaves_that_alone() -> None:
+def test_a_watermark_extends_the_previous_one_without_modifying_it() -> None:
     before: Watermarks = {SYMBOL: Watermark([1, 2], time_us=20)}
     assert advanced(before, [record(3)]) == {SYMBOL: Watermark([1, 2, 3], time_us=30)}
     assert before == {SYMBOL: Watermark([1, 2], time_us=20)}
 
 
-def test_nothing_from_where_an_open_stretch_begins_is_forgotten() -> None:
-    """The list that closes it may show trades between: they are new, those before it are not."""
+def test_ids_from_the_start_of_an_open_stretch_on_are_kept() -> None:
+    """The clean list that closes it may bring new trades within it, and known ones from before it."""
     stretch = Stretch(5, 50, 10, 100)
     known = [*map(record, range(6)), *(record(n, stretch) for n in range(10, 200))]
     watermark = advanced({}, known)[SYMBOL]
@@ -61,7 +61,7 @@ def test_nothing_from_where_an_open_stretch_begins_is_forgotten() -> None:
     assert advanced({SYMBOL: watermark}, [record(200)])[SYMBOL].ids == list(range(201 - KEPT, 201))
 
 
-def test_a_list_that_never_comes_does_not_make_the_watermark_grow_for_ever() -> None:
+def test_a_watermark_stays_bounded_if_the_clean_list_never_arrives() -> None:
     stretch = Stretch(5, 50, 10, 100)
     watermarks: Watermarks = {SYMBOL: after(*range(6))}
     for begin in range(10, 10_000, 100):
@@ -71,14 +71,14 @@ def test_a_list_that_never_comes_does_not_make_the_watermark_grow_for_ever() -> 
     assert watermark.open == stretch
 
 
-def test_a_list_that_comes_late_repeats_nothing_and_leaves_its_gap_open() -> None:
+def test_a_late_clean_list_repeats_no_trade_and_leaves_its_gap_open() -> None:
     stretch = Stretch(5, 50, 10, 100)
     trades = Trades({SYMBOL: advanced({}, (record(n, stretch) for n in range(10, 2_000)))[SYMBOL]})
     made = push(trades, Source("second"), list(range(1_900, 2_010)), clean=True)
     assert ids_of(made) == list(range(2_000, 2_010))
 
 
-def test_a_list_that_comes_after_many_trades_and_a_restart_fills_in_what_was_before_them() -> None:
+def test_a_clean_list_after_many_trades_and_a_restart_fills_in_what_was_missed() -> None:
     known, early = list(range(100)), list(range(150, 190))
     before = Trades({SYMBOL: after(*known)})
     made = push(before, Source("first"), early, clean=False)
@@ -89,14 +89,14 @@ def test_a_list_that_comes_after_many_trades_and_a_restart_fills_in_what_was_bef
     ]
 
 
-def test_a_watermark_is_the_same_on_kafka() -> None:
+def test_a_watermark_survives_encoding_and_decoding() -> None:
     for watermark in (after(1, 2), Watermark([7], 1, Stretch(1, 2, 3, 4))):
         assert msgspec.json.decode(msgspec.json.encode(watermark), type=Watermark) == watermark
 
 
 @given(st.data())
-def test_a_crash_at_any_record_repeats_no_trade_and_skips_none(data: st.DataObject) -> None:
-    """What is committed when the process dies is any beginning of what it had made of the pushes."""
+def test_a_crash_at_any_record_repeats_no_trade_and_misses_none(data: st.DataObject) -> None:
+    """When the process dies, any number of its first records may have been committed."""
     stream = list(range(data.draw(st.integers(2, 300))))
     watermarks: dict[bytes, Watermark] = {}
     on_kafka: list[int] = []
@@ -105,9 +105,9 @@ def test_a_crash_at_any_record_repeats_no_trade_and_skips_none(data: st.DataObje
         trades, source = Trades(watermarks), Source(f"s{life}")
         made: list[Record] = []
         whole = without_holes(on_kafka, stream)
-        # The list reaches back to where nothing is missing.
+        # The clean list reaches back to where no trade is missing.
         begin = stream.index(on_kafka[-1 if whole else 0]) if on_kafka else 0
-        # The exchange may have gone on, and trades may come before their session's list.
+        # The exchange may have pushed more since then, and trades may arrive before the clean list.
         shown = max(shown, begin + 1)
         listed = data.draw(st.integers(shown, len(stream)))
         early = data.draw(st.integers(listed, min(listed + 2 * KEPT, len(stream))))

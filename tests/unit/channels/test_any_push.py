@@ -1,4 +1,4 @@
-"""Whatever the exchange sends becomes records or a dead letter with a reason, and never anything else."""
+"""Any bytes from the exchange become records, or a dead letter with a reason."""
 
 import json
 import re
@@ -70,7 +70,7 @@ def outcome(frame: bytes, *, binary: bool = False) -> tuple[int, int]:
 
 
 def mutated(data: st.DataObject, node: Any) -> Any:
-    """Return a JSON value with one thing in it replaced, missing, or twice."""
+    """Return a JSON value with one part of it replaced, removed or repeated."""
     if not isinstance(node, dict | list) or not node or data.draw(st.integers(0, 3)) == 0:
         return data.draw(values)
     places = sorted(node) if isinstance(node, dict) else range(len(node))
@@ -88,13 +88,13 @@ def mutated(data: st.DataObject, node: Any) -> Any:
 
 @laws
 @given(st.sampled_from(sorted(CHANNELS)), values)
-def test_any_json_as_params(channel: str, params: Any) -> None:
+def test_any_json_as_params_becomes_records_or_a_dead_letter(channel: str, params: Any) -> None:
     outcome(json.dumps({"method": f"{channel}.update", "params": params}).encode())
 
 
 @settings(deadline=None, max_examples=150)
 @given(st.data())
-def test_a_good_push_with_something_odd_in_its_params(data: st.DataObject) -> None:
+def test_a_valid_push_with_a_mutation_becomes_records_or_a_dead_letter(data: st.DataObject) -> None:
     frame = data.draw(st.sampled_from(FRAMES))
     params = mutated(data, frame["params"])
     text = json.dumps(frame | {"params": params}, ensure_ascii=data.draw(st.booleans()))
@@ -103,8 +103,8 @@ def test_a_good_push_with_something_odd_in_its_params(data: st.DataObject) -> No
 
 @laws
 @given(st.data())
-def test_blanks_change_nothing(data: st.DataObject) -> None:
-    """Pushes as the exchange nearly always writes them go out almost unread: to the same records."""
+def test_whitespace_in_a_push_does_not_change_its_records(data: st.DataObject) -> None:
+    """The usual form of a push is copied almost unparsed, any other is parsed: both give the same records."""
     frame = data.draw(st.sampled_from(AS_USUAL + FRAMES))
     if data.draw(st.booleans()):
         frame = frame | {"params": mutated(data, frame["params"])}
@@ -119,8 +119,8 @@ def test_blanks_change_nothing(data: st.DataObject) -> None:
 
 @laws
 @given(st.data())
-def test_a_good_push_with_any_bytes_changed(data: st.DataObject) -> None:
-    """Text that is no UTF-8, cut names and numbers, brackets that never close."""
+def test_a_valid_push_with_changed_bytes_becomes_records_or_a_dead_letter(data: st.DataObject) -> None:
+    """Such as text that is not UTF-8, truncated names and numbers, brackets that never close."""
     text = bytearray(
         json.dumps(data.draw(st.sampled_from(FRAMES + AS_USUAL)), separators=(",", ":")).encode()
     )
@@ -132,7 +132,7 @@ def test_a_good_push_with_any_bytes_changed(data: st.DataObject) -> None:
 
 @laws
 @given(st.data())
-def test_a_compressed_push_with_any_bytes_changed(data: st.DataObject) -> None:
+def test_a_compressed_push_with_changed_bytes_becomes_records_or_a_dead_letter(data: st.DataObject) -> None:
     frame = bytearray(zlib.compress(json.dumps(data.draw(st.sampled_from(FRAMES + AS_USUAL))).encode()))
     start = data.draw(st.integers(0, len(frame)))
     frame[start : start + data.draw(st.integers(0, 8))] = data.draw(st.binary(max_size=8))
@@ -141,12 +141,12 @@ def test_a_compressed_push_with_any_bytes_changed(data: st.DataObject) -> None:
 
 @laws
 @given(st.binary(max_size=200), st.booleans())
-def test_any_bytes(frame: bytes, binary: bool) -> None:
+def test_any_bytes_become_records_or_a_dead_letter(frame: bytes, binary: bool) -> None:
     outcome(frame, binary=binary)
 
 
-def test_items_nested_almost_too_deep() -> None:
-    """Wherever the parser's limit lies, it is a reason and not a crash."""
+def test_deeply_nested_items_become_a_dead_letter() -> None:
+    """On either side of the parser's limit, and without a crash."""
     for channel in CHANNELS:
         for depth in range(100, 2_000, 100):
             nest = "[" * depth + "]" * depth
@@ -159,7 +159,7 @@ def test_items_nested_almost_too_deep() -> None:
                 assert outcome(f'{{"method":"{channel}.update","params":{params}}}'.encode()) == (0, 1)
 
 
-def test_an_item_that_is_not_utf8_costs_the_others_nothing() -> None:
+def test_an_item_that_is_not_utf8_does_not_spoil_the_others() -> None:
     good = b'{"id": 1, "time": 1597419159, "price": "1", "amount": "1", "type": "buy"}'
     spoilt = good.replace(b"buy", b"b\xffy").replace(b'"id": 1', b'"id": 2')
     frame = b'{"method": "trades.update", "params": [false, [%s, %s], "ETH_USDT"]}' % (spoilt, good)
@@ -169,7 +169,7 @@ def test_an_item_that_is_not_utf8_costs_the_others_nothing() -> None:
     assert outcome(frame) == (1, 1)
 
 
-def test_a_figure_as_long_as_a_frame_may_be_is_a_figure() -> None:
+def test_a_decimal_may_be_as_long_as_a_frame() -> None:
     bridge = Bridge()
     digits = "9" * 60_000
     frame = f'{{"method":"depth.update","params":[true,{{"asks":[["{digits}","1"]]}},"A"]}}'

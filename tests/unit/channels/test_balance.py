@@ -1,4 +1,4 @@
-"""balance: an account's holding of a currency, to the last digit."""
+"""balance: an account's balance of a currency, with all its digits."""
 
 from hypothesis import given, settings
 
@@ -12,12 +12,12 @@ BALANCE: Json = {"currency": "USDT", "free": "90.5", "total": "100.5", "used": "
 
 @settings(deadline=None, max_examples=30)
 @given(decimals, decimals, decimals)
-def test_every_digit_comes_out(free: str, total: str, used: str) -> None:
+def test_a_record_keeps_every_digit(free: str, total: str, used: str) -> None:
     (record,) = records("balance", [BALANCE | {"free": free, "total": total, "used": used}])
     assert (record["free"], record["total"], record["used"]) == (free, total, used)
 
 
-def test_each_currency_has_its_own_seq_in_whatever_case() -> None:
+def test_each_currency_has_its_own_seq_in_upper_or_lower_case() -> None:
     found = records(
         "balance", [BALANCE | {"currency": currency} for currency in ("USDT", "BTC", "usdt", "Btc")]
     )
@@ -35,18 +35,18 @@ def test_a_record_names_the_account_of_its_session() -> None:
     assert feed.records[0]["account"] == "savings"
 
 
-def test_every_field_is_needed() -> None:
+def test_every_field_is_required() -> None:
     for name in BALANCE:
         assert len(bad("balance", [{key: value for key, value in BALANCE.items() if key != name}])) == 1, name
         assert len(bad("balance", [BALANCE | {name: None}])) == 1, name
 
 
-def test_a_bad_balance_costs_the_others_neither_record_nor_seq() -> None:
+def test_a_bad_balance_uses_no_seq_and_does_not_spoil_the_others() -> None:
     feed, session = Feed("balance"), source()
     outcome = feed.push([BALANCE, BALANCE | {"free": "lots"}, BALANCE], session)
     assert [record["seq"] for record in feed.records] == [0, 1]
     assert outcome.bad == ["USDT: 'lots' is not a decimal"]
 
 
-def test_a_balance_has_no_time_of_its_own() -> None:
+def test_a_balance_push_has_no_time() -> None:
     assert Feed("balance").push([BALANCE], source()).time_us is None

@@ -1,4 +1,4 @@
-"""depth: a snapshot is the book with the best price first, a delta is what the exchange sent."""
+"""depth: a snapshot has the best price first, a delta is as the exchange sent it."""
 
 from collections.abc import Iterable
 from decimal import Decimal
@@ -39,7 +39,7 @@ def params(clean: bool, asks: Iterable[Level], bids: Iterable[Level], numbers: b
 
 
 def apply(book: Book, snapshot: bool, asks: Iterable[Any], bids: Iterable[Any]) -> None:
-    """Keep a book as consumers do."""
+    """Maintain a book as consumers do."""
     for name, side in (("asks", asks), ("bids", bids)):
         if snapshot:
             book[name] = {}
@@ -50,10 +50,10 @@ def apply(book: Book, snapshot: bool, asks: Iterable[Any], bids: Iterable[Any]) 
 
 @laws
 @given(st.lists(pushes, max_size=8), st.booleans())
-def test_the_book_of_the_records_is_the_book_of_the_pushes(
+def test_a_book_built_from_records_equals_one_built_from_pushes(
     sent: list[tuple[bool, list[Level], list[Level]]], numbers: bool
 ) -> None:
-    """A price that a snapshot holds twice counts as it was sent last, sorted or not."""
+    """Of a price that a snapshot contains twice, the last one counts, sorted or not."""
     feed, session = Feed("depth"), source()
     expected: Book = {"asks": {}, "bids": {}}
     found: Book = {"asks": {}, "bids": {}}
@@ -68,7 +68,7 @@ def test_the_book_of_the_records_is_the_book_of_the_pushes(
 
 @laws
 @given(distinct_levels, distinct_levels, st.booleans())
-def test_a_snapshot_has_the_best_price_first_and_every_digit(
+def test_a_snapshot_has_the_best_price_first_and_keeps_every_digit(
     asks: list[Level], bids: list[Level], numbers: bool
 ) -> None:
     (record,) = records("depth", params(True, asks, bids, numbers))
@@ -84,20 +84,20 @@ def test_a_delta_is_as_it_was_sent(asks: list[Level], bids: list[Level], numbers
 
 
 @pytest.mark.parametrize("space", [" ", "\n", "\t", " \r\n "])
-def test_blanks_between_figures_change_nothing(space: str) -> None:
+def test_whitespace_between_figures_does_not_change_the_record(space: str) -> None:
     compact = '[false,{"asks":[["2","1"],["1","0"]],"bids":[]},"ETH_USDT"]'
     spaced = "".join(space + char + space if char in "[]{},:" else char for char in compact)
     assert records("depth", spaced) == records("depth", compact)
 
 
-def test_every_clean_push_is_a_snapshot_however_often_it_comes() -> None:
+def test_every_clean_push_is_a_snapshot_even_in_the_middle_of_a_session() -> None:
     feed, session = Feed("depth"), source()
     for clean in (True, False, True, True):
         feed.push(params(clean, [("1", "1")], []), session)
     assert [record["snapshot"] for record in feed.records] == [True, False, True, True]
 
 
-def test_a_book_has_no_time_of_its_own() -> None:
+def test_a_depth_push_has_no_time() -> None:
     assert Feed("depth").push(params(True, [], []), source()).time_us is None
 
 
@@ -105,8 +105,8 @@ def test_a_book_has_no_time_of_its_own() -> None:
     "level", ['["1"]', "[]", '["x","1"]', '["1",null]', '["","1"]', '["1e1000","1"]', "[1,true]"]
 )
 @pytest.mark.parametrize("clean", ["true", "false"])
-def test_a_bad_level_makes_the_whole_book_bad_and_uses_up_no_seq(clean: str, level: str) -> None:
-    """Half a book would be a wrong book."""
+def test_a_bad_level_makes_the_whole_push_bad_and_uses_no_seq(clean: str, level: str) -> None:
+    """A book without one of its levels would be wrong."""
     feed, session = Feed("depth"), source()
     with pytest.raises(BadItem):
         feed.push(f'[{clean},{{"asks":[["1","1"],{level}]}},"ETH_USDT"]', session)

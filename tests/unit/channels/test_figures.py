@@ -1,4 +1,4 @@
-"""Decimals keep the exchange's own digits, and times become integer microseconds."""
+"""Decimals keep the digits that the exchange sent, and times become integer microseconds."""
 
 import re
 from decimal import Decimal
@@ -36,7 +36,7 @@ def texts(figures: list[Raw]) -> list[str | None]:
 
 @quick
 @given(st.lists(plain, min_size=1, max_size=12) | st.lists(decimals, min_size=1, max_size=12))
-def test_a_string_of_digits_comes_out_unchanged(figures: list[str]) -> None:
+def test_a_string_of_digits_is_unchanged(figures: list[str]) -> None:
     given_as = [string(figure) for figure in figures]
     assert texts(given_as) == figures
     assert [bytes(text) for text in exact(given_as)] == [bytes(text) for text in given_as]
@@ -50,19 +50,19 @@ def test_a_json_number_becomes_a_string_of_its_exact_text(figures: list[str]) ->
 
 @quick
 @given(decimals)
-def test_what_comes_out_is_a_decimal_of_any_library(figure: str) -> None:
+def test_every_result_is_a_decimal_that_libraries_accept(figure: str) -> None:
     assert Decimal(figure).is_finite()
 
 
 @quick
 @given(plain)
-def test_escaped_digits_come_out_as_digits(figure: str) -> None:
+def test_escaped_digits_become_digits(figure: str) -> None:
     assert texts([raw('"' + "".join(f"\\u{ord(digit):04x}" for digit in figure) + '"')]) == [figure]
 
 
 @quick
 @given(st.text())
-def test_any_other_text_is_refused(text: str) -> None:
+def test_any_other_text_is_rejected(text: str) -> None:
     assume(not DECIMAL.fullmatch(text) and text not in {"", "-"})
     with pytest.raises(BadItem, match="is not a decimal"):
         exact_or_null([string("1"), string(text)])
@@ -71,19 +71,19 @@ def test_any_other_text_is_refused(text: str) -> None:
 @pytest.mark.parametrize(
     "figure", ["true", "false", "{}", "[]", '["1","2"]', '{"a":"1"}', '"1","2"', '"\xff"']
 )
-def test_any_other_json_is_refused(figure: str) -> None:
+def test_any_other_json_is_rejected(figure: str) -> None:
     with pytest.raises(BadItem, match="is not a decimal"):
         exact_or_null([Raw(figure.encode("latin-1")), string("-1")])
 
 
-def test_a_reason_is_short_however_long_the_figure() -> None:
+def test_the_reason_for_a_long_figure_is_short() -> None:
     with pytest.raises(BadItem) as bad:
         exact_or_null([string("x" * 10_000)])
     assert len(str(bad.value)) < 120
 
 
 @pytest.mark.parametrize("figure", ["null", '""', '"-"'])
-def test_a_figure_left_empty_is_null_where_it_may_be_and_else_refused(figure: str) -> None:
+def test_an_empty_figure_is_null_where_allowed_and_otherwise_rejected(figure: str) -> None:
     assert texts([string("1"), raw(figure), string("2")]) == ["1", None, "2"]
     with pytest.raises(BadItem, match="a figure is missing"):
         exact([string("1"), raw(figure), string("2")])
@@ -132,14 +132,14 @@ def test_milliseconds_keep_their_microseconds(time_us: int) -> None:
         1e-9,
     ],
 )
-def test_what_is_no_time_is_refused(time: float | str) -> None:
+def test_anything_but_a_time_is_rejected(time: float | str) -> None:
     with pytest.raises(BadItem, match="is not a time"):
         microseconds(time, SECOND)
 
 
 @quick
 @given(st.floats() | st.text() | decimals, st.sampled_from([MILLISECOND, SECOND]))
-def test_any_number_or_text_is_a_time_from_1970_to_5138_or_refused(time: float | str, unit: int) -> None:
+def test_any_number_or_text_is_a_time_from_1970_to_5138_or_rejected(time: float | str, unit: int) -> None:
     try:
         time_us = microseconds(time, unit)
     except BadItem:

@@ -1,4 +1,4 @@
-"""order and order_algo: an account's orders, with words for the exchange's numbers."""
+"""order and order_algo: an account's orders, with names for the numeric codes of the exchange."""
 
 import pytest
 
@@ -55,7 +55,7 @@ EACH = pytest.mark.parametrize(("channel", "order"), [("order", ORDER), ("order_
         ),
     ],
 )
-def test_each_status_has_its_word_and_any_other_is_bad(
+def test_each_status_code_has_a_name_and_any_other_is_bad(
     channel: str, order: Json, words: dict[int, str]
 ) -> None:
     for status in range(-5, 10):
@@ -67,14 +67,14 @@ def test_each_status_has_its_word_and_any_other_is_bad(
 
 
 @EACH
-def test_each_mode_has_its_word_and_any_other_is_bad(channel: str, order: Json) -> None:
+def test_each_mode_code_has_a_name_and_any_other_is_bad(channel: str, order: Json) -> None:
     (spot, margin) = records(channel, [order | {"mode": 1}, order | {"mode": 2}])
     assert (spot["mode"], margin["mode"]) == ("spot", "margin")
     assert len(bad(channel, [order | {"mode": mode} for mode in (0, 3, "spot", None)])) == 4
 
 
 @EACH
-def test_any_field_but_price_avg_is_needed(channel: str, order: Json) -> None:
+def test_every_field_but_price_avg_is_required(channel: str, order: Json) -> None:
     for name in order.keys() - {"price_avg"}:
         assert len(bad(channel, [{key: value for key, value in order.items() if key != name}])) == 1, name
 
@@ -96,8 +96,8 @@ def test_a_record_names_the_account_of_its_session(channel: str, order: Json) ->
 
 
 @EACH
-def test_a_state_that_is_repeated_is_a_record_again(channel: str, order: Json) -> None:
-    """Only the exchange knows if it is the same one: no trade id, no counter, seconds for a time."""
+def test_a_repeated_state_becomes_another_record(channel: str, order: Json) -> None:
+    """Nothing in a push shows whether it is a repetition: it has no counter, and times may be in seconds."""
     feed, session = Feed(channel), source()
     feed.push([order], session)
     feed.push([order], session)
@@ -105,7 +105,7 @@ def test_a_state_that_is_repeated_is_a_record_again(channel: str, order: Json) -
 
 
 @EACH
-def test_a_bad_order_costs_the_others_neither_record_nor_seq(channel: str, order: Json) -> None:
+def test_a_bad_order_uses_no_seq_and_does_not_spoil_the_others(channel: str, order: Json) -> None:
     feed, session = Feed(channel), source()
     outcome = feed.push([order, order | {"side": "hold"}, order | {"amount": "x"}, order], session)
     assert [record["seq"] for record in feed.records] == [0, 1]

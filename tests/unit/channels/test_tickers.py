@@ -1,4 +1,4 @@
-"""ticker and all_ticker: the figures of a symbol with the exchange's own digits, null where there is none."""
+"""ticker and all_ticker: the figures of a symbol with the digits that the exchange sent, or null."""
 
 import pytest
 from hypothesis import given, settings
@@ -43,7 +43,7 @@ def test_every_figure_keeps_its_digits_and_its_place(channel: str, sent: dict[st
 
 @settings(deadline=None, max_examples=30)
 @given(symbols=st.lists(st.sampled_from(["BTC_USDT", "btc_usdt", "ETH_USDT"]), max_size=10), data=st.data())
-def test_each_ticker_is_a_record_however_the_list_is_nested_and_split(
+def test_each_ticker_becomes_a_record_in_any_nesting_and_split(
     channel: str, symbols: list[str], data: st.DataObject
 ) -> None:
     feed, session = Feed(channel), source()
@@ -72,12 +72,12 @@ def test_the_time_of_a_push_is_that_of_its_newest_ticker(channel: str) -> None:
     assert outcome.time_us == (TIME_MS + 5) * 1000
 
 
-def test_a_push_without_a_good_ticker_has_no_time(channel: str) -> None:
+def test_a_push_without_a_valid_ticker_has_no_time(channel: str) -> None:
     assert Feed(channel).push([], source()).time_us is None
     assert Feed(channel).push([ticker(last="x")], source()).time_us is None
 
 
-def test_a_bad_ticker_costs_the_others_neither_record_nor_seq(channel: str) -> None:
+def test_a_bad_ticker_uses_no_seq_and_does_not_spoil_the_others(channel: str) -> None:
     feed, session = Feed(channel), source()
     outcome = feed.push([ticker(last="1"), ticker(last="x"), {"symbol": 5}, None, ticker(last="2")], session)
     assert [(record["last"], record["seq"]) for record in feed.records] == [("1", 0), ("2", 1)]
@@ -90,6 +90,6 @@ def test_a_reason_names_the_symbol_or_shows_the_item(channel: str) -> None:
     assert told.startswith('item b\'{"symbol": "BTC_USDT"}\': ')
 
 
-def test_the_schema_is_the_channel_s_own(channel: str) -> None:
+def test_a_record_names_the_schema_of_its_channel(channel: str) -> None:
     (record,) = records(channel, [ticker()])
     assert record["schema"] == f"digifinex.{channel}.v1"

@@ -1,4 +1,4 @@
-"""trades: each trade of a symbol once, oldest first, whatever is repeated and over whichever sessions."""
+"""trades: each trade of a symbol once, oldest first, whatever the sessions repeat."""
 
 from dataclasses import dataclass, field
 
@@ -75,10 +75,10 @@ class Exchange:
 
 @settings(deadline=None, max_examples=60)
 @given(st.data())
-def test_a_stream_split_over_pushes_clean_lists_and_sessions_in_any_way_gives_each_trade_once(
+def test_any_split_into_pushes_clean_lists_and_sessions_gives_each_trade_once(
     data: st.DataObject,
 ) -> None:
-    """Sessions overlap, lag behind each other, begin again; clean lists come at any time, and reach back."""
+    """Sessions overlap, lag behind each other and restart; clean lists arrive at any time, and reach back."""
     stream = sorted(data.draw(st.sets(st.integers(0, 2**63 - 1), min_size=1, max_size=30)))
     exchange = Exchange(stream)
     few = st.integers(0, 8)
@@ -104,7 +104,7 @@ def test_a_stream_split_over_pushes_clean_lists_and_sessions_in_any_way_gives_ea
 
 @settings(deadline=None, max_examples=30)
 @given(st.lists(st.sampled_from(["ETH_USDT", "eth_usdt", "BTC_USDT", "btc_Usdt"]), max_size=12))
-def test_each_symbol_has_its_own_seq_and_its_own_memory_in_whatever_case(symbols: list[str]) -> None:
+def test_each_symbol_has_its_own_seq_and_memory_in_upper_or_lower_case(symbols: list[str]) -> None:
     feed, session = Feed("trades"), source()
     for trade_id, symbol in enumerate(symbols):
         feed.push(params(trade_id, symbol=symbol), session)
@@ -115,7 +115,7 @@ def test_each_symbol_has_its_own_seq_and_its_own_memory_in_whatever_case(symbols
     assert ids(feed) == list(range(len(symbols)))
 
 
-def test_the_same_id_of_two_symbols_is_two_trades() -> None:
+def test_the_same_id_on_two_symbols_is_two_trades() -> None:
     feed, session = Feed("trades"), source()
     feed.push(params(7, symbol="ETH_USDT"), session)
     feed.push(params(7, symbol="BTC_USDT"), session)
@@ -129,8 +129,8 @@ def test_only_trades_of_a_clean_list_are_marked_as_snapshot() -> None:
     assert [record["snapshot"] for record in feed.records] == [True, True, False]
 
 
-def test_a_session_that_begins_with_a_known_trade_has_missed_none() -> None:
-    """Also if its list comes late, and shows only what is known by then."""
+def test_a_session_that_starts_with_a_known_trade_has_missed_none() -> None:
+    """Also if its clean list arrives late, when all trades in it are known."""
     feed = Feed("trades")
     feed.push(params(1, 2, clean=True), source("s1"))
     second = source("s2")
@@ -150,14 +150,14 @@ def test_a_clean_list_after_a_pause_fills_in_what_was_missed() -> None:
     assert outcome.gap == Gap(b"ETH_USDT", Stretch(3, at(3), 4, at(4)), 2, closed=True, repeated=False)
 
 
-def test_the_first_clean_list_of_all_tells_of_no_gap() -> None:
+def test_the_very_first_clean_list_reports_no_gap() -> None:
     feed, session = Feed("trades"), source()
     feed.push(params(3), session)
     assert feed.push(params(1, 2, 3, 4, clean=True), session).gap is None
     assert Feed("trades").push(params(1, 2, 3, clean=True), session).gap is None
 
 
-def test_a_clean_list_that_does_not_reach_back_to_the_last_trade_is_a_gap() -> None:
+def test_a_clean_list_that_does_not_reach_back_to_the_last_trade_reports_a_gap() -> None:
     feed = Feed("trades")
     feed.push(params(1, 2, 3, clean=True), source("s1"))
     outcome = feed.push(params(8, 9, clean=True), source("s2"))
@@ -165,13 +165,13 @@ def test_a_clean_list_that_does_not_reach_back_to_the_last_trade_is_a_gap() -> N
     assert ids(feed) == [1, 2, 3, 8, 9]
 
 
-def test_a_clean_list_that_shows_nothing_new_tells_of_no_gap() -> None:
+def test_a_clean_list_without_new_trades_reports_no_gap() -> None:
     feed = Feed("trades")
     feed.push(params(1, 2, 3, clean=True), source("s1"))
     assert feed.push(params(2, 3, clean=True), source("s2")).gap is None
 
 
-def test_trades_that_come_before_their_session_s_clean_list_hide_no_gap() -> None:
+def test_trades_before_the_clean_list_of_their_session_do_not_hide_a_gap() -> None:
     feed, session = Feed("trades"), source("s2")
     feed.push(params(1, 2, 3, clean=True), source("s1"))
     assert feed.push(params(9), session).gap is None
@@ -180,7 +180,7 @@ def test_trades_that_come_before_their_session_s_clean_list_hide_no_gap() -> Non
     assert feed.push(params(10, clean=False), session).gap is None
 
 
-def test_a_gap_stays_open_over_sessions_until_a_clean_list_comes() -> None:
+def test_a_gap_stays_open_across_sessions_until_a_clean_list_arrives() -> None:
     feed = Feed("trades")
     feed.push(params(1, 2, 3, clean=True), source("s1"))
     feed.push(params(6), source("s2"))
@@ -190,15 +190,15 @@ def test_a_gap_stays_open_over_sessions_until_a_clean_list_comes() -> None:
     assert ids(feed) == [1, 2, 3, 6, 8, 4, 5, 7]
 
 
-def test_a_list_that_comes_again_in_a_session_with_new_trades_is_told_as_that() -> None:
+def test_a_second_clean_list_with_new_trades_is_reported_as_repeated() -> None:
     feed, session = Feed("trades"), source()
     feed.push(params(1, 2, 3, clean=True), session)
     outcome = feed.push(params(3, 4, clean=True), session)
     assert outcome.gap == Gap(b"ETH_USDT", Stretch(3, at(3), 4, at(4)), 1, closed=True, repeated=True)
 
 
-def test_trades_after_a_gap_that_come_late_are_still_let_through() -> None:
-    """An overlapping session that lags behind may bring what the newer one never saw."""
+def test_late_trades_after_a_gap_still_become_records() -> None:
+    """An overlapping session that lags behind may bring trades that the newer one never received."""
     feed = Feed("trades")
     old, new = source("old"), source("new")
     feed.push(params(1, 2, 3, clean=True), old)
@@ -207,15 +207,15 @@ def test_trades_after_a_gap_that_come_late_are_still_let_through() -> None:
     assert ids(feed) == [1, 2, 3, 8, 9, 4, 5, 6, 7]
 
 
-def test_history_older_than_the_first_trade_is_left_alone() -> None:
-    """Order is worth more than history: what went before the first trade can't come after it."""
+def test_trades_older_than_the_first_one_are_dropped() -> None:
+    """Records are in order, so a trade from before the first one cannot follow it."""
     feed, session = Feed("trades"), source()
     feed.push(params(5), session)
     assert feed.push(params(3, 4, 5, 6, clean=True), session).duplicates == 3
     assert ids(feed) == [5, 6]
 
 
-def test_a_market_that_had_no_trades_yet_begins_in_whichever_session_brings_the_first() -> None:
+def test_a_market_without_trades_starts_with_the_session_that_brings_its_first() -> None:
     feed, first, second = Feed("trades"), source("s1"), source("s2")
     for session in (first, second):
         assert feed.push(params(clean=True), session).gap is None
@@ -226,20 +226,20 @@ def test_a_market_that_had_no_trades_yet_begins_in_whichever_session_brings_the_
 
 
 def lots(feed: Feed, first: int, last: int, step: int = 500) -> None:
-    """Send ids in pushes of many, without looking at each record."""
+    """Send ids in large pushes, without validating each record."""
     session = source()
     for start in range(first, last, step):
         feed.normalise(push("trades", params(*range(start, start + step))).params, session, RECEIVED_US)
 
 
-def test_a_clean_list_of_two_thousand_is_known_again_after_any_number_of_trades() -> None:
+def test_a_clean_list_of_two_thousand_is_recognised_after_any_number_of_trades() -> None:
     feed = Feed("trades")
     lots(feed, 0, 10_000)
     outcome = feed.push(params(*range(8_000, 10_000), clean=True), source("s2"))
     assert (outcome.duplicates, outcome.records) == (2_000, [])
 
 
-def test_an_absurd_id_stops_neither_the_trades_after_it_nor_the_telling_apart() -> None:
+def test_an_absurd_id_affects_neither_later_trades_nor_duplicates() -> None:
     feed = Feed("trades")
     feed.push(params(1), source())
     feed.push(params(2**63 - 1), source())
@@ -248,7 +248,7 @@ def test_an_absurd_id_stops_neither_the_trades_after_it_nor_the_telling_apart() 
     assert (outcome.duplicates, len(outcome.records)) == (500, 1)
 
 
-def test_a_bad_trade_uses_up_no_seq_and_may_come_again_in_order() -> None:
+def test_a_bad_trade_uses_no_seq_and_may_be_sent_again() -> None:
     feed, session = Feed("trades"), source()
     outcome = feed.push([False, [trade(3), trade(2, price="x"), trade(1)], "ETH_USDT"], session)
     assert outcome.bad == ["trade 2: 'x' is not a decimal"]
@@ -256,18 +256,18 @@ def test_a_bad_trade_uses_up_no_seq_and_may_come_again_in_order() -> None:
     assert [(record["id"], record["seq"]) for record in feed.records] == [(1, 0), (3, 1), (2, 2)]
 
 
-def test_each_bad_trade_of_a_list_has_its_reason() -> None:
+def test_each_bad_trade_of_a_list_has_a_reason() -> None:
     told = bad("trades", [True, [trade(3, type="swap"), trade(2, id="x"), 7, trade(1, time=-1)], "ETH_USDT"])
     assert len(told) == 4
 
 
 def test_the_time_of_a_push_is_that_of_its_newest_live_trade() -> None:
-    """Trades of a clean list are history: their age tells nothing of the exchange's lag."""
+    """Trades of a clean list are history: their age says nothing about the exchange's lag."""
     feed, session = Feed("trades"), source()
     assert feed.push(params(1, 2, clean=True), session).time_us is None
     assert feed.push(params(3, 4), session).time_us == (1597419159 + 4) * 1_000_000
 
 
-def test_a_trade_is_the_taker_s() -> None:
+def test_the_side_of_a_trade_is_that_of_the_taker() -> None:
     (record,) = records("trades", [False, [trade(1, type="sell")], "ETH_USDT"])
     assert record["side"] == "sell"
