@@ -4,13 +4,13 @@ import java.util.Map;
 import org.apache.kafka.clients.consumer.KafkaConsumer;
 import org.apache.kafka.common.serialization.StringDeserializer;
 
-/** Print every trade: java -cp 'jars/*' Trades.java HOST:PORT */
+/** Prints every trade: java -cp 'jars/*' Trades.java HOST:PORT */
 public class Trades {
     public static void main(String[] arguments) {
         Map<String, Object> settings = Map.of(
             "bootstrap.servers", arguments[0],
             "group.id", "print-trades-java",
-            "isolation.level", "read_committed", // Java's default is read_uncommitted
+            "isolation.level", "read_committed", // the Java client defaults to read_uncommitted
             "auto.offset.reset", "earliest");
         StringDeserializer text = new StringDeserializer();
         try (KafkaConsumer<String, String> consumer = new KafkaConsumer<>(settings, text, text)) {

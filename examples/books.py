@@ -1,4 +1,4 @@
-"""Keep the order book of every market: `python books.py HOST:PORT`."""
+"""Rebuild the order book of every market: `python books.py HOST:PORT`."""
 
 import json
 import sys
@@ -9,20 +9,20 @@ from confluent_kafka import Consumer, KafkaException
 
 
 class Book:
-    """The order book of one market, out of the records of `digifinex.depth.v1`."""
+    """The order book of one market, rebuilt from records of `digifinex.depth.v1`."""
 
     def __init__(self) -> None:
-        self.asks: dict[Decimal, Decimal] = {}
+        self.asks: dict[Decimal, Decimal] = {}  # price: amount
         self.bids: dict[Decimal, Decimal] = {}
-        self.whole = False
-        self._session = ""
-        self._next_seq = 0
+        self.complete = False  # False after a missing record, until the next snapshot
+        self._session = ""  # of the last record
+        self._next_seq = 0  # what the next record of that session has to have
 
     def apply(self, record: dict[str, Any]) -> None:
-        """Take the next record; `whole` tells if the book can be relied on after it."""
+        """Apply the next record. Use the book only while `complete` is true."""
         follows = (record["session"], record["seq"]) == (self._session, self._next_seq)
         self._session, self._next_seq = record["session"], record["seq"] + 1
-        self.whole = record["snapshot"] or (self.whole and follows)
+        self.complete = record["snapshot"] or (self.complete and follows)
         for side, levels in ((self.asks, record["asks"]), (self.bids, record["bids"])):
             if record["snapshot"]:
                 side.clear()
@@ -39,7 +39,7 @@ def main() -> None:
             "bootstrap.servers": sys.argv[1],
             "group.id": "keep-books",
             "isolation.level": "read_committed",
-            # Books live in memory: begin at the beginning each time.
+            # The books are in memory only, so every start reads from the beginning.
             "enable.auto.commit": False,
             "auto.offset.reset": "earliest",
         }
@@ -56,7 +56,7 @@ def main() -> None:
             record = json.loads(message.value() or b"")
             book = books.setdefault(record["symbol"], Book())
             book.apply(record)
-            if book.whole and book.asks and book.bids:
+            if book.complete and book.asks and book.bids:
                 best_bid, best_ask = max(book.bids), min(book.asks)
                 print(record["symbol"], f"bid {best_bid} ask {best_ask}", flush=True)
     except KeyboardInterrupt:

@@ -1,4 +1,4 @@
-"""Print every trade, and say so if one is missing: `python trades.py HOST:PORT`."""
+"""Print every trade and report missing records: `python trades.py HOST:PORT`."""
 
 import json
 import sys
@@ -9,13 +9,13 @@ consumer = Consumer(
     {
         "bootstrap.servers": sys.argv[1],
         "group.id": "print-trades",
-        "isolation.level": "read_committed",  # leave out what was never committed
+        "isolation.level": "read_committed",  # skip aborted transactions
         "auto.offset.reset": "earliest",
     }
 )
 consumer.subscribe(["digifinex.trades.v1"])
 
-# What the next record of a symbol has to be: its session and its seq in there.
+# For each symbol: the session of its last record, and the seq that has to follow.
 expected: dict[str, tuple[str, int]] = {}
 
 try:
@@ -30,9 +30,9 @@ try:
         symbol, session, seq = trade["symbol"], trade["session"], trade["seq"]
         if symbol in expected:
             last_session, next_seq = expected[symbol]
-            wanted = next_seq if session == last_session else 0
-            if seq != wanted:
-                print(f"{symbol}: seq {wanted} was due, {seq} came", flush=True)
+            expected_seq = next_seq if session == last_session else 0
+            if seq != expected_seq:
+                print(f"{symbol}: expected seq {expected_seq}, got {seq}", flush=True)
         expected[symbol] = session, seq + 1
 
         figures = (trade[name] for name in ("id", "side", "price", "amount"))

@@ -10,7 +10,7 @@ import yaml
 
 ROOT = Path(__file__).parents[2]
 CHART = ROOT / "helm" / "digifinex-bridge"
-DOCUMENTS = [ROOT / "README.md", ROOT / "docs" / "kubernetes.md"]
+DOCUMENTS = [ROOT / "docs" / "kubernetes.md"]
 
 _BIN = ROOT / ".cache" / "bin"
 
