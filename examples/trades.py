@@ -17,6 +17,8 @@ consumer.subscribe(["digifinex.trades.v1"])
 
 # For each symbol: the session of its last record, and the seq that has to follow.
 expected: dict[str, tuple[str, int]] = {}
+# For each partition: the offset of its last record.
+last_offset: dict[int | None, int] = {}
 
 try:
     while True:
@@ -25,8 +27,13 @@ try:
             continue
         if (error := message.error()) is not None:
             raise KafkaException(error)
-        trade = json.loads(message.value() or b"")
+        # A consumer that rejoins its group reads some records again: skip those.
+        partition, offset = message.partition(), message.offset() or 0
+        if offset <= last_offset.get(partition, -1):
+            continue
+        last_offset[partition] = offset
 
+        trade = json.loads(message.value() or b"")
         symbol, session, seq = trade["symbol"], trade["session"], trade["seq"]
         if symbol in expected:
             last_session, next_seq = expected[symbol]
