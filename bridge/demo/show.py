@@ -218,7 +218,7 @@ def _line(figures: _Figures) -> str:
 def _comparison(sent: Mapping[str, int], held: Mapping[str, int], topics: Mapping[str, str]) -> Table:
     equal = sent == held
     table = Table(
-        title="Sent by the exchange, held by Kafka (end offsets)",
+        title="Sent, and held by Kafka (by end offsets)",
         caption="equal" if equal else "DIFFERENT",
         caption_style="bold green" if equal else "bold red",
     )
