@@ -1,4 +1,4 @@
-"""The feeder: an exchange that sends prepared frames to every subscriber, in a process of its own.
+"""The feeder: an exchange that sends prepared frames to every subscriber, in a separate process.
 
 `python -m benchmarks.feeder FRAMES` prepares this number of frames of the mix, and frames of all_ticker, then
 prints its port. The path of the URL says what a connection gets, a second after its first subscribe:

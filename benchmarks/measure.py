@@ -1,4 +1,4 @@
-"""Runs each candidate as a process of its own, and measures its cost from outside."""
+"""Runs each candidate as a separate process, and measures its cost from outside."""
 
 import select
 import subprocess

@@ -160,9 +160,9 @@ def _verdict(measured: Measured) -> str:
     growth, what = end / begin - 1, f"growth over {measured.growth_frames:,} frames"
     rows.append(f"| {what} | {_GROWTH:.0%} | {growth:+.1%} | {_tick([growth], _GROWTH)} |")
     return _table(
-        "Required and reached",
+        "Requirements and results",
         "The bridge with exactly-once delivery, unless stated otherwise.",
-        ("", "at most", "reached", ""),
+        ("", "maximum", "result", ""),
         rows,
     )
 
@@ -196,7 +196,7 @@ def _latency(measured: Measured) -> str:
     return _table(
         f"Delivery latency at {measured.rate:,.0f} frames a second of the mix",
         "Milliseconds from `received_us` in the record, the time when its frame was read from the socket,\n"
-        "to its arrival at a read_committed consumer (confluent-kafka, librdkafka) in a process of its own.",
+        "to its arrival at a read_committed consumer (confluent-kafka, librdkafka) in a separate process.",
         ("", "p50", "p99"),
         rows,
     )
@@ -244,7 +244,7 @@ def _trouble(troubles: Troubles) -> str:
         f"The soak: {len(soak.minutes_mb)} minutes at {troubles.soak_rate:,} frames a second, "
         f"{soak.reconnects} reconnects, {soak.trades:,} trades;\nmegabytes minute by minute: "
         f"{', '.join(f'{mb:.0f}' for mb in soak.minutes_mb)}.",
-        ("", "required", "reached", ""),
+        ("", "required", "result", ""),
         rows,
     )
 

@@ -179,7 +179,7 @@ def _bridge(
     prefix: str,
     sections: Mapping[str, Mapping[str, Any]],
 ) -> Iterator[RunningBridge]:
-    """Run a replica in a folder of its own."""
+    """Run a replica in its own folder."""
     channels = dict.fromkeys(("trades", "depth", "ticker"), _SYMBOLS)
     settings = config(exchange.url, kafka, prefix, {"channels": channels, **sections})
     own = Path(folder) / os.urandom(4).hex()

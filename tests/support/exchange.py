@@ -1,4 +1,4 @@
-"""The simulated exchange in a thread of its own, so that tests may block."""
+"""The simulated exchange in its own thread, so that tests can block."""
 
 import asyncio
 import threading

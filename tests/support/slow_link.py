@@ -1,4 +1,4 @@
-"""A slow way to a broker: a relay that lets so many bytes a second through to it."""
+"""A slow connection to a broker: a relay that limits the bytes per second."""
 
 import socket
 import threading

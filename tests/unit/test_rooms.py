@@ -53,7 +53,7 @@ def _imported(module: str) -> Iterable[str]:
 
 
 def _known(name: str) -> str:
-    """Return the module that an imported name stands for: itself, or the one that it is an attribute of."""
+    """Return the module that an imported name refers to: itself, or the one that has it as an attribute."""
     while name.startswith("bridge.") and name not in sources():
         name = name.rpartition(".")[0]
     return name if name.startswith("bridge") else name.partition(".")[0]
