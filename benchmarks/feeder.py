@@ -11,7 +11,6 @@ import sys
 import time
 from collections.abc import Iterator
 from itertools import islice
-from pathlib import Path
 
 import orjson
 import uvloop
@@ -21,6 +20,7 @@ from websockets.exceptions import ConnectionClosed
 from benchmarks import supply
 from bridge.simulator.client import binary
 from bridge.simulator.encoding import compress, reply
+from tests.support.sockets import unread
 
 _DELAY = 1.0  # seconds, until the other subscriptions are done
 _BUFFER = 500_000  # bytes; it waits while more are unsent
@@ -78,23 +78,12 @@ async def _send(
             continue
         transport.write(b"".join(islice(frames, due - sent)))
         sent = due
-        while sent == count and (transport.get_write_buffer_size() or _unread(transport)):  # noqa: ASYNC110
+        while sent == count and (transport.get_write_buffer_size() or unread(transport)):  # noqa: ASYNC110
             await asyncio.sleep(_TICK)
         for tenth in range(tenths + 1, sent * 10 // count + 1):
             print(tenth, flush=True)
             tenths = tenth
         await asyncio.sleep(0)
-
-
-def _unread(transport: asyncio.Transport) -> int:
-    """Return how many bytes the client, a socket of this machine, has not read from the kernel."""
-    ends = (transport.get_extra_info("peername"), transport.get_extra_info("sockname"))
-    wanted = [f"0100007F:{port:04X}" for _, port in ends]
-    for line in Path("/proc/net/tcp").read_text().splitlines():
-        fields = line.split()
-        if fields[1:3] == wanted:
-            return int(fields[4].partition(":")[2], 16)
-    return 0
 
 
 if __name__ == "__main__":

@@ -99,7 +99,7 @@ def test_a_session_that_was_dead_when_it_was_to_be_rotated_leaves_a_gap() -> Non
     """It reaches its maximum age before the unanswered ping shows that it is dead."""
 
     async def scenario() -> None:
-        quick = {"max_session_age": 3.0, "ping_interval": 3.0, "reply_timeout": 2.0}
+        quick = {"max_session_age": 6.0, "ping_interval": 6.0, "reply_timeout": 4.0}
         async with simulator() as exchange, account(exchange, **quick) as one:
             last = max(one.times("order"))
             exchange.clients.mute()

@@ -31,6 +31,7 @@ from tests.support.waiting import eventually
 
 MOMENTS = random.Random(7)  # for kills: any moment will do
 DELIVERIES = ["exactly-once", "at-least-once"]
+QUICK_PINGS = {"ping_interval": 0.5, "reply_timeout": 4.0}
 LITTLE_MEMORY = {"max_pending_bytes": 300_000}
 CHANNELS = ("trades", "depth", "ticker", "all_ticker")
 
@@ -151,6 +152,12 @@ def test_spooled_records_outlive_a_stop(own_kafka: Broker, prefix: str, tmp_path
             assert bridge.metric("spool_records") == 0
             exchange.quiesce()
             sent = exchange.truth.counts()
+            total = sum(sent.values())
+
+            def all_received() -> bool:
+                return _delivered(bridge) + bridge.metric("pending_records") >= total
+
+            eventually(all_received, 60, f"{total} records received")
             began = time.monotonic()
             assert bridge.stop() == 0
             assert time.monotonic() - began < 30
@@ -278,7 +285,7 @@ def test_reading_pauses_and_an_event_says_so_when_the_disk_is_full(
         sections: dict[str, Any] = {
             "kafka": LITTLE_MEMORY,
             "spool": {"max_bytes": 600_000 if limit == "spool.max_bytes" else 100_000_000},
-            "exchange": {"ping_interval": 0.5, "reply_timeout": 1.0},
+            "exchange": QUICK_PINGS,
         }
         with RunningBridge(tmp_path, config(exchange.url, own_kafka, prefix, sections)) as bridge:
             bridge.wait_ready()
@@ -287,6 +294,8 @@ def test_reading_pauses_and_an_event_says_so_when_the_disk_is_full(
             own_kafka.suspend()
             eventually(lambda: bridge.metric("reading_paused") == 1, 60, "a pause")
             frames = bridge.metric("frames_total")
+            end = time.monotonic() + sum(QUICK_PINGS.values()) + 1
+            eventually(lambda: time.monotonic() > end, 20, "a pause that outlasts an unanswered ping")
             eventually(lambda: "kafka" in bridge.ready()[1].get("missing", {}), 20, "readyz names Kafka")
             assert bridge.metric("frames_total") == frames
             assert "spool full or not writable, reading from the exchange paused" in bridge.stderr
@@ -313,7 +322,7 @@ def test_trades_missed_because_unread_connections_were_closed_are_a_gap_with_its
         sections: dict[str, Any] = {
             "kafka": {**LITTLE_MEMORY, "delivery": delivery},
             "spool": {"max_bytes": 600_000},
-            "exchange": {"ping_interval": 0.5, "reply_timeout": 1.0},
+            "exchange": QUICK_PINGS,
         }
         with RunningBridge(tmp_path, config(exchange.url, own_kafka, prefix, sections)) as bridge:
             bridge.wait_ready()

@@ -39,7 +39,7 @@ def test_a_bridge_killed_at_any_moment_continues_where_kafka_ends(
     kafka: Broker, prefix: str, tmp_path: Path, delivery: str
 ) -> None:
     keys = {"delivery": delivery, **QUICK}
-    with ExchangeThread(symbols=SYMBOLS, rate=60, accounts=ACCOUNTS) as exchange:
+    with ExchangeThread(symbols=SYMBOLS, rate=20, accounts=ACCOUNTS) as exchange:
         settings = config(exchange.url, kafka, prefix, {"kafka": keys}, accounts=True)
         for _ in range(4):
             with RunningBridge(tmp_path, settings) as bridge:

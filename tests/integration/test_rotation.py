@@ -141,16 +141,17 @@ def _without_answers_to_subscribing(
 def test_a_session_that_ends_before_its_replacement_is_live_leaves_a_recorded_gap(
     kafka: Broker, prefix: str, tmp_path: Path
 ) -> None:
-    """The exchange is silent for some seconds, so the new session cannot log in; the old one is cut."""
+    """The exchange is silent until the old session is cut, so the new one cannot log in before."""
     with ExchangeThread(symbols=SYMBOLS, rate=100, accounts=ACCOUNTS) as exchange:
         clients = exchange.simulator.clients
         settings = config(exchange.url, kafka, prefix, {"exchange": {"max_session_age": 3.0}}, accounts=True)
         settings["channels"] = {}
         with RunningBridge(tmp_path, settings) as bridge:
             bridge.wait_ready()
-            exchange.call(exchange.simulator.stall, 6.0)
+            exchange.call(exchange.simulator.stall, 60.0)
             eventually(lambda: len(clients) == 2, 10, "the new session")
             exchange.call(min(clients, key=_opened).cut)
+            exchange.call(exchange.simulator.stall, 0.0)
             eventually(lambda: bridge.metric("gaps_total", channel="order") == 1, 20, "the gap")
             assert bridge.metric("reconnects_total", reason="closed") == 1
             assert bridge.stop() == 0

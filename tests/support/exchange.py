@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from types import TracebackType
@@ -10,10 +11,13 @@ from typing import Any, Self, TypeVar
 from bridge.simulator import Setup, Simulator
 from bridge.simulator.market import amount_text, price_text
 from bridge.simulator.truth import Truth
+from tests.support.sockets import unread
 
 T = TypeVar("T")
 
 _PATIENCE = 120.0  # seconds
+_READ = 10.0  # seconds
+_POLL = 0.02  # seconds
 
 
 class ExchangeThread:
@@ -54,8 +58,11 @@ class ExchangeThread:
         return self.simulator.truth
 
     def quiesce(self) -> None:
-        """Stop making events, and return when everything written has been sent."""
+        """Stop making events, and return when clients have read all, or after 10 s if one does not read."""
         self.run(self.simulator.quiesce())
+        end = time.monotonic() + _READ
+        while self.call(self._unread) and time.monotonic() < end:
+            time.sleep(_POLL)
 
     def call(self, function: Callable[..., T], *arguments: object) -> T:
         """Call a function of the simulator in its own thread."""
@@ -68,6 +75,9 @@ class ExchangeThread:
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """Run a coroutine in its thread and return its result."""
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(_PATIENCE)
+
+    def _unread(self) -> bool:
+        return any(unread(client.connection.transport) for client in self.simulator.clients)
 
     async def _open(self) -> Simulator:
         return await Simulator(**self._options).__aenter__()
