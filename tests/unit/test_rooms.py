@@ -4,6 +4,7 @@ All imports count: those inside of functions and those for type checkers too.
 """
 
 import ast
+import re
 from collections.abc import Iterable, Mapping
 from functools import cache
 from graphlib import CycleError, TopologicalSorter
@@ -17,6 +18,10 @@ ALMOST_PURE = {"bridge.plan"}  # it reads the configuration
 PURE_MODULES = {f"bridge.{name}" for name in ("records", "ledger", "backoff", "partitioner", "errors")}
 PURE_FOLDERS = ("bridge.channels", "bridge.exchange", "bridge.books")
 IO_LIBRARIES = {"aiokafka", "websockets", "asyncio", "uvloop", "socket", "ssl", "threading"}
+
+MOST_PARAMETERS = 6
+MOST_LINES = 350
+EXCUSE = r"(?i)\blong\b"
 
 Graph = Mapping[str, set[str]]
 
@@ -86,6 +91,15 @@ def is_pure(module: str) -> bool:
     return module in PURE_MODULES or room(module) in PURE_FOLDERS
 
 
+def rooms() -> Graph:
+    """Return which rooms each room imports."""
+    graph: dict[str, set[str]] = {}
+    for module, names in imports().items():
+        others = {room(name) for name in names if name in sources()} - {room(module), "bridge"}
+        graph.setdefault(room(module), set()).update(others)
+    return graph
+
+
 def assert_no_circle(graph: Graph) -> None:
     try:
         TopologicalSorter(graph).prepare()
@@ -119,5 +133,29 @@ def test_the_edges_to_the_exchange_and_to_kafka_do_not_know_each_other() -> None
         assert not [way for name, way in reached(inside(mine)).items() if room(name) == other]
 
 
+def test_the_edge_to_the_disk_does_not_know_kafka() -> None:
+    assert not [way for name, way in reached(inside("bridge.spool")).items() if room(name) == "bridge.kafka"]
+
+
 def test_no_circle_of_modules() -> None:
     assert_no_circle({module: names & sources().keys() - {module} for module, names in imports().items()})
+
+
+def test_no_circle_of_folders() -> None:
+    assert_no_circle(rooms())
+
+
+@pytest.mark.parametrize("module", sources())
+def test_a_constructor_takes_at_most_six_parameters(module: str) -> None:
+    for node in ast.walk(tree(module)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name == "__init__":
+            arguments = node.args
+            named = [*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs]
+            assert len(named) - 1 <= MOST_PARAMETERS, f"line {node.lineno}: {[one.arg for one in named]}"
+
+
+@pytest.mark.parametrize("module", sources())
+def test_a_module_of_more_than_350_lines_says_why(module: str) -> None:
+    lines = len(sources()[module].read_text().splitlines())
+    docstring = " ".join((ast.get_docstring(tree(module)) or "").split())
+    assert lines <= MOST_LINES or re.search(EXCUSE, docstring), f"{lines} lines"
