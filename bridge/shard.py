@@ -32,7 +32,7 @@ log = structlog.get_logger(__name__)
 _DRAIN = 4.5
 
 _PRIVATE = frozenset(name for name, channel in CHANNELS.items() if channel.private)
-_NOTE_ALIVE = 1.0  # seconds between two saves of until when private channels were listened to
+_SAVE_HEARD = 1.0  # seconds between two saves of until when private channels were listened to
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +49,8 @@ class Replica:
 class Shard:
     """One shard, numbered from 0, as a replica serves it from taking it over to losing it or stopping.
 
-    `is_ours` returns whether the group has it assigned to this replica, by a response of Kafka that is not
-    older than so many seconds.
+    `is_ours` returns whether the group has assigned it to this replica; its argument is how many seconds old
+    Kafka's response may be.
     """
 
     def __init__(self, number: int, replica: Replica, is_ours: Callable[[float], Awaitable[bool]]) -> None:
@@ -59,10 +59,11 @@ class Shard:
         self.paused = False  # whether reading from the exchange is paused, for memory and spool are full
         config, topics, metrics = replica.config, replica.topics, replica.metrics
         kafka = config.kafka
+        self._number = number
         self._config = config
         self._courtesy = replica.courtesy
-        self._number = number
-        self._plan = plan.plan(config, number)
+        self._plan = plan.plan(config, number)  # what it subscribes to
+        # The way of the records, from the last room back to the first: each part needs the one behind it.
         self._state = ShardState(kafka, topics[STATE], number, replica.name)
         self.overflow = Overflow(spool(config, number), replica.name, number, self._state.watermarks)
         self.queues = Queues(
@@ -77,6 +78,7 @@ class Shard:
             kafka, topics, queues=self.queues, state=self._state, is_ours=is_ours, metrics=metrics
         )
         self._watch = Watch(str(number), metrics, Journal(replica.name, number, self.queues.add))
+        # What changes while it runs.
         self._over = asyncio.Event()  # set when it is to end: stopped, lost or failed
         self._stopping = False  # whether it ends, so that no session is opened any more
         self._markets: set[bytes] = set()  # all that all_ticker has listed
@@ -155,27 +157,27 @@ class Shard:
         for connector in self._connectors:
             self._start(connector)
         while self._plan.private:
-            await asyncio.sleep(_NOTE_ALIVE)
-            self._note_alive()
+            await asyncio.sleep(_SAVE_HEARD)
+            self._save_heard()
 
-    def _note_alive(self) -> None:
+    def _save_heard(self) -> None:
         """Save until when private channels were listened to, if all that they brought is on Kafka."""
         if self.queues.pending(_PRIVATE):
             return
         for account, _ in self._plan.private:
-            alive: dict[str, int] = {}
+            heard: dict[str, int] = {}
             for connector in self._connectors:
                 if connector.account == account.name:
                     connector.note_heard()
                     for channel, heard_us in connector.heard_us.items():
-                        alive[channel] = min(heard_us, alive.get(channel, heard_us))
-            self._sink.listened(account.name, alive)
+                        heard[channel] = min(heard_us, heard.get(channel, heard_us))
+            self._sink.listened(account.name, heard)
 
     def _connector(self, wanted: plan.Wanted, account: AccountConfig | None = None) -> Connector:
         known = None
         if account is not None:
             credentials = Credentials(account.api_key.get_secret_value(), account.secret.get_secret_value())
-            known = Account(account.name, credentials, self._state.alive.get(account.name, {}))
+            known = Account(account.name, credentials, self._state.heard.get(account.name, {}))
         return Connector(
             wanted,
             config=self._config.exchange,
@@ -201,7 +203,10 @@ class Shard:
             self._over.set()
 
     def _on_change(self) -> None:
-        """Record what happened to the spool, and pause or resume reading."""
+        """Record what happened to the spool, and pause or resume reading.
+
+        Recording an event adds a record to the queues, which may call this again.
+        """
         for kind, about in self.overflow.events():
             if kind == "gap":
                 self._watch.metrics.counter("gaps_total", channel=about["channel"]).value += 1

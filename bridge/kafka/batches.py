@@ -44,7 +44,7 @@ class Batches:
         self._queues = queues
         self._state = state
         self._in_transactions = in_transactions
-        self._patience = _PATIENCE if in_transactions else _LONG_PATIENCE
+        self._patience = _PATIENCE if in_transactions else _LONG_PATIENCE  # seconds without any response
         self._with_time = with_time
         self._on_acknowledged = on_acknowledged
         self._in_flight = 0  # batches that were sent and are neither acknowledged nor failed

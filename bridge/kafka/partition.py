@@ -52,7 +52,7 @@ class Partition:
         self.topic = topic
         self.number = number
         self.has_marks = has_marks  # whether its records are trades, which advance watermarks
-        self.place = f"{topic.name}/{number}"
+        self.place = f"{topic.name}/{number}"  # its name in the spool
         self.room = topic.max_record_bytes  # the most that a record's key and value may have together
         self.queued: list[Record] = []  # records to be sent, the oldest first
         self.sent: list[Record] = []  # records that were sent and are not settled, the oldest first

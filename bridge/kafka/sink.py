@@ -26,7 +26,7 @@ from bridge.kafka.partition import Partition
 from bridge.kafka.producer import PRODUCER_FAILURES, abort, close_producer, open_producer
 from bridge.kafka.queues import Queues
 from bridge.kafka.rejections import Rejections
-from bridge.kafka.state import Alive, Save, ShardState
+from bridge.kafka.state import Heard, Save, ShardState
 from bridge.kafka.topics import Topic
 from bridge.watch.metrics import Metrics
 
@@ -38,8 +38,8 @@ _SILENCE = 5.0  # seconds without a response after which Kafka counts as unavail
 class Sink:
     """Delivers the records of one shard from its `queues`, and saves its `state`.
 
-    `is_ours` returns whether the group has the shard assigned to this replica, by a response of Kafka that is
-    not older than so many seconds.
+    `is_ours` returns whether the group has assigned the shard to this replica; its argument is how many
+    seconds old Kafka's response may be.
     """
 
     def __init__(
@@ -59,8 +59,9 @@ class Sink:
         self._queues = queues
         self._state = state
         self._is_ours = is_ours
-        self._rejections = Rejections(queues, metrics)
+        self._rejections = Rejections(queues, metrics)  # deals with failed batches
         exactly_once = config.delivery is Delivery.EXACTLY_ONCE
+        # The id that makes the producer transactional, and fences the one before it; None: at-least-once.
         self._transactional_id = transactional_id(config, state.shard) if exactly_once else None
         # What is wrong with Kafka, for `missing`; None from its first good response after an error.
         self._trouble: str | None = f"no response from {config.bootstrap_servers} yet"
@@ -112,9 +113,9 @@ class Sink:
                 await close_producer(producer)
             await asyncio.sleep(self._backoff.next())
 
-    def listened(self, account: str, alive: Alive) -> None:
+    def listened(self, account: str, heard_us: Heard) -> None:
         """Save with the state until when an account's private channels were listened to."""
-        self._state.listened(account, alive)
+        self._state.listened(account, heard_us)
         self._queues.something.set()
 
     def missing(self) -> str | None:

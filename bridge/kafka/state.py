@@ -37,8 +37,8 @@ _SPOOL = b"spool"
 _PATIENCE = 60.0  # seconds to read the whole state
 _POLL_MS = 500
 
-Alive = Mapping[str, int]
-"""Until when each private channel was listened to, in microseconds since the epoch."""
+Heard = Mapping[str, int]
+"""Until when each private channel of an account was listened to, in microseconds since the epoch."""
 
 
 class Save(NamedTuple):
@@ -56,7 +56,7 @@ class Save(NamedTuple):
 
 _decode_owner = msgspec.json.Decoder(Owner).decode
 _decode_watermark = msgspec.json.Decoder(Watermark).decode
-_decode_alive = msgspec.json.Decoder(dict[str, int]).decode
+_decode_heard = msgspec.json.Decoder(dict[str, int]).decode
 
 
 class ShardState:
@@ -65,9 +65,9 @@ class ShardState:
     def __init__(self, config: KafkaConfig, topic: Topic, shard: int, replica: str) -> None:
         self.topic = topic
         self.shard = shard
-        self.shards = config.shards
+        self.shards = config.shards  # how many there are
         self.watermarks: dict[bytes, Watermark] = {}  # by symbol, of what is on Kafka for good
-        self.alive: dict[str, Alive] = {}  # by account
+        self.heard: dict[str, Heard] = {}  # by account
         self.previous: Owner | None = None  # who served the shard before; known from the first `catch_up` on
         self.spool_progress: bytes | None = None  # what the previous one has saved of its spool
         # What is saved if the commit that was requested has succeeded: as long as there is no response, only
@@ -103,11 +103,11 @@ class ShardState:
         self._read_to = end
         return owner.transaction if owner is not None and owner.replica == self._replica else 0
 
-    def listened(self, account: str, alive: Alive) -> None:
+    def listened(self, account: str, heard_us: Heard) -> None:
         """Have it saved until when the private channels of an account were listened to."""
-        if self.alive.get(account) != alive:
-            self.alive[account] = alive
-            self._unsaved[_ACCOUNT + account.encode()] = msgspec.json.encode(alive)
+        if self.heard.get(account) != heard_us:
+            self.heard[account] = heard_us
+            self._unsaved[_ACCOUNT + account.encode()] = msgspec.json.encode(heard_us)
 
     def acknowledged(self, records: Iterable[Record]) -> None:
         """Advance the watermarks: these records are on Kafka for good, their state is not saved yet."""
@@ -156,7 +156,7 @@ class ShardState:
             if key.startswith(_TRADES):
                 self.watermarks[key.removeprefix(_TRADES)] = _decode_watermark(value)
             elif key.startswith(_ACCOUNT):
-                self.alive[key.removeprefix(_ACCOUNT).decode()] = _decode_alive(value)
+                self.heard[key.removeprefix(_ACCOUNT).decode()] = _decode_heard(value)
             elif key == _SPOOL:
                 self.spool_progress = value
         if self.previous is not None and self.previous.replica == self._replica:
@@ -222,4 +222,4 @@ def _newness(key: bytes, value: bytes | None) -> int:
         return -1
     if key.startswith(_TRADES):
         return _decode_watermark(value).ids[-1]
-    return max(_decode_alive(value).values(), default=0)
+    return max(_decode_heard(value).values(), default=0)

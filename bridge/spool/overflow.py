@@ -59,11 +59,10 @@ class Overflow:
         self._shard = shard
         self._on_kafka = watermarks
         self._previous: Owner | None = None  # who served the shard before this process, as bridge-state says
-        self._held: list[
-            Entry
-        ] = []  # new records that the disk did not take; reading is paused while any are
+        # New records that the disk did not take, the oldest first; reading is paused while there are any.
+        self._held: list[Entry] = []
         self._refusing = False  # whether it was reported that the disk takes nothing; until a spool begins
-        self._events: list[Event] = []
+        self._events: list[Event] = []  # what happened since the last `events()`, the oldest first
         if spool is not None:
             spool.on_kafka = watermarks
 

@@ -60,7 +60,7 @@ class Spool:
         self.on_kafka: Mapping[bytes, Watermark] = {}
         self._folder = folder
         self._max_bytes = max_bytes
-        self._segment_bytes = min(segment_bytes, max_bytes // 8)
+        self._segment_bytes = min(segment_bytes, max_bytes // 8)  # a larger segment is followed by another
         self._segments: list[_Segment] = []  # the oldest first
         self._file: FileIO | None = None  # the newest segment, to append to; None: the next entry begins one
         self._reading = 0  # index in `_segments` of the one that is read
@@ -68,7 +68,7 @@ class Spool:
         self._next: Offsets = {}  # offset of the next entry in `_source`, whether it is returned or left out
         self._committed: Offsets = {}  # what Kafka had when the spool was recovered; `read` leaves that out
         self._damage: list[str] = []  # what could not be read, in words, since the last `damage()`
-        self._gaps = Gaps()
+        self._gaps = Gaps()  # the trades that damage has cost
         self._unreadable: set[Path] = set()  # segments that brought an error of the disk; not tried again
         self._lock: BinaryIO | None = None  # held from `find` to `close`
 
