@@ -35,5 +35,5 @@ def test_a_missing_or_old_go_is_reported_with_its_version(
         timeout=120,
     )
     assert done.returncode == 1
-    assert "install Go first, 1.21 or newer" in done.stderr
+    assert "install Go 1.21 or newer" in done.stderr
     assert found in done.stderr
