@@ -69,7 +69,7 @@ def python(images: Images, name: str, program: str) -> list[str]:
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=300,
     )
     assert done.returncode == 0, done.stderr
     found: list[str] = json.loads(done.stdout)

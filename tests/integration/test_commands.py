@@ -20,7 +20,7 @@ BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", TEXT, re.DOTALL | re.MULTILINE)
 COMMANDS = [line for language, text in BLOCKS if language == "sh" for line in text.splitlines()]
 RUN, RUN_WITH_ENVIRONMENT, CHECK, SIMULATE, SIMULATE_FAULTS, DEMO = COMMANDS
 
-SECONDS = 60.0
+SECONDS = 140.0
 
 
 class Example:

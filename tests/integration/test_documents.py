@@ -41,7 +41,7 @@ TESTED_ELSEWHERE = {
     "security.md": "tests/integration/test_security.py",
 }
 
-SECONDS = 60.0  # for a command to print what is expected, on a busy machine
+SECONDS = 140.0  # for a command to print what is expected, on a busy machine
 # The environment without what `make` passes on to the commands that it starts.
 SHELL = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
 
@@ -310,7 +310,7 @@ def test_the_demo_ends_with_equal_counts() -> None:
         capture_output=True,
         text=True,
         check=False,
-        timeout=120,
+        timeout=600,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.rstrip().endswith("equal")

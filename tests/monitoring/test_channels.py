@@ -43,7 +43,7 @@ sys.stdout.write(runpy.run_path(sys.argv[1])["document"]())
 
 def with_two_more(script: str) -> str:
     command = [sys.executable, "-c", _WITH_TWO_MORE, str(ROOT / "scripts" / script)]
-    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=300).stdout
 
 
 def written_by_hand() -> Iterator[Path]:
