@@ -1,4 +1,4 @@
-"""The real command between the simulated exchange and a real Kafka, read back by foreign consumers."""
+"""The real command between the simulated exchange and a real Kafka, read back by third-party consumers."""
 
 import signal
 import subprocess
@@ -26,7 +26,7 @@ from tests.support.waiting import eventually
 
 @pytest.mark.parametrize("replies", ["zlib", "text"])
 @pytest.mark.parametrize("confirm", ["before", "after"])
-def test_all_seven_channels_reach_kafka_whole_and_in_order(
+def test_all_channels_arrive_complete_and_in_order(
     kafka: Broker,
     prefix: str,
     tmp_path: Path,
@@ -40,7 +40,7 @@ def test_all_seven_channels_reach_kafka_whole_and_in_order(
         settings = config(exchange.url, kafka, prefix, {"kafka": {"delivery": delivery}}, accounts=True)
         with RunningBridge(tmp_path, settings) as bridge:
             bridge.wait_ready()
-            eventually(lambda: min(exchange.truth.counts().values()) > 3, 30, "something on each channel")
+            eventually(lambda: min(exchange.truth.counts().values()) > 3, 30, "records of each channel")
             exchange.quiesce()
             sent = exchange.truth.counts()
             total = sum(sent.values())
@@ -57,7 +57,7 @@ def test_all_seven_channels_reach_kafka_whole_and_in_order(
     assert ACCOUNTS["key"] not in bridge.stderr
 
 
-def test_the_consumers_of_others_read_the_same(kafka: Broker, prefix: str, tmp_path: Path) -> None:
+def test_kcat_and_the_java_consumer_read_the_same_records(kafka: Broker, prefix: str, tmp_path: Path) -> None:
     with ExchangeThread(symbols=SYMBOLS, rate=300) as exchange:
         settings = config(exchange.url, kafka, prefix)
         with RunningBridge(tmp_path, settings) as bridge:
@@ -74,7 +74,7 @@ def test_the_consumers_of_others_read_the_same(kafka: Broker, prefix: str, tmp_p
     assert sorted(line.removeprefix("Partition:") for line in by_java) == lines
 
 
-def test_a_key_is_on_the_partition_where_other_clients_put_it(
+def test_keys_are_on_the_partitions_that_other_clients_choose(
     kafka: Broker, prefix: str, tmp_path: Path
 ) -> None:
     symbols = [f"SIM{n}_USDT" for n in range(30)]
@@ -86,15 +86,15 @@ def test_a_key_is_on_the_partition_where_other_clients_put_it(
             eventually(lambda: bridge.metric("records_total") >= 30, 15, "tickers")
             assert bridge.stop() == 0
     ours = {r.key: r.partition for r in records_of(kafka, prefix, "all_ticker")}
-    create_topic(kafka.bootstrap, f"{prefix}.theirs", 12)
+    create_topic(kafka.bootstrap, f"{prefix}.others", 12)
     producer = Producer({"bootstrap.servers": kafka.bootstrap, "partitioner": "murmur2_random"})
     for key in ours:
-        producer.produce(f"{prefix}.theirs", b"", key)
+        producer.produce(f"{prefix}.others", b"", key)
     producer.flush(20)
-    assert ours == {r.key: r.partition for r in read_topic(kafka.bootstrap, f"{prefix}.theirs")}
+    assert ours == {r.key: r.partition for r in read_topic(kafka.bootstrap, f"{prefix}.others")}
 
 
-def test_bad_frames_become_dead_letters_and_the_rest_goes_on(
+def test_bad_frames_become_dead_letters_and_the_rest_continues(
     kafka: Broker, prefix: str, tmp_path: Path
 ) -> None:
     faults = Faults(corrupt=0.05, bad_json=0.05, unknown_method=0.05, clean_again=0.1)
@@ -105,7 +105,7 @@ def test_bad_frames_become_dead_letters_and_the_rest_goes_on(
             bad = exchange.truth.bad
             eventually(lambda: len(bad) == 3 and min(bad.values()) > 5, 30, "each kind of bad frame")
             repeated = partial(bridge.metric, "duplicates_total", channel="trades")
-            eventually(lambda: repeated() > 0, 30, "trades that are repeated")
+            eventually(lambda: repeated() > 0, 30, "repeated trades")
             exchange.quiesce()
             total = sum(exchange.truth.counts().values()) + sum(bad.values())
             eventually(lambda: bridge.metric("records_total") >= total, 15, f"{total} records")

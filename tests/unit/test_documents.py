@@ -1,0 +1,69 @@
+"""What all documents have in common: links, anchors, and names of tests, files and keys lead somewhere."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from bridge.config import SECTIONS
+
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
+README = ROOT / "README.md"
+DOCUMENTS = [README, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted(DOCS.glob("*.md"))]
+
+
+def test_the_readme_is_short_and_says_that_it_is_unofficial() -> None:
+    lines = README.read_text().splitlines()
+    assert len(lines) <= 200
+    first_screen = " ".join(lines[:20])
+    assert "unofficial" in first_screen
+    assert "simulated" in first_screen
+
+
+def test_the_index_lists_every_document() -> None:
+    listed = re.findall(r"^- \[([\w.]+)\]\(\1\): ", (DOCS / "index.md").read_text(), re.MULTILINE)
+    assert sorted([*listed, "index.md"]) == [path.name for path in sorted(DOCS.iterdir())]
+
+
+def anchors(document: Path) -> set[str]:
+    """Return the anchors of a document's headings, as GitHub makes them."""
+    text = re.sub(r"^```.*?^```$", "", document.read_text(), flags=re.DOTALL | re.MULTILINE)
+    titles = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", title).lower().replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_links_lead_somewhere(document: Path) -> None:
+    for target, anchor in re.findall(r"\]\((?!https?:)([^)#]*)(?:#([^)]*))?\)", document.read_text()):
+        path = document.parent / target if target else document
+        assert path.exists(), target
+        assert not anchor or anchor in anchors(path), f"{target}#{anchor}"
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_every_test_that_is_named_exists(document: Path) -> None:
+    named = re.findall(r"`(?:(test_\w+\.py)::)?((?:test_|[A-Z])\w+)`", document.read_text())
+    for file, test in named:
+        if file or test.startswith("test_"):
+            texts = [path.read_text() for path in (ROOT / "tests").rglob(file or "test_*.py")]
+            defined = re.compile(rf"^\s*(def|class) {test}\(", re.MULTILINE)
+            assert any(map(defined.search, texts)), f"{file}::{test}"
+    assert len(named) > 20 or document.name != "guarantees.md"
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_every_file_that_is_named_exists(document: Path) -> None:
+    for name in re.findall(r"`([\w./-]+\.(?:py|toml|sh|json))`", document.read_text()):
+        found = any((folder / name).exists() for folder in (ROOT, ROOT / "bridge"))
+        found = found or ("/" not in name and any((ROOT / "bridge").rglob(name)))
+        assert found or name in ("bridge.toml", "document_example.json", "values.schema.json"), name
+
+
+# In kubernetes.md, such names are values of the chart.
+@pytest.mark.parametrize(
+    "document", [path for path in DOCUMENTS if path.name != "kubernetes.md"], ids=lambda path: path.name
+)
+def test_every_configuration_key_that_is_named_exists(document: Path) -> None:
+    for section, key in re.findall(rf"`({'|'.join(SECTIONS)})\.(\w+)[` ]", document.read_text()):
+        assert key in SECTIONS[section].model_fields or key == "py", f"{section}.{key}"
