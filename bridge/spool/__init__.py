@@ -1,1 +1,1 @@
-"""The edge to the disk: records wait here, in order, while Kafka is unavailable."""
+"""The edge to the disk: records are kept here, in order, while Kafka is unavailable or too slow."""

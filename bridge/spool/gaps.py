@@ -29,9 +29,14 @@ class Gaps:
             if symbol in behind and behind[symbol].ids[-1] > watermark.ids[-1]:
                 self._open.setdefault(symbol, watermark)
 
+    @property
+    def any_open(self) -> bool:
+        """Whether a gap waits for its end."""
+        return bool(self._open)
+
     def close(self, record: Record) -> None:
         """Close the gap that ends with this record, if it is a trade and there is one."""
-        if self._open and record.mark is not None and record.key in self._open:
+        if record.mark is not None and record.key in self._open:
             self._closed.append(LostTrades(record.key, self._open.pop(record.key), record))
 
     def close_all(self) -> None:

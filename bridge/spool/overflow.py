@@ -120,7 +120,7 @@ class Overflow:
             committed = committed_offsets(header, previous, known)
             committed = {place: min(n, self._spool.end.get(place, 0)) for place, n in committed.items()}
             self._spool.skip(committed)
-            # Of a symbol of which Kafka has the whole spool it may have more than the spool knows.
+            # For a symbol whose spooled records are all on Kafka, Kafka may have newer ones than the spool.
             watermarks = newest(self._on_kafka, self._spool.watermarks)
         except OSError as error:
             self._report_refusal(error)

@@ -272,13 +272,16 @@ class Spool:
     def _pass(self, entries: Iterable[Entry]) -> list[Spooled]:
         """Advance behind these entries; return those that Kafka does not have, with their offsets."""
         unread = []
+        next_offsets, committed, any_open = self._next, self._committed, self._gaps.any_open
         for place, record in entries:
-            offset = self._next.get(place, 0)
-            self._next[place] = offset + 1
-            self._gaps.close(record)
-            if offset >= self._committed.get(place, 0):
+            offset = next_offsets.get(place, 0)
+            next_offsets[place] = offset + 1
+            if any_open:
+                self._gaps.close(record)
+            if offset >= committed.get(place, 0):
                 unread.append((place, record, offset))
-                self.oldest_us = record.time_us
+        if unread:
+            self.oldest_us = unread[-1][1].time_us
         self.unread -= len(unread)
         return unread
 

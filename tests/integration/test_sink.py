@@ -69,17 +69,17 @@ def limit(kafka: Broker, topic: str, max_bytes: int) -> None:
     """Return when the broker rejects larger batches, which is some time after it has accepted the setting."""
     set_topic(kafka.bootstrap, topic, max_message_bytes=str(max_bytes))
 
-    def refused() -> bool:
-        refusals: list[KafkaError | None] = []
+    def rejected() -> bool:
+        rejections: list[KafkaError | None] = []
         producer = Producer({"bootstrap.servers": kafka.bootstrap, "transactional.id": f"{topic}-limit"})
         producer.init_transactions()
         producer.begin_transaction()
-        producer.produce(topic, bytes(2 * max_bytes), on_delivery=lambda error, _: refusals.append(error))
+        producer.produce(topic, bytes(2 * max_bytes), on_delivery=lambda error, _: rejections.append(error))
         producer.flush()
         producer.abort_transaction()
-        return refusals[0] is not None
+        return rejections[0] is not None
 
-    eventually(refused, 20, "a refusal")
+    eventually(rejected, 20, "a rejection")
 
 
 async def in_a_transaction(one: Delivery, kafka: Broker, prefix: str) -> None:
@@ -143,7 +143,7 @@ def test_at_least_once_an_unavailable_group_duplicates_nothing(own_kafka: Broker
         one.group_unavailable = True
         one.queues.add([record(50)])
         await soon(lambda: one.errors() > 4, 30, "requests without a response")
-        assert one.sink.missing() == "KafkaTimeoutError: no answer from the group"
+        assert one.sink.missing() == "KafkaTimeoutError: no response from the group"
         own_kafka.resume()
         await soon(lambda: one.queues.pending_records == 1, 20, "what was in flight")
         one.group_unavailable = False

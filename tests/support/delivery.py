@@ -73,8 +73,8 @@ class Delivery:
             self.room.append(self.queues.has_room)
 
     async def _is_ours(self, max_age: float) -> bool:
-        """Answer as the group would."""
+        """Return what the group would."""
         self.done.append("lease")
         if self.group_unavailable:
-            raise KafkaTimeoutError("no answer from the group")
+            raise KafkaTimeoutError("no response from the group")
         return self.ours and max_age >= 0

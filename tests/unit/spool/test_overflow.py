@@ -160,7 +160,7 @@ class Outage(RuleBasedStateMachine):
         process.queues.saved(save)
 
     def transaction(self, most: int) -> None:
-        """Send so many records of each symbol, and learn that they are committed."""
+        """Send up to `most` records of each symbol, commit them and get the response."""
         self.send(most)
         self.request_the_commit()
         self.commit()
@@ -202,7 +202,7 @@ class Outage(RuleBasedStateMachine):
             self.disk -= self.lost
         self.process = self.start()
         left = {n for n in self.disk if n not in on_kafka}
-        # A new process may not know which were given up, and try them once more.
+        # A new process may not know which records were given up, and try them once more.
         assert len(left - self.given_up) <= self.process.overflow.waiting <= len(left)
         newest = self.process.overflow.watermarks
         for symbol, numbers in self.received.items():
