@@ -166,7 +166,7 @@ class Bridge:
                     serving[number] = group.create_task(self._serve(number, topics, leases))
             for number, shard in self._shards.items():
                 if number not in (leases.shards or ()):
-                    shard.lose("the consumer group has assigned it to another replica")
+                    shard.lose("the group has assigned it to another replica")
         for shard in self._shards.values():
             shard.stop()
         await asyncio.gather(*serving.values())

@@ -47,7 +47,7 @@ class Leases(ConsumerRebalanceListener):  # type: ignore[misc]
         self._metrics = metrics
         self._on_change = on_change
         self._assigned = asyncio.Event()  # set by each assignment, cleared by who waits for the next one
-        # Monotonic time at which the group was last asked, or told us, that `shards` are ours.
+        # Monotonic time up to which `shards` are known to be ours, by the assignment or a confirmation.
         self._confirmed_at = -float("inf")
         self._consumer: AIOKafkaConsumer | None = None  # the member; None between a failure and the next try
 

@@ -18,9 +18,6 @@ from tests.support.kafka_broker import Broker
 from tests.support.process import SYMBOLS, config
 from tests.support.waiting import eventually
 
-# As of now, and as the shard's log line will be.
-FAILURES = ("a part of the bridge failed, so it stops", "internal error, stopping")
-
 Metric = Callable[[str], float]
 
 
@@ -47,7 +44,7 @@ def serve(settings: Config, meanwhile: Callable[[Metric], None]) -> tuple[int, S
 
 
 def failures(lines: Sequence[Any]) -> list[Any]:
-    return [line["exc_info"] for line in lines if line["event"] in FAILURES]
+    return [line["exc_info"] for line in lines if line["event"] == "internal error, stopping"]
 
 
 def waiting(lines: Sequence[Any]) -> list[tuple[str, int]]:
