@@ -38,6 +38,36 @@ depth = ["BTC_USDT"]
 [kafka]
 bootstrap_servers = "localhost:9092"
 ```
+
+A file with an account, and with a Kafka that requires TLS and a login:
+
+```toml
+[channels]
+trades = ["*"]                      # every market, new listings included
+depth = ["BTC_USDT", "ETH_USDT"]
+all_ticker = true
+
+[[accounts]]                        # one table for each account
+name = "main"
+api_key_file = "secrets/api-key"    # relative to the folder of this file
+secret_file = "secrets/api-secret"
+order = ["BTC_USDT"]
+balance = ["BTC", "USDT"]
+
+[kafka]
+bootstrap_servers = "kafka-1.example.com:9093,kafka-2.example.com:9093"
+replication_factor = 3
+security_protocol = "SASL_SSL"
+sasl_mechanism = "SCRAM-SHA-512"
+sasl_plain_username = "bridge"
+sasl_plain_password_file = "secrets/kafka-password"
+ssl_cafile = "secrets/ca.pem"
+
+[log]
+format = "json"
+```
+
+An API key that can only read is enough: the bridge never places orders.
 """
 
 
