@@ -182,11 +182,17 @@ def allowed(guarded: Guarded, acls: Collection[AclBinding]) -> Iterator[None]:
     """Allow the bridge these operations, for as long as the context."""
     for done in guarded.admin.create_acls(list(acls)).values():
         done.result()
+    # The controller has them; the broker applies them a moment later.
+    eventually(lambda: all(_is_applied(guarded, acl) for acl in acls), 20, "ACLs in force")
     try:
         yield
     finally:
         for deleted in guarded.admin.delete_acls([_only(acl) for acl in acls]).values():
             deleted.result()
+
+
+def _is_applied(guarded: Guarded, acl: AclBinding) -> bool:
+    return acl in guarded.admin.describe_acls(_only(acl)).result()
 
 
 def _only(acl: AclBinding) -> AclBindingFilter:
