@@ -12,12 +12,15 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from bridge.channels import CHANNELS, SubscribedBy
+from bridge.simulator.protocol import PRIVATE, PUBLIC
 from tests.support.kafka_broker import Broker
 from tests.support.waiting import eventually
 
 ROOT = Path(__file__).parents[2]
 
 SYMBOLS = ["BTC_USDT", "ETH_USDT", "LTC_USDT"]
+CURRENCIES = ["BTC", "ETH", "LTC", "USDT"]
 ACCOUNTS = {"key": "s3cr3t-s3cr3t"}
 
 _STOP = 90.0  # seconds, on a busy machine
@@ -34,7 +37,7 @@ def config(
     """Return a configuration of all public channels, and an account if asked; `sections` override it."""
     full: dict[str, Any] = {
         "exchange": {"url": url},
-        "channels": {"trades": SYMBOLS, "depth": SYMBOLS, "ticker": SYMBOLS, "all_ticker": True},
+        "channels": _subscriptions(PUBLIC),
         "kafka": {"bootstrap_servers": kafka.bootstrap, "topic_prefix": prefix, "group_id": prefix},
         "http": {"host": "127.0.0.1", "port": 0},
         "log": {"format": "json"},
@@ -42,11 +45,19 @@ def config(
     for section, keys in (sections or {}).items():
         full[section] = {**full.get(section, {}), **keys}
     if accounts:
-        currencies = ["BTC", "ETH", "LTC", "USDT"]
         account = {"name": "main", "api_key": "key", "secret": ACCOUNTS["key"]}
-        account_channels = {"order": SYMBOLS, "order_algo": SYMBOLS, "balance": currencies}
-        full["accounts"] = [{**account, **account_channels}]
+        full["accounts"] = [{**account, **_subscriptions(PRIVATE)}]
     return full
+
+
+def _subscriptions(channels: Sequence[str]) -> dict[str, Any]:
+    """Return the keys that subscribe to channels of the simulated exchange."""
+    names: dict[SubscribedBy, Any] = {
+        SubscribedBy.MARKET: SYMBOLS,
+        SubscribedBy.CURRENCY: CURRENCIES,
+        SubscribedBy.NOTHING: True,
+    }
+    return {channel: names[CHANNELS[channel].subscribed_by] for channel in channels}
 
 
 class Command:

@@ -38,18 +38,18 @@ def ids(feed: Feed) -> list[int]:
 
 @dataclass
 class Exchange:
-    """A stream of trades, and how far its sessions have been sent it; `shown` is the farthest of them."""
+    """Sends a stream of trades over several sessions."""
 
     stream: list[int]
     feed: Feed = field(default_factory=lambda: Feed("trades"))
-    shown: int = 0
-    sent: int = 0
+    shown: int = 0  # number of trades of the stream that any session has brought
+    sent: int = 0  # number of trades in all pushes, repeated ones included
     duplicates: int = 0
     sessions: list[Source] = field(default_factory=list)
-    places: list[int] = field(default_factory=list)
+    places: list[int] = field(default_factory=list)  # the same as `shown`, for each session
 
     def open(self, back: int, ahead: int) -> None:
-        """Begin a session with a clean list that reaches back into what is known."""
+        """Open a session with a clean list that repeats `back` trades and brings `ahead` new ones."""
         self.sessions.append(source(f"s{len(self.sessions)}"))
         self.places.append(0)
         self.clean(len(self.sessions) - 1, back, ahead)
