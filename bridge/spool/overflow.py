@@ -26,6 +26,7 @@ from bridge.spool.progress import (
     decode_progress,
     first_unsent,
     outdated,
+    settled_offset,
 )
 from bridge.spool.segment import Commit, Entry, Header, Offsets, Place
 from bridge.spool.spool import Spool
@@ -129,8 +130,7 @@ class Overflow:
             return
         self.active = True
         try:
-            transaction = Commit(previous.replica, previous.transaction) if previous else None
-            self._spool.resume(self._header(header.spool, watermarks, transaction, committed))
+            self._spool.resume(self._header(header.spool, watermarks, committed, None, {}))
         except OSError as error:
             # What is there can be read all the same, and that makes room.
             self._report_refusal(error)
@@ -149,14 +149,14 @@ class Overflow:
         begins = {one.place: spool.end.get(one.place, 0) for one in backlogs}
         spooled = chain.from_iterable(one.records[: len(one.spooled)] for one in backlogs)
         watermarks = {**self._on_kafka, **advanced(self._on_kafka, spooled)}
+        settled = spool.end | {one.place: settled_offset(one, begins[one.place]) for one in backlogs}
         transaction, committed = None, {}
         if committing is not None:
             transaction = Commit(self._replica, committing)
-            committed = dict(spool.end)
-            committed |= {one.place: first_unsent(one, begins[one.place]) for one in backlogs}
+            committed = spool.end | {one.place: first_unsent(one, begins[one.place]) for one in backlogs}
         try:
             name = spool.header.spool if spool.header else uuid.uuid4().hex
-            spool.begin(self._header(name, watermarks, transaction, committed))
+            spool.begin(self._header(name, watermarks, settled, transaction, committed))
             for one in backlogs:
                 for first in range(len(one.spooled), len(one.records), _BLOCK):
                     spool.append([(one.place, record) for record in one.records[first : first + _BLOCK]])
@@ -247,6 +247,7 @@ class Overflow:
         self,
         spool: str,
         watermarks: Mapping[bytes, Watermark],
+        settled: Offsets,
         transaction: Commit | None,
         committed: Offsets,
     ) -> Header:
@@ -256,6 +257,7 @@ class Overflow:
             replica=self._replica,
             predecessor=Commit(previous.replica, previous.transaction) if previous else None,
             watermarks=dict(watermarks),
+            settled=settled,
             transaction=transaction,
             committed=committed,
         )

@@ -36,7 +36,9 @@ otherwise it is 3, and it continues with d. h was never on disk, so it is lost w
 trade, the exchange sends it again, in the list that begins the next session.
 
 If memory overflowed once more at step 9, before Kafka has answered the commit, h would get offset 7, and the
-header of the new segment would say "if transaction 9 is committed, committed is 5"; with h sent as well, 8.
+header of the new segment would say "settled up to 3; up to 5 if transaction 9 is committed". With f and h sent
+as well it would say 8, where bridge-state says 7: h had no offset when the commit was requested. So if memory
+overflows again after Kafka's answer, the next header says "settled up to 8".
 """
 
 from collections.abc import Sequence
@@ -60,8 +62,13 @@ class Backlog(NamedTuple):
     spooled: Sequence[int]
 
 
+def settled_offset(backlog: Backlog, end: int) -> int:
+    """Return the offset of the first pending record, once all are in a spool that ended at `end`."""
+    return backlog.spooled[0] if backlog.spooled else end
+
+
 def first_unsent(backlog: Backlog, end: int) -> int:
-    """Return the offset of the first record that was not sent, once all are in a spool that ends at `end`."""
+    """Return the offset of the first unsent record, once all are in a spool that ended at `end`."""
     spooled = len(backlog.spooled)
     return backlog.spooled[backlog.sent] if backlog.sent < spooled else end + backlog.sent - spooled
 
@@ -101,9 +108,19 @@ def outdated(header: Header, previous: Owner | None, known: Progress | None, sha
 
 
 def committed_offsets(header: Header, previous: Owner | None, known: Progress | None) -> Offsets:
-    """Return the committed offsets of a spool, according to its newest header and bridge-state."""
-    if previous is not None and Commit(previous.replica, previous.transaction) == header.transaction:
-        return header.committed
+    """Return the committed offsets of a spool, according to its newest header and bridge-state.
+
+    Offsets only grow, so the highest that is known is right: bridge-state may not have what was settled after
+    its last commit was requested, and the header not what was committed after it was written.
+    """
+    committed = dict(header.settled)
     if known is not None and known.spool == header.spool:
-        return known.committed
-    return {}
+        _advance(committed, known.committed)
+    if previous is not None and Commit(previous.replica, previous.transaction) == header.transaction:
+        _advance(committed, header.committed)
+    return committed
+
+
+def _advance(offsets: Offsets, others: Offsets) -> None:
+    for place, offset in others.items():
+        offsets[place] = max(offset, offsets.get(place, 0))

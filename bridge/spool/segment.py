@@ -35,14 +35,16 @@ class Header(msgspec.Struct, frozen=True):
     """The first block of a segment.
 
     `spool` is the spool's id. `replica` wrote the segment; `predecessor` is the last commit of the replica
-    that served the shard before it. `committed` is true if `transaction` is the last one that was committed.
-    `watermarks` result from all earlier segments; `base` are the offsets at which this one begins.
+    that served the shard before it. Kafka had everything below `settled` when this was written, and has
+    everything below `committed` if `transaction` is the last one that was committed. `watermarks` result from
+    all earlier segments; `base` are the offsets at which this one begins.
     """
 
     spool: str
     replica: str
     predecessor: Commit | None
     watermarks: dict[bytes, Watermark]
+    settled: Offsets
     transaction: Commit | None
     committed: Offsets
     base: Offsets = {}

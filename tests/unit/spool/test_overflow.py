@@ -298,6 +298,29 @@ def test_committed_offsets_outlive_a_process_that_reads_nothing_of_their_partiti
     outage.teardown()
 
 
+@pytest.mark.parametrize("commit_requested", [False, True])
+def test_a_record_spooled_in_flight_is_not_repeated_after_memory_overflows_again(
+    commit_requested: bool,
+) -> None:
+    """It was settled after bridge-state had its last commit, so only the newest header can know of it."""
+    outage = Outage()
+    outage.begin()
+    outage.overflow()
+    outage.read_back()
+    outage.receive([0, 0, 0])
+    outage.send(1)
+    outage.request_the_commit()
+    outage.commit()
+    outage.overflow()
+    outage.read_back()
+    outage.get_the_response()
+    if commit_requested:
+        outage.request_the_commit()
+    outage.overflow()
+    outage.end(stop=False, by_another=False)
+    outage.teardown()
+
+
 def test_a_rejected_record_is_skipped_after_a_kill_and_its_successors_are_not() -> None:
     outage = Outage()
     outage.begin()

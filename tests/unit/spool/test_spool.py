@@ -29,7 +29,7 @@ def numbers(entries: list[Spooled]) -> list[int]:
 
 
 def header() -> Header:
-    return Header("spool", "replica", None, {}, None, {})
+    return Header("spool", "replica", None, {}, {}, None, {})
 
 
 class Disk:
