@@ -10,6 +10,7 @@ import pytest
 
 from bridge.simulator import Faults, Setup
 from bridge.simulator.market import symbol_names
+from bridge.simulator.protocol import PUBLIC
 from tests.support.checks import assert_no_hole, assert_trades_are, records_of
 from tests.support.clock import Clock
 from tests.support.consumers import read_topic
@@ -75,7 +76,7 @@ def test_a_broker_killed_under_load_loses_and_duplicates_nothing(
             total = sum(sent.values())
             eventually(lambda: bridge.metric("records_total") >= total, 40, f"{total} records")
             assert bridge.stop() == 0
-        for channel in ("trades", "depth", "ticker", "all_ticker"):
+        for channel in PUBLIC:
             records = records_of(own_kafka, prefix, channel)
             assert len(records) == sent[channel]
             assert_no_hole(records)

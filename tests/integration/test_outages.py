@@ -12,6 +12,7 @@ from typing import Any
 import psutil
 import pytest
 
+from bridge.simulator.protocol import PUBLIC
 from tests.support.checks import (
     assert_gaps_cover_what_is_missing,
     assert_no_hole,
@@ -33,7 +34,6 @@ MOMENTS = random.Random(7)  # for kills: any moment will do
 DELIVERIES = ["exactly-once", "at-least-once"]
 QUICK_PINGS = {"ping_interval": 0.5, "reply_timeout": 4.0}
 LITTLE_MEMORY = {"max_pending_bytes": 300_000}
-CHANNELS = ("trades", "depth", "ticker", "all_ticker")
 
 
 def spooled(bridge: RunningBridge, records: int) -> bool:
@@ -51,7 +51,7 @@ def all_delivered(bridge: RunningBridge, exchange: ExchangeThread) -> None:
 
 
 def _delivered(bridge: RunningBridge) -> float:
-    return sum(bridge.metric("records_total", channel=channel) for channel in CHANNELS)
+    return sum(bridge.metric("records_total", channel=channel) for channel in PUBLIC)
 
 
 def spool_events(kafka: Broker, prefix: str) -> list[str]:
@@ -62,7 +62,7 @@ def spool_events(kafka: Broker, prefix: str) -> list[str]:
 
 def assert_whole(kafka: Broker, prefix: str, exchange: ExchangeThread) -> None:
     """All that was sent is on Kafka once, in order."""
-    for channel in CHANNELS:
+    for channel in PUBLIC:
         records = records_of(kafka, prefix, channel)
         assert len(records) == exchange.truth.counts()[channel]
         assert_no_hole(records)

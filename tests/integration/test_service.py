@@ -12,6 +12,7 @@ from structlog.testing import capture_logs
 
 from bridge import service
 from bridge.config import Config
+from bridge.simulator.protocol import PUBLIC
 from tests.support.checks import records_of
 from tests.support.exchange import ExchangeThread
 from tests.support.kafka_broker import Broker
@@ -78,7 +79,7 @@ def test_after_an_internal_error_of_a_connector_all_shards_deliver_and_the_statu
         assert lines[-1]["event"] == "stopped after an internal error"
         assert not waiting(lines)
         sent = exchange.truth.counts()
-        for channel in ("trades", "depth", "ticker", "all_ticker"):
+        for channel in PUBLIC:
             assert len(records_of(kafka, prefix, channel)) == sent[channel]
 
 

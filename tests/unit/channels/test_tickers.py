@@ -86,8 +86,8 @@ def test_a_bad_ticker_uses_no_seq_and_does_not_spoil_the_others(channel: str) ->
 
 def test_a_reason_names_the_symbol_or_shows_the_item(channel: str) -> None:
     assert bad(channel, [ticker(last="x")]) == ["BTC_USDT: 'x' is not a decimal"]
-    (told,) = bad(channel, [{"symbol": "BTC_USDT"}])
-    assert told.startswith('item b\'{"symbol": "BTC_USDT"}\': ')
+    (reason,) = bad(channel, [{"symbol": "BTC_USDT"}])
+    assert reason.startswith('item b\'{"symbol": "BTC_USDT"}\': ')
 
 
 def test_a_record_names_the_schema_of_its_channel(channel: str) -> None:

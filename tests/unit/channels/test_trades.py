@@ -257,8 +257,10 @@ def test_a_bad_trade_uses_no_seq_and_may_be_sent_again() -> None:
 
 
 def test_each_bad_trade_of_a_list_has_a_reason() -> None:
-    told = bad("trades", [True, [trade(3, type="swap"), trade(2, id="x"), 7, trade(1, time=-1)], "ETH_USDT"])
-    assert len(told) == 4
+    reasons = bad(
+        "trades", [True, [trade(3, type="swap"), trade(2, id="x"), 7, trade(1, time=-1)], "ETH_USDT"]
+    )
+    assert len(reasons) == 4
 
 
 def test_the_time_of_a_push_is_that_of_its_newest_live_trade() -> None:
