@@ -36,9 +36,9 @@ otherwise it is 3, and it continues with d. h was never on disk, so it is lost w
 trade, the exchange sends it again, in the list that begins the next session.
 
 If memory overflowed once more at step 9, before Kafka has answered the commit, h would get offset 7, and the
-header of the new segment would say "settled up to 3; up to 5 if transaction 9 is committed". With f and h sent
-as well it would say 8, where bridge-state says 7: h had no offset when the commit was requested. So if memory
-overflows again after Kafka's answer, the next header says "settled up to 8".
+header of the new segment would say "settled up to 3; up to 5 if transaction 9 is committed". With f and h
+sent as well it would say 8, where bridge-state says 7: h had no offset when the commit was requested. So if
+memory overflows again after Kafka's answer, the next header says "settled up to 8".
 """
 
 from collections.abc import Sequence
