@@ -129,7 +129,7 @@ def test_each_trade_arrives_once_while_the_clock_jumps_by_hours(
                 clock.jump(hours)
                 reached = partial(_delivered, bridge, before + 100, channel="trades")
                 eventually(reached, 40, f"trades after a jump to {hours:+} h")
-                assert bridge.ready()[0] == 200
+                bridge.wait_ready(40)  # batches of other partitions may still be rejected for their times
             exchange.quiesce()
             total = sum(exchange.truth.counts().values())
             eventually(lambda: bridge.metric("records_total") >= total, 40, f"{total} records")
