@@ -31,9 +31,7 @@ class SubscribeQueue:
     """
 
     def __init__(self, retry_wait: float) -> None:
-        self.retry_at = (
-            NEVER  # when the refused are held again; set by the first refusal since the last retry
-        )
+        self.retry_at = NEVER  # when what is refused is held again; set by the first refusal since a retry
         self._held: deque[Subscribe] = deque()  # oldest first, until `pop`
         self._refused: list[Subscribe] = []  # refused since the last retry, in that order
         self._retry_wait = retry_wait  # seconds from a refusal to the next retry, doubled by each retry
