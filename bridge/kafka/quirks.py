@@ -168,6 +168,8 @@ async def create_topics(
     try:
         response: Any = await admin.create_topics(list(topics), validate_only=validate_only)
     except AttributeError:
+        if admin._client.cluster.controller is not None:  # noqa: SLF001
+            raise
         raise NoController("the cluster has no controller at the moment") from None
     return {name: (code, message) for name, code, message in response.topic_errors}
 

@@ -13,6 +13,7 @@ from aiokafka.errors import (
 )
 
 from bridge.kafka.batches import Failure
+from bridge.kafka.client import in_words
 from bridge.kafka.partition import Partition
 from bridge.kafka.queues import Queues
 from bridge.records import DEADLETTER, Record, letter_for
@@ -57,7 +58,7 @@ class Rejections:
                 "Kafka rejected a batch",
                 topic=partition.topic.name,
                 partition=partition.number,
-                error=str(error),
+                error=in_words(error),
             )
             if isinstance(error, _RECORDS_FAULT) and partition.place in self._queues.places:
                 rejected = partition.isolate(_UNKNOWN_ERRORS if isinstance(error, UnknownError) else 1)

@@ -303,4 +303,4 @@ class Sink:
         self._rejections.handle(failures)
         if not failures:
             self._rejections.count(error)
-            log.error("producer failed, retrying", error=str(error))
+            log.error("producer failed, retrying", error=in_words(error))

@@ -1,4 +1,4 @@
-"""How much of a spool Kafka has: the bookkeeping between memory, disk and Kafka; pure.
+"""How much of a spool Kafka has: the bookkeeping between memory, disk and Kafka.
 
 Each quantity has one word, and is kept by partition:
 

@@ -154,7 +154,7 @@ DECLARATIONS: tuple[Declaration, ...] = (
     Declaration(
         "clock_offset_seconds",
         Gauge,
-        "The exchange's clock minus this host's; 0 without accounts, which are needed to measure it.",
+        "The exchange's clock minus this host's, read at the start of each session; 0 before the first.",
     ),
     Declaration(
         "last_push_timestamp_seconds",

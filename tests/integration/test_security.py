@@ -313,6 +313,7 @@ def test_an_acl_that_is_withdrawn_while_the_bridge_runs_costs_readiness_and_noth
 
             eventually(refused_again, 60, "more denied requests")
             assert answers == {503}
+            assert f"ACL missing: Write on topic {prefix}." in bridge.stderr
             with allowed(guarded, [write]):
                 bridge.wait_ready()
                 exchange.quiesce()
