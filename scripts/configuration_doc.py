@@ -20,15 +20,16 @@ INTRODUCTION = """\
 The configuration is one TOML file with a table for each section below. Every key can also be set in the
 environment, which takes precedence over the file: the table lists the variable of each key.
 
-- All keys have defaults, except that there must be something to subscribe to: a channel or an account.
+- All keys have defaults, except the name of an account. There must be something to subscribe to: a channel or
+  an account.
 - If a key is unknown or a value is not valid, the program prints one line that names the key and ends with
   exit status 2. Nothing is started.
-- `digifinex-bridge check --config FILE` validates the file, then tries out Kafka, the exchange and the disk,
+- `digifinex-bridge check --config FILE` validates the file, tests it against Kafka, the exchange and the disk,
   and prints what `run` would do.
 - Keep secrets in files or in the environment. They never appear in logs, metrics or error messages.
 - Durations are in seconds, fractions included. Sizes are in bytes.
 
-The smallest useful file:
+A small file:
 
 ```toml
 [channels]
@@ -39,7 +40,7 @@ depth = ["BTC_USDT"]
 bootstrap_servers = "localhost:9092"
 ```
 
-A file with an account, and with a Kafka that requires TLS and a login:
+A file with an account, and with a Kafka cluster that requires TLS and a login:
 
 ```toml
 [channels]

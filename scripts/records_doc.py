@@ -29,7 +29,7 @@ Reference of the topics and of every field. [consuming.md](consuming.md) shows h
 
 COMMON = """\
 
-The prefix `digifinex` is the configuration key `kafka.topic_prefix`. Of the channels, only those that are
+The prefix `digifinex` is the configuration key `kafka.topic_prefix`. Only the channels that are
 configured have a topic; the last three topics always exist. The bridge creates missing topics unless
 `kafka.create_topics` is false. A topic that exists must have `kafka.partitions` partitions;
 `digifinex.bridge-state` must have `kafka.shards`.
@@ -77,7 +77,7 @@ Records of private channels, which need an account, also have:
 """
 
 DEADLETTERS = """\
-A frame of which some or all could not become records, kept whole with the reason. The valid items of the
+A frame that could not become records, or only in part, kept whole with the reason. The valid items of the
 frame are on their topic, and the bridge continues with the next frame. There is no `seq`.
 
 """

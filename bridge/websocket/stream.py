@@ -2,7 +2,7 @@
 
 websockets does the handshake, TLS, proxies, control frames, fragments and closing. The stream is cut into
 messages here: for the usual frame, whole and unmasked, the parser of websockets and the queue behind its
-`recv` cost more than everything else that the bridge does with the message.
+`recv` cost about twice as much as decompressing and parsing the message.
 
 Example. A read brings these bytes, in hex:
 
