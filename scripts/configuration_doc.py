@@ -24,8 +24,8 @@ environment, which takes precedence over the file: the table lists the variable 
   an account.
 - If a key is unknown or a value is not valid, the program prints one line that names the key and ends with
   exit status 2. Nothing is started.
-- `digifinex-bridge check --config FILE` validates the file, tests it against Kafka, the exchange and the disk,
-  and prints what `run` would do.
+- `digifinex-bridge check --config FILE` validates the file, tests it against Kafka, the exchange and the
+  disk, and prints what `run` would do.
 - Keep secrets in files or in the environment. They never appear in logs, metrics or error messages.
 - Durations are in seconds, fractions included. Sizes are in bytes.
 
@@ -50,7 +50,7 @@ all_ticker = true
 
 [[accounts]]                        # one table for each account
 name = "main"
-api_key_file = "secrets/api-key"    # relative to the folder of this file
+api_key_file = "secrets/api-key"    # relative to the directory of this file
 secret_file = "secrets/api-secret"
 order = ["BTC_USDT"]
 balance = ["BTC", "USDT"]

@@ -270,8 +270,8 @@ ROWS = (
               "1 for the pod that serves the shard. Every shard needs one."),
         Panel("Shards lost", "graph", 8, "cps", "green", "shard-unowned",
               _rates(_of("shards_lost_total"), "pod"),
-              "Shards lost by a replica that was serving them: another replica joined, or this one was frozen "
-              "or cut off from Kafka."),
+              "Shards lost by a replica that was serving them: another replica joined, or this one was "
+              "frozen or cut off from Kafka."),
         Panel("Reading paused by shard", "graph", 8, "short", "green 1 red", "reading-paused",
               _levels(_of("reading_paused"), "shard", "shard {{shard}}", combine="max"),
               "1 while the shard has paused reading from the exchange because memory and spool are full."),

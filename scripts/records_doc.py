@@ -21,7 +21,7 @@ INTRODUCTION = """\
 
 Reference of the topics and of every field. [consuming.md](consuming.md) shows how to read them, and
 [guarantees.md](guarantees.md) says what you can rely on. The JSON Schemas (2020-12) are in
-[schemas/](../schemas), and in the folder `schemas` of the installed package `bridge`.
+[schemas/](../schemas), and in the directory `schemas` of the installed package `bridge`.
 
 ## Topics
 

@@ -18,7 +18,7 @@ def check_disk(config: SpoolConfig, say: Say) -> bool:
     say(f"spool in {config.dir}")
     folder = _existing(config.dir.absolute())
     if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
-        say(f"  {folder} is not a writable folder: set spool.dir, or spool.max_bytes = 0 for no spool")
+        say(f"  {folder} is not a writable directory: set spool.dir, or spool.max_bytes = 0 for no spool")
         return False
     free = shutil.disk_usage(folder).free
     if free < config.max_bytes:

@@ -25,7 +25,7 @@ _MOST_SECONDS = 2_147_483
 class KafkaConfig(Section):
     """The Kafka cluster, how records are written to it, and how replicas share the shards.
 
-    `sasl_*` and `ssl_*` have the names they have in aiokafka. File names are relative to the folder of the
+    `sasl_*` and `ssl_*` have the names they have in aiokafka. File names are relative to the directory of the
     configuration file.
     """
 

@@ -115,7 +115,7 @@ class SpoolConfig(Section):
 
     dir: Path = Field(
         default=Path("spool"),
-        description="Folder for the spool, relative to the working directory. It must belong to one "
+        description="Directory of the spool, relative to the working directory. It must belong to one "
         "replica alone and survive restarts of the process.",
     )
     max_bytes: int = Field(

@@ -81,7 +81,7 @@ class AccountConfig(Subscriptions):
 
     In the environment, `BRIDGE_ACCOUNTS__0__SECRET` sets the secret of the first account in the file, or adds
     an account if the file has none; `BRIDGE_ACCOUNTS` sets all accounts as a JSON list. File names are
-    relative to the folder of the configuration file. A line break at the end of a file is removed.
+    relative to the directory of the configuration file. A line break at the end of a file is removed.
     """
 
     name: str = Field(

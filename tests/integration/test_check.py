@@ -133,7 +133,7 @@ def test_check_fails_when_the_disk_has_no_space_for_the_spool(
         status, printed = check(tmp_path, config(exchange.url, kafka, prefix, {"spool": keys}))
     assert (status, printed[-1]) == (1, "not ready: the disk, see above")
     named = (
-        f"{tmp_path / 'file'} is not a writable folder"
+        f"{tmp_path / 'file'} is not a writable directory"
         if spool == "a file"
         else "free some space, or set spool"
     )

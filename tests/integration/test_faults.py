@@ -274,7 +274,7 @@ def test_many_sessions_never_storm_the_exchange(kafka: Broker, prefix: str, tmp_
         assert_trades_are(records_of(kafka, prefix, "trades"), exchange.truth.made)
 
 
-def test_an_exchange_that_answers_too_many_requests_is_left_alone_for_as_long_as_it_asks(
+def test_after_http_429_nothing_connects_for_as_long_as_the_exchange_asks(
     kafka: Broker, prefix: str, tmp_path: Path
 ) -> None:
     with ExchangeThread(symbols=SYMBOLS, rate=100, faults=Faults(max_handshakes=2)) as exchange:

@@ -50,7 +50,7 @@ def test_subscriptions_refused_at_different_times_are_retried_together() -> None
     assert queue.retry_at == NEVER
 
 
-def test_a_queue_of_retries_is_told_apart_from_one_with_other_requests() -> None:
+def test_a_queue_of_retries_is_distinguished_from_one_with_other_requests() -> None:
     queue = SubscribeQueue(30.0)
     assert queue.only_retries()
     queue.hold([Subscribe("trades", ("BAD",), retry=True)])
