@@ -228,7 +228,7 @@ ROWS = (
                Query(_rate(_of_channels("recovered_total")), "recovered"),
                Query(_rate(_of_channels("gaps_total")), "gaps")),
               "Items that the exchange sent again and the bridge dropped; records recovered from the "
-              "exchange's recent history after an interruption; gaps that could not be filled."),
+              "exchange's list of recent trades after an interruption; gaps that could not be filled."),
     )),
     Row("Exchange", 7, (
         Panel("Reconnects by reason", "graph", 8, "cps", "green", "reconnect-storm",

@@ -1,6 +1,6 @@
 """trades: each trade of a symbol once, oldest first (API document, "Trades push").
 
-A session starts with a clean list, the recent history, followed by new trades. After a reconnect the list
+A session starts with a clean list (recent trades), followed by new trades. After a reconnect the list
 repeats trades that are known, and usually fills in those that were missed. An example with one symbol, whose
 trades have the ids 1, 2, 3 and so on; `seen` and `open` are those of `_Memory`:
 

@@ -189,7 +189,7 @@ DECLARATIONS: tuple[Declaration, ...] = (
     Declaration(
         "recovered_total",
         Counter,
-        "Records recovered from the exchange's recent history after an interruption.",
+        "Records recovered from the exchange's list of recent trades after an interruption.",
         "channel",
         _CHANNELS,
     ),
