@@ -1,7 +1,8 @@
 """Which partition a key belongs to, as Kafka's Java client computes it. Pure.
 
 Topics that other programs partition by symbol can be joined with those of the bridge, and every replica
-gives a symbol the same shard.
+gives a symbol the same shard. MurmurHash2 is written here, although aiokafka has it, because `bridge.plan`
+must stay pure: importing it from aiokafka would import the whole Kafka client.
 """
 
 # Constants of MurmurHash2, and the seed that the Java client starts from
@@ -15,7 +16,7 @@ _31_BITS = 0x7FFFFFFF
 
 
 def partition_of(key: bytes, partitions: int) -> int:
-    """Return the partition of a key, from 0, in a topic of so many partitions."""
+    """Return the partition of a key, from 0, in a topic with this number of partitions."""
     # The Java client drops the sign bit; taking the absolute value would give other partitions.
     return (murmur2(key) & _31_BITS) % partitions
 

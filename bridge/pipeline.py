@@ -49,7 +49,7 @@ class _Lane:
 
 
 class Pipeline:
-    """Takes what the sessions of one shard bring, and passes records to `emit`.
+    """Takes the pushes and bad frames of the sessions of one shard, and passes records to `emit`.
 
     The records of channels that are not `wanted` are dropped. `watermarks` say which trades are on Kafka
     already. `on_markets`, if any, is called for each push of a channel that lists markets.

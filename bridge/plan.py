@@ -17,7 +17,7 @@ Subscription = tuple[str, str]
 
 @dataclass(frozen=True, slots=True)
 class ShardPlan:
-    """What one shard subscribes to.
+    """The subscriptions of one shard.
 
     `public` are its sessions without an account, `private` those of its accounts. `follows` names the
     channels that are configured for every market: the shard subscribes to each of its markets as soon as a
@@ -37,7 +37,7 @@ def shard_of(name: str, shards: int) -> int:
 
 
 def plan(config: Config, shard: int) -> ShardPlan:
-    """Return what one shard, numbered from 0, serves of all that is configured."""
+    """Return the part of the configured subscriptions that one shard, numbered from 0, serves."""
     shards, size = config.kafka.shards, config.exchange.subscriptions_per_session
     by_channel = {name: config.channels.of(name) for name in config.channels.channels()}
     follows = tuple(name for name, symbols in by_channel.items() if EVERY_MARKET in symbols)

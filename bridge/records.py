@@ -28,7 +28,7 @@ class Stretch(NamedTuple):
 
 
 Mark: TypeAlias = tuple[int, int, Stretch | None]
-"""What a trade adds to a watermark: its id, its time in µs, and the stretch that is open once it is known."""
+"""A trade's part in a watermark: its id, its time in µs, and the stretch that is open once it is known."""
 
 
 class Record(msgspec.Struct, frozen=True, gc=False, array_like=True):
@@ -47,7 +47,7 @@ class Record(msgspec.Struct, frozen=True, gc=False, array_like=True):
     """Time of reception in µs since the epoch."""
 
     mark: Mark | None = None
-    """What it adds to the watermark of its symbol; trades only."""
+    """Its part in the watermark of its symbol; trades only."""
 
 
 class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):

@@ -40,7 +40,7 @@ class Bridge:
     """The whole bridge in one process, as one replica: `run` until `stop` is set."""
 
     def __init__(self, config: Config) -> None:
-        self.metrics = Metrics()
+        self.metrics = Metrics()  # of all shards together, for `/metrics`
         self.stop = asyncio.Event()  # set by a signal, or here after an internal error; never cleared
         self.failed = False  # whether an internal error has stopped the bridge
         self.replica = f"{socket.gethostname()}-{uuid.uuid4().hex[:8]}"  # a new name at each start
@@ -61,7 +61,7 @@ class Bridge:
         self._register_gauges()
 
     async def run(self) -> Undelivered:
-        """Serve until `stop`, then deliver what was received, as far as Kafka takes it in time.
+        """Serve until `stop`, then deliver the pending records, as far as Kafka accepts them in time.
 
         Raises:
             TopicError: the topics do not match the configuration.
@@ -75,7 +75,7 @@ class Bridge:
             metrics=self.metrics,
             on_change=self._leases_changed.set,
         )
-        # What exists by now stays: a full collection that walks it costs more than parsing many frames.
+        # Objects that exist by now stay: a full collection over them costs more than parsing many frames.
         gc.collect()
         gc.freeze()
         async with asyncio.TaskGroup() as group:
@@ -85,7 +85,7 @@ class Bridge:
         return Undelivered(self._spooled, self._lost)
 
     def missing(self) -> dict[str, object]:
-        """Return what keeps the bridge from being ready; nothing if it is, as is a standby without shards."""
+        """Return the reasons why the bridge is not ready; a standby without shards is ready."""
         if self._trouble is not None:
             return {"kafka": self._trouble}
         if self._leases is None:
@@ -172,7 +172,7 @@ class Bridge:
         await asyncio.gather(*serving.values())
 
     async def _serve(self, number: int, topics: Mapping[str, Topic], leases: Leases) -> None:
-        """Serve a shard as long as it is assigned; anew, if another replica had it in between."""
+        """Serve a shard as long as it is assigned, again if another replica served it in between."""
         owned = self.metrics.gauge("shard_owned", shard=str(number))
         backoff = Backoff(0.1, 5.0)
         while not self.stop.is_set() and number in (leases.shards or ()):

@@ -32,12 +32,12 @@ log = structlog.get_logger(__name__)
 _DRAIN = 4.5
 
 _PRIVATE = frozenset(name for name, channel in CHANNELS.items() if channel.private)
-_SAVE_HEARD = 1.0  # seconds between two saves of until when private channels were listened to
+_SAVE_HEARD = 1.0  # seconds between two saves of the last-heard times of private channels
 
 
 @dataclass(frozen=True, slots=True)
 class Replica:
-    """What all shards of this process share: its name as a replica, and what they are served with."""
+    """Everything that the shards of this process share; `name` is its name as a replica."""
 
     name: str
     config: Config
@@ -56,14 +56,15 @@ class Shard:
     def __init__(self, number: int, replica: Replica, is_ours: Callable[[float], Awaitable[bool]]) -> None:
         self.failed = False  # whether an internal error has ended it
         self.lost = False  # whether another replica serves it now
-        self.paused = False  # whether reading from the exchange is paused, for memory and spool are full
+        self.paused = False  # whether reading is paused because memory and spool are full
         config, topics, metrics = replica.config, replica.topics, replica.metrics
         kafka = config.kafka
         self._number = number
         self._config = config
         self._courtesy = replica.courtesy
         self._plan = plan.plan(config, number)  # what it subscribes to
-        # The way of the records, from the last room back to the first: each part needs the one behind it.
+        # The path of the records, built from its end, because each part takes the one behind it: `_sink`
+        # delivers the records in `queues`; `overflow` holds those in the spool; `_state` is saved with them.
         self._state = ShardState(kafka, topics[STATE], number, replica.name)
         self.overflow = Overflow(spool(config, number), replica.name, number, self._state.watermarks)
         self.queues = Queues(
@@ -77,6 +78,7 @@ class Shard:
         self._sink = Sink(
             kafka, topics, queues=self.queues, state=self._state, is_ours=is_ours, metrics=metrics
         )
+        # Where all parts of the shard report: the journal puts its events into the same queues.
         self._watch = Watch(str(number), metrics, Journal(replica.name, number, self.queues.add))
         # What changes while it runs.
         self._over = asyncio.Event()  # set when it is to end: stopped, lost or failed
@@ -90,8 +92,8 @@ class Shard:
     async def run(self) -> tuple[int, int]:
         """Serve until `stop`, then deliver what was received; return how many records were not delivered.
 
-        They are counted in two numbers: those left in the spool, and those lost. If the shard is lost to
-        another replica, nothing more is delivered, for that replica fetches it again: both are 0.
+        The two numbers are the records left in the spool, and the records lost. If the shard is lost to
+        another replica, nothing more is delivered, because that replica fetches it again: both are 0.
         """
         async with self._group:
             delivering = self._group.create_task(self._part(self._sink.run), name=f"sink {self._watch.shard}")
@@ -114,7 +116,7 @@ class Shard:
             self.overflow.close()
 
     def stop(self) -> None:
-        """End it after all that was received is delivered."""
+        """End it once all received records are delivered."""
         self._over.set()
 
     def lose(self, why: str) -> None:
@@ -125,7 +127,7 @@ class Shard:
             self._over.set()
 
     def missing(self) -> dict[str, object]:
-        """Return what keeps the shard from being ready, by cause; empty if it is."""
+        """Return the reasons why the shard is not ready, by subject; empty if it is ready."""
         missing: dict[str, object] = {}
         if (kafka := self._sink.missing()) is not None:
             missing["kafka"] = kafka
@@ -139,7 +141,7 @@ class Shard:
         return missing
 
     async def _serve(self) -> None:
-        """Subscribe, once bridge-state has said what Kafka has."""
+        """Subscribe once the shard has been taken over, with the state that was read from Kafka."""
         await self._sink.taken_over.wait()
         previous = self._state.previous
         detail = f"from {previous.replica}" if previous else "no previous owner"
@@ -161,7 +163,7 @@ class Shard:
             self._save_heard()
 
     def _save_heard(self) -> None:
-        """Save until when private channels were listened to, if all that they brought is on Kafka."""
+        """Save the last-heard times of private channels, if all records of these channels are on Kafka."""
         if self.queues.pending(_PRIVATE):
             return
         for account, _ in self._plan.private:
@@ -192,7 +194,7 @@ class Shard:
         self._running.add(task)
 
     async def _part(self, run: Callable[[], Awaitable[None]]) -> None:
-        """Run a part of the shard; if it fails, the bridge stops as on a signal and delivers what it has."""
+        """Run a part of the shard; if it fails, the bridge stops as on a signal, and delivers the rest."""
         try:
             await run()
         except ShardLost as why:
@@ -203,7 +205,7 @@ class Shard:
             self._over.set()
 
     def _on_change(self) -> None:
-        """Record what happened to the spool, and pause or resume reading.
+        """Record the events of the spool, and pause or resume reading.
 
         Recording an event adds a record to the queues, which may call this again.
         """

@@ -1,4 +1,4 @@
-"""The types of a channel: its description, the source of its pushes, and what a push becomes."""
+"""The types of a channel: its description, the source of its pushes, and the outcome of a push."""
 
 import enum
 from collections.abc import Callable, Mapping
@@ -62,7 +62,7 @@ class Source:
 
 
 class Outcome(msgspec.Struct, gc=False):
-    """What a push became."""
+    """The result of normalising one push."""
 
     records: list[Record]
 
@@ -87,7 +87,7 @@ Raises BadItem or an error of msgspec if nothing of the push can become a record
 
 
 class SubscribedBy(enum.Enum):
-    """What one subscription of a channel names."""
+    """The kind of name that one subscription of a channel has."""
 
     MARKET = "market"
     """A symbol like `BTC_USDT`."""
@@ -100,7 +100,7 @@ class SubscribedBy(enum.Enum):
 
 
 class Overlap(enum.Enum):
-    """What a new session brings of what the old one has brought already, when it takes over from it.
+    """How the pushes of a new session overlap with those of the old one, when it takes over from it.
 
     `exchange.handover` uses it to pass on every item once.
     """
@@ -155,7 +155,7 @@ class Channel(msgspec.Struct, frozen=True):
 
 
 def schema_name(channel: str) -> str:
-    """Return what the records of a channel have in their field `schema`."""
+    """Return the value of the field `schema` in the records of a channel."""
     return f"digifinex.{channel}.v1"
 
 

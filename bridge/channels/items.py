@@ -17,7 +17,7 @@ def decode_items(
 ) -> list[Item]:
     """Return the valid items of `params`, and add the reason of each invalid one to `outcome.bad`.
 
-    The list may be nested once more, as other clients have seen it.
+    The list may be inside another list, as other clients have seen it.
 
     Raises:
         msgspec.DecodeError: `params` is not a list.

@@ -15,7 +15,7 @@ from bridge.records import Record
 Item = TypeVar("Item", bound=Struct)
 
 MODES = {1: "spot", 2: "margin"}
-"""What orders have as their `mode`."""
+"""The `mode` of orders in records, by its number in the API."""
 
 
 class Head(NamedTuple):

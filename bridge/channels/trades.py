@@ -37,7 +37,7 @@ _RECORD = (
     b'"side":"%b","snapshot":%b}'
 )
 
-# Ids that are remembered of a symbol: several times what the exchange was seen to repeat in a clean list.
+# Ids that are remembered of a symbol: several times as many as a clean list was seen to repeat.
 _WINDOW = 2048
 
 
@@ -67,7 +67,7 @@ _Line = tuple[int, int, bytes, bytes, bytes]
 
 
 class _Memory:
-    """What is known of a symbol's trades, from all sessions."""
+    """The known trades of a symbol, from all sessions."""
 
     __slots__ = ("first", "open", "seen", "time_us")
 

@@ -1,4 +1,4 @@
-"""What `run` would do, and whether Kafka, the exchange and the disk would let it. Writes nothing to Kafka."""
+"""Shows the plan of `run` and whether Kafka, the exchange and the disk are ready; writes nothing to Kafka."""
 
 from collections.abc import Iterator
 

@@ -54,14 +54,14 @@ class Denied(NamedTuple):
 
 
 class Access(NamedTuple):
-    """What ACLs do not allow; and why else topics cannot be created, by their names."""
+    """The operations that no ACL allows; other reasons why topics cannot be created, by their names."""
 
     denied: list[Denied]
     uncreatable: dict[str, str]
 
 
 async def access(config: KafkaConfig, channels: Collection[str]) -> Access:
-    """Return what the bridge needs for these channels and Kafka would deny. Nothing is written.
+    """Return the operations that the bridge needs for these channels and Kafka would deny; write nothing.
 
     Raises:
         KafkaError: Kafka does not answer.

@@ -43,20 +43,20 @@ class _Visitor:
 
 @dataclass(frozen=True, slots=True)
 class _Search:
-    """The markets to look for, for how many seconds, and the channels that follow every market there is."""
+    """The markets to look for, the time limit in seconds, and the channels that follow every market."""
 
     markets: set[str]
     follows: tuple[str, ...]
     seconds: float
 
     def over(self, seen: set[str]) -> bool:
-        """Return whether nothing more has to be seen."""
+        """Return whether no other market has to be seen."""
         return self.markets <= seen and (bool(seen) or not self.follows)
 
 
 @dataclass
 class _Result:
-    """What one session has found out so far."""
+    """The findings of one session so far."""
 
     clock: float | None = None  # seconds, the exchange's clock minus ours; None until it is read
     ping: float | None = None  # seconds from the first ping to its pong; None until then
@@ -67,7 +67,7 @@ class _Result:
     markets: set[str] = field(default_factory=set)  # seen so far
 
     def add(self, events: Iterable[Event]) -> None:
-        """Add what a session reports."""
+        """Add the events of a session."""
         for event in events:
             match event:
                 case ClockRead(offset):
@@ -87,7 +87,7 @@ class _Result:
 
 
 async def check_exchange(config: Config, say: Say, listening: float = _LISTENING) -> bool:
-    """Print how the exchange answers, without an account and with each; return whether all is well.
+    """Print how the exchange answers, without an account and with each; return whether nothing is wrong.
 
     A market that is not seen within `listening` seconds may be quiet or may not exist, so every configured
     subscription to it is tried.
@@ -132,7 +132,7 @@ def _tried(subscriptions: list[plan.Subscription], unseen: set[str]) -> list[pla
 
 
 async def _look(visitor: _Visitor, tried: list[plan.Subscription], search: _Search) -> tuple[set[str], bool]:
-    """Look for markets in a session that also tries these; return those not seen, and whether all is well."""
+    """Look for markets in a session that also tries these; return those not seen, and whether all is ok."""
     wanted: plan.Wanted = {_LISTING: []}
     wanted |= {channel: [symbol] if symbol else [] for channel, symbol in tried}
     result, say = await _visit(visitor, None, wanted, search), visitor.say

@@ -1,4 +1,4 @@
-"""What the lines that `check` prints have in common."""
+"""Common parts of the lines that `check` prints."""
 
 from collections.abc import Callable
 

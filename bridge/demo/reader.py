@@ -1,4 +1,4 @@
-"""Reads the topics as any consumer would, to show what Kafka holds and not what the bridge reports."""
+"""Reads the topics as any consumer would, to show the records on Kafka, whatever the bridge reports."""
 
 import threading
 import time
@@ -19,7 +19,7 @@ class Reader:
         self.read = dict.fromkeys(topics, 0)  # number of records read of each channel
         self.last: dict[str, bytes] = {}  # value of the last record of each channel; none before the first
         self.lag_ms: dict[str, float] = {}  # ms from reception by the bridge to here, of that record
-        self._channels = {topic: channel for channel, topic in topics.items()}
+        self._channels = {topic: channel for channel, topic in topics.items()}  # by topic
         self._partitions = [
             TopicPartition(topic, number, 0) for topic in topics.values() for number in range(partitions)
         ]
@@ -30,10 +30,11 @@ class Reader:
             "fetch.wait.max.ms": 50,
             "log_level": 0,
         }
-        self._consumer = Consumer(config)
+        self._consumer = Consumer(config)  # reads the records; used by the thread only, once that has started
         # A separate one for end offsets: requests of the first one would queue behind its fetches.
         self._ends = Consumer(config)
         self._closing = threading.Event()  # set when the thread has to end
+        # Reads from entering the context until `_closing` is set.
         self._thread = threading.Thread(target=self._run, name="reader", daemon=True)
 
     def __enter__(self) -> Self:

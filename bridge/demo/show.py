@@ -15,7 +15,7 @@ from bridge.config import Config, LogConfig
 from bridge.demo.broker import PARTITIONS, embedded_broker, make_topics
 from bridge.demo.reader import Reader
 from bridge.kafka.topics import topic_names
-from bridge.service import Bridge
+from bridge.service import Bridge, Undelivered
 from bridge.simulator import Simulator
 from bridge.simulator.protocol import PRIVATE, PUBLIC
 from bridge.watch import logs
@@ -97,7 +97,7 @@ def _config(url: str, symbols: list[str], bootstrap: str) -> Config:
 
 
 class _Figures:
-    """What the table shows: the counts of both sides, and rates over at least a second."""
+    """The figures in the table: the counts of both sides, and rates over at least a second."""
 
     def __init__(self, reader: Reader, sent: Callable[[], dict[str, int]], topics: Mapping[str, str]) -> None:
         self.reader = reader
@@ -122,7 +122,7 @@ async def _show(
     figures: _Figures,
     stop: asyncio.Event,
     seconds: float | None,
-    serving: asyncio.Task[tuple[int, int]],
+    serving: asyncio.Task[Undelivered],
 ) -> None:
     """Show the figures until `stop` is set, the time is over, or the bridge ends."""
     end = time.monotonic() + seconds if seconds is not None else float("inf")
@@ -143,7 +143,7 @@ async def _show(
         serving.result()
 
 
-async def _ready(bridge: Bridge, serving: asyncio.Task[tuple[int, int]], stop: asyncio.Event) -> bool:
+async def _ready(bridge: Bridge, serving: asyncio.Task[Undelivered], stop: asyncio.Event) -> bool:
     """Wait until the bridge is ready or asked to stop; return False if that takes too long."""
     deadline = time.monotonic() + _PATIENCE
     while bridge.missing() and not serving.done() and not await _stopped(stop, _REFRESH):
@@ -161,7 +161,7 @@ async def _stopped(stop: asyncio.Event, patience: float) -> bool:
 
 
 async def _settled(sent: Callable[[], dict[str, int]], reader: Reader) -> dict[str, int]:
-    """Return what Kafka holds as soon as it equals what was sent, or else after `_SETTLE` seconds."""
+    """Return the counts on Kafka once they equal those sent, or else after `_SETTLE` seconds."""
     deadline = time.monotonic() + _SETTLE
     while True:
         held = await asyncio.to_thread(reader.held)

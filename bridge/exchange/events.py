@@ -1,10 +1,10 @@
-"""What a session reports: events while it lasts, and why it gave up; pure values."""
+"""The reports of a session: events while it lasts, and why it gave up; pure values."""
 
 from dataclasses import dataclass
 from typing import Literal
 
 Symbols = tuple[str, ...]
-"""Symbols or currencies of one channel; empty for `all_ticker`."""
+"""Symbols or currencies of one channel; none for a channel that is subscribed by nothing."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ class Credentials:
     secret: str = field(repr=False)
 
     def mask(self, text: str) -> str:
-        """Return a text from the exchange without key and secret, for it may repeat what it refuses."""
+        """Return a text from the exchange without key and secret: it may repeat what it refuses."""
         return text.replace(self.api_key, "***").replace(self.secret, "***")
 
 
@@ -42,7 +42,7 @@ def auth(request_id: int, credentials: Credentials, timestamp_ms: int) -> Reques
 
 
 def subscribe(request_id: int, channel: str, symbols: Sequence[str]) -> Request:
-    """Return `<channel>.subscribe`: no symbols for `all_ticker`, currencies for `balance`."""
+    """Return `<channel>.subscribe`, with symbols or currencies, or none if it is subscribed by nothing."""
     return _request(request_id, f"{channel}.subscribe", symbols)
 
 

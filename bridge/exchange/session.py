@@ -41,7 +41,7 @@ _decode_time = msgspec.json.Decoder(int | float | str).decode
 
 
 class SessionState(enum.Enum):
-    """Where a session stands, in the words of `/readyz`; see TRANSITIONS."""
+    """The state of a session, in the words of `/readyz`; see TRANSITIONS."""
 
     NEW = "new"
     CLOCK = "reading the server clock"
@@ -77,7 +77,7 @@ class Timing:
 
 @dataclass(frozen=True, slots=True)
 class _Unanswered:
-    """A request that waits for its answer; `subscribe` is what it subscribes to, if it does."""
+    """A request that waits for its answer; `subscribe` is set if it is a subscribe request."""
 
     method: str
     sent: float
@@ -88,13 +88,13 @@ class _Unanswered:
 class Session:
     """One session of the exchange's protocol.
 
-    `wanted` maps each channel to its symbols (none for `all_ticker`). `wall_offset` is the local wall-clock
-    time minus the monotonic time, in seconds; requests are signed with the server's clock once it is known.
-    A frame may inflate to at most `max_frame_bytes`.
+    `wanted` maps each channel to its symbols, none for a channel that is subscribed by nothing. `wall_offset`
+    is the local wall-clock time minus the monotonic time, in seconds; requests are signed with the server's
+    clock once it is known. A frame may inflate to at most `max_frame_bytes`.
 
     The first subscribe requests are sent at once. Later ones are `held` until the caller sends each of them
     with `send_held`: for subscriptions that are added, for each symbol of a request that was refused as a
-    whole, and for retries of what was refused by itself.
+    whole, and for retries of subscriptions that were refused on their own.
     """
 
     def __init__(
@@ -155,7 +155,7 @@ class Session:
         return None
 
     def tick(self, now: float) -> None:
-        """Do what is due: send the ping, retry what was refused, or give up on a silent exchange.
+        """Do what is due: send the ping, retry refused subscriptions, or give up on a silent exchange.
 
         The exchange closes a connection after 60 s without a message from the client, however much it
         pushes itself (FACTS, section 2): pings have a fixed timer.
@@ -197,7 +197,7 @@ class Session:
         return sending
 
     def events(self) -> list[Event]:
-        """Return what happened since the last call."""
+        """Return the events since the last call."""
         happened, self._events = self._events, []
         return happened
 
@@ -217,7 +217,7 @@ class Session:
         return request_id
 
     def pause(self) -> None:
-        """Expect no answers and no pushes, since the caller has stopped reading. Pings continue."""
+        """Expect no answers and no pushes, because the caller has stopped reading. Pings continue."""
         self._paused = True
 
     def resume(self, now: float) -> None:
@@ -239,7 +239,7 @@ class Session:
         self._queue.hold_due_retries(now)
 
     def mask(self, text: str) -> str:
-        """Return a text from the exchange without the credentials, for it may repeat what it refuses."""
+        """Return a text from the exchange without the credentials: it may repeat what it refuses."""
         return text if self._credentials is None else self._credentials.mask(text)
 
     @property

@@ -16,7 +16,7 @@ _SYMBOLS_PER_REQUEST = 20
 
 
 class Subscribe(NamedTuple):
-    """What one subscribe request asks for; `retry` if its one subscription was refused before."""
+    """One subscribe request; `retry` if its one subscription was refused before."""
 
     channel: str
     symbols: Symbols
@@ -26,12 +26,13 @@ class Subscribe(NamedTuple):
 class SubscribeQueue:
     """Subscribe requests that are held until there is budget for them, the oldest first.
 
-    What was refused by itself is held once more after `retry_wait` seconds, and twice as long after each
-    retry: with 30 s, and a first refusal at 0, at 30, 90, 210, 450, 930 and from then on every 900 s.
+    A subscription that was refused on its own is held again after `retry_wait` seconds, a time that doubles
+    with each retry. With 30 s, and a first refusal at 0, that is at 30, 90, 210, 450, 930 and from then on
+    every 900 s.
     """
 
     def __init__(self, retry_wait: float) -> None:
-        self.retry_at = NEVER  # when what is refused is held again; set by the first refusal since a retry
+        self.retry_at = NEVER  # when refused ones are held again; set by the first refusal since a retry
         self._held: deque[Subscribe] = deque()  # oldest first, until `pop`
         self._refused: list[Subscribe] = []  # refused since the last retry, in that order
         self._retry_wait = retry_wait  # seconds from a refusal to the next retry, doubled by each retry
@@ -49,13 +50,13 @@ class SubscribeQueue:
         return self._held.popleft()
 
     def refuse(self, channel: str, symbols: Symbols, now: float) -> None:
-        """Take a subscription that was refused by itself, to retry it."""
+        """Take a subscription that was refused on its own, to retry it."""
         self._refused.append(Subscribe(channel, symbols, retry=True))
         if self.retry_at == NEVER:
             self.retry_at = now + self._retry_wait
 
     def hold_due_retries(self, now: float) -> None:
-        """Hold what was refused, if it is time."""
+        """Hold the refused subscriptions again, if their retry is due."""
         if now >= self.retry_at:
             self._held += self._refused
             self._refused.clear()

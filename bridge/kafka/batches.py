@@ -13,7 +13,7 @@ from bridge.kafka.producer import PRODUCER_FAILURES
 from bridge.kafka.queues import Queues
 from bridge.kafka.state import Save
 
-_PATIENCE = 15.0  # seconds without any response until a producer is given up: aiokafka may wait for ever
+_PATIENCE = 15.0  # seconds without any response until a producer is given up: aiokafka may wait forever
 _LONG_PATIENCE = 120.0  # the same without transactions, where giving up may duplicate what is in flight
 
 Failure = tuple[Partition, BaseException]
@@ -21,7 +21,7 @@ Failure = tuple[Partition, BaseException]
 
 
 class Batches:
-    """Sends what is queued with one producer, a batch of each partition at a time.
+    """Sends the queued records with one producer, one batch of each partition at a time.
 
     `on_acknowledged` is called for each batch that Kafka has acknowledged. `with_time` returns whether
     records have their time of reception as Kafka's timestamp.
@@ -37,8 +37,10 @@ class Batches:
         with_time: Callable[[], bool],
         on_acknowledged: Callable[[Partition], None],
     ) -> None:
-        self.failures: list[Failure] = []  # after the first one nothing more is sent
-        # Nothing is sent after that, on the monotonic clock: another replica may serve the shard then.
+        # Never emptied. The next `flush` raises at its start, `all_acknowledged` at its end; a flush that is
+        # under way may still send the rest.
+        self.failures: list[Failure] = []
+        # Until when a flush may send, on the monotonic clock: another replica may serve the shard after that.
         self.safe_until = float("inf")
         self._producer = producer
         self._queues = queues
@@ -63,7 +65,7 @@ class Batches:
         """Make visible all that was sent since `begin_transaction`.
 
         Raises:
-            KafkaError: Kafka rejects it, or there is no response; then it may have succeeded all the same.
+            KafkaError: Kafka rejects it, or there is no response; then it may still have succeeded.
         """
         await _response_to(self._producer.commit_transaction())
 
@@ -86,7 +88,7 @@ class Batches:
             await self._send_next(partition)
 
     async def send_state(self, save: Save) -> None:
-        """Send what is to be saved to bridge-state, in as few batches as possible.
+        """Send a save to bridge-state, in as few batches as possible.
 
         Raises:
             KafkaError: a batch has failed; none is in flight any more.
@@ -122,7 +124,7 @@ class Batches:
             raise KafkaError(str(self.failures[0][1]))
 
     async def _flush_events(self) -> None:
-        for partition in self._queues.events:
+        for partition in self._queues.event_partitions:
             while partition.queued and time.monotonic() <= self.safe_until:
                 await self._send_next(partition)
                 if not self._in_transactions or partition.queued:

@@ -1,4 +1,4 @@
-"""How the bridge reaches Kafka: what every client connects with, and what Kafka's errors mean."""
+"""How the bridge reaches Kafka: the arguments of every client, and explanations of Kafka's errors."""
 
 import ssl
 from collections.abc import Iterator, Mapping
@@ -21,7 +21,7 @@ from bridge.errors import ConfigError
 from bridge.kafka import quirks
 
 FAILURES = (KafkaError, OSError)
-"""What aiokafka raises while Kafka is unavailable; a TimeoutError is an OSError."""
+"""The errors that aiokafka raises while Kafka is unavailable; a TimeoutError is an OSError."""
 
 _KEYS: Mapping[type, str] = {
     InvalidSessionTimeoutError: "kafka.session_timeout",
@@ -90,7 +90,7 @@ def _load_certificate(context: ssl.SSLContext, config: KafkaConfig) -> None:
     the password, and whether it can read the certificate alone, distinguishes them.
 
     Raises:
-        ConfigError: names the key of the configuration that is to blame.
+        ConfigError: names the configuration key at fault.
     """
     given = config.ssl_password.get_secret_value()
     asked = False  # whether OpenSSL has asked for the password, as it does for an encrypted key only
@@ -131,7 +131,7 @@ def reading() -> Iterator[None]:
 
 
 def in_words(error: BaseException) -> str:
-    """Return what an error of Kafka's means: the ACL that is missing, or the key that it rejects."""
+    """Return the text of a Kafka error, with the missing ACL or the configuration key that Kafka rejects."""
     words = str(error) or "no response in time"
     if isinstance(error, AclMissing):
         return _acl_missing(error.args[0])

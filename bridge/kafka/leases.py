@@ -24,7 +24,7 @@ from bridge.watch.metrics import Metrics
 
 log = structlog.get_logger(__name__)
 
-_POLL_INTERVAL = 1.0  # seconds between two looks at what the consumer's background tasks have raised
+_POLL_INTERVAL = 1.0  # seconds between two checks for errors of the consumer's background tasks
 _CONFIRM_TIMEOUT = 10.0  # seconds for the coordinator to confirm that a shard is ours
 _HEARTBEATS = 4  # in one session timeout
 _NEVER_MS = 2**31 - 1
@@ -46,7 +46,7 @@ class Leases(ConsumerRebalanceListener):  # type: ignore[misc]
         self._topic = topic
         self._metrics = metrics
         self._on_change = on_change
-        self._assigned = asyncio.Event()  # set by each assignment, cleared by who waits for the next one
+        self._assigned = asyncio.Event()  # set by each assignment; cleared before waiting for the next one
         # Monotonic time up to which `shards` are known to be ours, by the assignment or a confirmation.
         self._confirmed_at = -float("inf")
         self._consumer: AIOKafkaConsumer | None = None  # the member; None between a failure and the next try
@@ -100,7 +100,7 @@ class Leases(ConsumerRebalanceListener):  # type: ignore[misc]
         """Continue to serve: the next assignment says which of these shards have moved."""
 
     async def on_partitions_assigned(self, assigned: Collection[TopicPartition]) -> None:
-        """Serve what the group has assigned."""
+        """Serve the shards that the group has assigned."""
         if self._consumer is not None:
             self._consumer.pause(*assigned)  # bridge-state is read by others; this consumer is for the group
         before, self.shards = self.shards, frozenset(place.partition for place in assigned)

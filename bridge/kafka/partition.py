@@ -10,10 +10,10 @@ from bridge.kafka.topics import Topic
 from bridge.records import Record
 from bridge.spool.progress import Backlog
 
-FULL_BATCH = 256  # records that are worth a flush before its time
+FULL_BATCH = 256  # records; a partition with this many is flushed before the interval is over
 _RECORD_OVERHEAD = 128  # bytes of a key and of Kafka's format around it and a value, rounded up
 NO_TIME = -1  # the timestamp of a record that has none
-_NO_LIMIT = 65_536  # records; no batch holds so many
+_NO_LIMIT = 65_536  # records; a limit that no batch reaches
 OBJECT_OVERHEAD = 160  # bytes of memory that a pending record takes besides its value, approximately
 
 
@@ -26,7 +26,7 @@ class Batch(NamedTuple):
 
 
 class Partition:
-    """What was sent since the last settlement, and behind it what is queued.
+    """The records sent since the last settlement, and behind them those that are queued.
 
     One batch at a time is in flight: Kafka would accept more, but aiokafka sends no more than one request to
     a broker at once, and larger batches cost less.
@@ -53,15 +53,15 @@ class Partition:
         self.number = number
         self.has_marks = has_marks  # whether its records are trades, which advance watermarks
         self.place = f"{topic.name}/{number}"  # its name in the spool
-        self.room = topic.max_record_bytes  # the most that a record's key and value may have together
+        self.room = topic.max_record_bytes  # the most bytes that a record's key and value may have together
         self.queued: list[Record] = []  # records to be sent, the oldest first
         self.sent: list[Record] = []  # records that were sent and are not settled, the oldest first
         self.batches: list[Batch] = []  # the batches in which `sent` went out
-        self.spooled: list[int] = []  # offsets of those in front (sent, then queued) that are in the spool
+        self.spooled: list[int] = []  # offsets of the records that are in the spool: always the first ones
         self.delivery: asyncio.Future[object] | None = None  # of the batch in flight; None if there is none
         self.sent_at = 0.0  # when the last batch was sent, on the monotonic clock
-        # Records in a batch at most, while the rejected one of a batch is searched for by halving, and until
-        # it has doubled back to a size that no batch reaches; None: as many as fit.
+        # The most records in a batch. A rejected batch halves it, until the rejected record is alone in its
+        # batch; then every settlement doubles it, until it is above `_NO_LIMIT`. None: as many as fit.
         self.batch_limit: int | None = None
         self.rejections = 0  # how often a record that was alone in its batch was rejected in a row
 
@@ -89,7 +89,7 @@ class Partition:
         return batch
 
     def settle(self) -> list[Batch]:
-        """Forget what was sent, for Kafka has it for good; return its batches."""
+        """Forget the sent records, now that they are settled; return their batches."""
         settled, self.batches = self.batches, []
         if self.spooled:
             del self.spooled[: len(self.sent)]
@@ -100,23 +100,23 @@ class Partition:
         return settled
 
     def requeue(self) -> None:
-        """Queue all that was sent once more, in front."""
+        """Queue all sent records again, in front."""
         self.queued[:0] = self.sent
         self.sent.clear()
         self.batches.clear()
 
-    def isolate(self, patience: int) -> Record | None:
-        """Find the record for which the last batch was rejected.
+    def isolate(self, attempts: int) -> Record | None:
+        """Find the record that caused the last batch to be rejected.
 
-        Halves the next batch; a record that was alone, and rejected `patience` times, is taken out and
-        returned.
+        Halves the next batch. A record that was alone in its batch is taken out and returned, once it was
+        rejected `attempts` times in a row.
         """
         records = self.batches[-1].records
         if records > 1:
             self.batch_limit = records // 2
             return None
         self.rejections += 1
-        if self.rejections < patience:
+        if self.rejections < attempts:
             return None
         self.rejections = 0
         self.batches.pop()
@@ -130,5 +130,5 @@ class Partition:
         return self.spooled[first] if first < len(self.spooled) else None
 
     def backlog(self) -> Backlog:
-        """Return the pending records with what is known of them in the spool."""
+        """Return the pending records, and the offsets of those that are in the spool."""
         return Backlog(self.place, (*self.sent, *self.queued), len(self.sent), tuple(self.spooled))

@@ -15,12 +15,12 @@ from bridge.kafka.topics import Topic
 log = structlog.get_logger(__name__)
 
 MAX_BATCH_BYTES = 131072
-"""The size of a full batch: twice the throughput of aiokafka's 16 KiB, and a larger one brings no more."""
+"""The size of a full batch: twice the throughput of aiokafka's 16 KiB; a larger one is no faster."""
 
 PRODUCER_FAILURES = (KafkaError, IllegalOperation, AssertionError)
-"""What a producer raises; the last two when its transaction has failed in the background."""
+"""The errors that a producer raises; the last two when its transaction has failed in the background."""
 
-_CLOSE_TIMEOUT = 1.0  # seconds for an abort, and for a stop before the producer is closed by force
+_STOP_TIMEOUT = 1.0  # seconds for an abort, and for a stop before the producer is closed by force
 _REQUEST_TIMEOUT_MS = 10_000
 _RETRY_BACKOFF_MS = 50
 
@@ -30,7 +30,7 @@ async def open_producer(
 ) -> AIOKafkaProducer:
     """Return a started idempotent producer, a transactional one if it gets a transactional id.
 
-    To start with a transactional id fences the producer that had it before, and aborts its open transaction.
+    Starting with a transactional id fences the producer that had it before, and aborts its open transaction.
 
     Raises:
         KafkaError: Kafka does not answer, or rejects the producer.
@@ -68,7 +68,7 @@ async def abort(producer: AIOKafkaProducer) -> None:
     if not quirks.is_in_transaction(producer):
         return
     try:
-        async with asyncio.timeout(_CLOSE_TIMEOUT):
+        async with asyncio.timeout(_STOP_TIMEOUT):
             await producer.abort_transaction()
     except (*PRODUCER_FAILURES, TimeoutError) as error:
         log.warning("open transaction left to time out", error=repr(error))
@@ -80,7 +80,7 @@ async def close_producer(producer: AIOKafkaProducer) -> None:
     One that does not stop in time, or fails at it, is closed by force.
     """
     try:
-        async with asyncio.timeout(_CLOSE_TIMEOUT):
+        async with asyncio.timeout(_STOP_TIMEOUT):
             await producer.stop()
     except Exception as error:  # noqa: BLE001 - a failed transaction comes out of stop() as anything
         log.debug("producer closed by force", error=repr(error))

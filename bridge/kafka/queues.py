@@ -1,4 +1,4 @@
-"""The queues: the records of one shard that Kafka does not have for good yet, by partition.
+"""The queues: the pending records of one shard, by partition.
 
 A record stays with its partition until it is settled. Behind the queues in memory is the spool: while that
 has unread records, new ones are appended to it, and the oldest ones move up as soon as memory has room.
@@ -37,18 +37,19 @@ class Queues:
         max_pending_bytes: int,
         on_change: Callable[[], None],
     ) -> None:
-        # Whether more records may come. False from when memory is full and the disk takes nothing, until
-        # memory is half empty and the disk has taken what it refused.
+        # Whether more records may be added. Becomes False when memory is full and the disk takes nothing, and
+        # True again when memory is half empty and the disk has taken the records that it refused.
         self.has_room = True
         self.pending_records = 0  # records in memory that are not settled
         self.pending_bytes = 0  # the bytes of memory that they take, approximately
         self.places: dict[Place, Partition] = {}  # all partitions that have had records
         self.dirty: dict[Partition, None] = {}  # those with queued records, as an ordered set
-        self.events: list[Partition] = []  # those of the topic of events, which are sent first
-        self.draining = False  # whether nothing more is read from the spool, for the shard is being stopped
-        # Both are cleared by the sink when it has been woken up by them.
-        self.something = asyncio.Event()  # set when there is something to send or to save
-        self.batch_is_full = asyncio.Event()  # set when a partition has a full batch
+        self.event_partitions: list[Partition] = []  # those of the events topic, which are sent first
+        self.draining = False  # whether the shard is being stopped: then the spool is not read any more
+        # Set when there is something to send or to save; the sink clears it right before it waits for it.
+        self.something = asyncio.Event()
+        # Set when a partition has a full batch; the sink clears it after every pause, however that ended.
+        self.batch_is_full = asyncio.Event()
         self._topics = topics
         self._state = state
         self._overflow = overflow
@@ -93,13 +94,13 @@ class Queues:
         return any(p.queued or p.sent for p in self.places.values() if p.topic.name in names)
 
     def drain(self) -> None:
-        """Deliver what is in memory, and nothing after that."""
+        """Deliver the records in memory, and no others."""
         self.draining = True
         self.something.set()
         self.batch_is_full.set()  # ends the pause before the next flush
 
     def recover(self) -> None:
-        """Continue the spool that an earlier process has left, when the state of the shard was read."""
+        """Continue the spool that an earlier process has left, once the state of the shard was read."""
         state = self._state
         self._overflow.recover(state.previous, state.shards, state.spool_progress)
         self._report(has_room=self.has_room)
@@ -110,14 +111,14 @@ class Queues:
         self._report(has_room=self.has_room)
 
     def requeue(self) -> None:
-        """Queue all that was sent and is not settled once more, in front."""
+        """Queue all records that were sent and are not settled again, in front."""
         for partition in self.places.values():
             partition.requeue()
             if partition.queued:
                 self.dirty[partition] = None
 
     def settle(self, partitions: Iterable[Partition]) -> None:
-        """Forget what was sent to these partitions, for Kafka has it for good."""
+        """Forget the records sent to these partitions, now that they are settled."""
         now_us = time.time_ns() // 1000
         all_records = all_bytes = 0
         for partition in partitions:
@@ -131,7 +132,7 @@ class Queues:
                 lag.observe((now_us - time_us) / 1e6, records)
                 all_records += records
                 all_bytes += value_bytes
-        # Only now: what moves up from the spool may add partitions to those that are iterated over.
+        # Only now: records that move up from the spool may add partitions to those that are iterated over.
         self.release(all_records, all_bytes)
 
     def release(self, records: int, value_bytes: int) -> None:
@@ -143,19 +144,19 @@ class Queues:
             self._report(has_room=self.has_room or self._overflow.make_room())
 
     def note_progress(self, *, with_sent: bool) -> None:
-        """Have the state save how much of the spool Kafka has, or will have when it has what was sent."""
+        """Save the spool's committed offsets, including what was sent if `with_sent`."""
         progress = self._overflow.progress(self._first_spooled(with_sent), self._state.next_number)
         if progress is not None:
             self._state.note_spool(progress)
 
     def saved(self, save: Save) -> None:
-        """Delete what Kafka has of the spool, for that was saved."""
+        """Delete spooled records below the committed offsets, if `save` contains these."""
         if (progress := save.spool_progress) is not None:
             self._overflow.saved(progress)
             self._report(has_room=self.has_room)
 
     def begin_spool(self) -> bool:
-        """Append all of memory to the spool, so that new records can queue up; return if that worked."""
+        """Append all pending records to the spool, so that new ones queue there; return whether it worked."""
         committing = self._state.committing
         backlogs = [partition.backlog() for partition in self.places.values()]
         appended = self._overflow.begin(backlogs, committing.transaction if committing else None)
@@ -164,7 +165,10 @@ class Queues:
         return self._overflow.active
 
     def park(self) -> tuple[int, int]:
-        """Leave what is pending in the spool, for the process ends; return how many are there, and lost."""
+        """Leave the pending records in the spool before the process ends.
+
+        Returns the number of records left in the spool, and the number of records lost.
+        """
         pending = sum(len(partition.sent) + len(partition.queued) for partition in self.places.values())
         if not self._overflow.active:
             if not pending:
@@ -232,5 +236,5 @@ class Queues:
         partition = Partition(topic, int(number), has_marks=record.mark is not None)
         self.places[place] = partition
         if record.channel == EVENTS:
-            self.events.append(partition)
+            self.event_partitions.append(partition)
         return partition

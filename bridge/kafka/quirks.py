@@ -105,14 +105,14 @@ def is_in_transaction(producer: AIOKafkaProducer) -> bool:
 
 
 async def close_by_force(producer: AIOKafkaProducer) -> None:
-    """Take a stopped producer, or one that does not stop, apart, so that none of its tasks remains.
+    """Dismantle a producer that has stopped, or does not stop, so that none of its tasks remains.
 
     With idempotence batches never expire: while the broker is unavailable `stop()` waits for ever, and after
     a cancelled `stop()` the sender's tasks live on and deliver when the broker is back. Upstream issue 1101,
     open. Without this a batch that the bridge has sent again with its next producer is on Kafka twice.
 
     The order matters: to fail the batches before the tasks have ended is a KeyError in them. In the end the
-    futures that nobody awaits any more are looked at, or asyncio would complain about each.
+    errors of futures that nobody awaits any more are retrieved, or asyncio would complain about each.
     """
     accumulator, manager = producer._message_accumulator, producer._txn_manager  # noqa: SLF001
     if tasks := _tasks_of(producer._sender):  # noqa: SLF001

@@ -1,4 +1,4 @@
-"""What Kafka rejects: failed batches are logged, and a record that it never accepts is given up."""
+"""Failed batches: each is logged, and a record that Kafka never accepts becomes a dead letter."""
 
 import time
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ from bridge.watch.metrics import Metrics
 
 log = structlog.get_logger(__name__)
 
-# Errors caused by a record, which would cause them again; for a missing key Kafka says "unknown".
+# Errors caused by a record, which would cause them again; for a missing key Kafka reports "unknown".
 _RECORDS_FAULT = (
     MessageSizeTooLargeError,
     PolicyViolationError,

@@ -52,7 +52,7 @@ class Sink:
         is_ours: Callable[[float], Awaitable[bool]],
         metrics: Metrics,
     ) -> None:
-        # Set, for good, when the shard's state was read and nobody else can write to it any more.
+        # Set when the shard's state was read and nobody else can write to it any more; never cleared.
         self.taken_over = asyncio.Event()
         self._config = config
         self._topics = topics
@@ -63,13 +63,14 @@ class Sink:
         exactly_once = config.delivery is Delivery.EXACTLY_ONCE
         # The id that makes the producer transactional, and fences the one before it; None: at-least-once.
         self._transactional_id = transactional_id(config, state.shard) if exactly_once else None
-        # What is wrong with Kafka, for `missing`; None from its first good response after an error.
+        # Why Kafka counts as unavailable, for `missing`. After an error a settled record clears it; a new
+        # producer does so only if nothing is pending, a confirmed lease only if the group was unavailable.
         self._trouble: str | None = f"no response from {config.bootstrap_servers} yet"
         self._backoff = Backoff(0.1, 10.0)  # seconds between two producers; reset by an acknowledgement
         # When Kafka was asked for a producer or a commit, on the monotonic clock; None when it has responded.
         self._asked_at: float | None = None
         self._state_partition = Partition(state.topic, state.shard)  # the shard's partition of bridge-state
-        self._saving: Save | None = None  # at-least-once: what was sent to bridge-state and not acknowledged
+        self._saving: Save | None = None  # at-least-once: the save that is in flight
 
     async def run(self) -> None:
         """Deliver until the queues are drained.
@@ -96,7 +97,7 @@ class Sink:
             try:
                 await self._take_over()
                 self._asked_at = None
-                # Else the first record that is settled shows that Kafka accepts them.
+                # Otherwise the first settled record shows that Kafka accepts them.
                 if not queues.pending_records:
                     self._trouble = None
                 if self._transactional_id is None:
@@ -114,12 +115,12 @@ class Sink:
             await asyncio.sleep(self._backoff.next())
 
     def listened(self, account: str, heard_us: Heard) -> None:
-        """Save with the state until when an account's private channels were listened to."""
+        """Save the last-heard times of an account with the state."""
         self._state.listened(account, heard_us)
         self._queues.something.set()
 
     def missing(self) -> str | None:
-        """Return what is wrong with Kafka; None if it responds."""
+        """Return why Kafka counts as unavailable; None if it responds."""
         if self._trouble is not None:
             return self._trouble
         sent_at = [partition.sent_at for partition in self._queues.places.values() if partition.delivery]
@@ -181,7 +182,7 @@ class Sink:
                 return
 
     async def _take_over(self) -> None:
-        """Find out from the state what Kafka has of what was sent, and queue the rest once more.
+        """Settle the sent records that Kafka has committed according to its state, and queue the rest again.
 
         Raises:
             ShardLost: another replica has served the shard meanwhile.

@@ -1,14 +1,14 @@
-"""bridge-state: what Kafka has of a shard, stored on Kafka together with the records, and who serves it.
+"""bridge-state: the state of a shard and its owner, stored on Kafka together with the records.
 
 Each shard has a partition of the topic, in which the newest record of a key counts:
 
     owner               the replica that serves the shard, and the number of its last transaction
     trades/<symbol>     the watermark of a symbol
-    account/<name>      until when the private channels were listened to, by channel
-    spool               how much of the spool Kafka has
+    account/<name>      the last-heard times of its private channels
+    spool               the committed offsets of the spool
 
-They are written in the transaction of the records that they describe. So after a crash they say what is on
-Kafka, and after a commit whose response was lost, whether it succeeded.
+They are written in the transaction of the records that they describe. So after a crash they match the records
+on Kafka, and after a commit whose response was lost they show whether it succeeded.
 """
 
 import asyncio
@@ -38,11 +38,14 @@ _PATIENCE = 60.0  # seconds to read the whole state
 _POLL_MS = 500
 
 Heard = Mapping[str, int]
-"""Until when each private channel of an account was listened to, in microseconds since the epoch."""
+"""The last-heard time of each private channel of an account, in microseconds since the epoch.
+
+All that was pushed on the channel up to then was received.
+"""
 
 
 class Save(NamedTuple):
-    """What is written to bridge-state at once, in the transaction of this number."""
+    """The values that are written to bridge-state together, in the transaction of this number."""
 
     transaction: int
     values: dict[bytes, bytes]  # by key
@@ -50,7 +53,7 @@ class Save(NamedTuple):
 
     @property
     def spool_progress(self) -> bytes | None:
-        """How much of the spool Kafka has when this is saved; None if that is not among it."""
+        """The committed offsets of the spool, encoded; None if they are not among the values."""
         return self.values.get(_SPOOL)
 
 
@@ -66,24 +69,24 @@ class ShardState:
         self.topic = topic
         self.shard = shard
         self.shards = config.shards  # how many there are
-        self.watermarks: dict[bytes, Watermark] = {}  # by symbol, of what is on Kafka for good
+        self.watermarks: dict[bytes, Watermark] = {}  # by symbol, of the settled records
         self.heard: dict[str, Heard] = {}  # by account
-        self.previous: Owner | None = None  # who served the shard before; known from the first `catch_up` on
-        self.spool_progress: bytes | None = None  # what the previous one has saved of its spool
-        # What is saved if the commit that was requested has succeeded: as long as there is no response, only
-        # Kafka knows. Set by the sink, None while no commit is in doubt.
+        self.previous: Owner | None = None  # the owner before this process; set by the first `catch_up`
+        self.spool_progress: bytes | None = None  # the committed offsets that the previous owner has saved
+        # The save in the transaction that is being committed. Without a response only Kafka knows whether the
+        # commit succeeded. Set by the sink before it commits; None again once the result is known.
         self.committing: Save | None = None
         self._config = config
         self._replica = replica
         self._transaction = 0  # number of the last transaction that was prepared, committed or not
-        self._read_to: int | None = None  # offset behind what was read of the partition; None before that
-        self._claimed = False  # whether Kafka has this replica as the owner
-        # Both wait to be saved; what has changed again while it was being saved stays for the next time.
+        self._read_to: int | None = None  # the partition's next offset to read; None before the first read
+        self._claimed = False  # whether this replica has been saved as the owner
+        # Both wait to be saved; a value that changes again while it is being saved stays for the next save.
         self._unsaved: dict[bytes, bytes] = {}  # values by key
         self._unsaved_watermarks: dict[bytes, Watermark] = {}  # by symbol; at-least-once only
 
     async def catch_up(self) -> int:
-        """Read what Kafka has; return the number of this replica's last committed transaction, 0 for none.
+        """Read Kafka's state; return the number of this replica's last committed transaction, 0 for none.
 
         To be called after a producer was opened, which commits or aborts the transaction that was left open.
 
@@ -104,13 +107,13 @@ class ShardState:
         return owner.transaction if owner is not None and owner.replica == self._replica else 0
 
     def listened(self, account: str, heard_us: Heard) -> None:
-        """Have it saved until when the private channels of an account were listened to."""
+        """Include the last-heard times of an account in the next save."""
         if self.heard.get(account) != heard_us:
             self.heard[account] = heard_us
             self._unsaved[_ACCOUNT + account.encode()] = msgspec.json.encode(heard_us)
 
     def acknowledged(self, records: Iterable[Record]) -> None:
-        """Advance the watermarks: these records are on Kafka for good, their state is not saved yet."""
+        """Advance the watermarks over acknowledged records; the next save includes them."""
         changed = advanced(self.watermarks, records)
         self.watermarks.update(changed)
         self._unsaved_watermarks.update(changed)
@@ -126,11 +129,11 @@ class ShardState:
         return self._transaction + 1
 
     def note_spool(self, progress: bytes) -> None:
-        """Have it saved how much of the spool Kafka has."""
+        """Include the committed offsets of the spool in the next save."""
         self._unsaved[_SPOOL] = progress
 
     def save(self, sent: Iterable[Record]) -> Save:
-        """Return what transaction `next_number` has to save together with the records that were sent."""
+        """Return the values that transaction `next_number` saves together with the records that were sent."""
         self._transaction += 1
         owner = Owner(self._replica, self._config.shards, self._transaction)
         changed = self._unsaved_watermarks | advanced(self.watermarks, sent)
@@ -140,7 +143,7 @@ class ShardState:
         return Save(self._transaction, values, changed)
 
     def saved(self, save: Save) -> None:
-        """Forget what was saved: Kafka has it for good."""
+        """Forget these values, now that Kafka has committed them."""
         self._claimed = True
         for symbol, watermark in save.changed.items():
             if self._unsaved_watermarks.get(symbol) is watermark:
@@ -163,9 +166,9 @@ class ShardState:
             self._transaction = self.previous.transaction
 
     async def _moved_here(self, own: Mapping[bytes, bytes]) -> dict[bytes, bytes]:
-        """Return what all partitions have of the symbols that belong to this shard now.
+        """Return the values in all partitions of the symbols and accounts that belong to this shard now.
 
-        They have moved if the number of shards was changed; the newest watermark of a symbol counts, for it
+        They have moved if the number of shards was changed. The newest value of each counts, because a symbol
         may have moved more than once.
         """
         found = dict(own)

@@ -127,7 +127,7 @@ async def prepare(config: KafkaConfig, channels: Iterable[str]) -> dict[str, Top
 
 
 def mismatch(channel: str, name: str, found: int, wanted: int) -> str:
-    """Return what to do about a topic that has another number of partitions than configured."""
+    """Return an explanation, with the remedy, of a number of partitions that is not the configured one."""
     if channel != STATE:
         return (
             f"topic {name} has {found} partitions, kafka.partitions is {wanted}: "
@@ -146,7 +146,7 @@ def mismatch(channel: str, name: str, found: int, wanted: int) -> str:
 
 
 def deleted_by_retention(name: str, policy: str) -> str | None:
-    """Return what to do about a topic of state that retention deletes from; None if it is only compacted."""
+    """Return the remedy if retention deletes from the state's topic; None if that is only compacted."""
     if "delete" not in policy.split(","):
         return None
     return (
@@ -242,7 +242,7 @@ async def settings(
 
 
 async def _warn_of_retention(admin: AIOKafkaAdminClient, name: str) -> None:
-    """Only warn: the state matters at the next start, and not to run now would lose more than that may."""
+    """Only warn: the state matters at the next start, and refusing to run now would lose more data."""
     try:
         reported = (await settings(admin, [name], CLEANUP))[name]
     except IncompatibleBrokerVersion:
@@ -276,7 +276,7 @@ def new_topic(config: KafkaConfig, channel: str, name: str) -> NewTopic:
 
 
 def uncreatable(topic: NewTopic, why: str) -> str:
-    """Return what to do about a topic that Kafka refuses to create."""
+    """Return an explanation, with the remedy, of a topic that Kafka refuses to create."""
     return (
         f"topic {topic.name} cannot be created: {why} (partitions = {topic.num_partitions}, "
         f"kafka.replication_factor = {topic.replication_factor}): change these, or create it yourself"

@@ -1,4 +1,4 @@
-"""All clients of the simulated exchange together: what is sent to many, and faults that hit all of them."""
+"""All clients of the simulated exchange together: updates for many of them, and faults that hit all."""
 
 import time
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ class Audience:
         self._backlog = backlog
         self.too_slow = 0  # clients cut off so far because of the backlog; only grows
         self._clients: set[Client] = set()  # from the accepted handshake to the end of the connection
-        self._stalled_until = 0.0  # monotonic seconds; in the past unless a stall is going on
+        self._stalled_until = 0.0  # monotonic seconds; in the past except during a stall
 
     def __iter__(self) -> Iterator[Client]:
         return iter(self._clients)
@@ -24,7 +24,7 @@ class Audience:
         return len(self._clients)
 
     def enter(self, client: Client) -> None:
-        """Add a client; if a stall is going on, it is stalled too."""
+        """Add a client; during a stall it is stalled too."""
         client.stalled = time.monotonic() < self._stalled_until
         self._clients.add(client)
 

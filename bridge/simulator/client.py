@@ -10,7 +10,7 @@ from bridge.simulator.protocol import Subscriber
 
 
 class Client:
-    """A connection and what it subscribed to."""
+    """A connection and its subscriptions."""
 
     def __init__(self, connection: ServerConnection) -> None:
         self.connection = connection

@@ -1,4 +1,4 @@
-"""What faults send in addition to an update: damaged frames, and repeated full lists. Pure."""
+"""The frames that faults add to an update: damaged ones, and repeated full lists. Pure."""
 
 import random
 from dataclasses import dataclass

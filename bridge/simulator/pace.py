@@ -1,4 +1,4 @@
-"""Tells how many events are due at a steady rate, however irregularly it is asked. Pure."""
+"""Decides when events are due at a steady rate, however irregularly it is polled. Pure."""
 
 
 class Pace:
@@ -8,7 +8,7 @@ class Pace:
         self._rate = rate
         self._most = rate + 1  # events; the bound of `_due`
         self._due = 0.0  # events due at `_seen`, with a fraction; negative after an event that cost several
-        self._seen = now  # seconds; when it was last asked
+        self._seen = now  # seconds; when `due` was last called
 
     def due(self, now: float) -> bool:
         """Return True if another event is due at `now`, in seconds."""

@@ -32,7 +32,7 @@ class _Refused(Exception):
 
 @dataclass(slots=True)
 class Subscriber:
-    """What one connection is subscribed to, and for which account."""
+    """The subscriptions of one connection, and its account."""
 
     account: str | None = None  # its API key; None until it has authenticated
     subscriptions: defaultdict[str, set[str]] = field(
@@ -80,7 +80,7 @@ class Protocol:
     shut: set[str] = field(default_factory=set)  # channels of which every subscription is refused
 
     def request(self, subscriber: Subscriber, message: str | bytes, now: float) -> list[Reply | Update]:
-        """Return what a client gets for a message, in order; `now` is the exchange's clock in seconds.
+        """Return the messages that answer a client's, in order; `now` is the exchange's clock in seconds.
 
         Raises:
             HangUp: not JSON, no method, no integer id, no list of params, or too many subscriptions.

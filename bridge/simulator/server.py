@@ -32,7 +32,7 @@ _NO_FAULTS = Faults()
 
 @dataclass(frozen=True, slots=True)
 class Setup:
-    """Where a simulator listens, what its random choices start from, and what it keeps in memory."""
+    """The address of a simulator, the seed of its random choices, and the limits of its memory."""
 
     seed: int = 7
     host: str = "127.0.0.1"
@@ -63,12 +63,13 @@ class Simulator:
     ) -> None:
         self.symbols = symbol_names(symbols) if isinstance(symbols, int) else list(symbols)
         self.market = Exchange(self.symbols, setup.seed)  # changes with each event
-        self.truth = Truth(self.market, keep_trades=setup.keep_trades)  # what it has sent
+        self.truth = Truth(self.market, keep_trades=setup.keep_trades)  # counts of the updates it has sent
         self.clients = Audience(setup.backlog)  # the connected clients
         self.url = ""  # its address, once it listens
         self.handshakes = 0  # accepted so far
         self.refusals = 0  # handshakes refused so far, with 429 or 502
         secrets = dict(accounts or {})
+        # Replies to requests; `shut` changes which subscriptions it refuses.
         self._protocol = Protocol(self.market, secrets, dialect, faults.max_subscriptions)
         self._accounts = [Account(key, random.Random(f"{setup.seed} {key}")) for key in secrets]  # noqa: S311
         self._rng = random.Random(f"{setup.seed} accounts")  # noqa: S311 - decides when an account does something
@@ -78,9 +79,8 @@ class Simulator:
         self._setup = setup
         self._dialect = dialect
         self._to_refuse = 0  # of the next handshakes, how many are answered with 502
-        self._admitted: list[
-            float
-        ] = []  # monotonic seconds of the handshakes accepted within the last second
+        # When handshakes were accepted within the last second, in monotonic seconds.
+        self._admitted: list[float] = []
         self._server: Server  # listens from `__aenter__` on
         self._pacing: asyncio.Task[None]  # makes events; ended by `quiesce`
         self._misbehaving: asyncio.Task[None]  # injects the faults that depend on time
@@ -111,7 +111,7 @@ class Simulator:
         await _ended(self._misbehaving)
 
     async def quiesce(self) -> None:
-        """Stop making events, and return when everything written has been sent."""
+        """Stop making events, and return when all written updates have been sent."""
         await _ended(self._pacing)
         while self.clients.behind:  # noqa: ASYNC110
             await asyncio.sleep(_TICK)
@@ -184,7 +184,7 @@ class Simulator:
         return len(updates)
 
     def _publish(self, update: Update) -> None:
-        """Write an update to all its subscribers, followed by what faults add."""
+        """Write an update to all its subscribers, followed by the frames that faults add."""
         if self._write(update):
             for fault, payload in self._extras.bad(update):
                 self.truth.bad[fault] += self._write_to_all(payload)

@@ -1,4 +1,4 @@
-"""Counts what the simulator has sent, for comparison with what arrived on Kafka."""
+"""Counts the updates that the simulator has sent, for comparison with the records on Kafka."""
 
 from collections import Counter, defaultdict
 from typing import Any
@@ -8,7 +8,7 @@ from bridge.simulator.protocol import PRIVATE, PUBLIC
 
 
 class Truth:
-    """Counts what was written to open connections; with `keep_trades` it keeps every trade, for tests."""
+    """Counts the updates written to open connections; with `keep_trades` it keeps every trade, for tests."""
 
     def __init__(self, market: Exchange, *, keep_trades: bool = False) -> None:
         # By symbol, and only with `keep_trades`: all trades that the markets made, oldest first, and the ids

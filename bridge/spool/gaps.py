@@ -1,4 +1,4 @@
-"""Trades that damage to a spool has cost, as gaps between two trades of a symbol; pure."""
+"""Gaps in trades caused by damage to a spool, each between two trades of a symbol; pure."""
 
 from typing import NamedTuple
 
@@ -18,8 +18,8 @@ class Gaps:
     """Finds the bounds of each gap while the records behind the damage are read."""
 
     def __init__(self) -> None:
-        # Symbols with lost trades, and what was known of each in front of the damage. From the damage on,
-        # until a later trade of the symbol is read.
+        # Symbols with lost trades, each with its watermark in front of the damage; a symbol is removed when a
+        # later trade of it is read.
         self._open: dict[bytes, Watermark] = {}
         self._closed: list[LostTrades] = []  # gaps with both bounds, since the last `closed()`
 

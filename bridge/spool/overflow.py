@@ -1,7 +1,7 @@
-"""The overflow of a shard's memory to disk: what is in the spool, and how much of it Kafka has.
+"""The overflow of a shard's memory to disk: the spooled records, and the committed offsets among them.
 
 While the spool has unread records, new ones are appended to it, and the oldest ones move up into memory.
-Whatever is in memory then is in the spool as well, so a process that is killed or stopped loses nothing.
+All records in memory are in the spool as well then, so a process that is killed or stopped loses nothing.
 `bridge.spool.progress` defines the quantities, with an example.
 """
 
@@ -40,14 +40,15 @@ _ROOM = 0.9  # of the spool's maximum size: below it, reading from the exchange 
 Next: TypeAlias = tuple[Place, Record, int | None]
 """A record that moves up into memory, with its offset in the spool; None if it is not there."""
 
-Event: TypeAlias = tuple[Kind, About]
+SpoolEvent: TypeAlias = tuple[Kind, About]
+"""An event for the journal: its kind and its fields."""
 
 
 class Overflow:
     """The records of one shard that memory has no room for; without a spool there is never room for any.
 
-    `watermarks` is the live view of what is on Kafka. What happens is collected for the caller, who records
-    it in the journal: `events`.
+    `watermarks` is a live view of the watermarks on Kafka. Events are collected until the caller takes them
+    with `events` and records them in the journal.
     """
 
     def __init__(
@@ -59,11 +60,11 @@ class Overflow:
         self._replica = replica
         self._shard = shard
         self._on_kafka = watermarks
-        self._previous: Owner | None = None  # who served the shard before this process, as bridge-state says
+        self._previous: Owner | None = None  # the owner before this process, from bridge-state
         # New records that the disk did not take, the oldest first; reading is paused while there are any.
         self._held: list[Entry] = []
-        self._refusing = False  # whether it was reported that the disk takes nothing; until a spool begins
-        self._events: list[Event] = []  # what happened since the last `events()`, the oldest first
+        self._refusing = False  # whether a refusal of the disk was reported; reset when a spool begins
+        self._events: list[SpoolEvent] = []  # since the last `events()`, the oldest first
         if spool is not None:
             spool.on_kafka = watermarks
 
@@ -92,16 +93,16 @@ class Overflow:
         """Whether `events` would return any."""
         return bool(self._events)
 
-    def events(self) -> list[Event]:
-        """Return what happened since the last call."""
+    def events(self) -> list[SpoolEvent]:
+        """Return the events since the last call."""
         events, self._events = self._events, []
         return events
 
     def recover(self, previous: Owner | None, shards: int, progress: bytes | None) -> None:
         """Continue the spool that an earlier process has left, or discard it.
 
-        `previous` and `progress` are what bridge-state says of the shard. A spool is discarded if another
-        replica has served the shard since, or the shard has other symbols now.
+        `previous` and `progress` are the owner and the offsets in bridge-state. A spool is discarded if
+        another replica has served the shard since, or the shard has other symbols now.
         """
         self._previous = previous
         if self._spool is None:
@@ -132,15 +133,15 @@ class Overflow:
         try:
             self._spool.resume(self._header(header.spool, watermarks, committed, None, {}))
         except OSError as error:
-            # What is there can be read all the same, and that makes room.
+            # The earlier segments can still be read, and that makes room.
             self._report_refusal(error)
         log.info("spool recovered", shard=self._shard, records=self._spool.unread, bytes=self.size)
         self._report_damage()
 
     def begin(self, backlogs: Sequence[Backlog], committing: int | None) -> dict[Place, range]:
-        """Append all pending records, so that new ones can queue up behind them; `active` if that worked.
+        """Append all pending records, so that new ones queue up behind them; if that worked, `active` is set.
 
-        `committing` is the number of the transaction that holds what was sent, if its commit was requested.
+        `committing` is the number of the transaction with the sent records, if its commit was requested.
         Returns the offsets of the records that were appended.
         """
         spool = self._spool
@@ -195,7 +196,7 @@ class Overflow:
         return entries
 
     def make_room(self) -> bool:
-        """Try again to append what the disk did not take; return whether reading can resume."""
+        """Try again to append the records that the disk did not take; return whether reading can resume."""
         if not self.active:
             return True
         if self._spool is None or self._spool.full(_ROOM):
@@ -204,7 +205,7 @@ class Overflow:
         return not entries or self.put(entries)
 
     def progress(self, first_pending: Iterable[tuple[Place, int]], number: int) -> bytes | None:
-        """Return for bridge-state what Kafka will have of the spool with commit `number`; None without one.
+        """Return the spool's committed offsets as of commit `number`, for bridge-state; None without a spool.
 
         `first_pending` are the offsets of the first spooled records that will be pending then.
         """
@@ -215,7 +216,7 @@ class Overflow:
         return msgspec.json.encode(Progress(spool.header.spool, committed, Commit(self._replica, number)))
 
     def saved(self, progress: bytes) -> None:
-        """Delete what Kafka has according to `progress`, now that it is saved for the next process."""
+        """Delete spooled records below the committed offsets in `progress`, now that these are saved."""
         spool = self._spool
         saved = decode_progress(progress)
         if spool is None or spool.header is None or spool.header.spool != saved.spool:
@@ -231,7 +232,10 @@ class Overflow:
         self._events.append(("spool_ended", {"detail": "all spooled records are on Kafka"}))
 
     def park(self) -> tuple[int, int]:
-        """Append what is held before the process ends; return how many records are unread, and lost."""
+        """Append the held records before the process ends.
+
+        Returns the number of spooled records that are unread (not in memory), and the number lost.
+        """
         if self._spool is None:
             return 0, len(self._held)
         entries, self._held = self._held, []
@@ -239,7 +243,7 @@ class Overflow:
         return self._spool.unread, lost
 
     def close(self) -> None:
-        """Leave what is on disk as it is."""
+        """Close the files of the spool; they stay on disk for the next process."""
         if self._spool is not None:
             self._spool.close()
 
@@ -270,7 +274,7 @@ class Overflow:
             self._events.append(("spool_overflowed", {"detail": str(error)}))
 
     def _report_damage(self) -> None:
-        """Report what could not be read, and the trades that are lost with it."""
+        """Report damage to the spool, and the gaps in trades that it has caused."""
         if self._spool is None:
             return
         for damage in self._spool.damage():

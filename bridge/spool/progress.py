@@ -1,4 +1,4 @@
-"""How much of a spool Kafka has: the bookkeeping between memory, disk and Kafka.
+"""The committed offsets of a spool: the bookkeeping between memory, disk and Kafka.
 
 Each quantity has one word, and is kept by partition:
 
@@ -7,10 +7,10 @@ Each quantity has one word, and is kept by partition:
     end         The offset that the next appended record gets.
     position    The offset of the next record to be read from disk into memory; from there on it is unread.
     pending     Records in memory that are not settled: queued, or sent and not settled yet.
-    settled     Kafka has the record for good: its batch was acknowledged (at-least-once), or its transaction
+    settled     Delivery is final: the record's batch was acknowledged (at-least-once), or its transaction
                 was committed (exactly-once). It leaves memory.
     spooled     The offsets of the pending records that are in the spool; they always precede all others.
-    committed   The offset below which Kafka has everything that can be had: the first of `spooled`, or the
+    committed   The offset below which nothing is left to deliver: the first of `spooled`, or the
                 position if there is none. Saved in bridge-state by the transaction that makes it true.
 
 Nothing else is counted. A record lost to damage is below the position once the damage was found, and a record
@@ -35,7 +35,7 @@ The next process reads bridge-state. If transaction 9 was committed, committed i
 otherwise it is 3, and it continues with d. h was never on disk, so it is lost with the process: if it is a
 trade, the exchange sends it again, in the list that begins the next session.
 
-If memory overflowed once more at step 9, before Kafka has answered the commit, h would get offset 7, and the
+If memory overflowed again at step 9, before Kafka has answered the commit, h would get offset 7, and the
 header of the new segment would say "settled up to 3; up to 5 if transaction 9 is committed". With f and h
 sent as well it would say 8, where bridge-state says 7: h had no offset when the commit was requested. So if
 memory overflows again after Kafka's answer, the next header says "settled up to 8".
@@ -74,7 +74,7 @@ def first_unsent(backlog: Backlog, end: int) -> int:
 
 
 class Owner(msgspec.Struct, frozen=True):
-    """The replica that serves a shard, and the number of its last commit; there are `shards` shards."""
+    """The replica that serves a shard, how many shards there are, and the number of its last commit."""
 
     replica: str
     shards: int
@@ -101,7 +101,7 @@ def outdated(header: Header, previous: Owner | None, known: Progress | None, sha
     last = Commit(previous.replica, previous.transaction)
     if previous.replica == header.replica or last == header.predecessor:
         return None
-    # The last replica could not write to the disk, but it saved in bridge-state what it had read from there.
+    # The last replica could not write to the disk, but it saved its offsets in the spool.
     if known is not None and (known.spool, known.transaction) == (header.spool, last):
         return None
     return f"{previous.replica} has served the shard since"
@@ -110,8 +110,8 @@ def outdated(header: Header, previous: Owner | None, known: Progress | None, sha
 def committed_offsets(header: Header, previous: Owner | None, known: Progress | None) -> Offsets:
     """Return the committed offsets of a spool, according to its newest header and bridge-state.
 
-    Offsets only grow, so the highest that is known is right: bridge-state may not have what was settled after
-    its last commit was requested, and the header not what was committed after it was written.
+    Offsets only grow, so the highest that is known is right: bridge-state may lack records that were settled
+    after its last commit was requested, and the header those that were committed after it was written.
     """
     committed = dict(header.settled)
     if known is not None and known.spool == header.spool:

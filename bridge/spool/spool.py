@@ -4,8 +4,8 @@ A folder of segments. A segment is a file of blocks, each preceded by its length
 lists of entries as they were appended. A process that is killed leaves at most the last block torn, which is
 cut off at the next start.
 
-Each partition has its own offsets, as in Kafka: its entries are numbered from 0, and those that damage has
-cost keep their numbers. `bridge.spool.overflow` defines all quantities and has an example.
+Each partition has its own offsets, as in Kafka: its entries are numbered from 0, and entries lost to damage
+keep their numbers. `bridge.spool.progress` defines all quantities and has an example.
 """
 
 import fcntl
@@ -56,24 +56,24 @@ class Spool:
         self.unread = 0  # entries that `read` has yet to return: not lost, nor on Kafka when it was recovered
         self.oldest_us = 0  # reception of about the oldest unread entry, µs since the epoch
         self.watermarks: dict[bytes, Watermark] = {}  # as they will be when all entries are on Kafka
-        # Of what Kafka has, kept up to date by the owner: what is there is not lost with the spool.
+        # The watermarks on Kafka, kept up to date by the owner: trades there are not lost with the spool.
         self.on_kafka: Mapping[bytes, Watermark] = {}
         self._folder = folder
         self._max_bytes = max_bytes
         self._segment_bytes = min(segment_bytes, max_bytes // 8)  # a larger segment is followed by another
         self._segments: list[_Segment] = []  # the oldest first
         self._file: FileIO | None = None  # the newest segment, to append to; None: the next entry begins one
-        self._reading = 0  # index in `_segments` of the one that is read
+        self._reading = 0  # index in `_segments` of the segment that is being read
         self._source: BinaryIO | None = None  # that segment's file; None until the next entry of it is read
         self._next: Offsets = {}  # offset of the next entry in `_source`, whether it is returned or left out
-        self._committed: Offsets = {}  # what Kafka had when the spool was recovered; `read` leaves that out
-        self._damage: list[str] = []  # what could not be read, in words, since the last `damage()`
-        self._gaps = Gaps()  # the trades that damage has cost
-        self._unreadable: set[Path] = set()  # segments that brought an error of the disk; not tried again
+        self._committed: Offsets = {}  # as of the recovery; `read` skips all entries below
+        self._damage: list[str] = []  # descriptions of damage found since the last `damage()`
+        self._gaps = Gaps()  # the gaps in trades that damage has caused
+        self._unreadable: set[Path] = set()  # segments on which the disk reported an error; not tried again
         self._lock: BinaryIO | None = None  # held from `find` to `close`
 
     def find(self) -> Header | None:
-        """Open what an earlier process has left; return the newest header, None if there is none.
+        """Open the spool of an earlier process; return its newest header, None if there is no spool.
 
         Raises:
             OSError: the folder can't be read or written, or another process uses it.
@@ -105,7 +105,7 @@ class Spool:
         return self.header
 
     def skip(self, committed: Offsets) -> None:
-        """Leave out what is below these offsets, which Kafka has; to be called after `find`."""
+        """Skip the entries below these committed offsets; to be called after `find`."""
         self._committed = dict(committed)
         if lost := self._between({}, self._next):
             self._damage.append(f"{lost} records in front of {self._segments[0].path.name} are lost")
@@ -187,7 +187,7 @@ class Spool:
         return max(self._next.get(place, 0), self._committed.get(place, 0))
 
     def seek_end(self) -> None:
-        """Count all entries as read, for memory has them, too."""
+        """Count all entries as read, because memory has them too."""
         if self._segments:
             self._close_source()
             self._reading = len(self._segments) - 1
@@ -196,12 +196,12 @@ class Spool:
             self._next, self.unread = dict(self.end), 0
 
     def damage(self) -> list[str]:
-        """Return what could not be read since the last call, in words."""
+        """Return descriptions of the damage found since the last call."""
         damage, self._damage = self._damage, []
         return damage
 
     def lost_trades(self) -> list[LostTrades]:
-        """Return the trades that damage has cost, as far as their bounds were found since the last call."""
+        """Return the gaps in trades caused by damage whose bounds were found since the last call."""
         return self._gaps.closed()
 
     def full(self, share: float) -> bool:
@@ -234,7 +234,7 @@ class Spool:
             path.unlink(missing_ok=True)
 
     def close(self) -> None:
-        """Leave what is there to the next process, or to another owner in this one."""
+        """Close the files and release the lock, for the next process or another owner in this one."""
         for file in (self._file, self._source, self._lock):
             if file is not None:
                 file.close()
@@ -260,7 +260,7 @@ class Spool:
             self._unreadable.add(segment.path)
             if segment is self._segments[-1] and self._file is not None:
                 self._file.close()
-                self._file = None  # what is appended from here on goes to another one
+                self._file = None  # the next append begins another segment
             return None
         return entries
 
@@ -286,7 +286,7 @@ class Spool:
         return unread
 
     def _end_segment(self, segment: _Segment) -> None:
-        """Advance to the end of a segment; what should have been between was lost to damage."""
+        """Advance to the end of a segment; entries missing before it were lost to damage."""
         lost = self._between(self._next, segment.end)
         self._next = dict(segment.end)
         if lost:

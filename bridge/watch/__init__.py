@@ -1,1 +1,1 @@
-"""What people watch the bridge by: metrics, logs, HTTP endpoints and events."""
+"""The ways to watch the bridge: metrics, logs, HTTP endpoints and events."""

@@ -1,4 +1,4 @@
-"""Events: what happened to the data and to the sessions, as records of `<prefix>.events.v1`.
+"""Events in the life of the data and the sessions, as records of `<prefix>.events.v1`.
 
 The schema leaves the kinds open, so that a kind can be added within v1; `docs/events.md`
 describes each, and a test holds it to `Kind`.
@@ -30,7 +30,7 @@ Kind: TypeAlias = Literal[
 
 
 ClosedBy: TypeAlias = Literal["clean_list"]
-"""What proved that a gap in trades is filled completely."""
+"""The proof that a gap in trades is filled completely."""
 
 
 class About(TypedDict, total=False):

@@ -1,4 +1,4 @@
-"""What a part of a shard reports to: metrics for Prometheus, the journal for the events topic."""
+"""Where the parts of a shard report to: metrics for Prometheus, the journal for the events topic."""
 
 from dataclasses import dataclass
 
@@ -8,7 +8,7 @@ from bridge.watch.metrics import Metrics
 
 @dataclass(frozen=True, slots=True)
 class Watch:
-    """Where the parts of one shard report what they do.
+    """The metrics and the journal of one shard.
 
     `shard` is the shard's number as the label of its metrics and log lines: "0", "1" and so on.
     """

@@ -40,16 +40,16 @@ _LONG_LIFE = 600.0  # seconds; a shorter life cannot be moved away from a full h
 _OVERLOADED = (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.BAD_GATEWAY, HTTPStatus.SERVICE_UNAVAILABLE)
 _SPREAD = 10.0  # seconds over which reconnects around a full hour are spread
 
-# Rotations in a row that are postponed since the new session is refused subscriptions that the old one has.
+# Rotations in a row that are postponed because the new session is refused subscriptions that the old one has.
 _MOST_POSTPONED = 5
 
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """An account of the exchange: its name, its credentials, and until when it was listened to before.
+    """An account of the exchange: its name, its credentials, and the last-heard times of its channels.
 
-    `heard_us` has, for each private channel that was ever listened to, until when, in microseconds since the
-    epoch.
+    `heard_us` has the last-heard time of each private channel that was ever listened to: all that was pushed
+    up to then was received; in microseconds since the epoch.
     """
 
     name: str
@@ -60,8 +60,8 @@ class Account:
 class Connector:
     """Keeps the subscriptions of `wanted` (channel to symbols) alive, one session at a time.
 
-    With an `account`, for private channels. What they push while no session listens is lost for good: each
-    such time is recorded in the journal as a gap.
+    With an `account`, for private channels. What they push while no session listens is lost, and each such
+    time is recorded in the journal as a gap.
     """
 
     def __init__(
@@ -81,17 +81,17 @@ class Connector:
         self._receiver = receiver
         self._watch = watch
         self._credentials = account.credentials if account else None
-        # By private channel: until when it was listened to, µs since the epoch; moved on by `note_heard`.
+        # The last-heard time of each private channel, µs since the epoch; advanced by `note_heard`.
         self._heard_us = dict(account.heard_us) if account else {}
         # The private channels whose gap before the present session, if any, is recorded.
         self._continued: set[str] = set()
         self._postponed = 0  # rotations in a row that were postponed for refusals; 0 after each rotation
         self._cause: Cause = "takeover"  # why the next session is opened: how the one before it ended
-        self._feeds: list[Feed] = []  # open sessions: the one that serves, then, in a rotation, the new one
+        self._feeds: list[Feed] = []  # open sessions: the one in use, then, in a rotation, the new one
         self._reading = asyncio.Event()  # cleared by `pause`, set by `resume`
         self._reading.set()
         self._trouble = "not connected yet"  # why no session is open, for `/readyz`
-        self._log = log.bind(shard=watch.shard, account=self.account)
+        self._log = log.bind(shard=watch.shard, account=self.account)  # both are in each of its lines
 
     async def run(self) -> None:
         """Keep a session alive until cancelled."""
@@ -100,7 +100,7 @@ class Connector:
             await self._reading.wait()
             try:
                 ended = await self._serve()
-            except Exception as error:  # noqa: BLE001 - an internal error costs a session, not what is queued
+            except Exception as error:  # noqa: BLE001 - an internal error costs a session, not the pending records
                 self._log.exception("internal error in a session")
                 ended = Ended("closed", f"internal error: {error!r}")
             self._trouble = f"{ended.reason}: {ended.detail}"
@@ -118,11 +118,11 @@ class Connector:
 
     @property
     def heard_us(self) -> Mapping[str, int]:
-        """Until when each private channel was listened to, as of `note_heard`; µs since the epoch."""
+        """The last-heard time of each private channel, as of `note_heard`; µs since the epoch."""
         return self._heard_us
 
     def note_heard(self) -> None:
-        """Note until when private channels were listened to; record the gap before the present session, once.
+        """Update the last-heard times of private channels; record the gap before the present session, once.
 
         Example, in seconds: a session listens to `order` until 100 and ends. The next one confirms `order` at
         107. The first call after that records a gap from 100 to 107, and `heard_us` becomes 107 or later.
@@ -155,7 +155,7 @@ class Connector:
             feed.resume()
 
     def missing(self) -> list[str]:
-        """Return what is not confirmed of the subscriptions, as lines for `/readyz`; none if all are."""
+        """Return the subscriptions that are not confirmed, as lines for `/readyz`; none if all are."""
         if not self._feeds:
             return [f"{self._name()}: {self._trouble}"]
         feed = self._feeds[0]
@@ -190,16 +190,16 @@ class Connector:
             self._begin(feed)
             await until(feed.live.wait(), feed)
             self.note_heard()
-            patience = self._lifetime()
+            timeout = self._lifetime()
             while True:
-                await asyncio.wait({feed.ended}, timeout=patience)
+                await asyncio.wait({feed.ended}, timeout=timeout)
                 await until(self._reading.wait(), feed)
                 if feed.ended.done():
                     ended = feed.ended.result()
                     self._cause = ended.reason
                     return ended
                 served, feed = feed, await self._rotate(feed)
-                patience = self._lifetime() if feed is not served else self._config.reconnect_max
+                timeout = self._lifetime() if feed is not served else self._config.reconnect_max
         finally:
             self.note_heard()
             await asyncio.gather(*(self._end(feed, "stopped") for feed in self._feeds))
@@ -288,7 +288,7 @@ class Connector:
         return float(answer) if answer.isdecimal() else self._config.reconnect_max
 
     async def _rotate(self, old: Feed) -> Feed:
-        """Replace a session by a new one; return the one that serves on."""
+        """Replace a session by a new one; return the one that stays in use."""
         rotation = Rotation(old, self._receiver)
         try:
             new = await self._open(rotation.receiver_of_new, "rotated")

@@ -22,9 +22,9 @@ class Courtesy:
     def __init__(self, handshakes_per_second: float, subscribes_per_second: float) -> None:
         self._handshake = 1 / handshakes_per_second  # seconds that a handshake costs
         self._subscribe = 1 / subscribes_per_second  # seconds that a subscribe request costs
-        # Until when the budget is used up, in monotonic seconds: moved on by the cost of each reservation.
+        # The time up to which the budget is used, in monotonic seconds; each reservation adds its cost.
         self._used_until = 0.0
-        self._not_before = 0.0  # no handshake before this, in monotonic seconds; moved on by `pause`
+        self._not_before = 0.0  # no handshake before this, in monotonic seconds; advanced by `pause`
 
     async def admit(self, subscribes: int) -> None:
         """Wait until a connection with this number of subscribe requests may be opened."""
@@ -36,7 +36,7 @@ class Courtesy:
             wait = self.reserve(now, subscribes) if now < self._not_before else 0.0
 
     def pause(self, now: float, seconds: float) -> None:
-        """Open no connection for this time, since the exchange answered that there were too many."""
+        """Open no connection for this time, because the exchange answered that there were too many."""
         self._not_before = max(self._not_before, now + min(seconds, _LONGEST_PAUSE))
 
     def reserve(self, now: float, subscribes: int) -> float:

@@ -82,12 +82,13 @@ class Feed:
         self._wake = asyncio.Event()  # set when the session has something to send, report or do
         self._fences: dict[int, asyncio.Future[None]] = {}  # by ping id, until that ping is answered
         self._permits = 0  # requests with a place in the budget whose time has not come yet
+        # The instruments of the shard, found once: the hot path adds to them.
         self._frames = watch.metrics.counter("frames_total", shard=watch.shard)
         self._bytes = watch.metrics.counter("received_bytes_total", shard=watch.shard)
         self._connected = watch.metrics.gauge("connected", shard=watch.shard)
         self._ping_seconds = watch.metrics.histogram("ping_seconds")
         self._clock_offset = watch.metrics.gauge("clock_offset_seconds")
-        self._log = log.bind(session=source.session, account=source.account)
+        self._log = log.bind(session=source.session, account=source.account)  # both are in each of its lines
 
     def begin(self) -> None:
         """Start the session; `ended` is its task from here on."""
@@ -121,7 +122,7 @@ class Feed:
 
     @property
     def heard_us(self) -> int:
-        """Until when everything that was pushed has been read, in microseconds since the epoch.
+        """The last-heard time: all that was pushed up to then has been read; in microseconds since the epoch.
 
         After a pause this stays where it was until the session has caught up. Example, in seconds: a frame
         is read at 100, reading pauses at 101 and resumes at 160. What was pushed since 100 waits in buffers

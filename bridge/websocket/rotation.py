@@ -11,8 +11,9 @@ Example, in seconds, with old session X and new session Y:
          come over X is delivered, and from now on Y's pushes are delivered directly. What was kept aside of
          X is dropped, and X can be closed.
 
-If Y ends before 0.8, what was kept aside of X is delivered, and X serves on. If X ends before 0.6, Y serves
-on, live or not yet: what was still to come over X is lost, as whenever a session ends without a replacement.
+If Y ends before 0.8, what was kept aside of X is delivered, and X stays in use. If X ends before 0.6, Y
+is used, live or not yet: what was still to come over X is lost, as whenever a session ends without a
+replacement.
 """
 
 import asyncio
@@ -31,12 +32,12 @@ _Came = tuple[Source, int, bytes]
 
 
 class Outcome(enum.Enum):
-    """What came of a rotation, and which of its sessions serves on."""
+    """The result of a rotation, and which of its sessions stays in use."""
 
     ROTATED = "the new session has replaced the old one"
-    REFUSED = "the old session serves on: the new one was refused more subscriptions"
-    NEW_ENDED = "the old session serves on: the new one has ended"
-    OLD_ENDED = "the new session serves on, maybe not live yet: the old one ended before it was replaced"
+    REFUSED = "the old session stays in use: the new one was refused more subscriptions"
+    NEW_ENDED = "the old session stays in use: the new one has ended"
+    OLD_ENDED = "the new session is used, maybe not live yet: the old one ended before it was replaced"
 
 
 class Rotation:
@@ -48,7 +49,7 @@ class Rotation:
     def __init__(self, old: Feed, receiver: Receiver) -> None:
         self._old = old
         self._receiver = receiver
-        # What came over the old session, and what is held of the new one.
+        # The messages of the old session that are remembered, and those of the new one that are held.
         self._handover: Handover[_Came] = Handover(CHANNELS)
         self._aside: list[tuple[Message, _Came]] = []  # received over the old one after its pong, in order
         # A damaged frame may come over both as soon as both are open, which is before this side knows of it.
@@ -60,7 +61,7 @@ class Rotation:
         return _Into(self._handover.hold)
 
     def abandon(self) -> None:
-        """Let the old session serve on, since no new one could be opened."""
+        """Keep the old session in use, because no new one could be opened."""
         self._old.deliver_to(self._receiver)
 
     async def run(self, new: Feed, *, accept_refusals: bool) -> Outcome:

@@ -14,7 +14,7 @@ Example. A read brings these bytes, in hex:
 bytes of it are here, and `_need` = 6 make it whole. A read of `66` is put into `_parts`, and `_have` becomes
 5: not enough, so nothing is joined or parsed. A read of `67 82` makes it 7: now `_data` becomes
 `82 04 64 65 66 67 82`, `defg` is handed over, and one byte of a third frame is left: `_begin` = 6,
-`_have` = 1, `_need` = 2, for the second byte of a frame is where its length starts.
+`_have` = 1, `_need` = 2, because the length of a frame starts in its second byte.
 """
 
 import asyncio
@@ -57,11 +57,11 @@ class Stream(ClientConnection):
         # Whether websockets' parser got bytes behind the handshake. It may hold part of a frame, so it stays
         # in charge.
         self._parser_has_frames = False
-        self._data = b""  # the bytes that were joined last; those before `_begin` are done with
+        self._data = b""  # the bytes that were joined last; those before `_begin` were handed over
         self._begin = 0  # where in `_data` the first frame starts that is not handed over
-        self._parts: list[bytes] = []  # what was read since; joined to `_data` when that gets on
+        self._parts: list[bytes] = []  # what was read since; joined to `_data` once `_have` is `_need`
         self._have = 0  # bytes that are not handed over: of `_data` from `_begin` on, and of `_parts`
-        self._need = 2  # bytes of these that it takes to get on: to a whole frame, or to know its length
+        self._need = 2  # bytes of these needed to continue: to complete a frame, or to know its length
         self._turn: asyncio.Handle | None = None  # the next turn; None when everything whole is handed over
         self._paused = False  # between `pause_reading` and `resume_reading`
 

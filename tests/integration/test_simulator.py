@@ -305,7 +305,7 @@ def _book(client: Listener, symbol: str) -> dict[str, dict[str, str]]:
 
 
 def test_five_thousand_updates_a_second_are_sustained() -> None:
-    """Counted in CPU time, for other processes may keep the cores busy."""
+    """Counted in CPU time, because other processes may keep the cores busy."""
 
     async def scenario(exchange: Simulator, client: Listener) -> None:
         for channel in PUBLIC:

@@ -46,7 +46,7 @@ class KeptExamples(ExampleDatabase):
             yield from [path.read_bytes() for path in sorted(_own(self._folder).glob("*"))]
 
     def delete(self, key: bytes, value: bytes) -> None:
-        """Forget an example that is not kept; one that passes again stays, for it once failed."""
+        """Forget an example that is not kept; one that passes again stays, because it once failed."""
         if key.endswith(_SCRATCH):
             self._scratch.delete(key, value)
 
