@@ -14,7 +14,7 @@ import msgspec
 
 from bridge.records import Mark, Record, Stretch
 
-# Ids that a watermark keeps of a symbol. Among this many trades, a late one can be told from a repeated one.
+# Ids that a watermark keeps of a symbol. Down to the oldest, a late trade is distinguished from a repeat.
 KEPT = 32
 
 # The same while a stretch is open: several times as many as the clean list that closes it shows.

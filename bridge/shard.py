@@ -27,7 +27,7 @@ from bridge.websocket.courtesy import Courtesy
 
 log = structlog.get_logger(__name__)
 
-# Of the 10 s that a stop may take, the seconds for what is pending to be delivered; the rest is for closing
+# Of the 10 s that a stop may take, the seconds to deliver the pending records; the rest is for closing
 # sessions and clients.
 _DRAIN = 4.5
 
@@ -62,7 +62,7 @@ class Shard:
         self._number = number
         self._config = config
         self._courtesy = replica.courtesy
-        self._plan = plan.plan(config, number)  # what it subscribes to
+        self._plan = plan.plan(config, number)  # its subscriptions
         # The path of the records, built from its end, because each part takes the one behind it: `_sink`
         # delivers the records in `queues`; `overflow` holds those in the spool; `_state` is saved with them.
         self._state = ShardState(kafka, topics[STATE], number, replica.name)
@@ -90,7 +90,7 @@ class Shard:
         self._running: set[asyncio.Task[None]] = set()  # those of the connectors
 
     async def run(self) -> tuple[int, int]:
-        """Serve until `stop`, then deliver what was received; return how many records were not delivered.
+        """Serve until `stop`, then deliver the pending records; return how many were not delivered.
 
         The two numbers are the records left in the spool, and the records lost. If the shard is lost to
         another replica, nothing more is delivered, because that replica fetches it again: both are 0.

@@ -140,7 +140,7 @@ class Channel(msgspec.Struct, frozen=True):
     overlap: Overlap
 
     normaliser: Callable[[Watermarks], Normalise]
-    """Makes a normaliser with a memory of its own, which starts from the watermarks of what is on Kafka."""
+    """Makes a normaliser with its own memory, which starts from the watermarks on Kafka."""
 
     private: bool = False
     """Whether it needs an account."""

@@ -20,6 +20,7 @@ class Reader:
         self.last: dict[str, bytes] = {}  # value of the last record of each channel; none before the first
         self.lag_ms: dict[str, float] = {}  # ms from reception by the bridge to here, of that record
         self._channels = {topic: channel for channel, topic in topics.items()}  # by topic
+        # All partitions of the topics, each from its first record on.
         self._partitions = [
             TopicPartition(topic, number, 0) for topic in topics.values() for number in range(partitions)
         ]

@@ -14,7 +14,7 @@ from bridge.kafka.queues import Queues
 from bridge.kafka.state import Save
 
 _PATIENCE = 15.0  # seconds without any response until a producer is given up: aiokafka may wait forever
-_LONG_PATIENCE = 120.0  # the same without transactions, where giving up may duplicate what is in flight
+_LONG_PATIENCE = 120.0  # the same without transactions, where giving up may duplicate the batches in flight
 
 Failure = tuple[Partition, BaseException]
 """The last batch of a partition failed with this error."""
@@ -37,8 +37,8 @@ class Batches:
         with_time: Callable[[], bool],
         on_acknowledged: Callable[[Partition], None],
     ) -> None:
-        # Never emptied. The next `flush` raises at its start, `all_acknowledged` at its end; a flush that is
-        # under way may still send the rest.
+        # Failed batches, never removed. Once there is one, `flush` raises at its start and `all_acknowledged`
+        # at its end; a flush that is under way may still send the rest.
         self.failures: list[Failure] = []
         # Until when a flush may send, on the monotonic clock: another replica may serve the shard after that.
         self.safe_until = float("inf")

@@ -62,7 +62,7 @@ class Leases(ConsumerRebalanceListener):  # type: ignore[misc]
                 backoff.reset()
                 while True:
                     await asyncio.sleep(_POLL_INTERVAL)
-                    await self._consumer.getmany(timeout_ms=0)  # raises what failed in the background
+                    await self._consumer.getmany(timeout_ms=0)  # raises errors of the background tasks
             except KafkaError as error:
                 words = in_words(error)
                 self.trouble = f"consumer group unavailable on {self._config.bootstrap_servers}: {words}"

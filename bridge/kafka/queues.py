@@ -46,9 +46,10 @@ class Queues:
         self.dirty: dict[Partition, None] = {}  # those with queued records, as an ordered set
         self.event_partitions: list[Partition] = []  # those of the events topic, which are sent first
         self.draining = False  # whether the shard is being stopped: then the spool is not read any more
-        # Set when there is something to send or to save; the sink clears it right before it waits for it.
+        # Set when there is something to send or to save, when a batch has failed, and by `drain`. The sink
+        # clears it right before it waits for it.
         self.something = asyncio.Event()
-        # Set when a partition has a full batch; the sink clears it after every pause, however that ended.
+        # Set when a partition has a full batch, and by `drain`. The sink clears it after every pause.
         self.batch_is_full = asyncio.Event()
         self._topics = topics
         self._state = state
@@ -144,7 +145,7 @@ class Queues:
             self._report(has_room=self.has_room or self._overflow.make_room())
 
     def note_progress(self, *, with_sent: bool) -> None:
-        """Save the spool's committed offsets, including what was sent if `with_sent`."""
+        """Include the spool's committed offsets in the next save, behind the sent records if `with_sent`."""
         progress = self._overflow.progress(self._first_spooled(with_sent), self._state.next_number)
         if progress is not None:
             self._state.note_spool(progress)

@@ -1,4 +1,4 @@
-"""Where aiokafka does not do what the bridge needs: the only module that touches its private members.
+"""Corrections and additions to aiokafka: the only module that touches its private members.
 
 Seen in aiokafka 0.14.0. After an upgrade read each function again; a test fails until `SEEN_IN` is raised.
 
@@ -81,7 +81,7 @@ async def wait_closed(closing: Coroutine[Any, Any, None]) -> None:
     """Wait for one of aiokafka's clients to close, for two seconds at most.
 
     A client's `stop()` or `close()` waits for a task that it has cancelled; but before Python 3.12
-    `asyncio.wait_for` loses a cancellation that arrives together with a result, so that it may wait for ever.
+    `asyncio.wait_for` loses a cancellation that arrives together with a result, so that it may wait forever.
     A second cancellation ends the task. The close also raises whatever that task had failed with, which no
     longer matters. Not reported upstream as far as known. Without this a shutdown may hang.
     """
@@ -107,7 +107,7 @@ def is_in_transaction(producer: AIOKafkaProducer) -> bool:
 async def close_by_force(producer: AIOKafkaProducer) -> None:
     """Dismantle a producer that has stopped, or does not stop, so that none of its tasks remains.
 
-    With idempotence batches never expire: while the broker is unavailable `stop()` waits for ever, and after
+    With idempotence batches never expire: while the broker is unavailable `stop()` waits forever, and after
     a cancelled `stop()` the sender's tasks live on and deliver when the broker is back. Upstream issue 1101,
     open. Without this a batch that the bridge has sent again with its next producer is on Kafka twice.
 

@@ -76,7 +76,7 @@ class Sink:
         """Deliver until the queues are drained.
 
         Raises:
-            ShardLost: another replica serves the shard now, and delivers what is left.
+            ShardLost: another replica serves the shard now, and delivers the rest.
         """
         queues = self._queues
         while not (queues.draining and not queues.pending_records):

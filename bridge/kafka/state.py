@@ -86,7 +86,7 @@ class ShardState:
         self._unsaved_watermarks: dict[bytes, Watermark] = {}  # by symbol; at-least-once only
 
     async def catch_up(self) -> int:
-        """Read Kafka's state; return the number of this replica's last committed transaction, 0 for none.
+        """Read the shard's state; return the number of this replica's last committed transaction, 0 for none.
 
         To be called after a producer was opened, which commits or aborts the transaction that was left open.
 
@@ -205,7 +205,7 @@ class ShardState:
     ) -> dict[int, tuple[dict[bytes, bytes], int]]:
         places = {TopicPartition(self.topic.name, n): offset for n, offset in offsets.items()}
         consumer.assign(list(places))
-        # Not seek_to_beginning(): it may wait for ever if the topic is so new that its leader is unknown.
+        # Not seek_to_beginning(): it may wait forever if the topic is so new that its leader is unknown.
         begins = await consumer.beginning_offsets(list(places))
         ends = await consumer.end_offsets(list(places))
         for place, offset in places.items():

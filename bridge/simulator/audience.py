@@ -45,7 +45,7 @@ class Audience:
         ]
 
     def flush(self) -> None:
-        """Send what was written; cut off clients that read too slowly."""
+        """Send the written frames; cut off clients that read too slowly."""
         for client in self._clients:
             self.too_slow += not client.flush(self._backlog)
 

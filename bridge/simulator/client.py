@@ -18,7 +18,7 @@ class Client:
         self.opened = time.monotonic()  # seconds
         self.heard = self.opened  # monotonic seconds of its last message, or of the handshake
         self.muted = False  # True: neither read nor written to any more; never reset
-        self.stalled = False  # True during a stall: what is written waits
+        self.stalled = False  # True during a stall: written frames wait
         self._waiting: list[bytes] = []  # whole WebSocket frames, oldest first; emptied by `flush`
 
     def write(self, frame: bytes) -> None:

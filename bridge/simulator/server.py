@@ -24,7 +24,7 @@ from bridge.simulator.pace import Pace
 from bridge.simulator.protocol import DOCUMENTED, Dialect, HangUp, Protocol, Reply
 from bridge.simulator.truth import Truth
 
-_TICK = 0.005  # seconds between two checks of what is due
+_TICK = 0.005  # seconds between two checks for due events
 _ALL_TICKER = 1.0  # seconds between two updates of all_ticker
 _PRIVATE_SHARE = 0.02  # share of the events that are followed by one of an account, for each account
 _NO_FAULTS = Faults()
@@ -61,7 +61,7 @@ class Simulator:
         dialect: Dialect = DOCUMENTED,
         setup: Setup = _DEFAULT,
     ) -> None:
-        self.symbols = symbol_names(symbols) if isinstance(symbols, int) else list(symbols)
+        self.symbols = symbol_names(symbols) if isinstance(symbols, int) else list(symbols)  # at the start
         self.market = Exchange(self.symbols, setup.seed)  # changes with each event
         self.truth = Truth(self.market, keep_trades=setup.keep_trades)  # counts of the updates it has sent
         self.clients = Audience(setup.backlog)  # the connected clients

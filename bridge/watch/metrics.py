@@ -72,7 +72,7 @@ class Histogram:
     def observe(self, seconds: float, n: int = 1) -> None:
         """Count `n` observations of the same duration.
 
-        A negative one, which comes of two clocks that differ, counts as 0: a sum that shrinks would look like
+        A negative one, the result of two clocks that differ, counts as 0: a sum that shrinks would look like
         a restart to Prometheus.
         """
         if seconds < 0.0:  # noqa: PLR1730  # max() costs as much as the rest of this method
@@ -81,7 +81,7 @@ class Histogram:
         self._sum += seconds * n
 
     def samples(self) -> Iterator[Sample]:
-        """Return the samples of one scrape, with cumulative buckets as Prometheus wants them."""
+        """Return the samples of one scrape, with cumulative buckets as Prometheus expects them."""
         totals = list(accumulate(self._counts))
         for bound, total in zip((*self.bounds, "+Inf"), totals, strict=True):
             yield "_bucket", {"le": str(bound)}, total

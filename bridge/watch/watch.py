@@ -1,4 +1,4 @@
-"""Where the parts of a shard report to: metrics for Prometheus, the journal for the events topic."""
+"""Where the parts of a shard report: metrics for Prometheus, the journal for the events topic."""
 
 from dataclasses import dataclass
 

@@ -74,8 +74,8 @@ class Connector:
         watch: Watch,
         account: Account | None = None,
     ) -> None:
-        self.wanted = {channel: list(symbols) for channel, symbols in wanted.items()}
-        self.account = account.name if account else None
+        self.wanted = {channel: list(symbols) for channel, symbols in wanted.items()}  # grows by `subscribe`
+        self.account = account.name if account else None  # None for public channels
         self._config = config
         self._courtesy = courtesy
         self._receiver = receiver

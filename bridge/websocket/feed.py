@@ -27,7 +27,7 @@ _SEND_TIMEOUT = 10.0  # seconds
 
 
 class Receiver(Protocol):
-    """Takes what the sessions receive; `frame` holds the bytes as they came."""
+    """Takes the messages that the sessions receive; `frame` holds the bytes as they came."""
 
     def push(self, push: Push, source: Source, received_us: int, frame: bytes) -> None:
         """Take one push."""
@@ -210,7 +210,7 @@ class Feed:
         self._wake.clear()
 
     def _report(self) -> None:
-        """Act on the session's events and state, and reserve a place in the budget for what it holds."""
+        """Act on the session's events and state, and reserve a place in the budget for requests it holds."""
         for event in self.session.events():
             match event:
                 case Ponged(request_id, seconds):

@@ -57,7 +57,7 @@ class Rotation:
 
     @property
     def receiver_of_new(self) -> Receiver:
-        """Where the new session has to deliver what it receives, from its very first frame."""
+        """The receiver of the new session, from its very first frame on."""
         return _Into(self._handover.hold)
 
     def abandon(self) -> None:

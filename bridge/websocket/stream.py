@@ -59,7 +59,7 @@ class Stream(ClientConnection):
         self._parser_has_frames = False
         self._data = b""  # the bytes that were joined last; those before `_begin` were handed over
         self._begin = 0  # where in `_data` the first frame starts that is not handed over
-        self._parts: list[bytes] = []  # what was read since; joined to `_data` once `_have` is `_need`
+        self._parts: list[bytes] = []  # bytes that were read since; joined to `_data` once `_have` is `_need`
         self._have = 0  # bytes that are not handed over: of `_data` from `_begin` on, and of `_parts`
         self._need = 2  # bytes of these needed to continue: to complete a frame, or to know its length
         self._turn: asyncio.Handle | None = None  # the next turn; None when everything whole is handed over
@@ -79,7 +79,7 @@ class Stream(ClientConnection):
         self.transport.pause_reading()
 
     def resume_reading(self) -> None:
-        """Hand over what was read before the pause, then resume reading."""
+        """Hand over the messages that were read before the pause, then resume reading."""
         self._paused = False
         if self._turn is None:
             self._take_turn()

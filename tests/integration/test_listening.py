@@ -69,7 +69,7 @@ class AccountConnector(Connector):
         return gap["cause"], gap["after_us"] / 1e6, gap["before_us"] / 1e6
 
     def heard_until(self, channel: str) -> int:
-        """Return until when a channel was listened to, in microseconds since the epoch."""
+        """Return the last-heard time of a channel, in microseconds since the epoch."""
         self.note_heard()
         return self.heard_us[channel]
 
