@@ -61,7 +61,7 @@ class Rotation:
         return _Into(self._handover.hold)
 
     def abandon(self) -> None:
-        """Keep the old session in use, because no new one could be opened."""
+        """Keep the old session in use, because it is not replaced."""
         self._old.deliver_to(self._receiver)
 
     async def run(self, new: Feed, *, accept_refusals: bool) -> Outcome:
@@ -77,6 +77,8 @@ class Rotation:
                 return self._go_on_with(new, Outcome.OLD_ENDED)
             refused = new.refused.keys() - old.refused.keys()
             if refused and not old.ended.done() and not accept_refusals:
+                # What the new session has received is dropped, even if the old one ends before it is closed:
+                # part of it came over the old one too, and would be repeated.
                 self.abandon()
                 return Outcome.REFUSED
             if not old.ended.done():
@@ -86,7 +88,9 @@ class Rotation:
             if not new.ended.done():
                 await until(new.fence(), new)
         except asyncio.CancelledError:
+            # The old session is closed after this, and may receive more until the exchange agrees.
             self._deliver(self._aside)
+            self.abandon()
             if old.ended.done():
                 self._deliver(self._handover.release())
             raise
