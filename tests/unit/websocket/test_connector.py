@@ -1,0 +1,148 @@
+"""Until when private channels were listened to, and the gaps that follow from it."""
+
+from typing import Any, cast
+
+import msgspec
+import pytest
+
+from bridge.channels.channel import Source
+from bridge.config import ExchangeConfig
+from bridge.errors import BadFrame
+from bridge.exchange.frames import Push
+from bridge.exchange.requests import Credentials
+from bridge.exchange.session import Session, Timing
+from bridge.records import Record
+from bridge.watch.events import Journal
+from bridge.watch.metrics import Metrics
+from bridge.watch.watch import Watch
+from bridge.websocket.connector import Account, Connector
+from bridge.websocket.courtesy import Courtesy
+from bridge.websocket.feed import Feed
+from bridge.websocket.stream import Stream
+
+ACCOUNT = Credentials("MYKEY123", "s3cr3t")
+WANTED = {"order": ["BTC_USDT"], "balance": ["USDT"]}
+REQUESTS = ("time", "auth", "order", "balance")
+"""What a session requests, in order, so that the ids of the requests are 1 to 4."""
+
+
+class Nobody:
+    """A receiver of pushes that do not matter here."""
+
+    def push(self, push: Push, source: Source, received_us: int, frame: bytes) -> None:
+        """Drop it."""
+
+    def bad(self, bad: BadFrame, source: Source, received_us: int, frame: bytes) -> None:
+        raise AssertionError(bad)
+
+
+class Listening:
+    """A connector of one account whose sessions have no connection: tests say what they read, and when."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, heard: dict[str, int]) -> None:
+        self._monkeypatch = monkeypatch
+        self._recorded: list[Record] = []
+        self._watch = Watch("0", Metrics(), Journal("replica", 0, self._recorded.extend))
+        heard_us = {channel: seconds * 1_000_000 for channel, seconds in heard.items()}
+        self._connector = Connector(
+            WANTED,
+            config=ExchangeConfig(),
+            courtesy=Courtesy(5.0, 20.0),
+            receiver=Nobody(),
+            watch=self._watch,
+            account=Account("main", ACCOUNT, heard_us),
+        )
+
+    def connect(self) -> None:
+        """Open a session in place of the one before, if any."""
+        session = Session(WANTED, timing=Timing(), wall_offset=0.0, max_frame_bytes=1000, credentials=ACCOUNT)
+        self._feed = Feed(
+            cast("Stream", None),
+            session,
+            Source("S", "main", "closed"),
+            courtesy=Courtesy(5.0, 20.0),
+            receiver=Nobody(),
+            watch=self._watch,
+        )
+        session.start(0.0)
+        self._connector._feeds[:] = [self._feed]
+        self._connector._continued.clear()
+
+    def confirmed(self, *answered: str, at: int) -> None:
+        """Read the answers to these requests."""
+        for request in answered:
+            result = 1_700_000_000 if request == "time" else {"status": "success"}
+            self._read({"id": REQUESTS.index(request) + 1, "result": result, "error": None}, at)
+
+    def pushed(self, *, at: int) -> None:
+        self._read({"method": "order.update", "params": [], "id": None}, at)
+
+    def heard(self) -> dict[str, float]:
+        """Note and return until when each channel was listened to, in seconds."""
+        self._connector.note_heard()
+        return {channel: us / 1e6 for channel, us in self._connector.heard_us.items()}
+
+    def gaps(self) -> list[tuple[str, float, float]]:
+        """Return channel, begin and end of each recorded gap, in seconds."""
+        events = [msgspec.json.decode(record.value) for record in self._recorded]
+        assert all((event["event"], event["account"]) == ("gap", "main") for event in events)
+        assert all(
+            (event["session"], event["cause"], event["filled"]) == ("S", "closed", 0) for event in events
+        )
+        counter = self._watch.metrics.counter
+        assert sum(counter("gaps_total", channel=channel).value for channel in WANTED) == len(events)
+        return [(event["channel"], event["after_us"] / 1e6, event["before_us"] / 1e6) for event in events]
+
+    def _read(self, message: dict[str, Any], at: int) -> None:
+        with self._monkeypatch.context() as patch:
+            patch.setattr("time.time_ns", lambda: at * 1_000_000_000)
+            self._feed._take([msgspec.json.encode(message)], binary=False)
+            self._feed._report()
+
+
+def test_the_documented_gap_before_a_session(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its times are those of the docstring of `note_heard`."""
+    listening = Listening(monkeypatch, {})
+    listening.connect()
+    listening.confirmed("time", "auth", "order", at=90)
+    listening.pushed(at=100)
+    assert listening.heard() == {"order": 100}
+    listening.connect()
+    listening.confirmed("time", "auth", at=106)
+    assert listening.heard() == {"order": 100}
+    assert listening.gaps() == []
+    listening.confirmed("order", at=107)
+    assert listening.heard() == {"order": 107}
+    assert listening.gaps() == [("order", 100, 107)]
+    listening.pushed(at=110)
+    assert listening.heard() == {"order": 110}
+    assert listening.gaps() == [("order", 100, 107)]
+
+
+def test_the_gap_is_bounded_by_the_confirmation_even_if_it_is_noted_later(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    listening = Listening(monkeypatch, {"order": 100})
+    listening.connect()
+    listening.confirmed("time", "auth", "order", at=107)
+    listening.pushed(at=120)
+    assert listening.heard() == {"order": 120}
+    assert listening.gaps() == [("order", 100, 107)]
+
+
+def test_each_channel_has_a_gap_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A channel that was never listened to has none."""
+    listening = Listening(monkeypatch, {"order": 100})
+    listening.connect()
+    listening.confirmed("time", "auth", "balance", at=105)
+    assert listening.heard() == {"order": 100, "balance": 105}
+    assert listening.gaps() == []
+    listening.confirmed("order", at=107)
+    assert listening.heard() == {"order": 107, "balance": 107}
+    assert listening.gaps() == [("order", 100, 107)]
+
+
+def test_without_a_session_nothing_is_noted(monkeypatch: pytest.MonkeyPatch) -> None:
+    listening = Listening(monkeypatch, {"order": 100})
+    assert listening.heard() == {"order": 100}
+    assert listening.gaps() == []
