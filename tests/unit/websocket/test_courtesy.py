@@ -45,7 +45,7 @@ def test_requests_on_open_connections_use_the_same_budget(requests: int, later: 
 
 def test_a_pause_also_holds_for_connections_that_already_wait() -> None:
     async def scenario() -> None:
-        courtesy = Courtesy(20.0, 20.0)
+        courtesy = Courtesy(200.0, 200.0)
         waiting = [asyncio.create_task(courtesy.admit(1)) for _ in range(1000)]
         await waiting[12]
         end = time.monotonic() + 1.0
