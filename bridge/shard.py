@@ -82,6 +82,8 @@ class Shard:
         self._watch = Watch(str(number), metrics, Journal(replica.name, number, self.queues.add))
         # What changes while it runs.
         self._over = asyncio.Event()  # set when it is to end: stopped, lost or failed
+        # Whether its connectors have been started. The takeover ends some turns of the loop earlier.
+        self._serving = False
         self._stopping = False  # whether it ends, so that no session is opened any more
         self._markets: set[bytes] = set()  # all that all_ticker has listed
         self._pipeline: Pipeline  # from the takeover on
@@ -134,7 +136,7 @@ class Shard:
         elif self.paused:
             missing["kafka"] = "reading paused: memory and spool are full"
         subscriptions = [text for connector in self._connectors for text in connector.missing()]
-        if not self._sink.taken_over.is_set():
+        if not self._serving:
             subscriptions = [f"shard {self._watch.shard}: takeover in progress"]
         if subscriptions:
             missing["subscriptions"] = subscriptions
@@ -158,6 +160,7 @@ class Shard:
         self._connectors += [self._connector(wanted, account) for account, wanted in self._plan.private]
         for connector in self._connectors:
             self._start(connector)
+        self._serving = True
         while self._plan.private:
             await asyncio.sleep(_SAVE_HEARD)
             self._save_heard()

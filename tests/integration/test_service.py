@@ -99,3 +99,25 @@ def test_after_an_internal_error_of_a_sink_undelivered_records_are_reported(
         "records left in the spool for the next start" if max_bytes else "records lost at shutdown"
     )
     assert records > 0
+
+
+def test_at_no_turn_of_the_loop_is_it_ready_before_its_sessions_are_live(
+    kafka: Broker, prefix: str, tmp_path: Path
+) -> None:
+    """Between the end of the takeover and the start of the connectors are a few turns of the loop."""
+    with ExchangeThread(symbols=SYMBOLS) as exchange:
+        keys = {"spool": {"dir": str(tmp_path)}}
+        settings = Config.model_validate(config(exchange.url, kafka, prefix, keys))
+
+        async def scenario() -> int:
+            bridge = service.Bridge(settings)
+            serving = asyncio.create_task(bridge.run())
+            async with asyncio.timeout(100):
+                while bridge.missing():  # noqa: ASYNC110 - each turn of the loop is looked at
+                    await asyncio.sleep(0)
+            handshakes = exchange.simulator.handshakes
+            bridge.stop.set()
+            await asyncio.wait_for(serving, 120)
+            return handshakes
+
+        assert uvloop.run(scenario()) > 0
