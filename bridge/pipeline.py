@@ -6,7 +6,7 @@ import msgspec
 import structlog
 
 from bridge.channels import CHANNELS
-from bridge.channels.channel import Normalise, Source
+from bridge.channels.channel import Normalise, Normaliser, Source
 from bridge.errors import BadFrame, BadItem, DeadLetterReason
 from bridge.exchange.frames import Push
 from bridge.ledger import Gap, Watermarks
@@ -36,9 +36,20 @@ class _Lane:
     the records of each push.
     """
 
-    __slots__ = ("duplicates", "gaps", "lag", "last_push", "normalise", "on_markets", "recovered", "wanted")
+    __slots__ = (
+        "duplicates",
+        "gaps",
+        "lag",
+        "last_push",
+        "normalise",
+        "normaliser",
+        "on_markets",
+        "recovered",
+        "wanted",
+    )
 
-    normalise: Normalise
+    normaliser: Normaliser
+    normalise: Normalise  # its `push`, found once
     wanted: bool
     on_markets: OnMarkets | None
     lag: Histogram
@@ -70,7 +81,8 @@ class Pipeline:
         self._lanes: dict[str, _Lane] = {}  # by channel; complete from the start
         for name, channel in CHANNELS.items():
             lane = self._lanes[name] = _Lane()
-            lane.normalise = channel.normaliser(watermarks)
+            lane.normaliser = channel.normaliser(watermarks)
+            lane.normalise = lane.normaliser.push
             lane.wanted = name in wanted
             lane.on_markets = on_markets if channel.lists_markets else None
             lane.lag = metrics.histogram("exchange_lag_seconds", channel=name)
@@ -105,9 +117,9 @@ class Pipeline:
         if outcome.time_us is not None:
             lane.lag.observe((received_us - outcome.time_us) / 1e6)
         if lane.wanted:
-            if outcome.gap is not None:
-                # The gap first: once the trades after it are on Kafka, it could not be detected any more.
-                self._record_gap(outcome.gap, lane, source)
+            # Gaps first: once the trades after them are on Kafka, they could not be detected any more.
+            for gap in outcome.gaps:
+                self._record_gap(gap, lane, source)
             bad = outcome.bad
             for record in self._emit(outcome.records):
                 bad = [*bad, f"a record of {len(record.value)} bytes is too large for its topic"]

@@ -1,8 +1,10 @@
 """The types of a channel: its description, the source of its pushes, and the outcome of a push."""
 
 import enum
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from types import MappingProxyType
+from typing import Protocol
 
 import msgspec
 
@@ -13,7 +15,7 @@ from bridge.records import Cause, Record
 class Series:
     """The records that one session makes of one symbol on one channel."""
 
-    __slots__ = ("head", "key", "linked", "name", "seq", "symbol")
+    __slots__ = ("begun", "head", "key", "linked", "name", "seq", "symbol")
 
     def __init__(self, channel: str, session: str, symbol: str) -> None:
         self.symbol = symbol
@@ -28,6 +30,9 @@ class Series:
         # Trades only: whether it is known which trades are missing before the session's first one. False
         # until the session brings a known trade or its clean list.
         self.linked = False
+        # Whether its clean list or snapshot has come since it was asked for last. Set by the normaliser,
+        # cleared when something of the series is lost.
+        self.begun = False
 
     def next_seq(self) -> int:
         """Return the number of the next record: 0, 1, 2 and so on."""
@@ -42,12 +47,17 @@ class Source:
     `cause` is why it was opened: what ended the session before it, or that the shard was taken over.
     """
 
-    __slots__ = ("_series", "account", "cause", "session")
+    __slots__ = ("_series", "account", "cause", "incomplete", "overlapping", "session")
 
     def __init__(self, session: str, account: str | None = None, cause: Cause = "takeover") -> None:
         self.session = session
         self.account = account
         self.cause = cause
+        # Channels of which a new list or snapshot has to be asked for, because something of them was lost.
+        # Filled by the pipeline, emptied by the feed once the session knows.
+        self.incomplete: set[str] = set()
+        # Whether its pushes repeat those of the session that it replaces; during a rotation's release only.
+        self.overlapping = False
         # By channel and symbol; a symbol in lower case has the same value under both spellings. Only grows.
         self._series: dict[tuple[str, bytes], Series] = {}
 
@@ -59,6 +69,10 @@ class Source:
             series = self._series.get((channel, upper.encode())) or Series(channel, self.session, upper)
             self._series[channel, symbol] = self._series[channel, series.key] = series
         return series
+
+    def of(self, channel: str) -> list[Series]:
+        """Return the series of a channel that have begun, each once."""
+        return list({id(one): one for (name, _), one in self._series.items() if name == channel}.values())
 
 
 class Outcome(msgspec.Struct, gc=False):
@@ -75,8 +89,8 @@ class Outcome(msgspec.Struct, gc=False):
     duplicates: int = 0
     """Number of items dropped because they were known already."""
 
-    gap: Gap | None = None
-    """A gap before the records, where the channel can detect one."""
+    gaps: list[Gap] = []
+    """The gaps in front of the records, where the channel can detect them."""
 
 
 Normalise = Callable[[bytes, Source, int], Outcome]
@@ -84,6 +98,38 @@ Normalise = Callable[[bytes, Source, int], Outcome]
 
 Raises BadItem or an error of msgspec if nothing of the push can become a record.
 """
+
+
+class Normaliser(Protocol):
+    """Turns the pushes of a channel into records, with a memory of its own."""
+
+    @property
+    def push(self) -> Normalise:
+        """Makes the records of a push."""
+
+    def lost(self, source: Source, symbol: bytes | None) -> None:
+        """Note that a push of a symbol was lost or cannot become a record; of any symbol if that is None."""
+
+    def overdue(self, now_us: int) -> Sequence[Gap]:
+        """Return the gaps that have waited too long for a list that would fill them; `now_us` is the time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Independent:
+    """The normaliser of a channel whose pushes do not depend on earlier ones."""
+
+    channel: str
+    push: Normalise
+
+    def lost(self, source: Source, symbol: bytes | None) -> None:
+        """Take a `seq` from each series concerned, so that consumers see the hole."""
+        for series in source.of(self.channel) if symbol is None else [source.series(self.channel, symbol)]:
+            series.next_seq()
+            series.begun = False
+
+    def overdue(self, now_us: int) -> Sequence[Gap]:  # noqa: ARG002
+        """Return nothing: no list fills in what was missed."""
+        return ()
 
 
 class SubscribedBy(enum.Enum):
@@ -139,11 +185,14 @@ class Channel(msgspec.Struct, frozen=True):
 
     overlap: Overlap
 
-    normaliser: Callable[[Watermarks], Normalise]
+    normaliser: Callable[[Watermarks], Normaliser]
     """Makes a normaliser with its own memory, which starts from the watermarks on Kafka."""
 
     private: bool = False
     """Whether it needs an account."""
+
+    begins_clean: bool = False
+    """Whether a new subscription begins with a clean list or a snapshot. Params are `[true, …, symbol]`."""
 
     lists_markets: bool = False
     """Whether the keys of its records name every market, so that `"*"` in another channel can be followed."""

@@ -6,7 +6,7 @@ from decimal import Decimal
 import msgspec
 from msgspec import Raw, Struct
 
-from bridge.channels.channel import Channel, Outcome, Overlap, Source, SubscribedBy
+from bridge.channels.channel import Channel, Independent, Outcome, Overlap, Source, SubscribedBy
 from bridge.channels.figures import USUAL, USUAL_NAME, Figure, Name, exact
 from bridge.errors import BadItem
 from bridge.records import Record
@@ -45,6 +45,8 @@ def normalise(params: bytes, source: Source, received_us: int) -> Outcome:
         asks = _sorted(asks, best_is_highest=False)
         bids = _sorted(bids, best_is_highest=True)
     series = source.series("depth", symbol)
+    if clean == b"true":
+        series.begun = True
     value = _RECORD % (series.head, series.next_seq(), received_us, series.name, clean, asks, bids)
     return Outcome([Record("depth", series.key, value, received_us)])
 
@@ -79,5 +81,6 @@ CHANNEL = Channel(
     meaning="Order book: full snapshots, and the changes between them.",
     subscribed_by=SubscribedBy.MARKET,
     overlap=Overlap.SNAPSHOT,
-    normaliser=lambda _: normalise,
+    normaliser=lambda _: Independent("depth", normalise),
+    begins_clean=True,
 )

@@ -7,7 +7,7 @@ from typing import NamedTuple, TypeVar
 import msgspec
 from msgspec import Struct
 
-from bridge.channels.channel import Normalise, Outcome, Source, schema_name
+from bridge.channels.channel import Independent, Normaliser, Outcome, Source, schema_name
 from bridge.channels.items import decode_items
 from bridge.errors import BadItem
 from bridge.records import Record
@@ -37,7 +37,7 @@ def normaliser(
     *,
     name: str,
     called: str,
-) -> Normalise:
+) -> Normaliser:
     """Return a normaliser of pushes that are lists of `item_type`.
 
     `record_of` returns the record of an item and its time in µs, if items have one, and may raise BadItem.
@@ -66,4 +66,4 @@ def normaliser(
                 outcome.time_us = max(outcome.time_us or 0, time_us)
         return outcome
 
-    return normalise
+    return Independent(channel, normalise)

@@ -7,7 +7,7 @@ from itertools import chain
 import msgspec
 from msgspec import Struct
 
-from bridge.channels.channel import Channel, Normalise, Outcome, Overlap, Source, SubscribedBy
+from bridge.channels.channel import Channel, Independent, Normaliser, Outcome, Overlap, Source, SubscribedBy
 from bridge.channels.figures import (
     MILLISECOND,
     NULL,
@@ -62,7 +62,7 @@ _Line = tuple[bytes, bytes, bytes]
 """A ticker's symbol, its figures as a record has them, and the digits of its time."""
 
 
-def normaliser(channel: str) -> Normalise:
+def normaliser(channel: str) -> Normaliser:
     """Return the normaliser of a channel whose items are tickers."""
 
     def normalise(params: bytes, source: Source, received_us: int) -> Outcome:
@@ -88,7 +88,7 @@ def normaliser(channel: str) -> Normalise:
             outcome.time_us = max(map(int, times))
         return outcome
 
-    return normalise
+    return Independent(channel, normalise)
 
 
 def _usual_lines(params: bytes) -> Sequence[_Line]:

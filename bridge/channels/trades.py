@@ -18,6 +18,7 @@ If B starts with a trade that is known, 6 or less, it has missed nothing, and no
 import re
 from array import array
 from bisect import bisect_left
+from collections.abc import Sequence
 from operator import attrgetter
 from typing import Annotated, Literal, cast
 
@@ -94,7 +95,7 @@ class Trades:
         # By symbol, as in the key of its records; a symbol is added with its first push and never removed.
         self._memories = {symbol: _Memory(known, None) for symbol, known in watermarks.items()}
 
-    def __call__(self, params: bytes, source: Source, received_us: int) -> Outcome:
+    def push(self, params: bytes, source: Source, received_us: int) -> Outcome:
         """Return the records of the trades that are new."""
         outcome = Outcome([])
         usual = _usual(params)
@@ -105,6 +106,7 @@ class Trades:
             memory = self._memories[series.key] = _Memory(None, series)
         seen = memory.seen
         if clean:
+            series.begun = True
             last_known = _last_known(memory)
         elif not series.linked and lines:
             _begin_unlinked(memory, series, lines[0])
@@ -132,10 +134,20 @@ class Trades:
             mark = (trade_id, time_us, memory.open)
             outcome.records.append(Record("trades", series.key, value, received_us, mark))
         if clean and lines:
-            outcome.gap = _link(memory, series, last_known, lines[0], outcome.records)
+            gap = _link(memory, series, last_known, lines[0], outcome.records)
+            outcome.gaps = [gap] if gap else []
         if len(seen) > 2 * _WINDOW:
             del seen[:_WINDOW]
         return outcome
+
+    def lost(self, source: Source, symbol: bytes | None) -> None:
+        """Trust no series of this session until its next clean list."""
+        for series in source.of("trades") if symbol is None else [source.series("trades", symbol)]:
+            series.linked = series.begun = False
+
+    def overdue(self, now_us: int) -> Sequence[Gap]:  # noqa: ARG002
+        """Return nothing yet."""
+        return ()
 
 
 def _last_known(memory: _Memory) -> tuple[int, int] | None:
@@ -253,4 +265,5 @@ CHANNEL = Channel(
     subscribed_by=SubscribedBy.MARKET,
     overlap=Overlap.IDS,
     normaliser=Trades,
+    begins_clean=True,
 )

@@ -268,5 +268,5 @@ async def _receive(session: Session, connection: ClientConnection, result: _Resu
     result.count(frame, binary)
     push = session.receive(frame, binary, time.monotonic())
     if push is not None and push.channel == _LISTING:
-        records = CHANNELS[_LISTING].normaliser({})(push.params, Source("check"), 0).records
+        records = CHANNELS[_LISTING].normaliser({}).push(push.params, Source("check"), 0).records
         result.markets |= {record.key.decode() for record in records if record.key}

@@ -3,7 +3,7 @@
 import msgspec
 from msgspec import Raw, Struct
 
-from bridge.channels.channel import Channel, Outcome, Overlap, Source, SubscribedBy
+from bridge.channels.channel import Channel, Independent, Outcome, Overlap, Source, SubscribedBy
 from bridge.channels.figures import MILLISECOND, Figure, Name, Time, exact, microseconds
 from bridge.channels.items import decode_items
 from bridge.errors import BadItem
@@ -67,5 +67,5 @@ CHANNEL = Channel(
     meaning="Candles of one minute, on every change.",
     subscribed_by=SubscribedBy.MARKET,
     overlap=Overlap.SERIES,
-    normaliser=lambda _: normalise,
+    normaliser=lambda _: Independent("stub", normalise),
 )

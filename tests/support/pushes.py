@@ -31,7 +31,7 @@ class Feed:
     def __init__(self, channel: str, watermarks: Watermarks | None = None) -> None:
         self.channel = channel
         self.records: list[Json] = []
-        self.normalise: Normalise = CHANNELS[channel].normaliser(watermarks or {})
+        self.normalise: Normalise = CHANNELS[channel].normaliser(watermarks or {}).push
 
     def push(self, params: Any, session: Source) -> Outcome:
         """Normalise a push and return the outcome."""

@@ -25,7 +25,7 @@ def push(trades: Trades, source: Source, ids: list[int], *, clean: bool) -> list
         {"id": one, "time": 1_597_419_159, "price": "1", "amount": "2", "type": "buy"}
         for one in reversed(ids)
     ]
-    return trades(msgspec.json.encode([clean, items, SYMBOL.decode()]), source, 1).records
+    return trades.push(msgspec.json.encode([clean, items, SYMBOL.decode()]), source, 1).records
 
 
 def ids_of(records: list[Record]) -> list[int]:

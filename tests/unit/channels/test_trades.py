@@ -69,7 +69,7 @@ class Exchange:
         self.sent += len(shown)
         outcome = self.feed.push(params(*shown, clean=clean), self.sessions[session])
         assert outcome.bad == []
-        assert outcome.gap is None or outcome.gap.closed
+        assert all(gap.closed for gap in outcome.gaps)
         self.duplicates += outcome.duplicates
 
 
@@ -136,8 +136,8 @@ def test_a_session_that_starts_with_a_known_trade_has_missed_none() -> None:
     second = source("s2")
     feed.push(params(2), second)
     feed.push(params(3, 4), second)
-    assert feed.push(params(4, clean=True), second).gap is None
-    assert feed.push(params(4, clean=True), source("s3")).gap is None
+    assert feed.push(params(4, clean=True), second).gaps == []
+    assert feed.push(params(4, clean=True), source("s3")).gaps == []
     assert ids(feed) == [1, 2, 3, 4]
 
 
@@ -147,37 +147,37 @@ def test_a_clean_list_after_a_pause_fills_in_what_was_missed() -> None:
     outcome = feed.push(params(2, 3, 4, 5, clean=True), source("s2"))
     assert ids(feed) == [1, 2, 3, 4, 5]
     assert outcome.duplicates == 2
-    assert outcome.gap == Gap(b"ETH_USDT", Stretch(3, at(3), 4, at(4)), 2, closed=True, repeated=False)
+    assert outcome.gaps == [Gap(b"ETH_USDT", Stretch(3, at(3), 4, at(4)), 2, closed=True, repeated=False)]
 
 
 def test_the_very_first_clean_list_reports_no_gap() -> None:
     feed, session = Feed("trades"), source()
     feed.push(params(3), session)
-    assert feed.push(params(1, 2, 3, 4, clean=True), session).gap is None
-    assert Feed("trades").push(params(1, 2, 3, clean=True), session).gap is None
+    assert feed.push(params(1, 2, 3, 4, clean=True), session).gaps == []
+    assert Feed("trades").push(params(1, 2, 3, clean=True), session).gaps == []
 
 
 def test_a_clean_list_that_does_not_reach_back_to_the_last_trade_reports_a_gap() -> None:
     feed = Feed("trades")
     feed.push(params(1, 2, 3, clean=True), source("s1"))
     outcome = feed.push(params(8, 9, clean=True), source("s2"))
-    assert outcome.gap == Gap(b"ETH_USDT", Stretch(3, at(3), 8, at(8)), 2, closed=False, repeated=False)
+    assert outcome.gaps == [Gap(b"ETH_USDT", Stretch(3, at(3), 8, at(8)), 2, closed=False, repeated=False)]
     assert ids(feed) == [1, 2, 3, 8, 9]
 
 
 def test_a_clean_list_without_new_trades_reports_no_gap() -> None:
     feed = Feed("trades")
     feed.push(params(1, 2, 3, clean=True), source("s1"))
-    assert feed.push(params(2, 3, clean=True), source("s2")).gap is None
+    assert feed.push(params(2, 3, clean=True), source("s2")).gaps == []
 
 
 def test_trades_before_the_clean_list_of_their_session_do_not_hide_a_gap() -> None:
     feed, session = Feed("trades"), source("s2")
     feed.push(params(1, 2, 3, clean=True), source("s1"))
-    assert feed.push(params(9), session).gap is None
+    assert feed.push(params(9), session).gaps == []
     outcome = feed.push(params(8, 9, clean=True), session)
-    assert outcome.gap == Gap(b"ETH_USDT", Stretch(3, at(3), 8, at(8)), 1, closed=False, repeated=False)
-    assert feed.push(params(10, clean=False), session).gap is None
+    assert outcome.gaps == [Gap(b"ETH_USDT", Stretch(3, at(3), 8, at(8)), 1, closed=False, repeated=False)]
+    assert feed.push(params(10, clean=False), session).gaps == []
 
 
 def test_a_gap_stays_open_across_sessions_until_a_clean_list_arrives() -> None:
@@ -186,7 +186,7 @@ def test_a_gap_stays_open_across_sessions_until_a_clean_list_arrives() -> None:
     feed.push(params(6), source("s2"))
     feed.push(params(8), source("s3"))
     outcome = feed.push(params(2, 3, 4, 5, 6, 7, 8, clean=True), source("s4"))
-    assert outcome.gap == Gap(b"ETH_USDT", Stretch(3, at(3), 4, at(4)), 3, closed=True, repeated=False)
+    assert outcome.gaps == [Gap(b"ETH_USDT", Stretch(3, at(3), 4, at(4)), 3, closed=True, repeated=False)]
     assert ids(feed) == [1, 2, 3, 6, 8, 4, 5, 7]
 
 
@@ -194,7 +194,7 @@ def test_a_second_clean_list_with_new_trades_is_reported_as_repeated() -> None:
     feed, session = Feed("trades"), source()
     feed.push(params(1, 2, 3, clean=True), session)
     outcome = feed.push(params(3, 4, clean=True), session)
-    assert outcome.gap == Gap(b"ETH_USDT", Stretch(3, at(3), 4, at(4)), 1, closed=True, repeated=True)
+    assert outcome.gaps == [Gap(b"ETH_USDT", Stretch(3, at(3), 4, at(4)), 1, closed=True, repeated=True)]
 
 
 def test_late_trades_after_a_gap_still_become_records() -> None:
@@ -218,10 +218,10 @@ def test_trades_older_than_the_first_one_are_dropped() -> None:
 def test_a_market_without_trades_starts_with_the_session_that_brings_its_first() -> None:
     feed, first, second = Feed("trades"), source("s1"), source("s2")
     for session in (first, second):
-        assert feed.push(params(clean=True), session).gap is None
+        assert feed.push(params(clean=True), session).gaps == []
     outcome = feed.push(params(1, 2), second)
-    assert (outcome.bad, outcome.gap) == ([], None)
-    assert feed.push(params(1, 2, 3, clean=True), second).gap is None
+    assert (outcome.bad, outcome.gaps) == ([], [])
+    assert feed.push(params(1, 2, 3, clean=True), second).gaps == []
     assert ids(feed) == [1, 2, 3]
 
 
