@@ -38,9 +38,9 @@ class _Lane:
 
     __slots__ = (
         "duplicates",
-        "gaps",
         "lag",
         "last_push",
+        "live_duplicates",
         "normalise",
         "normaliser",
         "on_markets",
@@ -55,8 +55,8 @@ class _Lane:
     lag: Histogram
     last_push: Gauge
     duplicates: Counter
+    live_duplicates: Counter
     recovered: Counter
-    gaps: Counter
 
 
 class Pipeline:
@@ -90,8 +90,8 @@ class Pipeline:
                 metrics.gauge("last_push_timestamp_seconds", channel=name) if lane.wanted else Gauge()
             )
             lane.duplicates = metrics.counter("duplicates_total", channel=name)
+            lane.live_duplicates = metrics.counter("live_duplicates_total", channel=name)
             lane.recovered = metrics.counter("recovered_total", channel=name)
-            lane.gaps = metrics.counter("gaps_total", channel=name)
 
     def push(self, push: Push, source: Source, received_us: int, frame: bytes) -> None:
         """Make records of one push. If any of it cannot become a record, `frame` becomes a dead letter."""
@@ -126,6 +126,8 @@ class Pipeline:
             if bad:
                 self._deadletter("payload", push.channel, _summary(bad), source, received_us, frame)
             lane.duplicates.value += outcome.duplicates
+            if outcome.live_duplicates and not source.overlapping:
+                lane.live_duplicates.value += outcome.live_duplicates
         if lane.on_markets is not None:
             lane.on_markets({record.key for record in outcome.records if record.key is not None})
 
@@ -137,8 +139,6 @@ class Pipeline:
 
     def _record_gap(self, gap: Gap, lane: _Lane, source: Source) -> None:
         lane.recovered.value += gap.filled
-        if not gap.closed:
-            lane.gaps.value += 1
         self._journal.record_gap(gap, source.session, source.cause)
 
     def _deadletter(

@@ -9,9 +9,38 @@ from bridge.errors import DeadLetterReason
 
 DEAD_LETTER_REASONS: tuple[DeadLetterReason, ...] = get_args(DeadLetterReason)
 Cause = Literal[
-    "closed", "refused", "timeout", "stale", "rejected", "rotated", "stopped", "takeover", "repeated_list"
+    "closed",
+    "refused",
+    "timeout",
+    "stale",
+    "rejected",
+    "rotated",
+    "stopped",
+    "takeover",
+    "repeated_list",
+    "spool_damaged",
+    "first_listened",
+    "ids_restarted",
 ]
 """Why a session ended or was opened, or what caused a gap."""
+
+Kind: TypeAlias = Literal[
+    "gap",
+    "ids_restarted",
+    "session_begun",
+    "session_ended",
+    "session_rotated",
+    "subscription_refused",
+    "subscription_silent",
+    "takeover",
+    "spool_begun",
+    "spool_ended",
+    "spool_overflowed",
+    "spool_discarded",
+    "spool_damaged",
+    "records_lost",
+]
+"""Every kind of event that the bridge records."""
 
 DEADLETTER = "deadletter"
 EVENTS = "events"

@@ -79,7 +79,7 @@ class Shard:
             kafka, topics, queues=self.queues, state=self._state, is_ours=is_ours, metrics=metrics
         )
         # Where all parts of the shard report: the journal puts its events into the same queues.
-        self._watch = Watch(str(number), metrics, Journal(replica.name, number, self.queues.add))
+        self._watch = Watch(str(number), metrics, Journal(replica.name, number, self.queues.add, metrics))
         # What changes while it runs.
         self._over = asyncio.Event()  # set when it is to end: stopped, lost or failed
         # Whether its connectors have been started. The takeover ends some turns of the loop earlier.
@@ -213,8 +213,6 @@ class Shard:
         Recording an event adds a record to the queues, which may call this again.
         """
         for kind, about in self.overflow.events():
-            if kind == "gap":
-                self._watch.metrics.counter("gaps_total", channel=about["channel"]).value += 1
             self._watch.journal.record(kind, **about)
         has_room = self.queues.has_room
         if self.paused != has_room:

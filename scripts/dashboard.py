@@ -191,7 +191,7 @@ ROWS = (
               "Shards that have paused reading from the exchange because memory and spool are full. Data "
               "that the exchange sends meanwhile can be lost."),
         Panel("Unfilled gaps", "stat", 4, "short", "green 0.5 orange", "gap-not-filled",
-              _counted(_of_channels("gaps_total")),
+              _counted(_of_channels("gaps_total", 'cause!="first_listened"')),
               "Gaps in the selected time range that could not be filled. Their bounds are on the events "
               "topic."),
         Panel("Dead letters", "stat", 4, "short", "green 0.5 orange", "dead-letters",
@@ -226,9 +226,11 @@ ROWS = (
         Panel("Duplicates, recovered records, gaps", "graph", 8, "cps", "green", "gap-not-filled",
               (Query(_rate(_of_channels("duplicates_total")), "duplicates"),
                Query(_rate(_of_channels("recovered_total")), "recovered"),
-               Query(_rate(_of_channels("gaps_total")), "gaps")),
-              "Items that the exchange sent again and the bridge dropped; records recovered from the "
-              "exchange's list of recent trades after an interruption; gaps that could not be filled."),
+               Query(_rate(_of_channels("live_duplicates_total")), "live duplicates"),
+               Query(_rate(_of_channels("gaps_total"), " by (cause)"), "gaps: {{cause}}")),
+              "Items that the exchange sent again and the bridge dropped; those of them that came in live "
+              "pushes, which should be none; records recovered from the exchange's list of recent trades "
+              "after an interruption; gaps that could not be filled, by their cause."),
     )),
     Row("Exchange", 7, (
         Panel("Reconnects by reason", "graph", 8, "cps", "green", "reconnect-storm",

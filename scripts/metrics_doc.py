@@ -14,8 +14,8 @@ INTRODUCTION = f"""\
 
 The bridge serves its metrics at `/metrics` in the Prometheus text format, or in OpenMetrics if the scraper
 asks for it. Every name starts with `{PREFIX}`, which the table omits. Where the table lists the values of
-a label, those series exist with the value 0 from the start; all other series appear with their first value.
-The upper bounds of the histogram buckets are
+the labels, those series exist with the value 0 from the start; all other series appear with their first
+value. The upper bounds of the histogram buckets are
 {", ".join(f"{bound:g}" for bound in Histogram.bounds)} seconds.
 
 There is also `{PREFIX}build_info` with the label `version`, and the standard `process_*` and `python_*`
@@ -30,13 +30,15 @@ def document() -> str:
 
 
 def _table() -> Iterator[str]:
-    yield "| name | type | label | meaning |"
+    yield "| name | type | labels | meaning |"
     yield "|---|---|---|---|"
     for metric in DECLARATIONS:
-        label = f"`{metric.label}`" if metric.label else ""
-        if metric.known:
-            label += ": " + ", ".join(f"`{value}`" for value in metric.known)
-        yield f"| `{metric.name}` | {metric.type.kind} | {label} | {metric.meaning} |"
+        known = metric.known or ((),) * len(metric.labels)
+        labels = "; ".join(
+            f"`{label}`" + (": " + ", ".join(f"`{value}`" for value in values) if values else "")
+            for label, values in zip(metric.labels, known, strict=True)
+        )
+        yield f"| `{metric.name}` | {metric.type.kind} | {labels} | {metric.meaning} |"
 
 
 if __name__ == "__main__":

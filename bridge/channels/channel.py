@@ -89,6 +89,9 @@ class Outcome(msgspec.Struct, gc=False):
     duplicates: int = 0
     """Number of items dropped because they were known already."""
 
+    live_duplicates: int = 0
+    """How many of them a live push has brought, which the exchange should not do."""
+
     gaps: list[Gap] = []
     """The gaps in front of the records, where the channel can detect them."""
 

@@ -16,7 +16,7 @@ import structlog
 
 from bridge.errors import SpoolFull
 from bridge.ledger import Watermark, advanced, newest
-from bridge.records import Record, session_of
+from bridge.records import Kind, Record, session_of
 from bridge.spool.gaps import LostTrades
 from bridge.spool.progress import (
     Backlog,
@@ -30,7 +30,7 @@ from bridge.spool.progress import (
 )
 from bridge.spool.segment import Commit, Entry, Header, Offsets, Place
 from bridge.spool.spool import Spool
-from bridge.watch.events import About, Kind
+from bridge.watch.events import About
 
 log = structlog.get_logger(__name__)
 
@@ -287,6 +287,7 @@ def _gap(lost: LostTrades) -> About:
     about: About = {
         "channel": "trades",
         "symbol": lost.symbol.decode(),
+        "cause": "spool_damaged",
         "detail": "the spool was damaged",
         "after_id": lost.after.ids[-1],
         "after_us": lost.after.time_us,

@@ -11,23 +11,8 @@ from typing import Literal, TypeAlias, TypedDict, Unpack
 import msgspec
 
 from bridge.ledger import Gap
-from bridge.records import EVENTS, Cause, Record
-
-Kind: TypeAlias = Literal[
-    "gap",
-    "session_begun",
-    "session_ended",
-    "session_rotated",
-    "subscription_refused",
-    "takeover",
-    "spool_begun",
-    "spool_ended",
-    "spool_overflowed",
-    "spool_discarded",
-    "spool_damaged",
-]
-"""Every kind that the bridge records."""
-
+from bridge.records import EVENTS, Cause, Kind, Record
+from bridge.watch.metrics import Metrics
 
 ClosedBy: TypeAlias = Literal["clean_list"]
 """The proof that a gap in trades is filled completely."""
@@ -73,18 +58,29 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Journal:
-    """Records the events of one shard of a replica, by passing records to `emit`."""
+    """Records the events of one shard of a replica, by passing records to `emit`, and counts them."""
 
-    def __init__(self, replica: str, shard: int, emit: Callable[[Sequence[Record]], object]) -> None:
+    def __init__(
+        self, replica: str, shard: int, emit: Callable[[Sequence[Record]], object], metrics: Metrics
+    ) -> None:
         self._replica = replica
         self._shard = shard
         self._emit = emit
+        self._metrics = metrics
 
     def record(self, kind: Kind, **about: Unpack[About]) -> None:
-        """Record an event that happens now; its key is its symbol, else its account, else the shard."""
+        """Record and count an event that happens now.
+
+        Its key is its symbol, else its account, else the shard. A gap has a channel; one that is not closed
+        counts as a gap by its cause.
+        """
         now_us = time.time_ns() // 1000
         event = Event(event=kind, received_us=now_us, replica=self._replica, shard=self._shard, **about)
         key = event.symbol or event.account or str(self._shard)
+        counter = self._metrics.counter
+        counter("events_total", event=kind).value += 1
+        if kind == "gap" and event.closed_by is None:
+            counter("gaps_total", channel=event.channel or "", cause=event.cause or "").value += 1
         self._emit([Record(EVENTS, key.encode(), msgspec.json.encode(event), now_us)])
 
     def record_gap(self, gap: Gap, session: str, cause: Cause) -> None:

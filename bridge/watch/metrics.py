@@ -5,20 +5,22 @@ hot path adds to an attribute, and the registry reads that attribute when Promet
 
     frames = metrics.counter("frames_total", shard="0")
     frames.value += 1
+
+    metrics.counter("gaps_total", channel="trades", cause="closed").value += 1
 """
 
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from itertools import accumulate
-from typing import TypeVar
+from itertools import accumulate, product
+from typing import TypeVar, get_args
 
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
 from prometheus_client.metrics_core import InfoMetricFamily, Metric
 
 from bridge import __version__
 from bridge.channels import CHANNELS
-from bridge.records import DEAD_LETTER_REASONS, DEADLETTER, EVENTS
+from bridge.records import DEAD_LETTER_REASONS, DEADLETTER, EVENTS, Cause, Kind
 
 PREFIX = "digifinex_bridge_"
 
@@ -100,55 +102,58 @@ InstrumentT = TypeVar("InstrumentT", Counter, Gauge, Histogram)
 class Declaration:
     """One metric.
 
-    `name` is without the prefix; `meaning` is its HELP text; `label` is its only label, or None; `known` are
-    the values of that label whose series exist from the start.
+    `name` is without the prefix; `meaning` is its HELP text; `labels` are the names of its labels. `known`
+    has the values of each label: the series of all their combinations exist from the start. It is empty if
+    the values of any label are not known beforehand.
     """
 
     name: str
     type: type[Instrument]
     meaning: str
-    label: str | None = None
-    known: tuple[str, ...] = ()
+    labels: tuple[str, ...] = ()
+    known: tuple[tuple[str, ...], ...] = ()
 
 
 _CHANNELS = tuple(CHANNELS)
 _TOPICS = (*CHANNELS, DEADLETTER, EVENTS)
+_CAUSES: tuple[str, ...] = get_args(Cause)
+_KINDS: tuple[str, ...] = get_args(Kind)
 _RECONNECTS = ("closed", "refused", "timeout", "stale", "rejected", "rotated")
 
 DECLARATIONS: tuple[Declaration, ...] = (
     Declaration("ready", Gauge, "1 while /readyz answers 200, else 0."),
-    Declaration("connected", Gauge, "Open sessions, including those that are still subscribing.", "shard"),
-    Declaration("shard_owned", Gauge, "1 while this replica serves the shard, else 0.", "shard"),
+    Declaration("connected", Gauge, "Open sessions, including those that are still subscribing.", ("shard",)),
+    Declaration("shard_owned", Gauge, "1 while this replica serves the shard, else 0.", ("shard",)),
     Declaration(
         "shards_lost_total",
         Counter,
         "Shards lost while this replica was serving them: fenced by another replica, or reassigned.",
     ),
-    Declaration("frames_total", Counter, "Frames received from the exchange.", "shard"),
-    Declaration("received_bytes_total", Counter, "Compressed bytes of the frames received.", "shard"),
-    Declaration("records_total", Counter, "Records acknowledged by Kafka.", "channel", _TOPICS),
+    Declaration("frames_total", Counter, "Frames received from the exchange.", ("shard",)),
+    Declaration("received_bytes_total", Counter, "Compressed bytes of the frames received.", ("shard",)),
+    Declaration("records_total", Counter, "Records acknowledged by Kafka.", ("channel",), (_TOPICS,)),
     Declaration("decompression_errors_total", Counter, "Frames that could not be decompressed."),
     Declaration(
         "deadletters_total",
         Counter,
         "Frames sent to the dead letter topic.",
-        "reason",
-        DEAD_LETTER_REASONS,
+        ("reason",),
+        (DEAD_LETTER_REASONS,),
     ),
-    Declaration("reconnects_total", Counter, "Sessions replaced by new ones.", "reason", _RECONNECTS),
+    Declaration("reconnects_total", Counter, "Sessions replaced by new ones.", ("reason",), (_RECONNECTS,)),
     Declaration(
         "exchange_lag_seconds",
         Histogram,
         "Time from the exchange's timestamp to reception.",
-        "channel",
-        _CHANNELS,
+        ("channel",),
+        (_CHANNELS,),
     ),
     Declaration(
         "delivery_lag_seconds",
         Histogram,
         "Time from reception until a read_committed consumer can read the record.",
-        "channel",
-        _TOPICS,
+        ("channel",),
+        (_TOPICS,),
     ),
     Declaration("ping_seconds", Histogram, "Time from a ping to its pong."),
     Declaration(
@@ -160,7 +165,7 @@ DECLARATIONS: tuple[Declaration, ...] = (
         "last_push_timestamp_seconds",
         Gauge,
         "Unix time of the last push; 0 before the first one.",
-        "channel",
+        ("channel",),
     ),
     Declaration("pending_records", Gauge, "Records in memory that Kafka has not acknowledged yet."),
     Declaration("pending_bytes", Gauge, "Bytes of records in memory that Kafka has not acknowledged yet."),
@@ -176,24 +181,40 @@ DECLARATIONS: tuple[Declaration, ...] = (
         "reading_paused",
         Gauge,
         "1 while reading from the exchange is paused because memory and spool are full, else 0.",
-        "shard",
+        ("shard",),
     ),
     Declaration(
         "duplicates_total",
         Counter,
         "Items that the exchange sent again and the bridge dropped.",
-        "channel",
-        _CHANNELS,
+        ("channel",),
+        (_CHANNELS,),
     ),
-    Declaration("gaps_total", Counter, "Gaps that could not be filled.", "channel", _CHANNELS),
+    Declaration(
+        "live_duplicates_total",
+        Counter,
+        "Known items in live pushes, which the exchange should not send; not in lists or rotations.",
+        ("channel",),
+        (_CHANNELS,),
+    ),
+    Declaration(
+        "gaps_total",
+        Counter,
+        "Gaps that could not be filled, by what caused them.",
+        ("channel", "cause"),
+        (_CHANNELS, _CAUSES),
+    ),
+    Declaration("events_total", Counter, "Events recorded, by their kind.", ("event",), (_KINDS,)),
     Declaration(
         "recovered_total",
         Counter,
         "Records recovered from the exchange's list of recent trades after an interruption.",
-        "channel",
-        _CHANNELS,
+        ("channel",),
+        (_CHANNELS,),
     ),
-    Declaration("kafka_errors_total", Counter, "Errors returned by Kafka or its client, by name.", "error"),
+    Declaration(
+        "kafka_errors_total", Counter, "Errors returned by Kafka or its client, by name.", ("error",)
+    ),
 )
 
 
@@ -207,32 +228,33 @@ class Metrics:
     def __init__(self) -> None:
         # What Prometheus scrapes; filled here, read by `Endpoints`.
         self.registry = CollectorRegistry()
-        # The instruments by label value ("" without a label): those known from the start, and each other one
-        # from its first use on. Never shrinks: a series that disappears breaks rates.
-        self._instruments: dict[Declaration, dict[str, Instrument]] = {}
+        # The instruments by the values of their labels: those known from the start, and each other one from
+        # its first use on. Never shrinks: a series that disappears breaks rates.
+        self._instruments: dict[Declaration, dict[tuple[str, ...], Instrument]] = {}
         for declaration in DECLARATIONS:
-            values = declaration.known if declaration.label else ("",)
+            unknown = declaration.labels and not declaration.known
+            values = () if unknown else product(*declaration.known)
             self._instruments[declaration] = {value: declaration.type() for value in values}
         self.registry.register(self)
         ProcessCollector(registry=self.registry)
         PlatformCollector(registry=self.registry)
         GCCollector(registry=self.registry)
 
-    def counter(self, name: str, **label: str) -> Counter:
+    def counter(self, name: str, **labels: str) -> Counter:
         """Return the counter, e.g. `counter("frames_total", shard="0")`.
 
         Raises:
-            TypeError: no counter with this name and label is declared.
+            TypeError: no counter with this name and these labels is declared.
         """
-        return self._instrument(Counter, name, label)
+        return self._instrument(Counter, name, labels)
 
-    def gauge(self, name: str, **label: str) -> Gauge:
+    def gauge(self, name: str, **labels: str) -> Gauge:
         """Return the gauge, e.g. `gauge("pending_records")`; raises as `counter` does."""
-        return self._instrument(Gauge, name, label)
+        return self._instrument(Gauge, name, labels)
 
-    def histogram(self, name: str, **label: str) -> Histogram:
+    def histogram(self, name: str, **labels: str) -> Histogram:
         """Return the histogram, e.g. `histogram("ping_seconds")`; raises as `counter` does."""
-        return self._instrument(Histogram, name, label)
+        return self._instrument(Histogram, name, labels)
 
     def collect(self) -> Iterator[Metric]:
         """Return the present value of every metric; the registry calls this on each scrape."""
@@ -240,19 +262,19 @@ class Metrics:
         for declaration, instruments in self._instruments.items():
             name = PREFIX + declaration.name.removesuffix("_total")
             metric = Metric(name, declaration.meaning, declaration.type.kind)
-            for value, instrument in instruments.items():
-                label = {declaration.label: value} if declaration.label else {}
+            for values, instrument in instruments.items():
+                labels = dict(zip(declaration.labels, values, strict=True))
                 for suffix, more, figure in instrument.samples():
-                    metric.add_sample(name + suffix, label | more, figure)
+                    metric.add_sample(name + suffix, labels | more, figure)
             yield metric
 
-    def _instrument(self, kind: type[InstrumentT], name: str, label: Mapping[str, str]) -> InstrumentT:
+    def _instrument(self, kind: type[InstrumentT], name: str, labels: Mapping[str, str]) -> InstrumentT:
         declaration = _BY_NAME.get(name)
-        wanted = {declaration.label} if declaration and declaration.label else set()
-        if declaration is None or declaration.type is not kind or wanted != label.keys():
-            raise TypeError(f"no {kind.kind} {name} with label {', '.join(label) or 'none'} is declared")
+        names = set(declaration.labels) if declaration else set()
+        if declaration is None or declaration.type is not kind or names != labels.keys():
+            raise TypeError(f"no {kind.kind} {name} with labels {', '.join(labels) or 'none'} is declared")
         instruments = self._instruments[declaration]
-        instrument = instruments.setdefault(next(iter(label.values()), ""), kind())
+        instrument = instruments.setdefault(tuple(labels[one] for one in declaration.labels), kind())
         assert isinstance(instrument, kind)  # noqa: S101
         return instrument
 

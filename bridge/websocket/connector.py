@@ -205,7 +205,6 @@ class Connector:
             await asyncio.gather(*(self._end(feed, "stopped") for feed in self._feeds))
 
     def _record_gap(self, feed: Feed, channel: str, before_us: int) -> None:
-        self._watch.metrics.counter("gaps_total", channel=channel).value += 1
         self._watch.journal.record(
             "gap",
             session=feed.source.session,

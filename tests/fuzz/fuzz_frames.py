@@ -63,7 +63,7 @@ class Conversation:
             wanted=CHANNELS,
             emit=emit,
             watermarks={},
-            watch=Watch("0", METRICS, Journal("replica", 0, emit)),
+            watch=Watch("0", METRICS, Journal("replica", 0, emit, METRICS)),
             on_markets=None,
         )
         self.now = 0.0

@@ -63,7 +63,7 @@ class Connected(Connector):
             config=config,
             courtesy=self.courtesy,
             receiver=receiver,
-            watch=Watch("0", self.metrics, Journal("replica", 0, self.events.extend)),
+            watch=Watch("0", self.metrics, Journal("replica", 0, self.events.extend, self.metrics)),
         )
 
     def set(self, settings: Mapping[str, object]) -> None:

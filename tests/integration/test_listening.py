@@ -43,7 +43,7 @@ class AccountConnector(Connector):
             config=config,
             courtesy=Courtesy(config.handshakes_per_second, config.subscribes_per_second),
             receiver=self,
-            watch=Watch("0", self.metrics, Journal("replica", 0, self.recorded.extend)),
+            watch=Watch("0", self.metrics, Journal("replica", 0, self.recorded.extend, self.metrics)),
             account=Account("main", ACCOUNT),
         )
 

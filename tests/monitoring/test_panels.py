@@ -33,10 +33,21 @@ def _of(name: str, replica: str, labels: str = "") -> str:
 
 CASES = {
     "gaps before the first scrape": Case(
-        "Unfilled gaps", {_of("gaps_total", _A, ',channel="trades"'): "3x120"} | _STARTED, 3
+        "Unfilled gaps", {_of("gaps_total", _A, ',channel="trades",cause="closed"'): "3x120"} | _STARTED, 3
     ),
     "an increase of gaps": Case(
-        "Unfilled gaps", {_of("gaps_total", _A, ',channel="trades"'): "0x59 2x60"} | _STARTED, 2
+        "Unfilled gaps",
+        {_of("gaps_total", _A, ',channel="trades",cause="closed"'): "0x59 2x60"} | _STARTED,
+        2,
+    ),
+    "a new account is no unfilled gap": Case(
+        "Unfilled gaps",
+        {
+            _of("gaps_total", _A, ',channel="order",cause="first_listened"'): "3x120",
+            _of("gaps_total", _A, ',channel="order",cause="closed"'): "1x120",
+        }
+        | _STARTED,
+        1,
     ),
     "dead letters before the first scrape": Case(
         "Dead letters", {_of("deadletters_total", _A, ',reason="payload"'): "4x120"} | _STARTED, 4

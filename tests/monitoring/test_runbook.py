@@ -8,7 +8,7 @@ from typing import get_args
 import pytest
 
 from bridge.config import Config
-from bridge.watch.events import Kind
+from bridge.records import Kind
 from tests.chart.helm import VALUES, manifests, the
 from tests.monitoring.rules import ALERTS, METRICS, ROOT, RUNBOOK, anchor, sections, undeclared
 

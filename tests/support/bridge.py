@@ -29,7 +29,7 @@ class Bridge:
             wanted=CHANNELS,
             emit=self._emit,
             watermarks={},
-            watch=Watch("0", self.metrics, Journal("replica", 0, self._emit)),
+            watch=Watch("0", self.metrics, Journal("replica", 0, self._emit, self.metrics)),
             on_markets=None,
         )
 

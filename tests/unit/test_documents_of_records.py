@@ -8,8 +8,7 @@ from typing import Any, get_args
 
 import pytest
 
-from bridge.records import DEAD_LETTER_REASONS, EVENTS, Cause
-from bridge.watch.events import Kind
+from bridge.records import DEAD_LETTER_REASONS, EVENTS, Cause, Kind
 from tests.support.schemas import Json, schema, validator
 
 ROOT = Path(__file__).parents[2]

@@ -10,8 +10,8 @@ import pytest
 from jsonschema import Draft202012Validator, ValidationError
 
 from bridge.channels import CHANNELS
-from bridge.records import DEAD_LETTER_REASONS, DEADLETTER, EVENTS, Cause
-from bridge.watch.events import ClosedBy, Kind
+from bridge.records import DEAD_LETTER_REASONS, DEADLETTER, EVENTS, Cause, Kind
+from bridge.watch.events import ClosedBy
 from tests.support.compatibility import incompatibilities
 from tests.support.schemas import SCHEMAS, Json, schema, validator
 

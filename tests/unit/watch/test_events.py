@@ -6,8 +6,9 @@ from typing import Any, get_args
 import pytest
 
 from bridge.ledger import Gap
-from bridge.records import Record, Stretch
-from bridge.watch.events import About, Journal, Kind
+from bridge.records import Kind, Record, Stretch
+from bridge.watch.events import About, Journal
+from bridge.watch.metrics import Metrics
 from tests.support.schemas import validate
 
 
@@ -16,7 +17,12 @@ class Recorded:
 
     def __init__(self) -> None:
         self.records: list[Record] = []
-        self.journal = Journal("bridge-0", 3, self.records.extend)
+        self.metrics = Metrics()
+        self.journal = Journal("bridge-0", 3, self.records.extend, self.metrics)
+
+    def counted(self, name: str, **labels: str) -> float:
+        """Return the value of a counter."""
+        return self.metrics.counter(name, **labels).value
 
     def one(self) -> dict[str, Any]:
         """Return the only event, checked against the schema."""
@@ -36,6 +42,7 @@ def test_every_kind_is_a_valid_record(recorded: Recorded, kind: Kind) -> None:
     event = recorded.one()
     assert (event["event"], event["replica"], event["shard"]) == (kind, "bridge-0", 3)
     assert before_us <= event["received_us"] <= time.time_ns() // 1000
+    assert recorded.counted("events_total", event=kind) == 1
 
 
 @pytest.mark.parametrize(
@@ -73,3 +80,4 @@ def test_a_gap_in_trades_has_its_bounds_and_its_cause(
     assert (event["before_id"], event["before_us"]) == (12, 2_000_000)
     assert (event["session"], event["filled"]) == ("session-1", 4)
     assert (event["closed_by"], event["cause"]) == (closed_by, cause)
+    assert recorded.counted("gaps_total", channel="trades", cause=cause) == (0 if closed else 1)

@@ -23,26 +23,28 @@ def value(registry: CollectorRegistry, name: str, **labels: str) -> float | None
 def test_the_metrics_of_the_contract_are_declared() -> None:
     """The names, types and labels that dashboards and alerts are written against."""
     contract = {
-        ("connected", "gauge", "shard"),
-        ("frames_total", "counter", "shard"),
-        ("received_bytes_total", "counter", "shard"),
-        ("records_total", "counter", "channel"),
-        ("decompression_errors_total", "counter", None),
-        ("deadletters_total", "counter", "reason"),
-        ("reconnects_total", "counter", "reason"),
-        ("exchange_lag_seconds", "histogram", "channel"),
-        ("delivery_lag_seconds", "histogram", "channel"),
-        ("ping_seconds", "histogram", None),
-        ("clock_offset_seconds", "gauge", None),
-        ("last_push_timestamp_seconds", "gauge", "channel"),
-        ("pending_records", "gauge", None),
-        ("pending_bytes", "gauge", None),
-        ("duplicates_total", "counter", "channel"),
-        ("gaps_total", "counter", "channel"),
-        ("recovered_total", "counter", "channel"),
-        ("kafka_errors_total", "counter", "error"),
+        ("connected", "gauge", ("shard",)),
+        ("frames_total", "counter", ("shard",)),
+        ("received_bytes_total", "counter", ("shard",)),
+        ("records_total", "counter", ("channel",)),
+        ("decompression_errors_total", "counter", ()),
+        ("deadletters_total", "counter", ("reason",)),
+        ("reconnects_total", "counter", ("reason",)),
+        ("exchange_lag_seconds", "histogram", ("channel",)),
+        ("delivery_lag_seconds", "histogram", ("channel",)),
+        ("ping_seconds", "histogram", ()),
+        ("clock_offset_seconds", "gauge", ()),
+        ("last_push_timestamp_seconds", "gauge", ("channel",)),
+        ("pending_records", "gauge", ()),
+        ("pending_bytes", "gauge", ()),
+        ("duplicates_total", "counter", ("channel",)),
+        ("gaps_total", "counter", ("channel", "cause")),
+        ("recovered_total", "counter", ("channel",)),
+        ("kafka_errors_total", "counter", ("error",)),
+        ("events_total", "counter", ("event",)),
+        ("live_duplicates_total", "counter", ("channel",)),
     }
-    assert contract <= {(one.name, one.type.kind, one.label) for one in DECLARATIONS}
+    assert contract <= {(one.name, one.type.kind, one.labels) for one in DECLARATIONS}
 
 
 def test_prometheus_sees_the_counted_values() -> None:
@@ -53,6 +55,14 @@ def test_prometheus_sees_the_counted_values() -> None:
     metrics.gauge("connected", shard="3").value = 1
     assert value(metrics.registry, "frames_total", shard="0") == 3
     assert value(metrics.registry, "connected", shard="3") == 1
+
+
+def test_the_labels_of_a_metric_can_be_given_in_any_order() -> None:
+    metrics = Metrics()
+    metrics.counter("gaps_total", cause="closed", channel="trades").value += 1
+    metrics.counter("gaps_total", channel="trades", cause="closed").value += 1
+    assert value(metrics.registry, "gaps_total", channel="trades", cause="closed") == 2
+    assert value(metrics.registry, "gaps_total", channel="trades", cause="stale") == 0
 
 
 def test_a_gauge_can_call_a_function_on_each_scrape() -> None:
@@ -100,6 +110,9 @@ def test_histogram_bounds_range_from_a_millisecond_to_a_minute() -> None:
         ("reconnects_total", {"reason": "rotated"}),
         ("delivery_lag_seconds_count", {"channel": "trades"}),
         ("decompression_errors_total", {}),
+        ("gaps_total", {"channel": "order", "cause": "takeover"}),
+        ("events_total", {"event": "takeover"}),
+        ("live_duplicates_total", {"channel": "trades"}),
     ],
 )
 def test_series_with_known_label_values_exist_from_the_start(name: str, labels: dict[str, str]) -> None:
@@ -118,6 +131,7 @@ def test_two_bridges_in_one_process_count_separately() -> None:
         ("frames", {"shard": "0"}),
         ("frames_total", {}),
         ("frames_total", {"channel": "x"}),
+        ("gaps_total", {"channel": "trades"}),
         ("connected", {"shard": "0"}),
     ],
 )

@@ -42,7 +42,8 @@ class Listening:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, heard: dict[str, int]) -> None:
         self._monkeypatch = monkeypatch
         self._recorded: list[Record] = []
-        self._watch = Watch("0", Metrics(), Journal("replica", 0, self._recorded.extend))
+        metrics = Metrics()
+        self._watch = Watch("0", metrics, Journal("replica", 0, self._recorded.extend, metrics))
         heard_us = {channel: seconds * 1_000_000 for channel, seconds in heard.items()}
         self._connector = Connector(
             WANTED,
@@ -90,7 +91,9 @@ class Listening:
             (event["session"], event["cause"], event["filled"]) == ("S", "closed", 0) for event in events
         )
         counter = self._watch.metrics.counter
-        assert sum(counter("gaps_total", channel=channel).value for channel in WANTED) == len(events)
+        assert sum(counter("gaps_total", channel=channel, cause="closed").value for channel in WANTED) == len(
+            events
+        )
         return [(event["channel"], event["after_us"] / 1e6, event["before_us"] / 1e6) for event in events]
 
     def _read(self, message: dict[str, Any], at: int) -> None:

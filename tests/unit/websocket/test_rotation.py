@@ -63,13 +63,14 @@ class Side(Feed):
     """A feed without a connection: the test brings what it receives, answers its pings, and ends it."""
 
     def __init__(self, name: str, receiver: Receiver) -> None:
+        metrics = Metrics()
         super().__init__(
             cast("Stream", None),
             Session({}, timing=Timing(), wall_offset=0.0, max_frame_bytes=1000),
             Source(name),
             courtesy=Courtesy(5.0, 20.0),
             receiver=receiver,
-            watch=Watch("0", Metrics(), Journal("replica", 0, lambda records: None)),
+            watch=Watch("0", metrics, Journal("replica", 0, lambda records: None, metrics)),
         )
         self._pings = 0  # that were sent over it
         self._pong = asyncio.get_running_loop().create_future()
