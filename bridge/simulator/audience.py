@@ -1,5 +1,6 @@
 """All clients of the simulated exchange together: updates for many of them, and faults that hit all."""
 
+import math
 import time
 from collections.abc import Iterator
 
@@ -54,9 +55,10 @@ class Audience:
         """True while the kernel has not accepted all that was written."""
         return any(client.behind for client in self._clients)
 
-    def cut(self) -> None:
-        """Abort every connection, without a close frame."""
-        for client in self._clients:
+    def cut(self, share: float = 1.0) -> None:
+        """Abort a share of the connections, the oldest first, without a close frame."""
+        clients = sorted(self._clients, key=lambda client: client.opened)
+        for client in clients[: math.ceil(share * len(clients))]:
             client.cut()
 
     def stall(self, seconds: float) -> None:

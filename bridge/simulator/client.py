@@ -1,6 +1,7 @@
 """One client of the simulated exchange: its connection, its subscriptions, and bytes waiting to be sent."""
 
 import time
+from collections import deque
 
 from websockets.asyncio.server import ServerConnection
 from websockets.frames import Frame, Opcode
@@ -19,11 +20,18 @@ class Client:
         self.heard = self.opened  # monotonic seconds of its last message, or of the handshake
         self.muted = False  # True: neither read nor written to any more; never reset
         self.stalled = False  # True during a stall: written frames wait
+        self.lag = 0.0  # seconds by which all that is written to it is late; set before the first write
+        self.number = 0  # in the history of connections, if there is one
         self._waiting: list[bytes] = []  # whole WebSocket frames, oldest first; emptied by `flush`
+        # The same while they are too early, each with the time when it is due, in monotonic seconds.
+        self._early: deque[tuple[float, bytes]] = deque()
 
     def write(self, frame: bytes) -> None:
-        """Queue a whole WebSocket frame for the next `flush`."""
-        self._waiting.append(frame)
+        """Queue a whole WebSocket frame for the first `flush` after the connection's lag."""
+        if self.lag:
+            self._early.append((time.monotonic() + self.lag, frame))
+        else:
+            self._waiting.append(frame)
 
     def flush(self, most: int) -> bool:
         """Send all queued frames, unless stalled.
@@ -31,6 +39,9 @@ class Client:
         Returns:
             False if the client was cut off because it left more than `most` bytes unread.
         """
+        now = time.monotonic() if self._early else 0.0
+        while self._early and self._early[0][0] <= now:
+            self._waiting.append(self._early.popleft()[1])
         if not self._waiting or self.stalled:
             return True
         waiting, self._waiting = self._waiting, []
@@ -60,7 +71,8 @@ class Client:
     @property
     def behind(self) -> bool:
         """True while the kernel has not accepted all that was written."""
-        return self.open and bool(self._waiting or self.connection.transport.get_write_buffer_size())
+        waiting = self._waiting or self._early or self.connection.transport.get_write_buffer_size()
+        return self.open and bool(waiting)
 
 
 def binary(payload: bytes) -> bytes:

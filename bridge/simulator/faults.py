@@ -6,14 +6,23 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-_SHARES = ("corrupt", "bad_json", "unknown_method", "clean_again")
+_SHARES = (
+    "corrupt",
+    "bad_json",
+    "unknown_method",
+    "clean_again",
+    "damaged",
+    "duplicated",
+    "reordered",
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Faults:
     """Faults to inject; the defaults inject none.
 
-    Shares are fractions of 1. Damaged frames are sent in addition to the good ones, so nothing good is lost.
+    Shares are fractions of 1. The frames of `corrupt`, `bad_json` and `unknown_method` are sent in addition
+    to the good ones, so nothing good is lost; those of `damaged` in place of them.
     """
 
     drop: float = 0.0  # seconds between cuts of all connections; 0: never
@@ -26,6 +35,11 @@ class Faults:
     bad_json: float = 0.0  # share of updates followed by a frame that is not JSON
     unknown_method: float = 0.0  # share of updates followed by a frame with an unknown method
     clean_again: float = 0.0  # share of trades and depth updates followed by the full list
+    damaged: float = 0.0  # share of updates that a connection gets with a damaged zlib stream
+    duplicated: float = 0.0  # share of trades, depth and private updates that are sent twice
+    reordered: float = 0.0  # share of trades updates that are sent after the next one of their symbol
+    lag: float = 0.0  # maximum seconds by which a connection's messages are late, each its own
+    whole_seconds: bool = False  # whether trades have times in whole seconds
     newest_first: bool = True  # the order of the trades in a list
     nested_all_ticker: bool = False  # all_ticker's list inside one more list
     idle_limit: float = 60.0  # seconds without a message from the client after which it is cut off

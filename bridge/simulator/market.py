@@ -8,7 +8,7 @@ import random
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 _TICKS = 100
 _LOTS = 10_000
@@ -23,6 +23,10 @@ _EMPTY = ("0", "0.0000")  # amounts that remove a level; the exchange writes bot
 
 Levels = dict[int, int]
 """Price in ticks to amount in lots."""
+
+Remembers: TypeAlias = Literal["kept", "cut", "mixed"]
+"""What a list of recent trades shows once ids have begun anew: older trades too, only newer ones, or both,
+ordered by id instead of by time."""
 
 
 def symbol_names(number: int) -> list[str]:
@@ -67,6 +71,10 @@ class Market:
     last_lots: int = 0  # lots of the newest trade
     base_lots: int = 0  # lots traded so far
     quote: int = 0  # ticks times lots, traded so far: units of 0.000001
+    epoch: int = 0  # how often the ids have begun anew
+    strays: set[int] = field(default_factory=set)  # the ids that were far out of line
+    _mixed: bool = False  # whether the list of recent trades is ordered by id; set when ids begin anew
+    _stray: int = 0  # by how much the next id is out of line; 0: it is not
 
     def __post_init__(self) -> None:
         middle = self.rng.randint(100_000, 6_000_000)
@@ -126,9 +134,24 @@ class Market:
         update = Update("trades", self.symbol, [False, done[::-1], self.symbol])
         return [update, self._delta(changed, {}) if buys else self._delta({}, changed)]
 
+    def restart_ids(self, start: int, history: Remembers = "kept") -> None:
+        """Let the ids of the trades begin anew above `start`, as after a restart of the exchange's engine."""
+        self.last_id = start
+        self.epoch += 1
+        self._mixed = history == "mixed"
+        if history == "cut":
+            self.trades.clear()
+
+    def stray_id(self, offset: int) -> None:
+        """Let the id of the next trade alone be `offset` out of line."""
+        self._stray = offset
+
     def clean_trades(self) -> Update:
-        """Return the recent trades, newest first."""
-        return Update("trades", self.symbol, [True, list(self.trades)[::-1], self.symbol])
+        """Return the recent trades, newest first, or by falling id if `restart_ids` has mixed them."""
+        trades = list(self.trades)[::-1]
+        if self._mixed:
+            trades.sort(key=lambda trade: -trade["id"])
+        return Update("trades", self.symbol, [True, trades, self.symbol])
 
     def snapshot(self) -> Update:
         """Return the whole book, both sides highest price first."""
@@ -162,8 +185,13 @@ class Market:
         self.high, self.low = max(self.high, price), min(self.low, price)
         self.base_lots += lots
         self.quote += price * lots
+        trade_id = self.last_id
+        if self._stray:
+            trade_id += self._stray
+            self.strays.add(trade_id)
+            self._stray = 0
         trade = {
-            "id": self.last_id,
+            "id": trade_id,
             "time": round(now, 6),
             "price": price_text(price),
             "amount": amount_text(lots),

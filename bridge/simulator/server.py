@@ -4,7 +4,7 @@ import asyncio
 import random
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from http import HTTPStatus
 from types import TracebackType
 from typing import Any, Self
@@ -17,9 +17,11 @@ from bridge.simulator import encoding
 from bridge.simulator.accounts import Account
 from bridge.simulator.audience import Audience
 from bridge.simulator.client import Client, binary, text
-from bridge.simulator.extras import Extras
+from bridge.simulator.extras import Extras, corrupted
 from bridge.simulator.faults import Faults
+from bridge.simulator.history import History
 from bridge.simulator.market import Exchange, Update, symbol_names
+from bridge.simulator.mishaps import Mishaps
 from bridge.simulator.pace import Pace
 from bridge.simulator.protocol import DOCUMENTED, Dialect, HangUp, Protocol, Reply
 from bridge.simulator.truth import Truth
@@ -38,6 +40,7 @@ class Setup:
     host: str = "127.0.0.1"
     port: int = 0  # 0: a free one
     keep_trades: bool = False  # for tests: keep every trade, so that memory grows with each
+    keep_history: bool = False  # the same for everything; see `history`
     backlog: int = 256 * 1024 * 1024  # bytes; a client that leaves more unread is cut off
 
 
@@ -64,6 +67,7 @@ class Simulator:
         self.symbols = symbol_names(symbols) if isinstance(symbols, int) else list(symbols)  # at the start
         self.market = Exchange(self.symbols, setup.seed)  # changes with each event
         self.truth = Truth(self.market, keep_trades=setup.keep_trades)  # counts of the updates it has sent
+        self.history = History(keep=setup.keep_history)  # all that it has done, if kept
         self.clients = Audience(setup.backlog)  # the connected clients
         self.url = ""  # its address, once it listens
         self.handshakes = 0  # accepted so far
@@ -74,6 +78,8 @@ class Simulator:
         self._accounts = [Account(key, random.Random(f"{setup.seed} {key}")) for key in secrets]  # noqa: S311
         self._rng = random.Random(f"{setup.seed} accounts")  # noqa: S311 - decides when an account does something
         self._extras = Extras(faults, random.Random(f"{setup.seed} faults"), self.market)  # noqa: S311
+        self._mishaps = Mishaps(faults, random.Random(f"{setup.seed} mishaps"))  # noqa: S311
+        self._lags = random.Random(f"{setup.seed} lags")  # noqa: S311 - draws the lag of each connection
         self._faults = faults
         self._rate = rate
         self._setup = setup
@@ -113,8 +119,16 @@ class Simulator:
     async def quiesce(self) -> None:
         """Stop making events, and return when all written updates have been sent."""
         await _ended(self._pacing)
+        self._write_late()
+        self.clients.flush()
         while self.clients.behind:  # noqa: ASYNC110
             await asyncio.sleep(_TICK)
+
+    def inject(self, faults: Faults) -> None:
+        """Replace the faults from here on, all but `max_subscriptions`; a lag is that of new connections."""
+        self._faults = self._mishaps.faults = faults
+        self._extras = replace(self._extras, faults=faults)
+        self._write_late()
 
     def push(self, channel: str, params: list[Any]) -> None:
         """Send hand-made params, as they are, to the clients that subscribed to their symbol.
@@ -137,8 +151,13 @@ class Simulator:
     async def drop_all(self, refuse: int = 0) -> None:
         """Abort every connection, without a close frame, and refuse the next `refuse` handshakes."""
         dropped = list(self.clients)
-        self._drop(refuse)
+        self.drop(refuse)
         await asyncio.gather(*(client.connection.wait_closed() for client in dropped))
+
+    def drop(self, refuse: int = 0, share: float = 1.0) -> None:
+        """Abort a share of the connections, the oldest first, and refuse the next `refuse` handshakes."""
+        self._to_refuse = max(self._to_refuse, refuse)
+        self.clients.cut(share)
 
     def shut(self, *channels: str) -> None:
         """From here on refuse all subscriptions of these channels, and of no others."""
@@ -152,6 +171,8 @@ class Simulator:
     def stall(self, seconds: float) -> None:
         """Send nothing for `seconds`, then everything that was held back; the connections stay open."""
         self.clients.stall(seconds)
+        now_us = _now_us()
+        self.history.record_stall(now_us, now_us + round(seconds * 1e6))
 
     def mute(self) -> None:
         """Ignore the current connections from here on; they stay open, and nothing is read or sent."""
@@ -169,19 +190,27 @@ class Simulator:
                 next_all += _ALL_TICKER
                 update = self.market.all_ticker(self._clock())
                 if update is not None:
+                    self.history.record_made([update], self.market, _now_us())
                     self._publish(update)
             self.clients.flush()
 
     def _make_event(self) -> int:
         """Make one event and publish it; return its number of updates."""
-        updates = self.market.step(self._clock())
+        now = self._clock()
+        updates = self.market.step(int(now) if self._faults.whole_seconds else now)
         for account in self._accounts:
             if self._rng.random() < _PRIVATE_SHARE:
                 updates += account.step(self.market.markets[updates[0].symbol], self._clock())
+        self.history.record_made(updates, self.market, _now_us())
         for update in updates:
             self.truth.record_made(update)
-            self._publish(update)
+            for sent in self._mishaps.sent(update):
+                self._publish(sent)
         return len(updates)
+
+    def _write_late(self) -> None:
+        for update in self._mishaps.late():
+            self._write(update)
 
     def _publish(self, update: Update) -> None:
         """Write an update to all its subscribers, followed by the frames that faults add."""
@@ -190,7 +219,11 @@ class Simulator:
                 self.truth.bad[fault] += self._write_to_all(payload)
             again = self._extras.again(update)
             if again is not None:
-                self._write(again)
+                self._write_again(again)
+
+    def _write_again(self, full: Update) -> None:
+        self.history.record_first(full)
+        self._write(full)
 
     def _write(self, update: Update) -> bool:
         """Write an update, encoded once, to all its subscribers; return whether there are any."""
@@ -198,8 +231,14 @@ class Simulator:
         if subscribers:
             frame = self._frame(update)
             for client in subscribers:
-                client.write(frame)
-                self.truth.record_written(update)
+                damaged = self._mishaps.damages()
+                client.write(binary(corrupted(update)) if damaged else frame)
+                due_us = _now_us() + round(client.lag * 1e6)
+                self.history.record_written(update, client.number, due_us, damaged=damaged)
+                if damaged:
+                    self.truth.bad["damaged"] += 1
+                else:
+                    self.truth.record_written(update)
         return bool(subscribers)
 
     def _write_to_all(self, payload: bytes) -> int:
@@ -237,6 +276,8 @@ class Simulator:
 
     async def _serve(self, connection: ServerConnection) -> None:
         client = Client(connection)
+        client.lag = self._lags.uniform(0, self._faults.lag)
+        client.number = self.history.record_opened(_now_us(), round(client.lag * 1e6))
         self.clients.enter(client)
         try:
             async for message in connection:
@@ -249,10 +290,12 @@ class Simulator:
             return
         finally:
             self.clients.leave(client)
+            self.history.record_closed(client.number, _now_us())
 
     def _reply(self, client: Client, messages: Iterable[Reply | Update]) -> None:
         for message in messages:
             if isinstance(message, Update):
+                self.history.record_first(message)
                 client.write(self._frame(message))
                 self.truth.record_written(message)
             else:
@@ -261,25 +304,25 @@ class Simulator:
                 client.write(text(json) if as_text else binary(encoding.compress(json)))
         self.clients.flush()
 
-    def _drop(self, refuse: int) -> None:
-        self._to_refuse = max(self._to_refuse, refuse)
-        self.clients.cut()
-
     async def _misbehave(self) -> None:
         """Inject the faults that depend on time."""
-        faults, now = self._faults, time.monotonic()
-        next_drop, next_stall = now + faults.drop, now + faults.stall_every
+        now = time.monotonic()
+        next_drop, next_stall = now + self._faults.drop, now + self._faults.stall_every
         while True:
             await asyncio.sleep(_TICK)
-            now = time.monotonic()
+            faults, now = self._faults, time.monotonic()
             if faults.drop and now >= next_drop:
                 next_drop = now + faults.drop
-                self._drop(faults.refuse)
+                self.drop(faults.refuse)
             if faults.stall_every and now >= next_stall:
                 next_stall = now + faults.stall_every
                 self.stall(faults.stall_for)
             self.clients.grow_older(faults)
             self.clients.flush()
+
+
+def _now_us() -> int:
+    return time.time_ns() // 1000
 
 
 def _symbol(channel: str, params: list[Any]) -> str | None:

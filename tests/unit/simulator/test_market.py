@@ -5,7 +5,7 @@ from decimal import Decimal
 
 import pytest
 
-from bridge.simulator.market import Exchange, Update
+from bridge.simulator.market import Exchange, Remembers, Update
 
 NOW = 1_600_000_000.0
 SYMBOLS = ["BTC_USDT", "ETH_USDT"]
@@ -120,3 +120,35 @@ def test_trades_only_take_what_is_in_the_book() -> None:
         for price, lots in taken.items():
             assert Decimal(left[f"{price // 100}.{price % 100:02d}"]) * 10_000 == side[price] - lots
         exchange.step(NOW + n)
+
+
+@pytest.mark.parametrize("history", ["kept", "cut", "mixed"])
+def test_ids_that_begin_anew_are_in_the_list_as_asked_for(history: Remembers) -> None:
+    exchange = Exchange(SYMBOLS[:1], 6)
+    market = exchange.markets[SYMBOLS[0]]
+    for n in range(20):
+        exchange.event("trades", NOW + n)
+    market.restart_ids(0, history)
+    for n in range(20, 30):
+        exchange.event("trades", NOW + n)
+    ids = [trade["id"] for trade in market.clean_trades().params[1]]
+    new = [one for one in ids if one < 1000]
+    assert new == sorted(new, reverse=True)
+    match history:
+        case "kept":
+            assert ids[: len(new)] == new
+            assert len(ids) > len(new)
+        case "cut":
+            assert ids == new
+        case "mixed":
+            assert ids[-len(new) :] == new
+            assert len(ids) > len(new)
+
+
+def test_one_id_is_out_of_line_and_the_next_ones_are_not() -> None:
+    exchange = Exchange(SYMBOLS[:1], 6)
+    exchange.markets[SYMBOLS[0]].stray_id(10**12)
+    ids = [trade["id"] for n in range(5) for trade in exchange.event("trades", NOW + n)[0].params[1][::-1]]
+    assert ids[0] > 10**12
+    assert ids[1:] == sorted(ids[1:])
+    assert ids[-1] < 10**11

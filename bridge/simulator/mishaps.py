@@ -1,0 +1,48 @@
+"""What goes wrong with updates on their way to the clients: sent twice, out of order, damaged. Pure."""
+
+import random
+from dataclasses import dataclass, field
+
+from bridge.simulator.faults import Faults
+from bridge.simulator.market import Update
+from bridge.simulator.protocol import PRIVATE
+
+
+@dataclass(slots=True)
+class Mishaps:
+    """Chooses at random what happens to an update; the same seed gives the same choices."""
+
+    faults: Faults
+    rng: random.Random
+    # Trades updates that are sent after the next one of their symbol, by symbol.
+    _late: dict[str, list[Update]] = field(default_factory=dict)
+
+    def sent(self, update: Update) -> list[Update]:
+        """Return the updates that are sent when this one happens, in order.
+
+        Trades that come twice or out of order come after the next update of their symbol, since ids tell them
+        apart. A change of a book comes twice in a row, because anywhere else it would spoil the book.
+        """
+        if update.channel == "trades":
+            late = self._late.pop(update.symbol, [])
+            if self._happens(self.faults.reordered):
+                self._late[update.symbol] = [update]
+                return late
+            if self._happens(self.faults.duplicated):
+                self._late[update.symbol] = [update]
+            return [update, *late]
+        twice = update.channel == "depth" or update.channel in PRIVATE
+        return [update, update] if twice and self._happens(self.faults.duplicated) else [update]
+
+    def late(self) -> list[Update]:
+        """Return the updates that wait for the next one of their symbol, and forget them."""
+        late = [update for updates in self._late.values() for update in updates]
+        self._late.clear()
+        return late
+
+    def damages(self) -> bool:
+        """Return whether the next connection gets its frame damaged."""
+        return self._happens(self.faults.damaged)
+
+    def _happens(self, share: float) -> bool:
+        return bool(share) and self.rng.random() < share

@@ -1,0 +1,47 @@
+"""What goes wrong with updates on their way to the clients."""
+
+import random
+
+from bridge.simulator import Faults
+from bridge.simulator.market import Update
+from bridge.simulator.mishaps import Mishaps
+
+
+def mishaps(**faults: float) -> Mishaps:
+    return Mishaps(Faults(**faults), random.Random(1))  # type: ignore[arg-type]
+
+
+def trade(number: int, symbol: str = "BTC_USDT") -> Update:
+    return Update("trades", symbol, [False, [{"id": number}], symbol])
+
+
+def test_without_faults_each_update_is_sent_once() -> None:
+    one = trade(1)
+    assert mishaps().sent(one) == [one]
+    assert not mishaps().damages()
+
+
+def test_a_reordered_update_is_sent_after_the_next_one_of_its_symbol() -> None:
+    subject, one, other, two = mishaps(reordered=1.0), trade(1), trade(7, "ETH_USDT"), trade(2)
+    assert subject.sent(one) == []
+    assert subject.sent(other) == []
+    subject.faults = Faults()
+    assert subject.sent(two) == [two, one]
+    assert subject.late() == [other]
+    assert subject.late() == []
+
+
+def test_a_duplicated_trade_is_sent_again_after_the_next_one() -> None:
+    subject, one, two = mishaps(duplicated=1.0), trade(1), trade(2)
+    assert subject.sent(one) == [one]
+    assert subject.sent(two) == [two, one]
+
+
+def test_a_duplicated_change_of_a_book_is_sent_twice_in_a_row() -> None:
+    depth = Update("depth", "BTC_USDT", [False, {}, "BTC_USDT"])
+    assert mishaps(duplicated=1.0).sent(depth) == [depth, depth]
+
+
+def test_a_ticker_is_neither_duplicated_nor_reordered() -> None:
+    ticker = Update("ticker", "BTC_USDT", [{}])
+    assert mishaps(duplicated=1.0, reordered=1.0).sent(ticker) == [ticker]
