@@ -48,7 +48,29 @@ class RequestSplit:
     error: str
 
 
-Event = ClockRead | Ponged | Confirmed | SubscriptionRefused | RequestSplit
+@dataclass(frozen=True, slots=True)
+class CleanDue:
+    """The clean lists or snapshots of these subscriptions are due by now.
+
+    The session does not read pushes, so the caller knows which of them have come. For those that have not,
+    it calls `ask_again`, unless this was the `last` time.
+    """
+
+    channel: str
+    symbols: Symbols
+    last: bool
+
+
+@dataclass(frozen=True, slots=True)
+class RepeatRefused:
+    """The exchange refused to confirm these subscriptions once more. They stay confirmed."""
+
+    channel: str
+    symbols: Symbols
+    error: str
+
+
+Event = ClockRead | Ponged | Confirmed | SubscriptionRefused | RequestSplit | CleanDue | RepeatRefused
 
 
 @dataclass(frozen=True, slots=True)

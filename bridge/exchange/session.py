@@ -12,28 +12,33 @@ reason for giving up come out. The caller owns the connection and the clock:
     if session.over: ...                         # close the connection
 
 Times are seconds of a monotonic clock.
+
+Longer than 350 lines because it is one state machine, whose parts change the same few values; what they queue
+and wait for is in `subscribing` and `awaited`.
 """
 
 import enum
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
 import msgspec
 
 from bridge.exchange import requests
+from bridge.exchange.awaited import NEVER, Awaited, Repeats
 from bridge.exchange.events import (
     ClockRead,
     Confirmed,
     Event,
     GivenUp,
     Ponged,
+    RepeatRefused,
     RequestSplit,
     SubscriptionRefused,
 )
 from bridge.exchange.frames import Answer, Push, decode, inflate, within
 from bridge.exchange.requests import Credentials
-from bridge.exchange.subscribing import NEVER, Subscribe, SubscribeQueue, subscribes
+from bridge.exchange.subscribing import Subscribe, SubscribeQueue, subscribes
 
 _YEAR_5138 = 1e11
 
@@ -94,7 +99,10 @@ class Session:
 
     The first subscribe requests are sent at once. Later ones are `held` until the caller sends each of them
     with `send_held`: for subscriptions that are added, for each symbol of a request that was refused as a
-    whole, and for retries of subscriptions that were refused on their own.
+    whole, for retries of subscriptions that were refused on their own, and for repeats (see `ask_again`).
+
+    A subscription to a channel of `begins_clean` has to bring a clean list or a snapshot once it is
+    confirmed; `CleanDue` says when.
     """
 
     def __init__(
@@ -105,6 +113,7 @@ class Session:
         wall_offset: float,
         max_frame_bytes: int,
         credentials: Credentials | None = None,
+        begins_clean: Collection[str] = (),
     ) -> None:
         self.state = SessionState.NEW  # moved along TRANSITIONS by `_enter` only
         self.over: GivenUp | None = None  # why the session ended; set once, together with state OVER
@@ -120,6 +129,10 @@ class Session:
         self._fresh_at = 0.0  # the last push, start, resume or becoming live: `stale_after` counts from here
         self._paused = False  # between `pause` and `resume`
         self._queue = SubscribeQueue(timing.retry_refused)  # of requests to come; empty once over
+        # By channel that begins clean: its confirmed symbols, in that order. Symbols are only added.
+        self._confirmed: dict[str, dict[str, None]] = {channel: {} for channel in begins_clean}
+        self._awaited = Awaited(timing.reply_timeout)  # clean lists and snapshots; none once over
+        self._repeats = Repeats(timing.reply_timeout)  # that are needed; none once over
         self._to_send: list[requests.Request] = []  # emptied by `to_send`
         self._events: list[Event] = []  # emptied by `events`
 
@@ -155,7 +168,7 @@ class Session:
         return None
 
     def tick(self, now: float) -> None:
-        """Do what is due: send the ping, retry refused subscriptions, or give up on a silent exchange.
+        """Do what is due: send the ping, request something again, or give up on a silent exchange.
 
         The exchange closes a connection after 60 s without a message from the client, however much it
         pushes itself (FACTS, section 2): pings have a fixed timer.
@@ -173,13 +186,17 @@ class Session:
             self._give_up("stale", f"no data pushed for {self._timing.stale_after:g} s")
         else:
             self._queue.hold_due_retries(now)
+            self._events += self._awaited.take_due(now)
+            self._hold_repeats(now)
 
     def next_call(self) -> float:
         """Return the time by which `tick` has to be called."""
         if self._paused:
             return self._next_ping
         deadlines = [request.deadline for request in self._unanswered.values()]
-        return min(self._next_ping, self._stale_at(), self._queue.retry_at, *deadlines)
+        repeats = [at for channel, at in self._repeats.wished() if not self._is_requesting(channel)]
+        own = (self._next_ping, self._stale_at(), self._queue.retry_at, self._awaited.next_at)
+        return min(*own, *deadlines, *repeats)
 
     @property
     def held(self) -> int:
@@ -209,6 +226,24 @@ class Session:
             if self.state is SessionState.LIVE:
                 self._enter(SessionState.SUBSCRIBING)
 
+    def ask_again(self, channel: str, now: float, missing: Sequence[str] = ()) -> None:
+        """Request the clean lists or snapshots of a channel again: one was lost, or some are `missing`.
+
+        A subscribe request may replace the one before it (FACTS, "Added later", on ViaBTC), so that a repeat
+        names all confirmed symbols of the channel. It is held like other requests, once no other request of
+        the channel is held or unanswered, and the sooner a repeat follows others the longer it waits (see
+        `Repeats`). The session stays live, and a refused repeat changes nothing.
+
+        Its answer starts the deadlines of `CleanDue` anew. Those `missing` at one keep what is left of
+        theirs: they are due once more `reply_timeout` from now, whatever becomes of the repeat.
+        """
+        if self.over or channel not in self._confirmed:
+            return
+        self._awaited.extend(channel, missing, now)
+        if not self._queue.holds_repeat(channel):
+            self._repeats.wish(channel, now)
+            self._hold_repeats(now)
+
     def ping(self, now: float) -> int:
         """Send a ping now and return its id: once answered, all that was pushed before has arrived."""
         self._next_ping = now + self._timing.ping_interval
@@ -236,7 +271,9 @@ class Session:
         deadline = now + self._timing.reply_timeout
         for request_id, request in self._unanswered.items():
             self._unanswered[request_id] = replace(request, deadline=deadline)
+        self._awaited.restart(now)
         self._queue.hold_due_retries(now)
+        self._hold_repeats(now)
 
     def mask(self, text: str) -> str:
         """Return a text from the exchange without the credentials: it may repeat what it refuses."""
@@ -300,15 +337,39 @@ class Session:
                 self._subscribe(one, now)
         self._live_if_answered(now)
 
+    def _hold_repeats(self, now: float) -> None:
+        """Hold the repeats that are needed and may be sent now."""
+        if self._paused:
+            return
+        for channel, moment in self._repeats.wished():
+            if now >= moment and not self._is_requesting(channel):
+                self._repeats.drop(channel)
+                if symbols := tuple(self._confirmed[channel]):
+                    self._queue.hold([Subscribe(channel, symbols, repeat=True)])
+
+    def _is_requesting(self, channel: str) -> bool:
+        """Return whether a subscribe request of a channel is held or unanswered."""
+        asked = (one.subscribe for one in self._unanswered.values() if one.subscribe)
+        return self._queue.holds(channel) or any(one.channel == channel for one in asked)
+
     def _subscribe(self, one: Subscribe, now: float) -> None:
+        if one.repeat:
+            self._repeats.sent(one.channel, now)
         request_id = self._expect(f"{one.channel}.subscribe", now, one)
         self._to_send.append(requests.subscribe(request_id, one.channel, one.symbols))
 
     def _subscribed(self, request: Subscribe, error: str | None, now: float) -> None:
         """Settle one request. Symbols refused together are requested one by one, to find the bad one."""
-        channel, symbols, _ = request
-        if error is None:
+        channel, symbols = request.channel, request.symbols
+        if request.repeat:
+            if error is not None:
+                self._events.append(RepeatRefused(channel, symbols, error))
+            self._awaited.start(channel, symbols, now)
+        elif error is None:
             self._events.append(Confirmed(channel, symbols))
+            if channel in self._confirmed:
+                self._confirmed[channel].update(dict.fromkeys(symbols))
+                self._awaited.start(channel, symbols, now)
         elif len(symbols) > 1:
             self._events.append(RequestSplit(channel, symbols, error))
             self._queue.hold([Subscribe(channel, (symbol,)) for symbol in symbols])
@@ -316,10 +377,11 @@ class Session:
             self._events.append(SubscriptionRefused(channel, symbols, error))
             self._queue.refuse(channel, symbols, now)
         self._live_if_answered(now)
+        self._hold_repeats(now)
 
     def _live_if_answered(self, now: float) -> None:
-        asking = any(one.subscribe and not one.subscribe.retry for one in self._unanswered.values())
-        if self.state is SessionState.SUBSCRIBING and not asking and self._queue.only_retries():
+        asking = any(one.subscribe and one.subscribe.first for one in self._unanswered.values())
+        if self.state is SessionState.SUBSCRIBING and not asking and self._queue.only_settled():
             self._fresh_at = now
             self._enter(SessionState.LIVE)
 
@@ -343,6 +405,8 @@ class Session:
     def _give_up(self, reason: Literal["timeout", "stale", "rejected"], detail: str) -> None:
         self.over = GivenUp(reason, detail)
         self._queue.clear()
+        self._awaited.clear()
+        self._repeats.clear()
         self._enter(SessionState.OVER)
 
     def _enter(self, state: SessionState) -> None:

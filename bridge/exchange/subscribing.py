@@ -4,10 +4,8 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from bridge.exchange.awaited import NEVER
 from bridge.exchange.events import Symbols
-
-NEVER = float("inf")
-"""A moment that does not come."""
 
 _LONGEST_RETRY_WAIT = 900.0  # seconds between two requests for a subscription that is refused again and again
 
@@ -16,11 +14,21 @@ _SYMBOLS_PER_REQUEST = 20
 
 
 class Subscribe(NamedTuple):
-    """One subscribe request; `retry` if its one subscription was refused before."""
+    """One subscribe request.
+
+    `retry` if its one subscription was refused before. `repeat` if all its subscriptions are confirmed, and
+    only their clean lists or snapshots are wanted again.
+    """
 
     channel: str
     symbols: Symbols
     retry: bool = False
+    repeat: bool = False
+
+    @property
+    def first(self) -> bool:
+        """Whether the exchange has neither confirmed nor refused its subscriptions."""
+        return not (self.retry or self.repeat)
 
 
 class SubscribeQueue:
@@ -63,9 +71,17 @@ class SubscribeQueue:
             self.retry_at = NEVER
             self._retry_wait = min(2 * self._retry_wait, _LONGEST_RETRY_WAIT)
 
-    def only_retries(self) -> bool:
-        """Return whether everything that is held was refused before."""
-        return all(one.retry for one in self._held)
+    def holds(self, channel: str) -> bool:
+        """Return whether a request of this channel is held."""
+        return any(one.channel == channel for one in self._held)
+
+    def holds_repeat(self, channel: str) -> bool:
+        """Return whether a repeat of this channel is held."""
+        return any(one.channel == channel and one.repeat for one in self._held)
+
+    def only_settled(self) -> bool:
+        """Return whether everything that is held was confirmed or refused before."""
+        return not any(one.first for one in self._held)
 
     def clear(self) -> None:
         """Hold nothing."""

@@ -14,11 +14,13 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from bridge.errors import BadFrame
 from bridge.exchange import requests
 from bridge.exchange.events import (
+    CleanDue,
     ClockRead,
     Confirmed,
     Event,
     GivenUp,
     Ponged,
+    RepeatRefused,
     RequestSplit,
     SubscriptionRefused,
 )
@@ -37,6 +39,9 @@ ROUNDING = 1e-6
 
 SUCCESS = {"status": "success"}
 NO = {"code": 2, "message": "invalid market"}
+
+CLEAN = ("trades", "depth")
+"""The channels of which a subscription begins with a clean list or a snapshot."""
 
 
 class Request(msgspec.Struct, frozen=True):
@@ -73,7 +78,7 @@ def receive(session: Session, text: bytes, now: float) -> Push | None:
 
 def public(wanted: Mapping[str, Sequence[str]], timing: Timing = TIMING) -> Session:
     """Return a session without an account, started."""
-    session = Session(wanted, timing=timing, wall_offset=WALL, max_frame_bytes=LIMIT)
+    session = Session(wanted, timing=timing, wall_offset=WALL, max_frame_bytes=LIMIT, begins_clean=CLEAN)
     session.start(START)
     return session
 
@@ -693,6 +698,172 @@ def test_a_session_that_is_over_holds_no_requests() -> None:
     assert session.held == 0
 
 
+# Clean lists and snapshots
+
+
+CHATTY = Timing(ping_interval=1e6, reply_timeout=10.0, stale_after=1e6)
+"""Without pings in between, so that `next_call` says what else is due."""
+
+
+def subscribes_sent(session: Session, now: float) -> list[tuple[str, list[str]]]:
+    """Return channel and symbols of each subscribe request, and accept all."""
+    requested = []
+    for request in all_sent(session, now):
+        if request.method.endswith(".subscribe"):
+            requested.append((request.method.removesuffix(".subscribe"), request.params))
+        receive(session, answer(request.id, SUCCESS), now)
+    return requested
+
+
+def test_clean_lists_and_snapshots_are_due_after_reply_timeout() -> None:
+    session = public({"trades": ["A", "B"], "depth": ["A"], "ticker": ["A"], "all_ticker": []}, CHATTY)
+    receive(session, answer(1, int(WALL)), START)
+    for request_id, seconds in ((2, 1.0), (3, 2.0), (4, 2.0), (5, 2.0)):
+        receive(session, answer(request_id, SUCCESS), START + seconds)
+    session.events()
+    due = []
+    while (now := session.next_call()) < START + 100:
+        session.tick(now)
+        due += [(now - START, event) for event in session.events()]
+    assert due == [
+        (11.0, CleanDue("trades", ("A", "B"), last=False)),
+        (12.0, CleanDue("depth", ("A",), last=False)),
+    ]
+    assert session.live
+
+
+def test_what_is_missing_is_requested_once_more_and_then_due_for_the_last_time() -> None:
+    """The second deadline does not wait for an answer to the repeat."""
+    session = live({"trades": ["A", "B", "C"]}, CHATTY)
+    session.tick(START + 10)
+    session.ask_again("trades", START + 10, ["B"])
+    (repeat,) = all_sent(session, START + 10)
+    assert (repeat.method, repeat.params) == ("trades.subscribe", ["A", "B", "C"])
+    session.events()
+    receive(session, answer(repeat.id, SUCCESS), START + 19)
+    session.tick(START + 20)
+    assert session.events() == [CleanDue("trades", ("B",), last=True)]
+    assert session.live
+
+
+def test_a_repeat_names_all_symbols_that_are_confirmed_and_none_that_are_refused() -> None:
+    symbols = [f"S{number}" for number in range(25)]
+    session = public({"trades": [*symbols, "BAD"], "depth": ["A"]}, CHATTY)
+    for _ in range(2):
+        accept_but_refuse(session, {"BAD"}, START)
+    session.ask_again("trades", START + 1)
+    assert subscribes_sent(session, START + 1) == [("trades", symbols)]
+
+
+def test_a_repeat_of_a_channel_that_does_not_begin_clean_or_is_not_subscribed_is_not_sent() -> None:
+    session = live({"ticker": ["A"], "trades": ["A"]}, CHATTY)
+    for channel in ("ticker", "depth", "moon"):
+        session.ask_again(channel, START)
+    assert (session.held, sent(session)) == (0, [])
+
+
+def test_a_repeat_waits_until_the_first_requests_of_its_channel_are_answered() -> None:
+    """Else it would name too few symbols, and a subscribe request may replace the one before it."""
+    session = public({"trades": [f"S{number}" for number in range(21)]}, CHATTY)
+    session.ask_again("trades", START)
+    receive(session, answer(2, SUCCESS), START)
+    assert session.held == 0
+    receive(session, answer(3, SUCCESS), START)
+    sent(session)
+    ((channel, symbols),) = subscribes_sent(session, START)
+    assert (channel, len(symbols)) == ("trades", 21)
+
+
+def test_a_session_stays_live_during_a_repeat_and_when_it_is_refused() -> None:
+    session = live({"depth": ["A", "B"]}, CHATTY)
+    session.ask_again("depth", START + 1)
+    assert session.live
+    (repeat,) = all_sent(session, START + 1)
+    assert session.live
+    receive(session, answer(repeat.id, error=NO), START + 2)
+    assert session.live
+    assert session.events() == [RepeatRefused("depth", ("A", "B"), "invalid market (code 2)")]
+    assert session.held == 0
+
+
+def test_the_answer_to_a_repeat_starts_the_deadlines_anew_even_a_refusal() -> None:
+    for error in (None, NO):
+        session = live({"depth": ["A", "B"]}, CHATTY)
+        session.tick(START + 10)
+        session.ask_again("depth", START + 50)
+        (repeat,) = all_sent(session, START + 50)
+        session.events()
+        receive(session, answer(repeat.id, error=error), START + 51)
+        session.events()
+        assert session.next_call() == START + 61
+        session.tick(START + 61)
+        assert session.events() == [CleanDue("depth", ("A", "B"), last=False)]
+
+
+def test_repeats_of_an_endless_loss_come_ever_less_often() -> None:
+    session, now, repeats = live({"trades": ["A"]}, CHATTY), START, list[float]()
+    while now < START + 4000:
+        session.ask_again("trades", now)
+        repeats += [now - START for _ in subscribes_sent(session, now)]
+        now = min(session.next_call(), now + 0.7)
+        session.tick(now)
+    assert repeats == pytest.approx([0, 10, 30, 70, 150, 310, 630, 1270, 2170, 3070, 3970])
+
+
+def test_a_quiet_time_lets_repeats_begin_anew() -> None:
+    """Something is lost at 0, 5 and so on. From 268 to 428 nothing is: as long as the next wait would be."""
+    session, repeats = live({"trades": ["A"]}, CHATTY), list[float]()
+    for lost in (0, 5, 69, 188, 428, 429, 1000):
+        while session.next_call() < START + lost:
+            now = session.next_call()
+            session.tick(now)
+            repeats += [now - START for _ in subscribes_sent(session, now)]
+        session.ask_again("trades", START + lost)
+        repeats += [lost for _ in subscribes_sent(session, START + lost)]
+    assert repeats == [0, 10, 69, 188, 428, 438, 1000]
+
+
+def test_a_wish_for_a_repeat_while_one_is_held_is_fulfilled_by_it() -> None:
+    session = live({"trades": ["A"]}, CHATTY)
+    session.ask_again("trades", START)
+    session.ask_again("trades", START + 1)
+    assert session.held == 1
+    session.send_held(START + 2)
+    sent(session)
+    assert session.held == 0
+    assert session.next_call() >= START + 10
+
+
+def test_a_wish_while_a_repeat_is_unanswered_is_kept_until_it_may_be_sent() -> None:
+    session = live({"trades": ["A"]}, CHATTY)
+    session.ask_again("trades", START)
+    (repeat,) = all_sent(session, START)
+    session.ask_again("trades", START + 1)
+    receive(session, answer(repeat.id, SUCCESS), START + 2)
+    assert session.held == 0
+    session.tick(session.next_call())
+    assert session.held == 1
+    assert subscribes_sent(session, START + 10) == [("trades", ["A"])]
+
+
+def test_a_pause_gives_clean_lists_their_full_time_again_and_delays_repeats() -> None:
+    session = live({"trades": ["A"], "depth": ["A"]}, CHATTY)
+    session.pause()
+    session.ask_again("depth", START + 5)
+    assert session.held == 0
+    session.tick(START + 500)
+    assert (session.events(), session.held) == ([], 0)
+    session.resume(START + 1000)
+    assert session.held == 1
+    session.tick(START + 1009.9)
+    assert session.events() == []
+    session.tick(START + 1010)
+    assert session.events() == [
+        CleanDue("trades", ("A",), last=False),
+        CleanDue("depth", ("A",), last=False),
+    ]
+
+
 # Subscribing later
 
 
@@ -787,6 +958,11 @@ class Conversation(RuleBasedStateMachine):
         self.paused = False
         self.has_budget = True
         self.number = 0
+        # By subscription that has a deadline for its clean push: since when, and whether it is the last one.
+        self.awaited: dict[tuple[str, str], tuple[float, bool]] = {}
+        self.due: list[CleanDue] = []  # that were not followed by `ask_again` yet
+        self.repeats: dict[str, list[float]] = {channel: [] for channel in CLEAN}  # when they were sent
+        self.wished: set[str] = set()  # channels of which a repeat is needed
 
     @initialize(
         account=st.booleans(),
@@ -817,6 +993,7 @@ class Conversation(RuleBasedStateMachine):
             wall_offset=WALL,
             max_frame_bytes=LIMIT,
             credentials=ACCOUNT if account else None,
+            begins_clean=CLEAN,
         )
         self.account = account
         self.wanted = {(channel, symbol) for channel, symbols in wanted.items() for symbol in symbols or [""]}
@@ -827,18 +1004,53 @@ class Conversation(RuleBasedStateMachine):
 
     def listen(self) -> None:
         """Take the session's requests and events, with those held as long as the budget has room."""
-        for request in all_sent(self.session, self.now) if self.has_budget else sent(self.session):
-            assert request.id not in self.unanswered
-            assert request.id not in self.answered
-            self.unanswered[request.id] = request
-            self.patience_from[request.id] = self.now
-            self.last_heard = self.now
         for event in self.session.events():
             if isinstance(event, Confirmed | SubscriptionRefused):
                 assert isinstance(event, Confirmed) or len(event.symbols) <= 1
                 for symbol in event.symbols or ("",):
                     assert self.settled.get((event.channel, symbol)) in (None, SubscriptionRefused)
                     self.settled[event.channel, symbol] = type(event)
+                    if isinstance(event, Confirmed) and event.channel in CLEAN:
+                        self.awaited.setdefault((event.channel, symbol), (self.now, False))
+            elif isinstance(event, CleanDue):
+                self.fell_due(event)
+        for request in all_sent(self.session, self.now) if self.has_budget else sent(self.session):
+            assert request.id not in self.unanswered
+            assert request.id not in self.answered
+            if self.is_repeat(request):
+                self.repeated(request)
+            self.unanswered[request.id] = request
+            self.patience_from[request.id] = self.now
+            self.last_heard = self.now
+        if not self.going():
+            self.awaited.clear()
+            self.wished.clear()
+        self.wished = {one for one in self.wished if self.confirmed(one) or self.pending(one)}
+
+    def confirmed(self, channel: str) -> set[str]:
+        return {
+            symbol for (name, symbol), event in self.settled.items() if name == channel and event is Confirmed
+        }
+
+    def is_repeat(self, request: Request) -> bool:
+        channel, _, verb = request.method.partition(".")
+        return verb == "subscribe" and channel in CLEAN and set(request.params) <= self.confirmed(channel)
+
+    def repeated(self, request: Request) -> None:
+        channel = request.method.removesuffix(".subscribe")
+        assert set(request.params) == self.confirmed(channel), "it may replace the subscriptions before it"
+        assert not any(other.method == request.method for other in self.unanswered.values())
+        times = self.repeats[channel]
+        assert not times or self.now - times[-1] >= self.timing.reply_timeout - ROUNDING, "too soon"
+        times.append(self.now)
+        self.wished.discard(channel)
+
+    def fell_due(self, event: CleanDue) -> None:
+        for symbol in event.symbols:
+            since, last = self.awaited.pop((event.channel, symbol))
+            assert last == event.last
+            assert self.now - since >= self.timing.reply_timeout - ROUNDING, "it had no time to come"
+        self.due.append(event)
 
     def going(self) -> bool:
         return self.session.over is None
@@ -874,6 +1086,10 @@ class Conversation(RuleBasedStateMachine):
         del self.unanswered[request.id]
         self.answered.append(request.id)
         was_live = self.session.live
+        if self.going() and self.is_repeat(request):
+            channel = request.method.removesuffix(".subscribe")
+            for symbol in request.params:
+                self.awaited.setdefault((channel, symbol), (self.now, False))
         assert receive(self.session, answer(request.id, result, error), self.now) is None
         if self.session.live and not was_live:
             self.last_fresh = self.now
@@ -912,6 +1128,14 @@ class Conversation(RuleBasedStateMachine):
         self.reply(data.draw(st.sampled_from(pings)), error=NO)
         assert not self.going()
 
+    @rule(data=st.data())
+    def refuse_a_repeat(self, data: st.DataObject) -> None:
+        repeats = [request for request in self.unanswered.values() if self.is_repeat(request)]
+        assume(repeats)
+        before = (self.session.state, dict(self.settled))
+        self.reply(data.draw(st.sampled_from(repeats)), error=NO)
+        assert (self.session.state, self.settled) == before
+
     @rule(request_id=st.integers(), error=st.sampled_from([None, NO, "no", 5]))
     def answer_to_nothing(self, request_id: int, error: object) -> None:
         assume(request_id not in self.unanswered)
@@ -946,14 +1170,15 @@ class Conversation(RuleBasedStateMachine):
             self.now += seconds
             self.session.tick(self.now)
             assert (self.session.state, self.session.over) == before
-            assert self.session.to_send() == []
+            assert (self.session.to_send(), self.session.events()) == ([], [])
         else:
             self.now = moment
             self.session.tick(self.now)
-            before_it = len(self.unanswered)
+            before_it = len(self.unanswered) + len(self.due)
             self.listen()
             if self.going():
-                assert len(self.unanswered) > before_it or self.session.held, "it was called for nothing"
+                did_something = len(self.unanswered) + len(self.due) > before_it or self.session.held
+                assert did_something, "it was called for nothing"
             else:
                 self.gave_up_for_a_reason()
 
@@ -967,6 +1192,31 @@ class Conversation(RuleBasedStateMachine):
             self.wanted |= {("depth", symbol) for symbol in symbols}
         self.session.subscribe("depth", symbols)
         self.listen()
+
+    @rule(channel=st.sampled_from([*CLEAN, "all_ticker"]))
+    def lose_something(self, channel: str) -> None:
+        self.ask_again(channel, ())
+
+    @precondition(lambda self: self.due)
+    @rule(missing=st.booleans())
+    def look_at_what_is_due(self, missing: bool) -> None:
+        due = self.due.pop()
+        if missing and not due.last:
+            self.ask_again(due.channel, due.symbols)
+
+    def ask_again(self, channel: str, missing: Sequence[str]) -> None:
+        before = self.session.state
+        if self.session.state in (SessionState.SUBSCRIBING, SessionState.LIVE):
+            self.wished |= {channel} & {*CLEAN}
+            for symbol in missing:
+                self.awaited.setdefault((channel, symbol), (self.now, True))
+        self.session.ask_again(channel, self.now, missing)
+        self.listen()
+        assert self.session.state is before, "a repeat is no new subscription"
+
+    def pending(self, channel: str) -> bool:
+        """Return whether a subscription of a channel is neither confirmed nor refused yet."""
+        return any(name == channel for name, _ in self.wanted - self.settled.keys())
 
     @rule()
     def ping(self) -> None:
@@ -986,6 +1236,7 @@ class Conversation(RuleBasedStateMachine):
         self.paused = False
         self.last_fresh = self.now
         self.patience_from = dict.fromkeys(self.unanswered, self.now)
+        self.awaited = {one: (self.now, last) for one, (_, last) in self.awaited.items()}
         self.listen()
 
     @rule()
@@ -1005,11 +1256,11 @@ class Conversation(RuleBasedStateMachine):
         assert (self.session.state is SessionState.OVER) == (not self.going())
 
     def asking_for(self) -> set[tuple[str, str]]:
-        """Return the subscriptions that wait for an answer."""
+        """Return the subscriptions that wait for their first answer, or for another one after a refusal."""
         return {
             (request.method.removesuffix(".subscribe"), symbol)
             for request in self.unanswered.values()
-            if request.method.endswith(".subscribe")
+            if request.method.endswith(".subscribe") and not self.is_repeat(request)
             for symbol in request.params or [""]
         }
 
@@ -1040,6 +1291,26 @@ class Conversation(RuleBasedStateMachine):
     def a_request_is_sent_in_every_ping_interval_even_in_a_pause(self) -> None:
         if self.going():
             assert self.now - self.last_heard <= self.timing.ping_interval
+
+    @invariant()
+    def no_clean_push_is_waited_for_longer_than_it_has_time(self) -> None:
+        if self.going() and not self.paused:
+            for since, _ in self.awaited.values():
+                assert self.now - since <= self.timing.reply_timeout + ROUNDING
+
+    @invariant()
+    def a_repeat_that_is_needed_is_sent_sooner_or_later(self) -> None:
+        """It waits for the budget, for an answer, for a resume, or for its time, which next_call returns."""
+        if not self.going() or self.paused or self.session.held:
+            return
+        for channel in self.wished:
+            asked = any(one.method == f"{channel}.subscribe" for one in self.unanswered.values())
+            if self.confirmed(channel) and not asked:
+                earlier = self.repeats[channel]
+                longest = min(self.timing.reply_timeout * 2 ** (len(earlier) - 1), 900.0)
+                assert earlier, "the first one was not sent at once"
+                assert self.now <= earlier[-1] + longest + ROUNDING
+                assert self.session.next_call() <= earlier[-1] + longest + ROUNDING
 
     @invariant()
     def it_gives_up_in_time(self) -> None:

@@ -3,7 +3,8 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge.exchange.subscribing import NEVER, Subscribe, SubscribeQueue, subscribe_requests, subscribes
+from bridge.exchange.awaited import NEVER
+from bridge.exchange.subscribing import Subscribe, SubscribeQueue, subscribe_requests, subscribes
 
 
 @given(st.lists(st.text(min_size=1), max_size=100))
@@ -52,8 +53,8 @@ def test_subscriptions_refused_at_different_times_are_retried_together() -> None
 
 def test_a_queue_of_retries_is_distinguished_from_one_with_other_requests() -> None:
     queue = SubscribeQueue(30.0)
-    assert queue.only_retries()
+    assert queue.only_settled()
     queue.hold([Subscribe("trades", ("BAD",), retry=True)])
-    assert queue.only_retries()
+    assert queue.only_settled()
     queue.hold([Subscribe("trades", ("A",))])
-    assert not queue.only_retries()
+    assert not queue.only_settled()
