@@ -1,5 +1,5 @@
 # Every target installs what it needs; `make` alone lists them.
-.PHONY: help setup demo test fuzz lint lock generated bench clean python demo-python
+.PHONY: help setup demo test fuzz chaos lint lock generated bench clean python demo-python
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
 
@@ -17,6 +17,9 @@ test: setup lint ## check style and types, then run all tests with fixed seeds: 
 
 fuzz: setup ## look for failing inputs at random, and keep them: make fuzz ARGS="--seconds 600 --seed 7"
 	@.venv/bin/python -m tests.fuzz $(ARGS)
+
+chaos: setup ## let everything go wrong that can, and account for every update: make chaos ARGS="--seed 7 --seconds 600"
+	@.venv/bin/python -m tests.chaos $(ARGS)
 
 lint: python ## check style and types
 	@.venv/bin/ruff check .

@@ -1,0 +1,161 @@
+"""Judges a chaos run and says what happened in it, for people. Pure."""
+
+import itertools
+import statistics
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from tests.chaos.plan import Plan
+from tests.chaos.replica import Life
+from tests.chaos.run import REPLY_TIMEOUT, Seen
+from tests.chaos.verifier import Conditions, Verdict, Violation, verify
+
+_SECOND = 1_000_000  # µs
+_MIB = 1024 * 1024
+_MEMORY = 256 * _MIB  # bytes that a bridge may use besides what its settings allow it to hold
+_GROWTH = 1.25  # by how much a process may be larger in its last third than in the third before
+_SAMPLES = 240  # of memory, from which on growth is looked at: two minutes
+_SHOWN = 6  # violations of one kind that are shown in full
+_AROUND = 5 * _SECOND  # of a violation: what is shown of events and actions
+_WRONG = ("internal error", "Traceback (most recent call last)", "Unclosed", "was never awaited")
+_KEPT = 400  # characters of a log line
+
+
+def judge(plan: Plan, seen: Seen) -> Verdict:
+    """Return what a run has shown, from its records, its processes and their logs."""
+    conditions = Conditions(
+        delivery=plan.settings.delivery,
+        reply_timeout=REPLY_TIMEOUT,
+        accounts={"key": "main"},
+        running=[interval for lives in seen.lives for life in lives for interval in _running(life)]
+        if plan.settings.replicas == 1
+        else _all_running(seen.lives),
+        broker_down=seen.broker_down,
+    )
+    verdict = verify(seen.records, seen.history, conditions)
+    for failure in seen.failures:
+        verdict.add("did not end", failure)
+    for number, (lives, log) in enumerate(zip(seen.lives, seen.logs, strict=True)):
+        _check_processes(number, lives, verdict)
+        _check_log(number, log, verdict)
+        _check_memory(number, lives, plan.settings.max_pending_bytes, verdict)
+    return verdict
+
+
+def lines(plan: Plan, seen: Seen, verdict: Verdict) -> Iterator[str]:
+    """Return the report of a run."""
+    actions = Counter(action.kind for action in plan.actions)
+    yield f"actions: {', '.join(f'{number} {kind}' for kind, number in sorted(actions.items()))}"
+    for name, value in sorted(verdict.figures.items()):
+        yield f"{name}: {value}"
+    yield f"memory, MiB: {_memory(seen)}"
+    by_kind: defaultdict[str, list[Violation]] = defaultdict(list)
+    for violation in verdict.violations:
+        by_kind[violation.kind].append(violation)
+    for kind, violations in by_kind.items():
+        yield f"VIOLATION {kind}: {len(violations)}"
+        for violation in violations[:_SHOWN]:
+            yield f"  {_since(seen, violation.at_us)} {violation.subject} {violation.what}"
+        first = violations[0]
+        if first.at_us:
+            yield from _around(plan, seen, first)
+    yield f"{len(verdict.violations)} violations, seed {plan.seed}"
+
+
+def figures(plan: Plan, seen: Seen, verdict: Verdict) -> dict[str, Any]:
+    """Return the figures of a run as one flat object."""
+    settings = plan.settings
+    return {
+        "seed": plan.seed,
+        "seconds": plan.seconds,
+        "delivery": settings.delivery,
+        "replicas": settings.replicas,
+        "actions": len(plan.actions),
+        "violations": len(verdict.violations),
+        "memory_mib": _largest(seen),
+        **dict(sorted(verdict.figures.items())),
+    }
+
+
+def _running(life: Life) -> list[tuple[int, int]]:
+    """Return when a process ran and was not frozen."""
+    intervals, begin = [], life.begun_us
+    for frozen, resumed in life.frozen:
+        intervals.append((begin, frozen))
+        begin = resumed
+    return [*intervals, (begin, life.ended_us or 2**62)]
+
+
+def _all_running(replicas: Sequence[Sequence[Life]]) -> list[tuple[int, int]]:
+    """Return when all replicas ran: which of them served a symbol is not known."""
+    each = [[interval for life in lives for interval in _running(life)] for lives in replicas]
+    both = [(max(a, c), min(b, d)) for (a, b), (c, d) in itertools.product(*each)]
+    return sorted((begin, end) for begin, end in both if begin < end)
+
+
+def _check_processes(number: int, lives: Sequence[Life], verdict: Verdict) -> None:
+    verdict.figures["processes"] += len(lives)
+    for life in lives:
+        allowed = {0} if life.stopped else {-9}
+        if life.stopped and not life.listening:
+            allowed.add(-15)  # before it had taken over the handling of the signal
+        if life.status not in allowed:
+            what = f"exit status {life.status}, {'stopped' if life.stopped else 'killed'}"
+            verdict.add("exit status", what, f"replica {number}", life.ended_us or 0)
+
+
+def _check_log(number: int, log: Sequence[Mapping[str, Any]], verdict: Verdict) -> None:
+    for line in log:
+        text = " ".join(str(value) for value in line.values())
+        if any(wrong in text for wrong in _WRONG):
+            verdict.add("log", text[-_KEPT:], f"replica {number}")
+
+
+def _check_memory(number: int, lives: Sequence[Life], pending: int, verdict: Verdict) -> None:
+    for life in lives:
+        if max(life.memory, default=0) > _MEMORY + 3 * pending:
+            what = f"{max(life.memory) // _MIB} MiB"
+            verdict.add("memory", what, f"replica {number}", life.begun_us)
+        third = len(life.memory) // 3
+        if len(life.memory) >= _SAMPLES:
+            before, last = (
+                statistics.median(part) for part in (life.memory[third:-third], life.memory[-third:])
+            )
+            if last > before * _GROWTH:
+                what = f"from {before // _MIB:.0f} to {last // _MIB:.0f} MiB"
+                verdict.add("memory grows", what, f"replica {number}", life.begun_us)
+
+
+def _memory(seen: Seen) -> str:
+    """Return the largest memory of each process, in the order of starting them."""
+    return " | ".join(
+        " ".join(str(max(life.memory, default=0) // _MIB) for life in lives) for lives in seen.lives
+    )
+
+
+def _largest(seen: Seen) -> int:
+    return max(max(life.memory, default=0) for lives in seen.lives for life in lives) // _MIB
+
+
+def _since(seen: Seen, at_us: int) -> str:
+    return f"{(at_us - seen.begun_us) / _SECOND:8.2f} s" if at_us else " " * 10
+
+
+def _around(plan: Plan, seen: Seen, violation: Violation) -> Iterator[str]:
+    """Return the actions and events around a violation."""
+    moments = []
+    for action in plan.actions:
+        at_us = seen.begun_us + round(action.at * _SECOND)
+        if abs(at_us - violation.at_us) < _AROUND:
+            moments.append((at_us, str(action)[12:]))
+    for event in seen.records.get("events", ()):
+        concerned = violation.subject in (event["symbol"], event["account"])
+        general = event["symbol"] is None and event["account"] is None
+        if abs(event["received_us"] - violation.at_us) < _AROUND and (concerned or general):
+            told = {name: value for name, value in event.items() if value is not None}
+            for name in ("schema", "received_us"):
+                told.pop(name)
+            moments.append((event["received_us"], f"    event {told}"))
+    for at_us, what in sorted(moments):
+        yield f"      {_since(seen, at_us)} {what}"
