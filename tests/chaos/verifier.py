@@ -120,8 +120,9 @@ def _once(channel: str, found: Sequence[Json], verdict: Verdict, conditions: Con
     once = []
     for record in found:
         place = (*_series(record), record["seq"])
-        known = first.setdefault(place, record)
-        if known is record:
+        known = first.get(place)
+        if known is None:
+            first[place] = record
             once.append(record)
             continue
         verdict.figures["second copies"] += 1
