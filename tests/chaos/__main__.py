@@ -13,27 +13,48 @@ import tempfile
 from pathlib import Path
 
 from tests.chaos.plan import plan
-from tests.chaos.report import figures, judge, lines
+from tests.chaos.report import figures, judge, lines, table
 from tests.chaos.run import run
+
+_SETTINGS = ("delivery", "replicas", "rate")
 
 
 def main() -> int:
-    """Carry out one run, and return the exit status."""
+    """Carry out the runs, and return the exit status."""
+    options = _options()
+    if options.table:
+        print("\n".join(table(json.loads(line) for line in options.table.read_text().splitlines())))
+        return 0
+    first = random.randrange(1, 2**31) if options.seed is None else options.seed
+    failed = [seed for seed in range(first, first + options.runs) if not _succeeds(seed, options)]
+    if failed and options.runs > 1:
+        print(f"failed: {', '.join(map(str, failed))}")
+    return 1 if failed else 0
+
+
+def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="make chaos", description=__doc__)
     parser.add_argument("--seed", type=int, help="decides everything that happens (random)")
     parser.add_argument("--seconds", type=float, default=60, help="how long things go wrong (60)")
+    parser.add_argument("--runs", type=int, default=1, help="how many runs, each with the next seed (1)")
     parser.add_argument("--delivery", choices=("exactly-once", "at-least-once"), help="instead of the seed's")
     parser.add_argument("--replicas", type=int, choices=(1, 2), help="instead of the seed's")
     parser.add_argument("--rate", type=int, help="updates a second, instead of the seed's")
     parser.add_argument("--plan", action="store_true", help="print what would happen, and do nothing")
-    parser.add_argument("--report", type=Path, help="file to append the figures of the run to, one line")
-    options = parser.parse_args()
-    seed = random.randrange(1, 2**31) if options.seed is None else options.seed
-    settings = {name: getattr(options, name) for name in ("delivery", "replicas", "rate")}
+    parser.add_argument(
+        "--report", type=Path, help="file to append the figures of each run to, one line each"
+    )
+    parser.add_argument("--table", type=Path, help="print the table of such a file, and do nothing else")
+    return parser.parse_args()
+
+
+def _succeeds(seed: int, options: argparse.Namespace) -> bool:
+    """Carry out one run, and return whether it has shown no violation."""
+    settings = {name: getattr(options, name) for name in _SETTINGS}
     made = plan(seed, options.seconds, **settings)
     print(made, flush=True)
     if options.plan:
-        return 0
+        return True
     folder = Path(tempfile.mkdtemp(prefix=f"chaos-{seed}-"))
     seen = run(made, folder)
     verdict = judge(made, seen)
@@ -41,21 +62,15 @@ def main() -> int:
     if options.report:
         with options.report.open("a") as file:
             file.write(json.dumps(figures(made, seen, verdict)) + "\n")
-    if verdict.violations:
-        for channel, records in seen.records.items():
-            text = "".join(json.dumps(record) + "\n" for record in records)
-            (folder / f"{channel}.jsonl").write_text(text)
-        print(f"logs and records are in {folder}; once more: make chaos ARGS='{_again(seed, options)}'")
-        return 1
-    shutil.rmtree(folder)
-    return 0
-
-
-def _again(seed: int, options: argparse.Namespace) -> str:
-    given = [
-        f"--{name} {value}" for name in ("delivery", "replicas", "rate") if (value := getattr(options, name))
-    ]
-    return " ".join([f"--seed {seed}", f"--seconds {options.seconds:g}", *given])
+    if not verdict.violations:
+        shutil.rmtree(folder)
+        return True
+    for channel, records in seen.records.items():
+        (folder / f"{channel}.jsonl").write_text("".join(json.dumps(one) + "\n" for one in records))
+    given = [f"--{name} {value}" for name, value in settings.items() if value]
+    again = " ".join([f"--seed {seed}", f"--seconds {options.seconds:g}", *given])
+    print(f"logs and records are in {folder}; once more: make chaos ARGS='{again}'", flush=True)
+    return False
 
 
 if __name__ == "__main__":

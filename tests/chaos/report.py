@@ -3,7 +3,7 @@
 import itertools
 import statistics
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from tests.chaos.plan import Plan
@@ -19,6 +19,29 @@ _SAMPLES = 240  # of memory, from which on growth is looked at: two minutes
 _SHOWN = 6  # violations of one kind that are shown in full
 _AROUND = 5 * _SECOND  # of a violation: what is shown of events and actions
 _WRONG = ("internal error", "Traceback (most recent call last)", "Unclosed", "was never awaited")
+# The columns of the table: words first, then figures that can be added, then the largest memory of a process.
+_COLUMNS = (
+    "seed",
+    "delivery",
+    "replicas",
+    "seconds",
+    "actions",
+    "processes",
+    "trades",
+    "trades on Kafka",
+    "trades in gaps",
+    "gaps",
+    "gaps filled",
+    "depth records",
+    "holes in seq",
+    "dead letters",
+    "order records",
+    "order in gaps",
+    "balance records",
+    "balance in gaps",
+    "violations",
+    "memory_mib",
+)
 _KEPT = 400  # characters of a log line
 
 
@@ -76,6 +99,18 @@ def figures(plan: Plan, seen: Seen, verdict: Verdict) -> dict[str, Any]:
         "memory_mib": _largest(seen),
         **dict(sorted(verdict.figures.items())),
     }
+
+
+def table(runs: Iterable[Mapping[str, Any]]) -> Iterator[str]:
+    """Return the figures of several runs as a table in Markdown, with their sum."""
+    yield f"| {' | '.join(_COLUMNS)} |"
+    yield "|---" * len(_COLUMNS) + "|"
+    total: Counter[str] = Counter()
+    for one in runs:
+        total.update({name: value for name, value in one.items() if isinstance(value, int | float)})
+        yield f"| {' | '.join(str(one.get(name, 0)) for name in _COLUMNS)} |"
+    total["memory_mib"] = 0
+    yield f"| all | | | {' | '.join(f'{total[name]:g}' for name in _COLUMNS[3:-1])} | |"
 
 
 def _running(life: Life) -> list[tuple[int, int]]:

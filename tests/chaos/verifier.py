@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 from bridge.channels.order import STATUSES as ORDER
 from bridge.channels.order_algo import STATUSES as ORDER_ALGO
-from bridge.simulator.history import Change, History, Trade, book_text, full_book_text, ticker_text
+from bridge.simulator.history import Change, History, Ticker, Trade, book_text, full_book_text, ticker_text
 from bridge.simulator.protocol import PRIVATE
 from tests.chaos.intervals import Interval, merged, overlap
 
@@ -83,10 +83,10 @@ def verify(records: Mapping[str, Sequence[Json]], history: History, conditions: 
         _Trades(symbol, happened, trades.get(symbol, []), mine).check(verdict, conditions, busy)
     for symbol, found in _by(once.get("depth", ()), _symbol).items():
         _check_depth(symbol, found, history, verdict)
+    rotated = _rotated(events, letters)
     for (channel, symbol), made in history.tickers.items():
         found = [one for one in once.get(channel, ()) if one["symbol"] == symbol]
-        for series in _by(found, lambda one: one["session"]).values():
-            _check_tickers(channel, series, [(one.text, one.broadcast) for one in made], verdict)
+        _Tickers(channel, made).check(found, rotated, verdict)
     for key, changes in history.changes.items():
         _check_account(conditions.accounts.get(key, key), changes, once, events, history, verdict)
     return verdict
@@ -425,29 +425,63 @@ def _snapshot(
 # Tickers
 
 
-def _check_tickers(
-    channel: str, series: Sequence[Json], made: Sequence[tuple[bytes, bool]], verdict: Verdict
-) -> None:
-    """Check that one session's tickers are those that were sent, in this order, without a hole."""
-    places: defaultdict[bytes, list[int]] = defaultdict(list)
-    for place, (text, _) in enumerate(made):
-        places[text].append(place)
-    at, seq = -1, -1
-    for record in series:
-        verdict.figures[f"{channel} records"] += 1
-        known = places.get(ticker_text(record, record["time_us"]), [])
+def _rotated(events: Iterable[Json], letters: Iterable[Json]) -> dict[str, str]:
+    """Return which session each session has replaced because of its age, if nothing of both was damaged."""
+    damaged = {letter["session"] for letter in letters}
+    replaced = {
+        event["session"]: event["detail"].rpartition(" ")[2]
+        for event in events
+        if event["event"] == "session_rotated"
+    }
+    return {new: old for new, old in replaced.items() if not {new, old} & damaged}
+
+
+class _Tickers:
+    """The tickers of one symbol on one channel, in the order in which they were sent."""
+
+    def __init__(self, channel: str, made: Sequence[Ticker]) -> None:
+        self.channel = channel
+        self.made = made
+        self._places: defaultdict[bytes, list[int]] = defaultdict(list)  # in `made`, by text
+        for place, ticker in enumerate(made):
+            self._places[ticker.text].append(place)
+
+    def check(self, found: Sequence[Json], rotated: Mapping[str, str], verdict: Verdict) -> None:
+        """Check that each session brings them in order, and without a hole that `seq` does not show.
+
+        Where a session replaces another because of its age, neither a hole nor a repetition is between them.
+        """
+        reached: dict[str, tuple[int, int]] = {}  # by session: the place of its last ticker, and its seq
+        verdict.figures[f"{self.channel} records"] += len(found)
+        for record in found:
+            session, seq = record["session"], record["seq"]
+            at, before = reached.get(session) or (reached.get(rotated.get(session, ""), (-1, 0))[0], -1)
+            after = self._after(at, record, verdict)
+            if after is not None:
+                skipped = sum(ticker.broadcast for ticker in self.made[at + 1 : after])
+                if at >= 0 and skipped and seq == before + 1:
+                    what = f"{self.channel} session {session} seq {seq}: {skipped} before it are missing"
+                    verdict.add("tickers lost unreported", what, record["symbol"], record["received_us"])
+                at = after
+            reached[session] = at, seq
+        if found:
+            self._check_end(found[-1], reached[found[-1]["session"]][0], verdict)
+
+    def _after(self, at: int, record: Json, verdict: Verdict) -> int | None:
+        """Return the place of a record's ticker after place `at`."""
+        known = self._places.get(ticker_text(record, record["time_us"]), [])
         after = next((place for place in known if place > at), None)
-        where = f"{channel} session {record['session']} seq {record['seq']}"
-        if after is None and at not in known:
-            kind = "ticker out of order" if known else "invented ticker"
-            verdict.add(kind, where, record["symbol"], record["received_us"])
-        elif after is not None:
-            skipped = sum(broadcast for _, broadcast in made[at + 1 : after])
-            if at >= 0 and skipped and record["seq"] == seq + 1:
-                what = f"{where}: {skipped} tickers before it are missing, and no hole"
-                verdict.add("tickers lost unreported", what, record["symbol"], record["received_us"])
-            at = after
-        seq = record["seq"]
+        if after is None:
+            kind = "ticker twice or out of order" if known else "invented ticker"
+            what = f"{self.channel} session {record['session']} seq {record['seq']}"
+            verdict.add(kind, what, record["symbol"], record["received_us"])
+        return after
+
+    def _check_end(self, last: Json, reached: int, verdict: Verdict) -> None:
+        missing = sum(ticker.broadcast for ticker in self.made[reached + 1 :])
+        if missing:
+            what = f"{self.channel} session {last['session']} ends {missing} tickers before the exchange does"
+            verdict.add("tickers missing at the end", what, last["symbol"], last["received_us"])
 
 
 # Private channels

@@ -321,9 +321,10 @@ def test_a_snapshot_that_was_never_the_book_is_found() -> None:
 # Tickers
 
 
-def ticker(number: int, seq: int) -> dict[str, Any]:
+def ticker(number: int, seq: int, session: str = "s") -> dict[str, Any]:
     figures = dict.fromkeys(FIGURES, str(number))
-    return {"session": "s", "seq": seq, "received_us": BEGIN, "symbol": SYMBOL, "time_us": number, **figures}
+    about = {"session": session, "seq": seq, "received_us": BEGIN, "symbol": SYMBOL, "time_us": number}
+    return {**about, **figures}
 
 
 def ticker_history(number: int, own: int | None = None) -> History:
@@ -341,11 +342,34 @@ def test_tickers_in_order_are_right_and_may_begin_anywhere() -> None:
 
 @pytest.mark.parametrize(
     ("numbers", "kind"),
-    [((0, 2), "tickers lost unreported"), ((1, 0), "ticker out of order"), ((0, 7), "invented ticker")],
+    [
+        ((0, 2), "tickers lost unreported"),
+        ((1, 0, 2), "ticker twice or out of order"),
+        ((1, 1, 2), "ticker twice or out of order"),
+        ((0, 7, 1, 2), "invented ticker"),
+        ((0, 1), "tickers missing at the end"),
+    ],
 )
 def test_a_ticker_that_is_missing_moved_or_invented_is_found(numbers: tuple[int, ...], kind: str) -> None:
     topic = [ticker(number, seq) for seq, number in enumerate(numbers)]
     assert kinds({"ticker": topic}, ticker_history(3)) == [kind]
+
+
+def test_tickers_between_sessions_may_be_missing_unless_one_replaced_the_other_because_of_its_age() -> None:
+    topic = [ticker(0, 0), ticker(2, 0, session="t")]
+    rotation = event("session_rotated", session="t", detail="replaces session s")
+    assert not kinds({"ticker": topic}, ticker_history(3))
+    assert kinds({"ticker": topic, "events": [rotation]}, ticker_history(3)) == ["tickers lost unreported"]
+    letter = {"session": "t", "channel": None, "received_us": BEGIN}
+    topics = {"ticker": topic, "events": [rotation], "deadletter": [letter]}
+    assert not kinds(topics, ticker_history(3))
+
+
+def test_a_ticker_that_comes_again_with_a_rotation_is_found() -> None:
+    topic = [ticker(0, 0), ticker(0, 0, session="t"), ticker(1, 1, session="t")]
+    rotation = event("session_rotated", session="t", detail="replaces session s")
+    topics = {"ticker": topic, "events": [rotation]}
+    assert kinds(topics, ticker_history(2)) == ["ticker twice or out of order"]
 
 
 # Private channels
