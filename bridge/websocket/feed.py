@@ -75,7 +75,9 @@ class Feed:
         self._receiver = receiver
         self._journal = watch.journal
         self._last_frame_us = 0  # when the last frame was read, µs since the epoch; 0 before the first
-        # While behind: when the last frame before the pause was read, µs since the epoch; see `heard_us`.
+        # When the last read was handed over that had emptied the socket, µs since the epoch; 0 before it.
+        self._caught_up_us = 0
+        # While behind after a pause: what `_caught_up_us` was when it began, see `heard_us`.
         self._behind_since_us: int | None = None
         self._catch_up_ping: int | None = None  # id of the ping sent on resume, whose pong ends being behind
         self._fruitful = False  # set by the first push
@@ -121,8 +123,16 @@ class Feed:
         self._wake.set()
 
     @property
+    def held_bytes(self) -> int:
+        """Bytes that were read and not handed over, as reading is paused or a message is not whole."""
+        return self._stream.held_bytes
+
+    @property
     def heard_us(self) -> int:
         """The last-heard time: all that was pushed up to then has been read; in microseconds since the epoch.
+
+        A read so large that the socket may hold more does not move it, since the rest may be lost with the
+        connection.
 
         After a pause this stays where it was until the session has caught up. Example, in seconds: a frame
         is read at 100, reading pauses at 101 and resumes at 160. What was pushed since 100 waits in buffers
@@ -130,12 +140,12 @@ class Feed:
         pong, read at 163, comes after all of that. From 101 to 163 the session is behind, and this is 100;
         then it is 163, and so on with every frame. A second pause at 162 leaves it at 100.
         """
-        return self._last_frame_us if self._behind_since_us is None else self._behind_since_us
+        return self._caught_up_us if self._behind_since_us is None else self._behind_since_us
 
     def pause(self) -> None:
         """Stop reading from the connection; pings continue."""
-        if self._behind_since_us is None and self._last_frame_us:
-            self._behind_since_us = self._last_frame_us
+        if self._behind_since_us is None and self._caught_up_us:
+            self._behind_since_us = self._caught_up_us
         self._catch_up_ping = None
         self.session.pause()
         if not self.ended.done():
@@ -153,6 +163,8 @@ class Feed:
     def _take(self, frames: Sequence[bytes], binary: bool) -> None:
         now, received_us = time.monotonic(), time.time_ns() // 1000
         self._last_frame_us = received_us
+        if not self._stream.behind:
+            self._caught_up_us = received_us
         self._frames.value += len(frames)
         self._bytes.value += sum(map(len, frames))
         receive, source = self.session.receive, self.source

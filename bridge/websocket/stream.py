@@ -18,7 +18,9 @@ bytes of it are here, and `_need` = 6 make it whole. A read of `66` is put into 
 """
 
 import asyncio
+from collections import deque
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from websockets.asyncio.client import ClientConnection
@@ -44,12 +46,23 @@ _TURN = 32_768
 
 
 class Stream(ClientConnection):
-    """A connection to create with `connect(..., create_connection=Stream)`, and then to `attach` to."""
+    """A connection to create with `connect(..., create_connection=Stream)`, and then to `attach` to.
+
+    While it is paused, nothing is handed over and nothing is read. Messages are handed over when bytes arrive
+    and in turns of their own, never inside `attach`, `pause_reading` or `resume_reading`: whoever pauses or
+    resumes many streams is not called back in the middle of it.
+    """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401
         super().__init__(*args, **kwargs)
-        self._early: list[tuple[bytes, bool]] = []  # messages received before `attach`, each with `binary`
+        # Whether the last read brought more than one turn hands over: then the socket may hold more messages
+        # that were pushed before it. A smaller read has emptied the socket.
+        self.behind = False
+        # Whole messages, each with `binary`, that were received before `attach`, or that websockets' parser
+        # brought during a pause. They are handed over before everything else.
+        self._early: deque[tuple[bytes, bool]] = deque()
         self._receive: Receive = self._keep  # the receiver given to `attach`; until then, `_early` fills
+        self._attached = False  # set by `attach`
         self._fragments: list[bytes] = []  # of a message that has begun; emptied when it is whole
         self._fragments_are_binary = True  # the type of that message, which only its first fragment states
         # Whether the stream is cut here: set by `attach`, cleared at a frame that websockets has to reject.
@@ -61,78 +74,124 @@ class Stream(ClientConnection):
         self._begin = 0  # where in `_data` the first frame starts that is not handed over
         self._parts: list[bytes] = []  # bytes that were read since; joined to `_data` once `_have` is `_need`
         self._have = 0  # bytes that are not handed over: of `_data` from `_begin` on, and of `_parts`
-        self._need = 2  # bytes of these needed to continue: to complete a frame, or to know its length
+        # Bytes of these needed to continue: to complete a frame, or to know its length; 1 for the parser.
+        self._need = 2
         self._turn: asyncio.Handle | None = None  # the next turn; None when everything whole is handed over
         self._paused = False  # between `pause_reading` and `resume_reading`
+        self._lost = False  # whether the transport has reported the end of the connection
+        # Reports that end to websockets, once everything whole is handed over; None before and afterwards.
+        self._end: Callable[[], None] | None = None
+
+    @property
+    def held_bytes(self) -> int:
+        """Bytes that were read and not handed over: of whole messages, fragments, and frames not parsed."""
+        early = sum(len(message) for message, _ in self._early)
+        return early + self._have + sum(map(len, self._fragments)) + len(self.protocol.reader.buffer)
 
     def attach(self, receive: Receive) -> None:
-        """Hand every message to `receive`, first those that have already arrived."""
+        """Hand every message to `receive` from the next turn of the loop on, the earliest first."""
         self._receive = receive
-        for message, binary in self._early:
-            receive([message], binary)
-        self._early.clear()
+        self._attached = True
         self._cuts = not self._parser_has_frames
+        if not self._cuts:
+            self._need = 1
+        self._schedule()
 
     def pause_reading(self) -> None:
-        """Stop reading, and hand nothing over until `resume_reading`."""
+        """Read nothing and hand nothing over until `resume_reading`.
+
+        If the connection is lost meanwhile, what was read before and is not handed over is dropped.
+        """
         self._paused = True
         self.transport.pause_reading()
 
     def resume_reading(self) -> None:
-        """Hand over the messages that were read before the pause, then resume reading."""
+        """From the next turn of the loop on, hand over what was read before the pause, then read again."""
         self._paused = False
-        if self._turn is None:
-            self._take_turn()
+        self._schedule()
 
     def data_received(self, data: bytes) -> None:
         """Take bytes from the transport."""
-        if not self._cuts:
-            was_open = self.protocol.state is not CONNECTING
-            super().data_received(data)
-            if was_open or (self.protocol.state is OPEN and not data.endswith(_END_OF_HANDSHAKE)):
-                self._parser_has_frames = True
-            return
-        self._parts.append(data)
-        self._have += len(data)
-        if self._have >= self._need and self._turn is None and not self._paused:
-            self._cut(_TURN)
-            if self._have >= self._need:
-                self.transport.pause_reading()
-                self._turn = self.loop.call_soon(self._take_turn)
+        if self._cuts or self._paused or self._parts:
+            self._parts.append(data)
+            self._have += len(data)
+            self.behind = self._have > _TURN
+            if self._have >= self._need and self._turn is None and not self._paused:
+                self._go_on()
+                if self._have >= self._need and not self._paused:
+                    self.transport.pause_reading()
+                    self._schedule()
+        else:
+            self.behind = len(data) > _TURN
+            self._parse(data)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Hand over everything that was read; then end."""
-        try:
-            if self._have >= self._need:
-                self._cut(self._have)
-        finally:
-            super().connection_lost(exc)
+        """Hand over, by turns, what was read and is whole, until that is done or reading pauses; then end."""
+        self._lost = True
+        self._end = partial(super().connection_lost, exc)
+        if self._turn is None:
+            self._take_turn()
+
+    def _schedule(self) -> None:
+        if self._turn is None:
+            self._turn = self.loop.call_soon(self._take_turn)
 
     def _take_turn(self) -> None:
         self._turn = None
-        if self._paused or self.transport.is_closing():
-            return
+        if self.transport.is_closing() and not self._lost:
+            return  # `connection_lost` is about to be called, and goes on
+        more = False
         try:
-            if self._have >= self._need:
-                self._cut(_TURN)
+            more = self._attached and self._hand_over()
         except BaseException:
             # As a transport does when `data_received` raises.
             self.transport.abort()
             raise
-        if self._have >= self._need:
-            self._turn = self.loop.call_soon(self._take_turn)
-        else:
+        finally:
+            if self._lost and not more:
+                self._finish()
+        if more:
+            self.transport.pause_reading()
+            self._schedule()
+        elif not (self._paused or self._lost):
             self.transport.resume_reading()
 
-    def _cut(self, most: int) -> None:
-        """Hand over the messages that are whole, about as many as `most` bytes hold."""
+    def _hand_over(self) -> bool:
+        """Hand over about as many messages as a turn may, unless paused; return whether there are more."""
+        taken = 0
+        while self._early and taken < _TURN and not self._paused:
+            message, binary = self._early.popleft()
+            taken += len(message)
+            self._receive([message], binary)
+        if self._have >= self._need and not self._early and not self._paused:
+            self._go_on()
+        return not self._paused and (bool(self._early) or self._have >= self._need)
+
+    def _finish(self) -> None:
+        """Drop what a pause has kept from being handed over, and end."""
+        if self._paused:
+            self._early.clear()
+            self._parts.clear()
+            self._data, self._begin, self._have = b"", 0, 0
+        if self._end is not None:
+            end, self._end = self._end, None
+            end()
+
+    def _go_on(self) -> None:
         if self._parts:
             self._data = b"".join([self._data[self._begin :], *self._parts])
             self._begin = 0
             self._parts.clear()
+        if self._cuts:
+            self._cut()
+        else:
+            self._leave_to_parser()
+
+    def _cut(self) -> None:
+        """Hand over the messages that are whole, about as many as a turn may, until reading pauses."""
         data, start = self._data, self._begin
         end = len(data)
-        enough = start + most
+        enough = start + _TURN
         messages: list[bytes] = []
         kind = _WHOLE_BINARY
         self._need = 2
@@ -149,29 +208,48 @@ class Stream(ClientConnection):
                 self._need = stop - start if body <= end else body - start
                 break
             first = data[start]
-            if first != kind and messages:
-                self._receive(messages, kind == _WHOLE_BINARY)
-                messages = []
-            if first in (_WHOLE_BINARY, _WHOLE_TEXT):
-                kind = first
-                messages.append(data[body:stop])
-            else:
-                super().data_received(data[start:stop])
+            if first != kind:
+                if messages:
+                    self._begin, self._have = start, end - start
+                    self._receive(messages, kind == _WHOLE_BINARY)
+                    messages = []
+                if first in (_WHOLE_BINARY, _WHOLE_TEXT):
+                    kind = first
+                elif not self._paused:
+                    self._begin, self._have = stop, end - stop
+                    super().data_received(data[start:stop])
+                    start = stop
+                if self._paused:
+                    return
+                if first != kind:
+                    continue
+            messages.append(data[body:stop])
             start = stop
         self._begin, self._have = start, end - start
         if messages:
             self._receive(messages, kind == _WHOLE_BINARY)
         if self._have > 1 and self._breaks_the_rules(data[start : start + 10]):
-            self._cuts = False
-            self._have = 0
-            super().data_received(data[start:])
+            self._cuts, self._need = False, 1
+            self._leave_to_parser()
+
+    def _leave_to_parser(self) -> None:
+        """Give everything that was read to websockets' parser."""
+        rest = self._data[self._begin :]
+        self._data, self._begin, self._have = b"", 0, 0
+        self._parse(rest)
+
+    def _parse(self, data: bytes) -> None:
+        was_open = self.protocol.state is not CONNECTING
+        super().data_received(data)
+        if was_open or (self.protocol.state is OPEN and not data.endswith(_END_OF_HANDSHAKE)):
+            self._parser_has_frames = True
 
     def process_event(self, event: Event) -> None:
         """Take data frames from websockets' parser; leave the other events to the connection."""
         if type(event) is not Frame or event.opcode not in (TEXT, BINARY, CONT):
             super().process_event(event)
         elif event.fin and event.opcode is not CONT:
-            self._receive([bytes(event.data)], event.opcode is BINARY)
+            self._deliver(bytes(event.data), event.opcode is BINARY)
         else:
             self._assemble(event)
 
@@ -191,7 +269,14 @@ class Stream(ClientConnection):
         if frame.fin:
             message = b"".join(self._fragments)
             self._fragments.clear()
-            self._receive([message], self._fragments_are_binary)
+            self._deliver(message, self._fragments_are_binary)
+
+    def _deliver(self, message: bytes, binary: bool) -> None:
+        """Hand over a message that the parser brought, or keep it if it is not its turn."""
+        if self._paused or self._early:
+            self._early.append((message, binary))
+        else:
+            self._receive([message], binary)
 
     def _keep(self, messages: Sequence[bytes], binary: bool) -> None:
         self._early += [(message, binary) for message in messages]

@@ -1,5 +1,6 @@
 """Until when private channels were listened to, and the gaps that follow from it."""
 
+from types import SimpleNamespace
 from typing import Any, cast
 
 import msgspec
@@ -58,7 +59,7 @@ class Listening:
         """Open a session in place of the one before, if any."""
         session = Session(WANTED, timing=Timing(), wall_offset=0.0, max_frame_bytes=1000, credentials=ACCOUNT)
         self._feed = Feed(
-            cast("Stream", None),
+            cast("Stream", SimpleNamespace(behind=False)),  # every read empties the socket
             session,
             Source("S", "main", "closed"),
             courtesy=Courtesy(5.0, 20.0),
