@@ -4,9 +4,11 @@ from collections.abc import Callable, Collection, Sequence
 
 import msgspec
 import structlog
+from msgspec import Raw
 
 from bridge.channels import CHANNELS
 from bridge.channels.channel import Normalise, Normaliser, Source
+from bridge.channels.figures import Name
 from bridge.errors import BadFrame, BadItem, DeadLetterReason
 from bridge.exchange.frames import Push
 from bridge.ledger import Gap, Watermarks
@@ -20,6 +22,10 @@ _DETAIL = 500  # characters of a dead letter's detail
 
 # What a normaliser raises for params of the wrong shape.
 _WRONG_SHAPE = (BadItem, msgspec.ValidationError, UnicodeError)
+
+_BEGIN_CLEAN = frozenset(name for name, channel in CHANNELS.items() if channel.begins_clean)
+
+_decode_by_symbol = msgspec.json.Decoder(tuple[Raw, Raw, Name]).decode
 
 Emit = Callable[[Sequence[Record]], Sequence[Record]]
 """Queue records for Kafka; return those that are too large for it."""
@@ -103,14 +109,17 @@ class Pipeline:
         try:
             outcome = lane.normalise(push.params, source, received_us)
         except _WRONG_SHAPE as error:
+            self._lost(push.channel, source, _symbol(push.params))
             self._deadletter("payload", push.channel, str(error), source, received_us, frame)
             return
         except (msgspec.DecodeError, RecursionError) as error:
+            self._lost(push.channel, source, None)
             self._deadletter("json", None, str(error), source, received_us, frame)
             return
         except Exception as error:
             # An internal error must not end the session: the next one would receive the same push.
             log.exception("internal error in a normaliser", channel=push.channel, session=source.session)
+            self._lost(push.channel, source, None)
             self._deadletter("payload", push.channel, repr(error), source, received_us, frame)
             return
         lane.last_push.value = received_us / 1e6
@@ -124,6 +133,8 @@ class Pipeline:
             for record in self._emit(outcome.records):
                 bad = [*bad, f"a record of {len(record.value)} bytes is too large for its topic"]
             if bad:
+                if push.channel in _BEGIN_CLEAN:
+                    self._lost(push.channel, source, _symbol(push.params))
                 self._deadletter("payload", push.channel, _summary(bad), source, received_us, frame)
             lane.duplicates.value += outcome.duplicates
             if outcome.live_duplicates and not source.overlapping:
@@ -132,10 +143,42 @@ class Pipeline:
             lane.on_markets({record.key for record in outcome.records if record.key is not None})
 
     def bad(self, bad: BadFrame, source: Source, received_us: int, frame: bytes) -> None:
-        """Make a dead letter of a frame that is not a message of the protocol."""
+        """Make a dead letter of a frame that is not a message of the protocol.
+
+        Unless it is a message that the API does not have, it may have held anything: something of each series
+        of this session is lost. What a private channel pushed comes never again, so that is a gap.
+        """
         if bad.reason == "decompression":
             self._metrics.counter("decompression_errors_total").value += 1
         self._deadletter(bad.reason, None, bad.detail, source, received_us, frame)
+        if bad.reason == "unknown_method":
+            return
+        self.lost(source)
+        for channel in source.channels:
+            if CHANNELS[channel].private:
+                self._journal.record(
+                    "gap",
+                    session=source.session,
+                    account=source.account,
+                    channel=channel,
+                    cause="damaged_frame",
+                    detail="a frame could not be read",
+                    after_us=min(bad.heard_us or received_us, received_us),
+                    before_us=received_us,
+                    filled=0,
+                )
+
+    def lost(self, source: Source) -> None:
+        """Note that a frame of this session could not be read, which is reported already."""
+        for channel in self._lanes:
+            if channel in source.channels or source.of(channel):
+                self._lost(channel, source, None)
+
+    def _lost(self, channel: str, source: Source, symbol: bytes | None) -> None:
+        """Note that a push cannot become a record, and have a new list or snapshot requested."""
+        self._lanes[channel].normaliser.lost(source, symbol)
+        if channel in _BEGIN_CLEAN:
+            source.incomplete.add(channel)
 
     def _record_gap(self, gap: Gap, lane: _Lane, source: Source) -> None:
         lane.recovered.value += gap.filled
@@ -167,6 +210,14 @@ class Pipeline:
         if self._emit([letter(detail, frame)]):
             detail = f"frame of {len(frame)} bytes omitted: too large for its topic; {detail}"
             self._emit([letter(detail, b"")])
+
+
+def _symbol(params: bytes) -> bytes | None:
+    """Return the symbol in params `[clean, …, symbol]`; None if they are not like that."""
+    try:
+        return _decode_by_symbol(params)[2].encode()
+    except (msgspec.DecodeError, UnicodeError, RecursionError):
+        return None
 
 
 def _summary(bad: list[str]) -> str:

@@ -21,6 +21,7 @@ Cause = Literal[
     "spool_damaged",
     "first_listened",
     "ids_restarted",
+    "damaged_frame",
 ]
 """Why a session ended or was opened, or what caused a gap."""
 

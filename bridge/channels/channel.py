@@ -1,7 +1,7 @@
 """The types of a channel: its description, the source of its pushes, and the outcome of a push."""
 
 import enum
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Protocol
@@ -47,12 +47,13 @@ class Source:
     `cause` is why it was opened: what ended the session before it, or that the shard was taken over.
     """
 
-    __slots__ = ("_series", "account", "cause", "incomplete", "overlapping", "session")
+    __slots__ = ("_series", "account", "cause", "channels", "incomplete", "overlapping", "session")
 
     def __init__(self, session: str, account: str | None = None, cause: Cause = "takeover") -> None:
         self.session = session
         self.account = account
         self.cause = cause
+        self.channels: Collection[str] = ()  # those that the session subscribes to; set by the feed
         # Channels of which a new list or snapshot has to be asked for, because something of them was lost.
         # Filled by the pipeline, emptied by the feed once the session knows.
         self.incomplete: set[str] = set()

@@ -199,6 +199,11 @@ class Session:
         return min(*own, *deadlines, *repeats)
 
     @property
+    def channels(self) -> Collection[str]:
+        """The channels that it subscribes to, confirmed or not; a view that grows by `subscribe`."""
+        return self._wanted.keys()
+
+    @property
     def held(self) -> int:
         """The number of subscribe requests that wait for `send_held`."""
         return len(self._queue)

@@ -11,11 +11,22 @@ from websockets.exceptions import ConnectionClosed
 
 from bridge.channels.channel import Source
 from bridge.errors import BadFrame
-from bridge.exchange.events import ClockRead, Confirmed, Ponged, RequestSplit, SubscriptionRefused, Symbols
+from bridge.exchange.events import (
+    CleanDue,
+    ClockRead,
+    Confirmed,
+    Event,
+    Ponged,
+    RepeatRefused,
+    RequestSplit,
+    SubscriptionRefused,
+    Symbols,
+)
 from bridge.exchange.frames import Push
 from bridge.exchange.session import Session
 from bridge.watch.watch import Watch
 from bridge.websocket.courtesy import Courtesy
+from bridge.websocket.silence import Silence
 from bridge.websocket.stream import Stream
 
 log = structlog.get_logger(__name__)
@@ -66,9 +77,13 @@ class Feed:
     ) -> None:
         self.session = session
         self.source = source
+        source.channels = session.channels
         self.deliver: Deliver = receiver.push  # the receiver's method, found once: the hot path calls it
         self.live = asyncio.Event()  # set when the session becomes live; cleared when subscriptions are added
         self.refused: dict[tuple[str, Symbols], SubscriptionRefused] = {}  # by subscription, until confirmed
+        # Whether what it receives is held back, so that nobody knows yet which series have begun. Changed by
+        # a rotation only.
+        self.withheld = False
         self.listening: dict[str, int] = {}  # by channel: when it was first confirmed, µs since the epoch
         self._stream = stream
         self._courtesy = courtesy
@@ -81,6 +96,8 @@ class Feed:
         self._behind_since_us: int | None = None
         self._catch_up_ping: int | None = None  # id of the ping sent on resume, whose pong ends being behind
         self._fruitful = False  # set by the first push
+        self._due: list[CleanDue] = []  # not looked at yet; emptied as soon as nothing is withheld
+        self._silence = Silence(session, source, watch.journal)
         self._wake = asyncio.Event()  # set when the session has something to send, report or do
         self._fences: dict[int, asyncio.Future[None]] = {}  # by ping id, until that ping is answered
         self._permits = 0  # requests with a place in the budget whose time has not come yet
@@ -104,10 +121,12 @@ class Feed:
         await asyncio.wait({self.ended})
         await self._stream.close()  # the task may have been cancelled before it started
 
-    def deliver_to(self, receiver: Receiver) -> None:
-        """Give everything that is received from here on to another receiver."""
+    def deliver_to(self, receiver: Receiver, *, withheld: bool = False) -> None:
+        """Give everything that is received from here on to another receiver, which may withhold it."""
         self.deliver = receiver.push
         self._receiver = receiver
+        self.withheld = withheld
+        self._wake.set()
 
     async def fence(self) -> None:
         """Return when everything that the exchange had pushed at the time of the call has been delivered."""
@@ -162,6 +181,7 @@ class Feed:
 
     def _take(self, frames: Sequence[bytes], binary: bool) -> None:
         now, received_us = time.monotonic(), time.time_ns() // 1000
+        heard_us = self.heard_us
         self._last_frame_us = received_us
         if not self._stream.behind:
             self._caught_up_us = received_us
@@ -172,6 +192,7 @@ class Feed:
             try:
                 push = receive(frame, binary, now)
             except BadFrame as bad:
+                bad.heard_us = heard_us
                 self._receiver.bad(bad, source, received_us, frame)
                 continue
             if push is None:
@@ -179,6 +200,8 @@ class Feed:
             else:
                 self._fruitful = True
                 self.deliver(push, source, received_us, frame)
+        if source.incomplete:
+            self._wake.set()
 
     async def _drive(self) -> Ended:
         closed = asyncio.ensure_future(self._stream.wait_closed())
@@ -223,38 +246,51 @@ class Feed:
 
     def _report(self) -> None:
         """Act on the session's events and state, and reserve a place in the budget for requests it holds."""
+        now = time.monotonic()
+        while self.source.incomplete:
+            self.session.ask_again(self.source.incomplete.pop(), now)
         for event in self.session.events():
-            match event:
-                case Ponged(request_id, seconds):
-                    self._ping_seconds.observe(seconds)
-                    if request_id == self._catch_up_ping:
-                        self._behind_since_us = self._catch_up_ping = None
-                    fence = self._fences.pop(request_id, None)
-                    if fence is not None and not fence.done():
-                        fence.set_result(None)
-                case ClockRead(offset):
-                    self._clock_offset.value = offset
-                case Confirmed(channel, symbols):
-                    self.listening.setdefault(channel, self._last_frame_us)
-                    if self.refused.pop((channel, symbols), None):
-                        self._log.info("subscription accepted on retry", channel=channel, symbols=symbols)
-                case RequestSplit(channel, symbols, error):
-                    self._log.warning(
-                        "subscribe request refused, retrying its symbols one by one",
-                        channel=channel,
-                        symbols=symbols,
-                        error=error,
-                    )
-                case SubscriptionRefused(channel, symbols):
-                    if (channel, symbols) not in self.refused:
-                        self._report_refusal(event)
-                    self.refused[channel, symbols] = event
+            self._act_on(event)
+        if not self.withheld:
+            self._silence.look_at(self._due, now)
+            self._due.clear()
         if self.session.live:
             self.live.set()
         while self._permits < self.session.held:
             self._permits += 1
-            wait = self._courtesy.reserve_subscribe(time.monotonic())
+            wait = self._courtesy.reserve_subscribe(now)
             asyncio.get_running_loop().call_later(wait, self._permit)
+
+    def _act_on(self, event: Event) -> None:
+        match event:
+            case Ponged(request_id, seconds):
+                self._ping_seconds.observe(seconds)
+                if request_id == self._catch_up_ping:
+                    self._behind_since_us = self._catch_up_ping = None
+                fence = self._fences.pop(request_id, None)
+                if fence is not None and not fence.done():
+                    fence.set_result(None)
+            case ClockRead(offset):
+                self._clock_offset.value = offset
+            case Confirmed(channel, symbols):
+                self.listening.setdefault(channel, self._last_frame_us)
+                if self.refused.pop((channel, symbols), None):
+                    self._log.info("subscription accepted on retry", channel=channel, symbols=symbols)
+            case CleanDue():
+                self._due.append(event)
+            case RequestSplit() | RepeatRefused():
+                self._log.warning(
+                    "subscribe request refused, retrying its symbols one by one"
+                    if isinstance(event, RequestSplit)
+                    else "request for new lists or snapshots refused",
+                    channel=event.channel,
+                    symbols=event.symbols,
+                    error=event.error,
+                )
+            case SubscriptionRefused(channel, symbols):
+                if (channel, symbols) not in self.refused:
+                    self._report_refusal(event)
+                self.refused[channel, symbols] = event
 
     def _permit(self) -> None:
         """Send the next held request: its time in the budget has come."""

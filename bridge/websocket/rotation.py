@@ -71,6 +71,7 @@ class Rotation:
         replace it.
         """
         old = self._old
+        new.withheld = True
         try:
             await until(new.live.wait(), new, old)
             if not new.live.is_set() and not new.ended.done():
@@ -84,7 +85,7 @@ class Rotation:
             if not old.ended.done():
                 await until(old.fence(), new, old)
             old_ended = old.ended.done()
-            old.deliver_to(_Into(self._keep_aside))
+            old.deliver_to(_Into(self._keep_aside), withheld=True)
             if not new.ended.done():
                 await until(new.fence(), new)
         except asyncio.CancelledError:
@@ -101,7 +102,7 @@ class Rotation:
             if not old.ended.done():
                 return Outcome.NEW_ENDED
         outcome = self._go_on_with(new, Outcome.OLD_ENDED if old_ended else Outcome.ROTATED)
-        old.deliver_to(_Into(_drop))
+        old.deliver_to(_Into(_drop), withheld=True)
         return outcome
 
     def _go_on_with(self, new: Feed, outcome: Outcome) -> Outcome:

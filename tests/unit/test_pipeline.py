@@ -1,0 +1,228 @@
+"""What cannot become a record is reported, and consumers see where it was lost."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+import pytest
+
+from bridge.channels import CHANNELS
+from bridge.channels.channel import Source
+from bridge.errors import BadFrame, DeadLetterReason
+from bridge.pipeline import Pipeline
+from bridge.records import DEADLETTER, EVENTS, Record
+from bridge.watch.events import Journal
+from bridge.watch.metrics import Metrics
+from bridge.watch.watch import Watch
+from tests.support.pushes import push
+
+RECEIVED_US = 1_600_000_000_000_000
+
+LEVEL = ["9000.00", "1.0000"]
+TRADE = {"id": 7, "time": 1_600_000_000.5, "price": "9000.00", "amount": "0.1000", "type": "buy"}
+UNREADABLE: tuple[DeadLetterReason, ...] = ("decompression", "json", "payload")
+
+
+class Sessions:
+    """A pipeline, and what it makes of the pushes of any session."""
+
+    def __init__(self) -> None:
+        self.records: list[Record] = []
+        self.metrics = Metrics()
+        self.too_large = 10**9  # bytes of a record's value
+        self.pipeline = Pipeline(
+            wanted=CHANNELS,
+            emit=self._emit,
+            watermarks={},
+            watch=Watch("0", self.metrics, Journal("replica", 0, self._emit, self.metrics)),
+            on_markets=None,
+        )
+
+    def push(self, source: Source, channel: str, params: Any) -> None:
+        self.pipeline.push(push(channel, params), source, RECEIVED_US, b"a frame")
+
+    def damaged(self, source: Source, reason: DeadLetterReason = "decompression", heard_us: int = 0) -> None:
+        bad = BadFrame(reason, "why")
+        bad.heard_us = heard_us
+        self.pipeline.bad(bad, source, RECEIVED_US, b"damaged")
+
+    def seqs(self, channel: str, name: str) -> list[int]:
+        """Return the `seq` of each record of a symbol or currency."""
+        return [
+            msgspec.json.decode(one.value)["seq"]
+            for one in self.records
+            if (one.channel, one.key) == (channel, name.encode())
+        ]
+
+    def events(self) -> list[dict[str, Any]]:
+        return [msgspec.json.decode(one.value) for one in self.records if one.channel == EVENTS]
+
+    def dead_letters(self) -> int:
+        return sum(one.channel == DEADLETTER for one in self.records)
+
+    def _emit(self, records: Sequence[Record]) -> Sequence[Record]:
+        refused = [one for one in records if len(one.value) > self.too_large]
+        self.records += [one for one in records if one not in refused]
+        return refused
+
+
+def book(symbol: str, *, clean: bool = False, levels: Any = ()) -> list[Any]:
+    return [clean, {"asks": list(levels), "bids": []}, symbol]
+
+
+def with_books(*symbols: str) -> tuple[Sessions, Source]:
+    """Return sessions of which one has brought the snapshot of each symbol, as its record 0."""
+    sessions, source = Sessions(), Source("s")
+    source.channels = {"trades", "depth", "ticker"}
+    for symbol in symbols:
+        sessions.push(source, "depth", book(symbol, clean=True))
+    return sessions, source
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        pytest.param(book("A", levels=[["9000.00"]]), id="a bad level"),
+        pytest.param(book("A", levels=[["9000.00", None]]), id="a bad amount"),
+        pytest.param([False, "no book", "A"], id="a bad book"),
+        pytest.param(["no", {}, "a"], id="a bad flag, and the symbol in lower case"),
+        pytest.param(book("A", clean=True, levels=[["9000.00"]]), id="a bad snapshot"),
+    ],
+)
+def test_a_depth_push_that_becomes_a_dead_letter_takes_a_seq_of_its_symbol(params: object) -> None:
+    sessions, source = with_books("A", "B")
+    sessions.push(source, "depth", params)
+    for symbol in ("A", "B"):
+        sessions.push(source, "depth", book(symbol))
+    assert sessions.seqs("depth", "A") == [0, 2]
+    assert sessions.seqs("depth", "B") == [0, 1]
+    assert source.incomplete == {"depth"}
+    assert [source.series("depth", symbol).begun for symbol in (b"A", b"B")] == [False, True]
+    assert sessions.dead_letters() == 1
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        pytest.param('[false,{"asks":[},"A"]', id="no JSON"),
+        pytest.param([False, {}], id="no symbol"),
+        pytest.param([False, {}, ""], id="an empty symbol"),
+        pytest.param([False, {}, 5], id="a number for a symbol"),
+        pytest.param({"A": []}, id="no list"),
+    ],
+)
+def test_a_depth_push_without_a_readable_symbol_takes_a_seq_of_all_books(params: object) -> None:
+    sessions, source = with_books("A", "B")
+    other = Source("other")
+    sessions.push(other, "depth", book("A", clean=True))
+    sessions.push(source, "depth", params)
+    sessions.push(other, "depth", book("A"))
+    for symbol in ("A", "B"):
+        sessions.push(source, "depth", book(symbol))
+    assert sessions.seqs("depth", "B") == [0, 2]
+    assert sessions.seqs("depth", "A") == [0, 0, 1, 2], "the other session has lost nothing"
+    assert (source.incomplete, other.incomplete) == ({"depth"}, set())
+
+
+def test_a_depth_record_that_is_too_large_leaves_a_hole_and_has_a_snapshot_requested() -> None:
+    sessions, source = with_books("A")
+    sessions.too_large = 1000
+    sessions.push(source, "depth", book("A", levels=[LEVEL] * 100))
+    sessions.push(source, "depth", book("A"))
+    before, after = sessions.seqs("depth", "A")
+    assert after > before + 1
+    assert source.incomplete == {"depth"}
+    assert not source.series("depth", b"A").begun
+
+
+def test_a_snapshot_completes_the_series_again() -> None:
+    sessions, source = with_books("A")
+    sessions.push(source, "depth", "[]")
+    sessions.push(source, "depth", [True, {}, "A"])
+    assert source.series("depth", b"A").begun
+
+
+@pytest.mark.parametrize("reason", UNREADABLE)
+def test_a_frame_that_cannot_be_read_takes_a_seq_of_everything_but_trades(reason: DeadLetterReason) -> None:
+    sessions, source = with_books("A", "B")
+    ticker = [{"symbol": "A", "timestamp": 1_600_000_000_000}]
+    sessions.push(source, "ticker", ticker)
+    sessions.push(source, "trades", [True, [TRADE], "A"])
+    sessions.damaged(source, reason)
+    sessions.push(source, "ticker", ticker)
+    sessions.push(source, "trades", [False, [TRADE | {"id": 8}], "A"])
+    for symbol in ("A", "B"):
+        sessions.push(source, "depth", book(symbol))
+        assert sessions.seqs("depth", symbol) == [0, 2]
+    assert sessions.seqs("ticker", "A") == [0, 2]
+    assert sessions.seqs("trades", "A") == [0, 1]
+    assert source.incomplete == {"trades", "depth"}
+    assert not source.series("trades", b"A").begun
+    assert sessions.dead_letters() == 1
+
+
+def test_only_channels_of_the_session_are_requested_again() -> None:
+    sessions, source = Sessions(), Source("s")
+    source.channels = {"depth", "ticker"}
+    sessions.damaged(source)
+    assert source.incomplete == {"depth"}
+
+
+def test_a_message_that_the_api_does_not_have_loses_nothing() -> None:
+    sessions, source = with_books("A")
+    sessions.damaged(source, "unknown_method")
+    sessions.push(source, "moon", [])
+    sessions.push(source, "depth", book("A"))
+    assert sessions.seqs("depth", "A") == [0, 1]
+    assert source.incomplete == set()
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        pytest.param([True, [TRADE, TRADE | {"id": "?"}], "A"], id="a bad trade in the list"),
+        pytest.param([False, [TRADE | {"type": "gift"}], "A"], id="a bad live trade"),
+        pytest.param([True, [], "A"][:2], id="no symbol"),
+        pytest.param("[true,[}", id="no JSON"),
+    ],
+)
+def test_a_bad_trade_has_the_list_of_its_symbol_requested(params: object) -> None:
+    sessions, source = Sessions(), Source("s")
+    sessions.push(source, "trades", [True, [], "A"])
+    assert source.series("trades", b"A").begun
+    sessions.push(source, "trades", params)
+    assert source.incomplete == {"trades"}
+    assert not source.series("trades", b"A").begun
+    assert sessions.dead_letters() == 1
+
+
+@pytest.mark.parametrize("reason", UNREADABLE)
+def test_a_frame_of_an_account_that_cannot_be_read_is_a_gap_of_its_private_channels(
+    reason: DeadLetterReason,
+) -> None:
+    sessions, source = Sessions(), Source("s", "main")
+    source.channels = {"order": (), "balance": ()}.keys()
+    sessions.push(source, "balance", [{"currency": "USDT", "free": "1", "total": "1", "used": "0"}])
+    sessions.damaged(source, reason, heard_us=RECEIVED_US - 5)
+    sessions.push(source, "balance", [{"currency": "USDT", "free": "1", "total": "1", "used": "0"}])
+    events = sessions.events()
+    assert [event["channel"] for event in events] == ["order", "balance"]
+    for event in events:
+        assert (event["event"], event["session"], event["account"]) == ("gap", "s", "main")
+        assert (event["after_us"], event["before_us"]) == (RECEIVED_US - 5, RECEIVED_US)
+        assert (event["cause"], event["filled"], event["closed_by"]) == ("damaged_frame", 0, None)
+        counter = sessions.metrics.counter("gaps_total", channel=event["channel"], cause="damaged_frame")
+        assert counter.value == 1
+    assert sessions.seqs("balance", "USDT") == [0, 2]
+    assert source.incomplete == set()
+
+
+def test_a_frame_that_was_reported_for_another_session_is_lost_without_a_report() -> None:
+    sessions, source = with_books("A")
+    source.channels = {"depth", "order"}
+    before = len(sessions.records)
+    sessions.pipeline.lost(source)
+    assert len(sessions.records) == before
+    sessions.push(source, "depth", book("A"))
+    assert sessions.seqs("depth", "A") == [0, 2]
+    assert source.incomplete == {"depth"}
