@@ -204,7 +204,8 @@ class Bridge:
             gauge("shard_owned", shard=str(number)).value = 0  # also of a shard that no replica serves
             gauge("reading_paused", shard=str(number)).read = partial(self._is_paused, number)
         gauge("pending_records").read = self._sum(lambda shard: shard.queues.pending_records)
-        gauge("pending_bytes").read = self._sum(lambda shard: shard.queues.pending_bytes)
+        gauge("pending_bytes", part="queue").read = self._sum(lambda shard: shard.queues.pending_bytes)
+        gauge("pending_bytes", part="exchange").read = self._sum(lambda shard: shard.held_bytes)
         gauge("spool_bytes").read = self._sum(lambda shard: shard.overflow.size)
         gauge("spool_records").read = self._sum(lambda shard: shard.overflow.waiting)
         gauge("spool_age_seconds").read = lambda: max(

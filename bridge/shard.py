@@ -56,7 +56,9 @@ class Shard:
     def __init__(self, number: int, replica: Replica, is_ours: Callable[[float], Awaitable[bool]]) -> None:
         self.failed = False  # whether an internal error has ended it
         self.lost = False  # whether another replica serves it now
-        self.paused = False  # whether reading is paused because memory and spool are full
+        # Whether reading is paused because memory and spool are full: what all connectors were told last. It
+        # follows `queues.has_room` one turn of the loop later.
+        self.paused = False
         config, topics, metrics = replica.config, replica.topics, replica.metrics
         kafka = config.kafka
         self._number = number
@@ -85,6 +87,7 @@ class Shard:
         # Whether its connectors have been started. The takeover ends some turns of the loop earlier.
         self._serving = False
         self._stopping = False  # whether it ends, so that no session is opened any more
+        self._following: asyncio.Handle | None = None  # the call of `_follow_room` that is scheduled, if any
         self._markets: set[bytes] = set()  # all that all_ticker has listed
         self._pipeline: Pipeline  # from the takeover on
         self._connectors: list[Connector] = []  # public ones and those of accounts, in the order of opening
@@ -127,6 +130,11 @@ class Shard:
             log.warning("shard lost", shard=self._watch.shard, why=why)
             self.lost = True
             self._over.set()
+
+    @property
+    def held_bytes(self) -> int:
+        """Bytes that were read from the exchange and are not in the queues yet."""
+        return sum(connector.held_bytes for connector in self._connectors)
 
     def missing(self) -> dict[str, object]:
         """Return the reasons why the shard is not ready, by subject; empty if it is ready."""
@@ -183,7 +191,7 @@ class Shard:
         if account is not None:
             credentials = Credentials(account.api_key.get_secret_value(), account.secret.get_secret_value())
             known = Account(account.name, credentials, self._state.heard.get(account.name, {}))
-        return Connector(
+        connector = Connector(
             wanted,
             config=self._config.exchange,
             courtesy=self._courtesy,
@@ -191,6 +199,9 @@ class Shard:
             watch=self._watch,
             account=known,
         )
+        if self.paused:
+            connector.pause()
+        return connector
 
     def _start(self, connector: Connector) -> None:
         task = self._group.create_task(self._part(connector.run), name=f"connector {self._watch.shard}")
@@ -208,12 +219,20 @@ class Shard:
             self._over.set()
 
     def _on_change(self) -> None:
-        """Record the events of the spool, and pause or resume reading.
+        """Record the events of the spool, and have the connectors follow `has_room` if it has changed.
 
-        Recording an event adds a record to the queues, which may call this again.
+        Recording an event adds a record to the queues, which may call this again. So the connectors are not
+        called from here, but once the loop turns: a connector that resumes may fill the room again, and must
+        not find itself in the middle of resuming the others.
         """
         for kind, about in self.overflow.events():
             self._watch.journal.record(kind, **about)
+        if self.paused == self.queues.has_room and self._following is None:
+            self._following = asyncio.get_running_loop().call_soon(self._follow_room)
+
+    def _follow_room(self) -> None:
+        """Pause or resume all connectors, unless `has_room` is again what they were told last."""
+        self._following = None
         has_room = self.queues.has_room
         if self.paused != has_room:
             return
@@ -251,8 +270,6 @@ class Shard:
                     newest.subscribe(channel, symbols)
         for wanted in plan.sessions(subscriptions[room:], size):
             connector = self._connector(wanted)
-            if self.paused:
-                connector.pause()
             self._connectors.append(connector)
             self._start(connector)
 

@@ -265,8 +265,9 @@ ROWS = (
               "Records in memory that Kafka has not acknowledged yet. A sawtooth with the period of "
               "kafka.commit_interval is normal."),
         Panel("Bytes in memory", "graph", 8, "bytes", "green", "kafka-unreachable",
-              _levels(_of("pending_bytes"), "pod"),
-              "Beyond kafka.max_pending_bytes per shard, records go to the spool on disk."),
+              _levels(_of("pending_bytes"), "pod, part", "{{pod}} {{part}}"),
+              "queue: records for Kafka; beyond kafka.max_pending_bytes per shard, they go to disk. "
+              "exchange: what was read from the exchange and is held before that, by a pause or a rotation."),
         Panel("Shard owners", "graph", 8, "short", "green", "shard-unowned",
               _levels(_of("shard_owned"), "shard, pod", "shard {{shard}} {{pod}}"),
               "1 for the pod that serves the shard. Every shard needs one."),

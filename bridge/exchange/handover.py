@@ -62,6 +62,7 @@ class Handover(Generic[Context]):
 
     def __init__(self, channels: Mapping[str, Channel]) -> None:
         self._channels = channels
+        self.held_bytes = 0  # of everything that is remembered or held, approximately; 0 after `release`
         # Pushes of the old session whose items have to be compared, in order of arrival; only grows.
         self._remembered: list[Push] = []
         # How often the old session brought each bad frame that the new one has not repeated yet.
@@ -73,12 +74,15 @@ class Handover(Generic[Context]):
         """Remember a message that the old session brought."""
         if isinstance(message, Bad):
             self._bad[message.frame] += 1
+            self.held_bytes += len(message.frame)
         elif self._is_aligned(message):
             self._remembered.append(message)
+            self.held_bytes += len(message.params)
 
     def hold(self, message: Message, context: Context) -> None:
         """Hold back a message of the new session."""
         self._held.append((message, context))
+        self.held_bytes += len(message.frame if isinstance(message, Bad) else message.params)
 
     def release(self) -> list[tuple[Message, Context]]:
         """Return those of the held messages that were not seen, in order of arrival.
@@ -103,6 +107,7 @@ class Handover(Generic[Context]):
             if passed_on is not None:
                 released.append((passed_on, context))
         self._held.clear()
+        self.held_bytes = 0
         return released
 
     def _overlap(self, push: Push) -> Overlap:

@@ -168,7 +168,14 @@ DECLARATIONS: tuple[Declaration, ...] = (
         ("channel",),
     ),
     Declaration("pending_records", Gauge, "Records in memory that Kafka has not acknowledged yet."),
-    Declaration("pending_bytes", Gauge, "Bytes of records in memory that Kafka has not acknowledged yet."),
+    Declaration(
+        "pending_bytes",
+        Gauge,
+        "Bytes in memory: of records that Kafka has not acknowledged yet (`queue`), and of what was read from"
+        " the exchange and is not queued yet (`exchange`).",
+        ("part",),
+        (("queue", "exchange"),),
+    ),
     Declaration("spool_bytes", Gauge, "Bytes on disk of records that Kafka has not acknowledged yet."),
     Declaration(
         "spool_limit_bytes",

@@ -91,6 +91,7 @@ class Connector:
         self._postponed = 0  # rotations in a row that were postponed for refusals; 0 after each rotation
         self._cause: Cause = "takeover"  # why the next session is opened: how the one before it ended
         self._feeds: list[Feed] = []  # open sessions: the one in use, then, in a rotation, the new one
+        self._rotation: Rotation | None = None  # the one under way, if any
         self._reading = asyncio.Event()  # cleared by `pause`, set by `resume`
         self._reading.set()
         self._trouble = "not connected yet"  # why no session is open, for `/readyz`
@@ -118,6 +119,12 @@ class Connector:
                 "session ended", reason=ended.reason, detail=ended.detail, next_try_in=round(delay, 3)
             )
             await asyncio.sleep(delay)
+
+    @property
+    def held_bytes(self) -> int:
+        """Bytes that were read from the exchange and not passed on, by its sessions or by a rotation."""
+        rotating = self._rotation.held_bytes if self._rotation else 0
+        return rotating + sum(feed.held_bytes for feed in self._feeds)
 
     @property
     def heard_us(self) -> Mapping[str, int]:
@@ -292,7 +299,14 @@ class Connector:
 
     async def _rotate(self, old: Feed) -> Feed:
         """Replace a session by a new one; return the one that stays in use."""
-        rotation = Rotation(old, self._receiver)
+        rotation = self._rotation = Rotation(old, self._receiver)
+        try:
+            return await self._replace_in(rotation, old)
+        finally:
+            self._rotation = None
+
+    async def _replace_in(self, rotation: Rotation, old: Feed) -> Feed:
+        """Open a new session for a rotation that has begun; return the one that stays in use."""
         try:
             new = await self._open(rotation.receiver_of_new, "rotated")
         except (OSError, EOFError, WebSocketException) as error:

@@ -60,6 +60,11 @@ class Rotation:
         """The receiver of the new session, from its very first frame on."""
         return _Into(self._handover.hold)
 
+    @property
+    def held_bytes(self) -> int:
+        """Bytes of messages that are remembered, held back or kept aside, approximately."""
+        return self._handover.held_bytes + sum(len(frame) for _, (_, _, frame) in self._aside)
+
     def abandon(self) -> None:
         """Keep the old session in use, because it is not replaced."""
         self._old.deliver_to(self._receiver)

@@ -36,7 +36,7 @@ def test_the_metrics_of_the_contract_are_declared() -> None:
         ("clock_offset_seconds", "gauge", ()),
         ("last_push_timestamp_seconds", "gauge", ("channel",)),
         ("pending_records", "gauge", ()),
-        ("pending_bytes", "gauge", ()),
+        ("pending_bytes", "gauge", ("part",)),
         ("duplicates_total", "counter", ("channel",)),
         ("gaps_total", "counter", ("channel", "cause")),
         ("recovered_total", "counter", ("channel",)),
