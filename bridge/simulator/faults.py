@@ -12,6 +12,7 @@ _SHARES = (
     "unknown_method",
     "clean_again",
     "damaged",
+    "bad_item",
     "duplicated",
     "reordered",
 )
@@ -22,7 +23,7 @@ class Faults:
     """Faults to inject; the defaults inject none.
 
     Shares are fractions of 1. The frames of `corrupt`, `bad_json` and `unknown_method` are sent in addition
-    to the good ones, so nothing good is lost; those of `damaged` in place of them.
+    to the good ones, so nothing good is lost; those of `damaged` and `bad_item` in place.
     """
 
     drop: float = 0.0  # seconds between cuts of all connections; 0: never
@@ -36,6 +37,7 @@ class Faults:
     unknown_method: float = 0.0  # share of updates followed by a frame with an unknown method
     clean_again: float = 0.0  # share of trades and depth updates followed by the full list
     damaged: float = 0.0  # share of updates that a connection gets with a damaged zlib stream
+    bad_item: float = 0.0  # share of trades and depth updates that a connection gets with one bad figure
     duplicated: float = 0.0  # share of trades, depth and private updates that are sent twice
     reordered: float = 0.0  # share of trades updates that are sent after the next one of their symbol
     lag: float = 0.0  # maximum seconds by which a connection's messages are late, each its own

@@ -1,11 +1,15 @@
 """What goes wrong with updates on their way to the clients: sent twice, out of order, damaged. Pure."""
 
 import random
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+from bridge.simulator import encoding
+from bridge.simulator.extras import corrupted
 from bridge.simulator.faults import Faults
 from bridge.simulator.market import Update
 from bridge.simulator.protocol import PRIVATE
+
+_NO_FIGURE = "x"
 
 
 @dataclass(slots=True)
@@ -40,9 +44,30 @@ class Mishaps:
         self._late.clear()
         return late
 
-    def damages(self) -> bool:
-        """Return whether the next connection gets its frame damaged."""
-        return self._happens(self.faults.damaged)
+    def damaged(self, update: Update) -> bytes | None:
+        """Return what one connection gets in place of an update's frame; None if it gets the frame."""
+        if self._happens(self.faults.damaged):
+            return corrupted(update)
+        if _has_items(update) and self._happens(self.faults.bad_item):
+            return encoding.compress(encoding.text(_with_bad_figure(update)))
+        return None
 
     def _happens(self, share: float) -> bool:
         return bool(share) and self.rng.random() < share
+
+
+def _has_items(update: Update) -> bool:
+    """Return whether an update is one of trades or depth, and not empty."""
+    return update.channel in ("trades", "depth") and bool(update.params[1])
+
+
+def _with_bad_figure(update: Update) -> Update:
+    """Return an update of trades or depth in which one figure, of its first item, is none."""
+    clean, content, symbol = update.params
+    if update.channel == "trades":
+        content = [{**content[0], "price": _NO_FIGURE}, *content[1:]]
+    else:
+        side = "asks" if content["asks"] else "bids"
+        (price, _), *others = content[side]
+        content = {**content, side: [[price, _NO_FIGURE], *others]}
+    return replace(update, params=[clean, content, symbol])

@@ -17,7 +17,7 @@ from bridge.simulator import encoding
 from bridge.simulator.accounts import Account
 from bridge.simulator.audience import Audience
 from bridge.simulator.client import Client, binary, text
-from bridge.simulator.extras import Extras, corrupted
+from bridge.simulator.extras import Extras
 from bridge.simulator.faults import Faults
 from bridge.simulator.history import History
 from bridge.simulator.market import Exchange, Update, symbol_names
@@ -231,11 +231,11 @@ class Simulator:
         if subscribers:
             frame = self._frame(update)
             for client in subscribers:
-                damaged = self._mishaps.damages()
-                client.write(binary(corrupted(update)) if damaged else frame)
+                damaged = self._mishaps.damaged(update)
+                client.write(frame if damaged is None else binary(damaged))
                 due_us = _now_us() + round(client.lag * 1e6)
-                self.history.record_written(update, client.number, due_us, damaged=damaged)
-                if damaged:
+                self.history.record_written(update, client.number, due_us, damaged=damaged is not None)
+                if damaged is not None:
                     self.truth.bad["damaged"] += 1
                 else:
                     self.truth.record_written(update)

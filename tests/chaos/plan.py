@@ -35,6 +35,7 @@ _STARTS = (0, 1_000, 5_000_000_000)  # where ids begin anew; the last is below t
 # Faults of the exchange and how strong each is, at least and at most; a window has one to three of them.
 _SHARES = {
     "damaged": (0.002, 0.1),
+    "bad_item": (0.002, 0.1),
     "duplicated": (0.02, 0.5),
     "reordered": (0.02, 0.5),
     "clean_again": (0.01, 0.1),
@@ -87,6 +88,8 @@ class Settings:
     subscriptions_per_session: int
     max_session_age: float  # seconds
     faults: str  # those of the exchange that last for the whole run
+    replies: Literal["zlib", "text"]  # how the exchange answers requests
+    confirm: Literal["before", "after"]  # whether it confirms a subscription before or after its first update
 
     def __str__(self) -> str:
         return " ".join(f"{field.name}={getattr(self, field.name)}" for field in dataclasses.fields(self))
@@ -123,6 +126,7 @@ def plan(seed: int, seconds: float, **settings: Any) -> Plan:
 
 def _settings(rng: random.Random) -> Settings:
     faults = [f"lag={rng.choice((0.0, 0.0, 0.1, 0.5))}"]
+    faults += [f"clock_offset={rng.choice((0.0, 0.0, 3.0, -3.0))}"]
     faults += [f"{name}={rng.choice(('true', 'false'))}" for name in ("newest_first", "whole_seconds")]
     replicas = rng.choice((1, 1, 2))
     return Settings(
@@ -133,8 +137,10 @@ def _settings(rng: random.Random) -> Settings:
         max_pending_bytes=rng.choice((65_536, 65_536, 300_000, 33_554_432)),
         spool_bytes=rng.choice((0, 300_000, 2_400_000, 1_073_741_824)),
         subscriptions_per_session=rng.choice((2, 5, 30)),
-        max_session_age=rng.uniform(12, 30),
+        max_session_age=_moment(rng.uniform(12, 30)),
         faults=",".join(faults),
+        replies=rng.choice(("zlib", "text")),
+        confirm=rng.choice(("before", "after")),
     )
 
 
@@ -186,10 +192,11 @@ def _at_the_exchange(rng: random.Random, seconds: float, calm: float) -> list[Ac
                 Action(_moment(at), "faults", seconds=_moment(rng.uniform(1, 8)), text=_faults(rng))
             )
         elif draw < 0.9:
-            text = rng.choice(("kept", "cut", "mixed"))
-            start = rng.choice(_STARTS)
             symbol = rng.choice(SYMBOLS)
-            actions.append(Action(_moment(at), "restart ids", number=start, symbol=symbol, text=text))
+            for _ in range(rng.choice((1, 1, 1, 2))):
+                text, start = rng.choice(("kept", "cut", "mixed")), rng.choice(_STARTS)
+                actions.append(Action(_moment(at), "restart ids", number=start, symbol=symbol, text=text))
+                at += rng.uniform(0.2, 1.5)
         else:
             offset = rng.choice(_STRAY)
             actions.append(Action(_moment(at), "stray id", number=offset, symbol=rng.choice(SYMBOLS)))

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from bridge.channels import CHANNELS
-from bridge.simulator import Setup, parse
+from bridge.simulator import Dialect, Setup, parse
 from bridge.simulator.history import History
 from tests.chaos.plan import SYMBOLS, Action, Plan, Settings
 from tests.chaos.replica import Life, Replica
@@ -62,6 +62,7 @@ def run(plan: Plan, folder: Path) -> Seen:
                 rate=settings.rate,
                 accounts=ACCOUNTS,
                 faults=parse(settings.faults),
+                dialect=Dialect(replies=settings.replies, confirm=settings.confirm),
                 setup=Setup(seed=plan.seed, keep_history=True),
             )
         )

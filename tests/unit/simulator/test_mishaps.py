@@ -1,6 +1,9 @@
 """What goes wrong with updates on their way to the clients."""
 
 import random
+import zlib
+
+import pytest
 
 from bridge.simulator import Faults
 from bridge.simulator.market import Update
@@ -18,7 +21,7 @@ def trade(number: int, symbol: str = "BTC_USDT") -> Update:
 def test_without_faults_each_update_is_sent_once() -> None:
     one = trade(1)
     assert mishaps().sent(one) == [one]
-    assert not mishaps().damages()
+    assert mishaps().damaged(one) is None
 
 
 def test_a_reordered_update_is_sent_after_the_next_one_of_its_symbol() -> None:
@@ -45,3 +48,19 @@ def test_a_duplicated_change_of_a_book_is_sent_twice_in_a_row() -> None:
 def test_a_ticker_is_neither_duplicated_nor_reordered() -> None:
     ticker = Update("ticker", "BTC_USDT", [{}])
     assert mishaps(duplicated=1.0, reordered=1.0).sent(ticker) == [ticker]
+
+
+def test_a_damaged_frame_is_no_stream_and_one_with_a_bad_item_is_json() -> None:
+    one = trade(1)
+    damaged = mishaps(damaged=1.0).damaged(one)
+    assert damaged is not None
+    with pytest.raises(zlib.error):
+        zlib.decompress(damaged)
+    for update in (one, Update("depth", "BTC_USDT", [False, {"asks": [], "bids": [["1", "2"]]}, "BTC_USDT"])):
+        spoiled = mishaps(bad_item=1.0).damaged(update)
+        assert spoiled is not None
+        assert b'"x"' in zlib.decompress(spoiled)
+
+
+def test_a_ticker_gets_no_bad_item() -> None:
+    assert mishaps(bad_item=1.0).damaged(Update("ticker", "BTC_USDT", [{}])) is None
