@@ -6,7 +6,7 @@ import msgspec
 import structlog
 from msgspec import Raw
 
-from bridge.channels import CHANNELS
+from bridge.channels import BEGIN_CLEAN, CHANNELS
 from bridge.channels.channel import Normalise, Normaliser, Source
 from bridge.channels.figures import Name
 from bridge.errors import BadFrame, BadItem, DeadLetterReason
@@ -22,8 +22,6 @@ _DETAIL = 500  # characters of a dead letter's detail
 
 # What a normaliser raises for params of the wrong shape.
 _WRONG_SHAPE = (BadItem, msgspec.ValidationError, UnicodeError)
-
-_BEGIN_CLEAN = frozenset(name for name, channel in CHANNELS.items() if channel.begins_clean)
 
 _decode_by_symbol = msgspec.json.Decoder(tuple[Raw, Raw, Name]).decode
 
@@ -133,7 +131,7 @@ class Pipeline:
             for record in self._emit(outcome.records):
                 bad = [*bad, f"a record of {len(record.value)} bytes is too large for its topic"]
             if bad:
-                if push.channel in _BEGIN_CLEAN:
+                if push.channel in BEGIN_CLEAN:
                     self._lost(push.channel, source, _symbol(push.params))
                 self._deadletter("payload", push.channel, _summary(bad), source, received_us, frame)
             lane.duplicates.value += outcome.duplicates
@@ -177,7 +175,7 @@ class Pipeline:
     def _lost(self, channel: str, source: Source, symbol: bytes | None) -> None:
         """Note that a push cannot become a record, and have a new list or snapshot requested."""
         self._lanes[channel].normaliser.lost(source, symbol)
-        if channel in _BEGIN_CLEAN:
+        if channel in BEGIN_CLEAN:
             source.incomplete.add(channel)
 
     def _record_gap(self, gap: Gap, lane: _Lane, source: Source) -> None:

@@ -19,3 +19,6 @@ CHANNELS = table(
     balance.CHANNEL,
 )
 """The channels by name, in the order in which documents and tables show them."""
+
+BEGIN_CLEAN = frozenset(name for name, channel in CHANNELS.items() if channel.begins_clean)
+"""The channels of which a new subscription begins with a clean list or a snapshot."""

@@ -15,6 +15,10 @@ _SHARES = (
     "bad_item",
     "duplicated",
     "reordered",
+    "clean_damaged",
+    "clean_missing",
+    "clean_late",
+    "clean_empty",
 )
 
 
@@ -23,7 +27,7 @@ class Faults:
     """Faults to inject; the defaults inject none.
 
     Shares are fractions of 1. The frames of `corrupt`, `bad_json` and `unknown_method` are sent in addition
-    to the good ones, so nothing good is lost; those of `damaged` and `bad_item` in place.
+    to the good ones, so nothing good is lost; those of `damaged`, `bad_item` and `clean_damaged` in place.
     """
 
     drop: float = 0.0  # seconds between cuts of all connections; 0: never
@@ -40,6 +44,11 @@ class Faults:
     bad_item: float = 0.0  # share of trades and depth updates that a connection gets with one bad figure
     duplicated: float = 0.0  # share of trades, depth and private updates that are sent twice
     reordered: float = 0.0  # share of trades updates that are sent after the next one of their symbol
+    clean_damaged: float = 0.0  # share of first lists and snapshots with a damaged zlib stream
+    clean_missing: float = 0.0  # share of first lists and snapshots that are not sent
+    clean_late: float = 0.0  # share of first lists and snapshots that are sent `late_by` seconds later
+    clean_empty: float = 0.0  # share of first lists of trades that are sent without their trades
+    late_by: float = 5.0  # seconds
     lag: float = 0.0  # maximum seconds by which a connection's messages are late, each its own
     whole_seconds: bool = False  # whether trades have times in whole seconds
     newest_first: bool = True  # the order of the trades in a list

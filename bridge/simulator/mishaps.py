@@ -1,7 +1,9 @@
 """What goes wrong with updates on their way to the clients: sent twice, out of order, damaged. Pure."""
 
 import random
+from collections import Counter, defaultdict, deque
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 from bridge.simulator import encoding
 from bridge.simulator.extras import corrupted
@@ -10,6 +12,9 @@ from bridge.simulator.market import Update
 from bridge.simulator.protocol import PRIVATE
 
 _NO_FIGURE = "x"
+
+Spoiling = Literal["damaged", "missing", "late", "empty"]
+"""What happens to a first list or snapshot: the answer to a subscribe request."""
 
 
 @dataclass(slots=True)
@@ -20,6 +25,11 @@ class Mishaps:
     rng: random.Random
     # Trades updates that are sent after the next one of their symbol, by symbol.
     _late: dict[str, list[Update]] = field(default_factory=dict)
+    # What happens to the next first lists or snapshots, by channel and symbol, in this order.
+    _planned: defaultdict[tuple[str, str], deque[Spoiling | None]] = field(
+        default_factory=lambda: defaultdict(deque)
+    )
+    spoiled: Counter[str] = field(default_factory=Counter)  # lists and snapshots so far, by what happened
 
     def sent(self, update: Update) -> list[Update]:
         """Return the updates that are sent when this one happens, in order.
@@ -51,6 +61,27 @@ class Mishaps:
         if _has_items(update) and self._happens(self.faults.bad_item):
             return encoding.compress(encoding.text(_with_bad_figure(update)))
         return None
+
+    def plan(self, channel: str, symbol: str, *spoilings: Spoiling | None) -> None:
+        """Decide what happens to the next first lists or snapshots of a symbol; None: nothing."""
+        self._planned[channel, symbol] += spoilings
+
+    def spoils(self, update: Update) -> Spoiling | None:
+        """Return what happens to a first list or snapshot; None: nothing."""
+        spoiling: Spoiling | None = None
+        if planned := self._planned[update.channel, update.symbol]:
+            spoiling = planned.popleft()
+        elif self._happens(self.faults.clean_damaged):
+            spoiling = "damaged"
+        elif self._happens(self.faults.clean_missing):
+            spoiling = "missing"
+        elif self._happens(self.faults.clean_late):
+            spoiling = "late"
+        elif update.channel == "trades" and self._happens(self.faults.clean_empty):
+            spoiling = "empty"
+        if spoiling is not None:
+            self.spoiled[spoiling] += 1
+        return spoiling
 
     def _happens(self, share: float) -> bool:
         return bool(share) and self.rng.random() < share

@@ -58,12 +58,15 @@ class Dialect:
     """How the exchange behaves where the API document leaves it open or clients have seen both ways.
 
     Replies come compressed or as plain text, before or after the first update of a subscription. An unknown
-    market is refused or, as other clients have seen, acknowledged.
+    market is refused or, as other clients have seen, acknowledged. A subscribe request adds to the
+    subscriptions of its channel or, as in ViaBTC's server, replaces them, up to the first market that it
+    refuses.
     """
 
     replies: Literal["zlib", "text"] = "zlib"
     confirm: Literal["before", "after"] = "before"
     unknown_market: Literal["refuse", "ack"] = "refuse"
+    subscribe: Literal["adds", "replaces"] = "adds"
 
 
 DOCUMENTED = Dialect()
@@ -148,17 +151,22 @@ class Protocol:
         names = [str(name).upper() for name in params]
         markets = self.market.markets
         unknown = [name for name in names if name not in markets] if channel != "balance" else []
+        if self.dialect.subscribe == "replaces":
+            subscriber.subscriptions[channel].clear()
         if unknown and self.dialect.unknown_market == "refuse":
+            if self.dialect.subscribe == "replaces":
+                subscriber.subscriptions[channel].update(names[: names.index(unknown[0])])
             raise _Refused(_INVALID, f"invalid market: {', '.join(unknown)}")
         subscriber.subscriptions[channel].update(names)
         if channel not in PUBLIC:
             return []
-        updates = [self._first(channel, name, now) for name in names if name in markets]
+        updates = [self.first(channel, name, now) for name in names if name in markets]
         if channel == "depth":
             updates += [Update("depth", name, [True, {}, name]) for name in unknown]
         return updates
 
-    def _first(self, channel: str, symbol: str, now: float) -> Update:
+    def first(self, channel: str, symbol: str, now: float) -> Update:
+        """Return the first update of a subscription: a clean list, a snapshot, or the ticker."""
         market = self.market.markets[symbol]
         match channel:
             case "trades":

@@ -1,4 +1,8 @@
-"""The simulated exchange on a real socket: listens, keeps the rate, and injects faults."""
+"""The simulated exchange on a real socket: listens, keeps the rate, and injects faults.
+
+Longer than 350 lines because it is the face of the simulator: a fifth of it are methods of a line or two with
+which tests have faults happen.
+"""
 
 import asyncio
 import random
@@ -17,11 +21,11 @@ from bridge.simulator import encoding
 from bridge.simulator.accounts import Account
 from bridge.simulator.audience import Audience
 from bridge.simulator.client import Client, binary, text
-from bridge.simulator.extras import Extras
+from bridge.simulator.extras import Extras, corrupted
 from bridge.simulator.faults import Faults
 from bridge.simulator.history import History
 from bridge.simulator.market import Exchange, Update, symbol_names
-from bridge.simulator.mishaps import Mishaps
+from bridge.simulator.mishaps import Mishaps, Spoiling
 from bridge.simulator.pace import Pace
 from bridge.simulator.protocol import DOCUMENTED, Dialect, HangUp, Protocol, Reply
 from bridge.simulator.truth import Truth
@@ -147,6 +151,15 @@ class Simulator:
         """Send a binary message to all clients, whatever it is; `truth` does not count it."""
         self._write_to_all(payload)
         self.clients.flush()
+
+    def spoil(self, channel: str, symbol: str, *spoilings: Spoiling | None) -> None:
+        """Decide what happens to the next first lists or snapshots of a symbol, in order; None: nothing."""
+        self._mishaps.plan(channel, symbol, *spoilings)
+
+    @property
+    def spoiled(self) -> Mapping[str, int]:
+        """How many first lists and snapshots were spoiled so far, by what happened to them."""
+        return self._mishaps.spoiled
 
     async def drop_all(self, refuse: int = 0) -> None:
         """Abort every connection, without a close frame, and refuse the next `refuse` handshakes."""
@@ -295,14 +308,44 @@ class Simulator:
     def _reply(self, client: Client, messages: Iterable[Reply | Update]) -> None:
         for message in messages:
             if isinstance(message, Update):
-                self.history.record_first(message)
-                client.write(self._frame(message))
-                self.truth.record_written(message)
+                self._write_first(client, message)
             else:
                 json = encoding.reply(message.request_id, message.result, message.error)
                 as_text = self._dialect.replies == "text"
                 client.write(text(json) if as_text else binary(encoding.compress(json)))
         self.clients.flush()
+
+    def _write_first(self, client: Client, update: Update) -> None:
+        """Write the first update of a subscription to one client, unless faults spoil it."""
+        spoiling = self._mishaps.spoils(update) if update.channel in ("trades", "depth") else None
+        match spoiling:
+            case "missing":
+                return
+            case "late":
+                loop = asyncio.get_running_loop()
+                loop.call_later(self._faults.late_by, self._write_belated, client, update)
+                return
+            case "damaged":
+                client.write(binary(corrupted(update)))
+                due_us = _now_us() + round(client.lag * 1e6)
+                self.history.record_written(update, client.number, due_us, damaged=True)
+                self.truth.bad["clean_damaged"] += 1
+                return
+            case "empty":
+                empty: list[Any] | dict[str, Any] = [] if update.channel == "trades" else {}
+                update = Update(update.channel, update.symbol, [True, empty, update.symbol])
+        self.history.record_first(update)
+        client.write(self._frame(update))
+        self.truth.record_written(update)
+
+    def _write_belated(self, client: Client, update: Update) -> None:
+        """Write a first list or snapshot that is late, with what has changed since."""
+        if client.listens and client.subscriber.wants(update.channel, update.symbol, None):
+            update = self._protocol.first(update.channel, update.symbol, self._clock())
+            self.history.record_first(update)
+            client.write(self._frame(update))
+            self.truth.record_written(update)
+            self.clients.flush()
 
     async def _misbehave(self) -> None:
         """Inject the faults that depend on time."""

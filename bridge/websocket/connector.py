@@ -2,6 +2,8 @@
 
 It reconnects with exponential back-off, and replaces an ageing session by a new one that is live before the
 old one is closed (see `rotation`), so that a rotation loses and repeats nothing.
+
+Longer than 350 lines because opening, keeping, replacing and closing a session change the same few values.
 """
 
 import asyncio
@@ -19,7 +21,7 @@ from websockets.exceptions import InvalidStatus, WebSocketException
 
 from bridge import __version__
 from bridge.backoff import Backoff
-from bridge.channels import CHANNELS
+from bridge.channels import BEGIN_CLEAN
 from bridge.channels.channel import Source
 from bridge.config import ExchangeConfig
 from bridge.exchange.requests import Credentials
@@ -40,8 +42,6 @@ _LONG_LIFE = 600.0  # seconds; a shorter life cannot be moved away from a full h
 
 _OVERLOADED = (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.BAD_GATEWAY, HTTPStatus.SERVICE_UNAVAILABLE)
 _SPREAD = 10.0  # seconds over which reconnects around a full hour are spread
-
-_BEGIN_CLEAN = frozenset(name for name, channel in CHANNELS.items() if channel.begins_clean)
 
 # Rotations in a row that are postponed because the new session is refused subscriptions that the old one has.
 _MOST_POSTPONED = 5
@@ -252,7 +252,7 @@ class Connector:
             wall_offset=time.time() - time.monotonic(),
             max_frame_bytes=config.max_frame_bytes,
             credentials=self._credentials,
-            begins_clean=_BEGIN_CLEAN,
+            begins_clean=BEGIN_CLEAN,
         )
         return Feed(
             cast("Stream", opened),

@@ -2,12 +2,13 @@
 
 import random
 import zlib
+from typing import cast
 
 import pytest
 
 from bridge.simulator import Faults
 from bridge.simulator.market import Update
-from bridge.simulator.mishaps import Mishaps
+from bridge.simulator.mishaps import Mishaps, Spoiling
 
 
 def mishaps(**faults: float) -> Mishaps:
@@ -64,3 +65,33 @@ def test_a_damaged_frame_is_no_stream_and_one_with_a_bad_item_is_json() -> None:
 
 def test_a_ticker_gets_no_bad_item() -> None:
     assert mishaps(bad_item=1.0).damaged(Update("ticker", "BTC_USDT", [{}])) is None
+
+
+def snapshot(channel: str = "depth", symbol: str = "BTC_USDT") -> Update:
+    return Update(channel, symbol, [True, {}, symbol])
+
+
+def test_without_faults_no_first_list_is_spoiled() -> None:
+    assert mishaps().spoils(snapshot()) is None
+
+
+@pytest.mark.parametrize("spoiling", ["damaged", "missing", "late"])
+def test_a_share_of_first_lists_and_snapshots_is_spoiled(spoiling: str) -> None:
+    subject = mishaps(**{f"clean_{spoiling}": 0.5})
+    found = [subject.spoils(snapshot()) for _ in range(100)]
+    assert set(found) == {None, spoiling}
+    assert subject.spoiled == {spoiling: found.count(cast("Spoiling", spoiling))}
+
+
+def test_only_lists_of_trades_are_empty_by_chance() -> None:
+    """A consumer could not find out that an empty book is not the book."""
+    subject = mishaps(clean_empty=1.0)
+    assert subject.spoils(snapshot("trades")) == "empty"
+    assert subject.spoils(snapshot("depth")) is None
+
+
+def test_what_happens_to_the_next_lists_of_a_symbol_can_be_planned() -> None:
+    subject = mishaps(clean_missing=1.0)
+    subject.plan("depth", "BTC_USDT", "damaged", None, "empty")
+    assert [subject.spoils(snapshot()) for _ in range(4)] == ["damaged", None, "empty", "missing"]
+    assert subject.spoils(snapshot("trades")) == "missing"

@@ -199,3 +199,18 @@ def test_one_subscription_too_many_closes_the_connection() -> None:
     exchange.request(me, request("trades.subscribe", SYMBOLS[:1]), NOW)
     with pytest.raises(HangUp):
         exchange.request(me, request("ticker.subscribe", SYMBOLS[:1]), NOW)
+
+
+def test_a_subscribe_may_replace_the_subscriptions_of_its_channel() -> None:
+    exchange, me = protocol(dialect=Dialect(subscribe="replaces")), Subscriber()
+    exchange.request(me, request("depth.subscribe", ["BTC_USDT"]), NOW)
+    exchange.request(me, request("trades.subscribe", ["BTC_USDT"]), NOW)
+    exchange.request(me, request("trades.subscribe", ["ETH_USDT"]), NOW)
+    assert me.subscriptions == {"depth": {"BTC_USDT"}, "trades": {"ETH_USDT"}}
+
+
+def test_a_replacing_subscribe_keeps_the_markets_in_front_of_the_one_that_it_refuses() -> None:
+    exchange, me = protocol(dialect=Dialect(subscribe="replaces")), Subscriber()
+    exchange.request(me, request("depth.subscribe", ["BTC_USDT"]), NOW)
+    assert error(exchange.request(me, request("depth.subscribe", ["ETH_USDT", "NOPE", "BTC_USDT"]), NOW))
+    assert me.subscriptions == {"depth": {"ETH_USDT"}}
