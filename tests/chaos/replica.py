@@ -20,6 +20,7 @@ from tests.support.waiting import STRETCH, eventually
 
 _STOP = 30.0  # seconds that a stop may take on a quiet machine
 _SAMPLE = 0.5  # seconds between two looks at the memory
+_STARVED = 1.4  # by how much a look may take longer than it should, on a machine that is not too busy
 _CHUNK = 65_536
 
 
@@ -34,6 +35,8 @@ class Life:
     listening: bool = False  # whether its endpoints were up when it was asked to stop
     frozen: list[tuple[int, int]] = field(default_factory=list)  # from, to
     memory: list[int] = field(default_factory=list)  # its resident memory, twice a second
+    # When this machine was too busy to look at the memory twice a second: from, to.
+    starved: list[tuple[int, int]] = field(default_factory=list)
 
 
 class Replica:
@@ -168,7 +171,10 @@ class Replica:
             seen = psutil.Process(process.pid)
             while process.poll() is None:
                 life.memory.append(seen.memory_info().rss)
+                before_us = _now_us()
                 time.sleep(_SAMPLE)
+                if _now_us() - before_us > _STARVED * _SAMPLE * 1_000_000:
+                    life.starved.append((before_us, _now_us()))
         except psutil.NoSuchProcess:
             return
 

@@ -55,6 +55,7 @@ def judge(plan: Plan, seen: Seen) -> Verdict:
         if plan.settings.replicas == 1
         else _all_running(seen.lives),
         broker_down=seen.broker_down,
+        starved=[interval for lives in seen.lives for life in lives for interval in life.starved],
     )
     verdict = verify(seen.records, seen.history, conditions)
     for failure in seen.failures:

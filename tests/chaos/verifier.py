@@ -43,6 +43,7 @@ class Conditions:
     accounts: Mapping[str, str] = field(default_factory=dict)  # name in the bridge by name at the exchange
     running: Sequence[Interval] = ()  # in µs: a bridge ran and was not frozen; empty: always
     broker_down: Sequence[Interval] = ()  # in µs
+    starved: Sequence[Interval] = ()  # in µs: the machine had no time for anybody
 
 
 @dataclass(slots=True)
@@ -182,7 +183,7 @@ def _check_order_of_reception(channel: str, series: Sequence[Json], verdict: Ver
 
 def _busy(events: Iterable[Json], conditions: Conditions) -> list[Interval]:
     """Return when a list of recent trades could not have come: no bridge, no broker, or no connection."""
-    busy: list[Interval] = []
+    busy = [*conditions.starved]
     end = 0
     for begin, finish in sorted(conditions.running):
         busy.append((end, begin))
