@@ -39,9 +39,14 @@ _SHARES = {
     "duplicated": (0.02, 0.5),
     "reordered": (0.02, 0.5),
     "clean_again": (0.01, 0.1),
+    "clean_damaged": (0.2, 0.9),
+    "clean_missing": (0.2, 0.9),
+    "clean_late": (0.2, 0.9),
+    "clean_empty": (0.2, 0.9),
     "corrupt": (0.01, 0.05),
     "bad_json": (0.01, 0.05),
 }
+_LATE = (0.5, 2.0, 4.0, 10.0)  # seconds by which lists and snapshots are late; a bridge waits for 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +95,7 @@ class Settings:
     faults: str  # those of the exchange that last for the whole run
     replies: Literal["zlib", "text"]  # how the exchange answers requests
     confirm: Literal["before", "after"]  # whether it confirms a subscription before or after its first update
+    subscribe: Literal["adds", "replaces"]  # what a subscribe request does to the one before it
 
     def __str__(self) -> str:
         return " ".join(f"{field.name}={getattr(self, field.name)}" for field in dataclasses.fields(self))
@@ -141,6 +147,7 @@ def _settings(rng: random.Random) -> Settings:
         faults=",".join(faults),
         replies=rng.choice(("zlib", "text")),
         confirm=rng.choice(("before", "after")),
+        subscribe=rng.choice(("adds", "replaces")),
     )
 
 
@@ -220,7 +227,9 @@ def _hang_ups(rng: random.Random, at: float) -> list[Action]:
 
 def _faults(rng: random.Random) -> str:
     names = rng.sample(sorted(_SHARES), rng.randint(1, 3))
-    return ",".join(f"{name}={rng.uniform(*_SHARES[name]):.3f}" for name in names)
+    return ",".join(
+        [*(f"{name}={rng.uniform(*_SHARES[name]):.3f}" for name in names), f"late_by={rng.choice(_LATE)}"]
+    )
 
 
 def _length(rng: random.Random) -> float:

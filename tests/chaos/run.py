@@ -62,7 +62,9 @@ def run(plan: Plan, folder: Path) -> Seen:
                 rate=settings.rate,
                 accounts=ACCOUNTS,
                 faults=parse(settings.faults),
-                dialect=Dialect(replies=settings.replies, confirm=settings.confirm),
+                dialect=Dialect(
+                    replies=settings.replies, confirm=settings.confirm, subscribe=settings.subscribe
+                ),
                 setup=Setup(seed=plan.seed, keep_history=True),
             )
         )
