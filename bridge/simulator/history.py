@@ -6,6 +6,7 @@ Its size grows with every update: about 200 bytes each.
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, NamedTuple
 
 import orjson
@@ -93,7 +94,7 @@ class History:
         self.depth: defaultdict[str, list[bytes]] = defaultdict(list)  # changes by symbol, as `book_text`
         # The books that were sent, by symbol, each with the number of changes that it contains. The same book
         # may have come about more than once.
-        self.books: defaultdict[str, defaultdict[bytes, list[int]]] = defaultdict(lambda: defaultdict(list))
+        self.books: defaultdict[str, defaultdict[bytes, list[int]]] = defaultdict(partial(defaultdict, list))
         self.tickers: defaultdict[tuple[str, str], list[Ticker]] = defaultdict(list)  # by channel, symbol
         self.changes: defaultdict[str, list[Change]] = defaultdict(list)  # by account
         self.connections: list[Connection] = []  # by number, from 0

@@ -6,6 +6,7 @@ Exits with 1 if anything was lost unreported, repeated or out of order.
 
 import argparse
 import json
+import pickle
 import random
 import shutil
 import sys
@@ -65,6 +66,9 @@ def _succeeds(seed: int, options: argparse.Namespace) -> bool:
     if not verdict.violations:
         shutil.rmtree(folder)
         return True
+    # For a closer look: everything that was seen, for another look by the verifier, and the records as text.
+    (folder / "seen.pickle").write_bytes(pickle.dumps((made, seen)))
+    (folder / "violations").write_text("".join(f"{one}\n" for one in verdict.violations))
     for channel, records in seen.records.items():
         (folder / f"{channel}.jsonl").write_text("".join(json.dumps(one) + "\n" for one in records))
     given = [f"--{name} {value}" for name, value in settings.items() if value]
