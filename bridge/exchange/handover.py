@@ -12,7 +12,8 @@ Which items count as seen depends on the channel's `Overlap`:
 - SERIES and STATE: the items of one key, such as one currency's balances, are aligned. If the old session
   ended with A B C and the new one brought B C D, then B and C are seen, and D is passed on. Comparing single
   items is not enough: a balance that returns to an earlier value reads as it did before.
-- A frame that is not a message of the protocol is compared by its bytes, and counted.
+- A frame that is not a message of the protocol is compared by its bytes, and counted. One that both
+  brought is passed on with a mark.
 """
 
 from collections import Counter, defaultdict
@@ -33,10 +34,14 @@ ItemKey = tuple[str, str]
 
 
 class Bad(NamedTuple):
-    """A frame that is not a message of the protocol, and why."""
+    """A frame that is not a message of the protocol, and why.
+
+    `repeated`: the old session brought it too, so it is reported already. What it held is lost to both.
+    """
 
     frame: bytes
     why: BadFrame
+    repeated: bool = False
 
 
 Message = Push | Bad
@@ -85,7 +90,7 @@ class Handover(Generic[Context]):
         self.held_bytes += len(message.frame if isinstance(message, Bad) else message.params)
 
     def release(self) -> list[tuple[Message, Context]]:
-        """Return those of the held messages that were not seen, in order of arrival.
+        """Return those of the held messages that were not seen, and all bad frames, in order of arrival.
 
         Call it when the new session has brought everything that the old one has, and not before: an item that
         the new session brings later could not be recognised as seen.
@@ -99,7 +104,7 @@ class Handover(Generic[Context]):
             if isinstance(held, Bad):
                 if self._bad[held.frame]:
                     self._bad[held.frame] -= 1
-                    passed_on = None
+                    passed_on = held._replace(repeated=True)
             elif self._overlap(held) is Overlap.SNAPSHOT:
                 passed_on = held if place >= last_snapshot.get(_book(held), 0) else None
             elif self._is_aligned(held):

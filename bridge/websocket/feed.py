@@ -46,6 +46,9 @@ class Receiver(Protocol):
     def bad(self, bad: BadFrame, source: Source, received_us: int, frame: bytes) -> None:
         """Take a frame that is not a message of the protocol."""
 
+    def lost(self, source: Source) -> None:
+        """Note that a frame of this session could not be read; it is reported already."""
+
 
 @dataclass(frozen=True, slots=True)
 class Ended:
@@ -84,6 +87,7 @@ class Feed:
         # Whether what it receives is held back, so that nobody knows yet which series have begun. Changed by
         # a rotation only.
         self.withheld = False
+        self._withheld_since_us = 0  # what `heard_us` was when that began
         self.listening: dict[str, int] = {}  # by channel: when it was first confirmed, µs since the epoch
         self._stream = stream
         self._courtesy = courtesy
@@ -125,6 +129,8 @@ class Feed:
         """Give everything that is received from here on to another receiver, which may withhold it."""
         self.deliver = receiver.push
         self._receiver = receiver
+        if withheld and not self.withheld:
+            self._withheld_since_us = self._read_up_to_us
         self.withheld = withheld
         self._wake.set()
 
@@ -151,7 +157,7 @@ class Feed:
         """The last-heard time: all that was pushed up to then has been read; in microseconds since the epoch.
 
         A read so large that the socket may hold more does not move it, since the rest may be lost with the
-        connection.
+        connection. Nor does what a rotation withholds, since that is lost if the process is killed.
 
         After a pause this stays where it was until the session has caught up. Example, in seconds: a frame
         is read at 100, reading pauses at 101 and resumes at 160. What was pushed since 100 waits in buffers
@@ -159,6 +165,11 @@ class Feed:
         pong, read at 163, comes after all of that. From 101 to 163 the session is behind, and this is 100;
         then it is 163, and so on with every frame. A second pause at 162 leaves it at 100.
         """
+        read_us = self._read_up_to_us
+        return min(self._withheld_since_us, read_us) if self.withheld else read_us
+
+    @property
+    def _read_up_to_us(self) -> int:
         return self._caught_up_us if self._behind_since_us is None else self._behind_since_us
 
     def pause(self) -> None:
@@ -181,7 +192,7 @@ class Feed:
 
     def _take(self, frames: Sequence[bytes], binary: bool) -> None:
         now, received_us = time.monotonic(), time.time_ns() // 1000
-        heard_us = self.heard_us
+        read_up_to_us = self._read_up_to_us
         self._last_frame_us = received_us
         if not self._stream.behind:
             self._caught_up_us = received_us
@@ -192,7 +203,7 @@ class Feed:
             try:
                 push = receive(frame, binary, now)
             except BadFrame as bad:
-                bad.heard_us = heard_us
+                bad.heard_us = read_up_to_us
                 self._receiver.bad(bad, source, received_us, frame)
                 continue
             if push is None:

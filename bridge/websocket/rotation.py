@@ -4,16 +4,19 @@ Example, in seconds, with old session X and new session Y:
 
     0.0  X is to be replaced. Its pushes are delivered as before, and remembered from here on.
     0.1  Y is connected. It subscribes; its pushes are held back.
-    0.4  Y is live: what the exchange pushes from here on comes over both. A ping goes out over X.
-    0.6  X's pong: everything that was pushed before 0.4 has come over X, and is delivered. X's pushes are
-         kept aside from here on, since they come over Y too. A ping goes out over Y.
-    0.8  Y's pong: everything that came over X up to 0.6 has come over Y too. What is held of Y and has not
+    0.4  Y is live: what the exchange pushes from here on comes over both, on each as its node is ready.
+    1.9  A ping goes out over X.
+    2.1  X's pong: everything that was pushed before 0.4 has come over X, and is delivered. X's pushes are
+         kept aside from here on, since they come over Y too.
+    3.6  A ping goes out over Y.
+    3.8  Y's pong: everything that came over X up to 2.1 has come over Y too. What is held of Y and has not
          come over X is delivered, and from now on Y's pushes are delivered directly. What was kept aside of
          X is dropped, and X can be closed.
 
-If Y ends before 0.8, what was kept aside of X is delivered, and X stays in use. If X ends before 0.6, Y
+If Y ends before 3.8, what was kept aside of X is delivered, and X stays in use. If X ends before 2.1, Y
 is used, live or not yet: what was still to come over X is lost, as whenever a session ends without a
-replacement.
+replacement. What X has brought by then may still be on its way over Y, so Y's ping goes out 1.5 s later, and
+Y is used after its pong.
 """
 
 import asyncio
@@ -26,6 +29,17 @@ from bridge.errors import BadFrame
 from bridge.exchange.frames import Push
 from bridge.exchange.handover import Bad, Handover, Message
 from bridge.websocket.feed import Feed, Receiver, until
+
+NODE_LAG = 1.5
+"""Seconds to wait before each of the two pings: by how much two nodes of the exchange may differ in lag.
+
+A pong says that its own node has pushed everything that this node had by then. Example: X's node pushes a
+change 0.9 s after it happens, Y's node 0.1 s after, and a pong takes 0.2 s. A change at 0.2 is pushed over Y
+at 0.3, before Y is live at 0.4: it comes over X only, at 1.1. If the ping went out at 0.4, its pong at 0.6
+would end the deliveries of X before that, and the change would be lost. The other way round, a change that X
+brings at 0.5, shortly before its pong at 0.6, would come over Y at 1.3, after Y's pong at 0.8, and would be
+repeated. Both sessions run meanwhile, so the wait loses nothing.
+"""
 
 _Came = tuple[Source, int, bytes]
 """The session that received a message, when (µs since the epoch), and the frame."""
@@ -52,6 +66,7 @@ class Rotation:
         # The messages of the old session that are remembered, and those of the new one that are held.
         self._handover: Handover[_Came] = Handover(CHANNELS)
         self._aside: list[tuple[Message, _Came]] = []  # received over the old one after its pong, in order
+        self._delivered_us = 0  # reception of the old session's last message that was delivered, µs
         # A damaged frame may come over both as soon as both are open, which is before this side knows of it.
         old.deliver_to(_Into(self._remember))
 
@@ -79,18 +94,19 @@ class Rotation:
         new.withheld = True
         try:
             await until(new.live.wait(), new, old)
-            if not new.live.is_set() and not new.ended.done():
-                return self._go_on_with(new, Outcome.OLD_ENDED)
             refused = new.refused.keys() - old.refused.keys()
             if refused and not old.ended.done() and not accept_refusals:
                 # What the new session has received is dropped, even if the old one ends before it is closed:
                 # part of it came over the old one too, and would be repeated.
                 self.abandon()
                 return Outcome.REFUSED
-            if not old.ended.done():
+            await until(asyncio.sleep(NODE_LAG), new, old)
+            if not (old.ended.done() or new.ended.done()):
                 await until(old.fence(), new, old)
             old_ended = old.ended.done()
             old.deliver_to(_Into(self._keep_aside), withheld=True)
+            # Also if the old session has ended: the new one may still bring what that has brought.
+            await until(asyncio.sleep(NODE_LAG), new)
             if not new.ended.done():
                 await until(new.fence(), new)
         except asyncio.CancelledError:
@@ -98,7 +114,7 @@ class Rotation:
             self._deliver(self._aside)
             self.abandon()
             if old.ended.done():
-                self._deliver(self._handover.release())
+                self._release(new.source)
             raise
         if new.ended.done():
             old.deliver_to(self._receiver)
@@ -111,7 +127,8 @@ class Rotation:
         return outcome
 
     def _go_on_with(self, new: Feed, outcome: Outcome) -> Outcome:
-        self._deliver(self._handover.release())
+        self._release(new.source)
+        self._aside.clear()  # it came over the new session too
         new.deliver_to(self._receiver)
         return outcome
 
@@ -123,11 +140,31 @@ class Rotation:
         self._aside.append((message, came))
 
     def _deliver(self, messages: Iterable[tuple[Message, _Came]]) -> None:
-        for message, came in messages:
-            if isinstance(message, Bad):
-                self._receiver.bad(message.why, *came)
-            else:
-                self._receiver.push(message, *came)
+        for message, (source, received_us, frame) in messages:
+            self._delivered_us = max(self._delivered_us, received_us)
+            self._pass(message, source, received_us, frame)
+
+    def _release(self, source: Source) -> None:
+        """Deliver what was held of the new session and has not come over the old one.
+
+        The time of reception must not go back within a key, so it is at least that of the last message of the
+        old session. What the old one brought as a bad frame is lost to the new one too, and reported already.
+        """
+        source.overlapping = True
+        try:
+            for message, (_, received_us, frame) in self._handover.release():
+                if isinstance(message, Bad) and message.repeated:
+                    self._receiver.lost(source)
+                else:
+                    self._pass(message, source, max(received_us, self._delivered_us), frame)
+        finally:
+            source.overlapping = False
+
+    def _pass(self, message: Message, source: Source, received_us: int, frame: bytes) -> None:
+        if isinstance(message, Bad):
+            self._receiver.bad(message.why, source, received_us, frame)
+        else:
+            self._receiver.push(message, source, received_us, frame)
 
 
 class _Into:
@@ -141,6 +178,9 @@ class _Into:
 
     def bad(self, bad: BadFrame, source: Source, received_us: int, frame: bytes) -> None:
         self._take(Bad(frame, bad), (source, received_us, frame))
+
+    def lost(self, source: Source) -> None:
+        """Do nothing: a session reports what it cannot read as a bad frame."""
 
 
 def _drop(message: Message, came: _Came) -> None:

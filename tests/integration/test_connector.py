@@ -46,6 +46,9 @@ class Received:
     def bad(self, bad: BadFrame, source: Source, received_us: int, frame: bytes) -> None:
         raise AssertionError(bad)
 
+    def lost(self, source: Source) -> None:
+        raise AssertionError(source)
+
 
 class Connected(Connector):
     """A connector whose settings may have any value, so that a wrong one raises inside."""

@@ -55,6 +55,10 @@ class AccountConnector(Connector):
         """Fail: the exchange sends no bad frames."""
         raise AssertionError(bad)
 
+    def lost(self, source: Source) -> None:
+        """Fail: no frame is bad."""
+        raise AssertionError(source)
+
     def reconnects(self, reason: str) -> float:
         """Return how many sessions were replaced for this reason."""
         return self.metrics.counter("reconnects_total", reason=reason).value

@@ -41,6 +41,9 @@ class Filling:
     def bad(self, bad: BadFrame, source: Source, received_us: int, frame: bytes) -> None:
         raise AssertionError(bad)
 
+    def lost(self, source: Source) -> None:
+        raise AssertionError(source)
+
 
 class Scene:
     """A shard without a spool and without Kafka, whose sessions read from networks of the test."""

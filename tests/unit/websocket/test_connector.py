@@ -36,6 +36,9 @@ class Nobody:
     def bad(self, bad: BadFrame, source: Source, received_us: int, frame: bytes) -> None:
         raise AssertionError(bad)
 
+    def lost(self, source: Source) -> None:
+        raise AssertionError(source)
+
 
 class Listening:
     """A connector of one account whose sessions have no connection: tests say what they read, and when."""

@@ -30,6 +30,9 @@ class Counting:
     def bad(self, bad: BadFrame, source: Source, received_us: int, frame: bytes) -> None:
         raise AssertionError(bad)
 
+    def lost(self, source: Source) -> None:
+        raise AssertionError(source)
+
 
 def begin(receiver: Counting) -> tuple[Feed, Network]:
     stream, network = open_stream()
@@ -81,6 +84,28 @@ def test_after_a_read_that_empties_the_socket_everything_counts_as_heard() -> No
         network.arrived += PUSH
         await turns(3, each=network.read)
         assert feed.heard_us > 0
+        network.lose()
+        await feed.ended
+
+    asyncio.run(scenario())
+
+
+def test_what_a_rotation_withholds_does_not_count_as_heard_before_it_is_delivered() -> None:
+    """A process that is killed meanwhile loses it, and what is saved must not say that it was listened to."""
+
+    async def scenario() -> None:
+        receiver = Counting()
+        feed, network = begin(receiver)
+        network.arrived += PUSH
+        await turns(3, each=network.read)
+        heard_us = feed.heard_us
+        feed.deliver_to(receiver, withheld=True)
+        network.arrived += PUSH
+        await turns(3, each=network.read)
+        assert receiver.pushes == 2
+        assert feed.heard_us == heard_us
+        feed.deliver_to(receiver)
+        assert feed.heard_us > heard_us
         network.lose()
         await feed.ended
 

@@ -21,7 +21,7 @@ from bridge.watch.metrics import Metrics
 from bridge.watch.watch import Watch
 from bridge.websocket.courtesy import Courtesy
 from bridge.websocket.feed import Ended, Feed, Receiver
-from bridge.websocket.rotation import Outcome, Rotation
+from bridge.websocket.rotation import NODE_LAG, Outcome, Rotation
 from bridge.websocket.stream import Stream
 
 
@@ -30,6 +30,9 @@ class Recorder:
 
     def __init__(self) -> None:
         self._items: list[str] = []
+        self.lost_of: list[str] = []  # the sessions of frames that could not be read and are reported already
+        self.overlapping: list[str] = []  # what was delivered while its session counted as overlapping
+        self._received_us = 0
 
     def push(self, push: Push, source: Source, received_us: int, frame: bytes) -> None:
         self._take(push.params, source, received_us, frame)
@@ -37,16 +40,23 @@ class Recorder:
     def bad(self, bad: BadFrame, source: Source, received_us: int, frame: bytes) -> None:
         self._take(frame, source, received_us, frame)
 
+    def lost(self, source: Source) -> None:
+        self.lost_of.append(source.session)
+
     def _take(self, content: bytes, source: Source, received_us: int, frame: bytes) -> None:
-        assert (content, received_us) == (frame, source_time(source)), "delivered with the context of another"
+        assert content == frame, "delivered with the frame of another"
+        assert received_us >= max(source_time(source), self._received_us), "the time of reception went back"
+        self._received_us = received_us
         self._items.append(f"{source.session}{item_of(frame)}")
+        if source.overlapping:
+            self.overlapping.append(self._items[-1])
 
     def __str__(self) -> str:
         return " ".join(self._items)
 
 
 def source_time(source: Source) -> int:
-    """Return when everything that a session brings is received, in µs since the epoch."""
+    """Return when what a session brings is received, unless a test says otherwise, in µs since the epoch."""
     return {"X": 1000, "Y": 2000}[source.session]
 
 
@@ -77,10 +87,10 @@ class Side(Feed):
         self._over = asyncio.Event()  # set by `end`
         self.ended = asyncio.create_task(self._until_over())
 
-    def bring(self, items: str) -> None:
+    def bring(self, items: str, *, later_us: int = 0) -> None:
         """Receive items, like "1 2 damaged"."""
         for item in items.split():
-            frame, received_us = frame_of(item), source_time(self.source)
+            frame, received_us = frame_of(item), source_time(self.source) + later_us
             if item.isdecimal():
                 self.deliver(Push("order", frame), self.source, received_us, frame)
             else:
@@ -96,6 +106,9 @@ class Side(Feed):
         return self._pings == 1
 
     async def pong(self) -> None:
+        """Answer its ping, once the rotation has waited for it."""
+        if not self.pinged():
+            await pass_time(NODE_LAG)
         assert self.pinged(), "a pong without a ping"
         self._pong.set_result(None)
         await settled()
@@ -124,6 +137,14 @@ async def settled() -> None:
     """Let every task go on until it waits for the test."""
     for _ in range(10):
         await asyncio.sleep(0)
+
+
+async def pass_time(seconds: float) -> None:
+    """Let the loop's clock jump, so that nobody has to wait."""
+    loop = asyncio.get_running_loop()
+    now = loop.time
+    loop.time = lambda: now() + seconds  # type: ignore[method-assign]
+    await settled()
 
 
 class Scene:
@@ -184,22 +205,27 @@ async def test_the_documented_example() -> None:
         the.x.bring("2 3")
         the.y.bring("3")
         assert str(the.delivered) == "X1 X2 X3"
-        assert not the.x.pinged()
         # 0.4
         await the.y.become_live()
-        assert the.x.pinged()
+        assert not the.x.pinged()
         the.y.bring("4")
         the.x.bring("4")
         assert str(the.delivered) == "X1 X2 X3 X4"
+        # 1.9
+        await pass_time(NODE_LAG)
+        assert the.x.pinged()
         assert not the.y.pinged()
-        # 0.6
+        # 2.1
         await the.x.pong()
-        assert the.y.pinged()
+        assert not the.y.pinged()
         the.x.bring("5")
         the.y.bring("5 6")
         assert str(the.delivered) == "X1 X2 X3 X4"
+        # 3.6
+        await pass_time(NODE_LAG)
+        assert the.y.pinged()
         assert the.outcome() is None
-        # 0.8
+        # 3.8
         await the.y.pong()
         assert the.outcome() is Outcome.ROTATED
         assert str(the.delivered) == "X1 X2 X3 X4 Y5 Y6"
@@ -236,6 +262,133 @@ async def test_an_old_session_that_lags_behind_loses_nothing() -> None:
         assert str(the.delivered) == "X1 X2 X3 Y4"
 
 
+class Node:
+    """A node of the exchange, which pushes what happens over one session, late by its lag."""
+
+    def __init__(self, side: Side, lag: float) -> None:
+        self._side = side
+        self._lag = lag
+        self._to_push: list[tuple[float, int]] = []  # when, and which item
+        self._subscribed_at: float | None = 0.0
+
+    def subscribe(self, at: float | None) -> None:
+        self._subscribed_at = at
+
+    def happens(self, item: int, now: float) -> None:
+        self._to_push.append((now + self._lag, item))
+
+    async def push_until(self, now: float) -> None:
+        """Push what is due, and answer the ping: a node answers at once, however late its pushes are."""
+        while self._to_push and self._to_push[0][0] <= now:
+            at, item = self._to_push.pop(0)
+            if self._subscribed_at is not None and at >= self._subscribed_at:
+                self._side.bring(str(item))
+        if self._side.pinged() and not self._side._pong.done():
+            await self._side.pong()
+
+
+@pytest.mark.parametrize(("lag_of_x", "lag_of_y"), [(1.4, 0.0), (0.0, 1.4), (0.7, 0.0), (0.3, 0.3)])
+def test_nodes_that_differ_in_lag_lose_and_repeat_no_private_change(lag_of_x: float, lag_of_y: float) -> None:
+    """An item happens every 0.1 s; Y is subscribed and live at 1.0."""
+
+    async def scenario() -> None:
+        async with rotation() as the:
+            x, y = Node(the.x, lag_of_x), Node(the.y, lag_of_y)
+            y.subscribe(None)
+            for item in range(80):
+                now = item / 10
+                if item == 10:
+                    y.subscribe(now)
+                    await the.y.become_live()
+                for node in (x, y):
+                    node.happens(item, now)
+                    await node.push_until(now)
+                await pass_time(0.1)
+            for node in (x, y):
+                await node.push_until(100.0)
+            assert the.outcome() is Outcome.ROTATED
+            delivered = [int(item[1:]) for item in str(the.delivered).split()]
+            assert delivered == list(range(80))
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("which", ["x", "y"])
+def test_a_session_that_ends_ends_the_wait_before_the_first_ping(which: str) -> None:
+    async def scenario() -> None:
+        async with rotation() as the:
+            await the.y.become_live()
+            the.x.bring("1")
+            the.y.bring("1")
+            await (the.x if which == "x" else the.y).end()
+            if which == "y":
+                assert the.outcome() is Outcome.NEW_ENDED
+            else:
+                assert the.outcome() is None
+                await the.y.pong()
+                assert the.outcome() is Outcome.OLD_ENDED
+            assert not the.x.pinged()
+            assert str(the.delivered) == "X1"
+
+    asyncio.run(scenario())
+
+
+@in_a_loop
+async def test_the_end_of_the_new_session_ends_the_wait_before_its_ping() -> None:
+    async with rotation() as the:
+        await the.y.become_live()
+        await the.x.pong()
+        the.x.bring("1")
+        await the.y.end()
+        assert the.outcome() is Outcome.NEW_ENDED
+        assert str(the.delivered) == "X1"
+
+
+@in_a_loop
+async def test_what_the_new_session_received_first_counts_as_received_after_what_the_old_one_brought() -> (
+    None
+):
+    """The recorder checks that no time of reception is before the one in front of it."""
+    async with rotation() as the:
+        await the.y.become_live()
+        the.y.bring("1 2 damaged 3", later_us=100)
+        the.x.bring("1", later_us=5000)
+        await the.x.pong()
+        await the.y.pong()
+        assert str(the.delivered) == "X1 Y2 Ydamaged Y3"
+        the.y.bring("4", later_us=6000)
+        assert str(the.delivered) == "X1 Y2 Ydamaged Y3 Y4"
+
+
+@in_a_loop
+async def test_only_what_is_released_of_the_new_session_counts_as_overlapping() -> None:
+    async with rotation() as the:
+        await the.y.become_live()
+        the.x.bring("1 2")
+        the.y.bring("1 2 3")
+        await the.x.pong()
+        await the.y.pong()
+        the.y.bring("4")
+        assert str(the.delivered) == "X1 X2 Y3 Y4"
+        assert the.delivered.overlapping == ["Y3"]
+
+
+@in_a_loop
+async def test_what_is_held_or_kept_aside_is_counted_in_bytes() -> None:
+    async with rotation() as the:
+        one = len(frame_of("1"))
+        assert the.rotation.held_bytes == 0
+        the.x.bring("1")
+        the.y.bring("1 2")
+        assert the.rotation.held_bytes == 3 * one, "one that is remembered, two that are held"
+        await the.y.become_live()
+        await the.x.pong()
+        the.x.bring("2 3")
+        assert the.rotation.held_bytes == 5 * one
+        await the.y.pong()
+        assert the.rotation.held_bytes == 0
+
+
 @in_a_loop
 async def test_a_bad_frame_that_both_sessions_bring_is_delivered_once() -> None:
     async with rotation() as the:
@@ -245,6 +398,7 @@ async def test_a_bad_frame_that_both_sessions_bring_is_delivered_once() -> None:
         await the.x.pong()
         await the.y.pong()
         assert str(the.delivered) == "X1 Xdamaged X2 Ybroken Y3"
+        assert the.delivered.lost_of == ["Y"], "of the new session something is lost too"
 
 
 @in_a_loop
@@ -259,16 +413,21 @@ async def test_without_a_new_session_the_old_one_serves_on() -> None:
 
 
 @in_a_loop
-async def test_the_new_session_serves_on_at_once_if_the_old_one_ends_before_it_is_live() -> None:
+async def test_the_new_session_serves_on_after_its_pong_if_the_old_one_ends_before_it_is_live() -> None:
+    """What X has brought may still be on its way over Y."""
     async with rotation() as the:
         the.x.bring("1 2")
-        the.y.bring("2 3")
+        the.y.bring("2")
         assert str(the.delivered) == "X1 X2"
+        the.x.bring("3")
         await the.x.end()
+        assert the.outcome() is None
+        the.y.bring("3 4")
+        await the.y.pong()
         assert the.outcome() is Outcome.OLD_ENDED
-        assert str(the.delivered) == "X1 X2 Y3"
-        the.y.bring("4")
-        assert str(the.delivered) == "X1 X2 Y3 Y4"
+        assert str(the.delivered) == "X1 X2 X3 Y4"
+        the.y.bring("5")
+        assert str(the.delivered) == "X1 X2 X3 Y4 Y5"
 
 
 @in_a_loop
