@@ -41,6 +41,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--delivery", choices=("exactly-once", "at-least-once"), help="instead of the seed's")
     parser.add_argument("--replicas", type=int, choices=(1, 2), help="instead of the seed's")
     parser.add_argument("--rate", type=int, help="updates a second, instead of the seed's")
+    parser.add_argument(
+        "--without", action="append", default=[], help="a kind of action or a fault to leave out"
+    )
     parser.add_argument("--plan", action="store_true", help="print what would happen, and do nothing")
     parser.add_argument(
         "--report", type=Path, help="file to append the figures of each run to, one line each"
@@ -52,7 +55,7 @@ def _options() -> argparse.Namespace:
 def _succeeds(seed: int, options: argparse.Namespace) -> bool:
     """Carry out one run, and return whether it has shown no violation."""
     settings = {name: getattr(options, name) for name in _SETTINGS}
-    made = plan(seed, options.seconds, **settings)
+    made = plan(seed, options.seconds, **settings).without(*options.without)
     print(made, flush=True)
     if options.plan:
         return True
@@ -72,6 +75,7 @@ def _succeeds(seed: int, options: argparse.Namespace) -> bool:
     for channel, records in seen.records.items():
         (folder / f"{channel}.jsonl").write_text("".join(json.dumps(one) + "\n" for one in records))
     given = [f"--{name} {value}" for name, value in settings.items() if value]
+    given += [f'--without "{name}"' for name in options.without]
     again = " ".join([f"--seed {seed}", f"--seconds {options.seconds:g}", *given])
     print(f"logs and records are in {folder}; once more: make chaos ARGS='{again}'", flush=True)
     return False

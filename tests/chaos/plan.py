@@ -92,6 +92,7 @@ class Settings:
     spool_bytes: int
     subscriptions_per_session: int
     max_session_age: float  # seconds
+    warm: bool  # whether the bridge is ready before the first action
     faults: str  # those of the exchange that last for the whole run
     replies: Literal["zlib", "text"]  # how the exchange answers requests
     confirm: Literal["before", "after"]  # whether it confirms a subscription before or after its first update
@@ -109,6 +110,16 @@ class Plan:
     seconds: float
     settings: Settings
     actions: tuple[Action, ...]  # by time
+
+    def without(self, *names: str) -> "Plan":
+        """Return the plan without these kinds of actions and faults, to find out what makes a run fail."""
+        actions = []
+        for action in self.actions:
+            if action.kind in names:
+                continue
+            parts = [part for part in action.text.split(",") if part.partition("=")[0] not in names]
+            actions.append(dataclasses.replace(action, text=",".join(parts)))
+        return dataclasses.replace(self, actions=tuple(actions))
 
     def __str__(self) -> str:
         head = f"seed {self.seed}, {self.seconds:g} s: {self.settings}"
@@ -144,6 +155,7 @@ def _settings(rng: random.Random) -> Settings:
         spool_bytes=rng.choice((0, 300_000, 2_400_000, 1_073_741_824)),
         subscriptions_per_session=rng.choice((2, 5, 30)),
         max_session_age=_moment(rng.uniform(12, 30)),
+        warm=rng.random() < 0.7,
         faults=",".join(faults),
         replies=rng.choice(("zlib", "text")),
         confirm=rng.choice(("before", "after")),

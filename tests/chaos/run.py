@@ -42,7 +42,7 @@ _KAFKA = {"session_timeout": 6.0, "transaction_timeout": 8.0, "partitions": 3}
 class Seen:
     """What a run has left behind; times are in microseconds since the epoch."""
 
-    begun_us: int
+    begun_us: int  # when the time of the plan's actions begins
     history: History
     records: dict[str, list[dict[str, Any]]] = field(default_factory=dict)  # by channel, by partition
     lives: list[list[Life]] = field(default_factory=list)  # by replica
@@ -77,6 +77,8 @@ def run(plan: Plan, folder: Path) -> Seen:
             replica.start()
         seen = Seen(time.time_ns() // 1000, exchange.simulator.history)
         stage = _Stage(plan, exchange, broker, replicas, seen)
+        if settings.warm:
+            stage.warm_up()
         stage.perform()
         stage.settle()
         seen.lives = [replica.lives for replica in replicas]
@@ -146,6 +148,11 @@ class _Stage:
         self._faults: list[str] = []  # those that last now, besides those of the settings
         self._broker_lane = _Lane("broker", seen.failures)
         self._lanes = [_Lane(f"replica {number}", seen.failures) for number in range(len(replicas))]
+
+    def warm_up(self) -> None:
+        """Return when all replicas are ready."""
+        self._await("ready", lambda: all(replica.ready() for replica in self._replicas))
+        self._seen.begun_us = time.time_ns() // 1000
 
     def perform(self) -> None:
         """Do everything when it is due, and return when all of it is done."""

@@ -79,8 +79,11 @@ def verify(records: Mapping[str, Sequence[Json]], history: History, conditions: 
         for series in _by(found, _key).values():
             _check_order_of_reception(channel, series, verdict)
     trades = _by(once.get("trades", ()), _symbol)
+    takeovers = [event["received_us"] for event in events if event["event"] == "takeover"]
     for symbol, happened in history.trades.items():
         mine = [event for event in events if event["channel"] == "trades" and event["symbol"] == symbol]
+        if conditions.delivery == "at-least-once":
+            trades[symbol] = _without_repeated(trades.get(symbol, []), takeovers, verdict)
         _Trades(symbol, happened, trades.get(symbol, []), mine).check(verdict, conditions, busy)
     for symbol, found in _by(once.get("depth", ()), _symbol).items():
         _check_depth(symbol, found, history, verdict)
@@ -201,6 +204,28 @@ def _busy(events: Iterable[Json], conditions: Conditions) -> list[Interval]:
 # Trades
 
 
+def _without_repeated(found: Sequence[Json], takeovers: Sequence[int], verdict: Verdict) -> list[Json]:
+    """Return the records without trades that were repeated because of a takeover.
+
+    At-least-once saves its state after the records, so what came last before a takeover may come again.
+    """
+    first: dict[tuple[object, ...], Json] = {}
+    kept = []
+    for record in found:
+        known = first.setdefault(_trade(record), record)
+        begin, end = known["received_us"], record["received_us"]
+        if known is not record and any(begin <= moment <= end for moment in takeovers):
+            verdict.figures["trades repeated after a takeover"] += 1
+        else:
+            kept.append(record)
+    return kept
+
+
+def _trade(record: Json) -> tuple[object, ...]:
+    """Return what tells a trade from all others."""
+    return tuple(record[name] for name in ("id", "time_us", "price", "amount", "side"))
+
+
 class _Trades:
     """The trades of one symbol: those that happened, in order, and the records and events about them."""
 
@@ -247,7 +272,7 @@ class _Trades:
         left = {what: list(places) for what, places in self._places.items()}
         found = []
         for record in self.found:
-            what = tuple(record[name] for name in ("id", "time_us", "price", "amount", "side"))
+            what = _trade(record)
             places = left.get(what)
             if places:
                 found.append((places.pop(0), record["received_us"]))

@@ -48,3 +48,12 @@ def test_a_plan_is_printed_with_one_line_for_each_action() -> None:
     assert (
         str(Action(1.5, "kill", replica=1, seconds=2.0)) == "    1.50 s  kill          replica=1 seconds=2.0"
     )
+
+
+def test_kinds_of_actions_and_faults_can_be_left_out() -> None:
+    made = plan(7, 600)
+    less = made.without("kill", "damaged")
+    assert len(less.actions) < len(made.actions)
+    assert "kill" not in {action.kind for action in less.actions}
+    assert any("damaged=" in action.text.replace("clean_damaged", "") for action in made.actions)
+    assert not any("damaged=" in action.text.replace("clean_damaged", "") for action in less.actions)

@@ -150,6 +150,17 @@ def test_second_copies_are_right_at_least_once_and_wrong_exactly_once() -> None:
     assert not kinds({"trades": topic}, history(*HAPPENED), delivery="at-least-once")
 
 
+def test_a_trade_may_come_again_after_a_takeover_at_least_once() -> None:
+    again = records(HAPPENED[-1], session="other")
+    again[0]["received_us"] = at(20)
+    takeover = event("takeover", received_us=at(10))
+    topics = {"trades": [*ALL, *again], "events": [takeover]}
+    assert not kinds(topics, history(*HAPPENED), delivery="at-least-once")
+    assert kinds(topics, history(*HAPPENED)) == ["trade twice"]
+    topics = {"trades": [*ALL, *again], "events": [{**takeover, "received_us": at(21)}]}
+    assert kinds(topics, history(*HAPPENED), delivery="at-least-once") == ["trade twice"]
+
+
 def test_two_different_records_with_one_seq_are_found_at_least_once_too() -> None:
     topic = [*ALL, {**ALL[-1], "price": "9"}]
     assert kinds({"trades": topic}, history(*HAPPENED), delivery="at-least-once") == ["seq twice"]
