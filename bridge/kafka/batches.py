@@ -72,7 +72,8 @@ class Batches:
     async def flush(self, *, full_only: bool = False) -> None:
         """Send a batch to each partition that has queued records (or a full batch), and none in flight.
 
-        Events first: no trade is on Kafka before the gap in front of it was reported there.
+        Events first, also those that are queued while batches are sent: no trade is on Kafka before the gap
+        in front of it was reported there.
 
         Raises:
             KafkaError: a batch has failed; none is in flight any more.
@@ -83,6 +84,7 @@ class Batches:
         least = FULL_BATCH if full_only else 1
         ready = [p for p in self._queues.dirty if p.delivery is None and len(p.queued) >= least]
         for partition in ready:
+            await self._flush_events()
             if time.monotonic() > self.safe_until:
                 return  # the process was frozen in the middle of this
             await self._send_next(partition)
@@ -124,8 +126,11 @@ class Batches:
             raise KafkaError(str(self.failures[0][1]))
 
     async def _flush_events(self) -> None:
-        for partition in self._queues.event_partitions:
-            while partition.queued and time.monotonic() <= self.safe_until:
+        """Send all queued events, and those that are queued meanwhile."""
+        while waiting := [partition for partition in self._queues.event_partitions if partition.queued]:
+            for partition in waiting:
+                if time.monotonic() > self.safe_until:
+                    return
                 await self._send_next(partition)
                 if not self._in_transactions or partition.queued:
                     await self.all_acknowledged()

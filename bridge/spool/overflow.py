@@ -16,7 +16,7 @@ import structlog
 
 from bridge.errors import SpoolFull
 from bridge.ledger import Watermark, advanced, newest
-from bridge.records import Kind, Record, session_of
+from bridge.records import EVENTS, Kind, Record, session_of
 from bridge.spool.gaps import LostTrades
 from bridge.spool.progress import (
     Backlog,
@@ -63,7 +63,8 @@ class Overflow:
         self._previous: Owner | None = None  # the owner before this process, from bridge-state
         # New records that the disk did not take, the oldest first; reading is paused while there are any.
         self._held: list[Entry] = []
-        self._refusing = False  # whether a refusal of the disk was reported; reset when a spool begins
+        # Whether the disk's refusal is reported; reset when it takes records again, or memory has room.
+        self._refusing = False
         self._events: list[SpoolEvent] = []  # since the last `events()`, the oldest first
         if spool is not None:
             spool.on_kafka = watermarks
@@ -141,6 +142,9 @@ class Overflow:
     def begin(self, backlogs: Sequence[Backlog], committing: int | None) -> dict[Place, range]:
         """Append all pending records, so that new ones queue up behind them; if that worked, `active` is set.
 
+        Events come first: what is read back is sent in the order of the spool, and no trade may be on Kafka
+        before the gap in front of it.
+
         `committing` is the number of the transaction with the sent records, if its commit was requested.
         Returns the offsets of the records that were appended.
         """
@@ -158,7 +162,7 @@ class Overflow:
         try:
             name = spool.header.spool if spool.header else uuid.uuid4().hex
             spool.begin(self._header(name, watermarks, settled, transaction, committed))
-            for one in backlogs:
+            for one in _events_first(backlogs):
                 for first in range(len(one.spooled), len(one.records), _BLOCK):
                     spool.append([(one.place, record) for record in one.records[first : first + _BLOCK]])
         except (OSError, SpoolFull) as error:
@@ -179,6 +183,7 @@ class Overflow:
             except (OSError, SpoolFull) as error:
                 self._report_refusal(error)
             else:
+                self._refusing = False
                 return True
         self._held += entries
         return False
@@ -198,11 +203,15 @@ class Overflow:
     def make_room(self) -> bool:
         """Try again to append the records that the disk did not take; return whether reading can resume."""
         if not self.active:
+            self._refusing = False
             return True
         if self._spool is None or self._spool.full(_ROOM):
             return False
         entries, self._held = self._held, []
-        return not entries or self.put(entries)
+        if entries:
+            return self.put(entries)
+        self._refusing = False
+        return True
 
     def progress(self, first_pending: Iterable[tuple[Place, int]], number: int) -> bytes | None:
         """Return the spool's committed offsets as of commit `number`, for bridge-state; None without a spool.
@@ -267,7 +276,7 @@ class Overflow:
         )
 
     def _report_refusal(self, error: OSError | SpoolFull) -> None:
-        """Report, once, that the disk takes nothing more."""
+        """Report, once for each overflow, that the disk takes nothing more."""
         if not self._refusing:
             self._refusing = True
             log.error("spool full or not writable, reading from the exchange paused", error=str(error))
@@ -281,6 +290,10 @@ class Overflow:
             log.error("spool damaged", shard=self._shard, detail=damage)
             self._events.append(("spool_damaged", {"detail": damage}))
         self._events += [("gap", _gap(lost)) for lost in self._spool.lost_trades()]
+
+
+def _events_first(backlogs: Iterable[Backlog]) -> list[Backlog]:
+    return sorted(backlogs, key=lambda one: not one.records or one.records[0].channel != EVENTS)
 
 
 def _gap(lost: LostTrades) -> About:

@@ -1,0 +1,87 @@
+"""Events are sent before the trades behind them, also those that are queued while batches are sent."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any, cast
+
+import pytest
+from aiokafka import AIOKafkaProducer
+from aiokafka.producer.message_accumulator import BatchBuilder
+
+from bridge.config import KafkaConfig
+from bridge.kafka.batches import Batches
+from bridge.kafka.partition import Partition
+from bridge.kafka.queues import Queues
+from bridge.kafka.state import ShardState
+from bridge.kafka.topics import Topic
+from bridge.records import EVENTS, STATE, Record
+from bridge.spool.overflow import Overflow
+from bridge.watch.metrics import Metrics
+
+TOPICS = {"trades": Topic("trades", 3, 1_000_000), EVENTS: Topic(EVENTS, 3, 1_000_000)}
+
+
+def key_of(partition: int) -> bytes:
+    return next(key for n in range(99) if TOPICS["trades"].partition(key := b"%d" % n) == partition)
+
+
+class Producer:
+    """Stands in for aiokafka's: takes a while to accept a batch, and calls `accepting` meanwhile."""
+
+    def __init__(self) -> None:
+        self.accepting: Callable[[str, int], None] = lambda topic, partition: None
+
+    def create_batch(self) -> BatchBuilder:
+        return BatchBuilder(1_000_000, 0)
+
+    async def send_batch(self, batch: Any, topic: str, *, partition: int) -> "asyncio.Future[object]":
+        self.accepting(topic, partition)
+        await asyncio.sleep(0)
+        acknowledged = asyncio.get_running_loop().create_future()
+        asyncio.get_running_loop().call_soon(acknowledged.set_result, None)
+        return acknowledged
+
+
+@pytest.mark.parametrize("in_transactions", [True, False])
+@pytest.mark.parametrize("while_sending", ["trades", EVENTS])
+def test_a_gap_that_is_queued_while_batches_are_sent_is_sent_before_the_trades_behind_it(
+    in_transactions: bool, while_sending: str
+) -> None:
+    """The gap is on the first partition of the events, which was flushed already."""
+
+    async def scenario() -> None:
+        state = ShardState(KafkaConfig(), Topic(STATE, 1, 1_000_000), 0, "replica")
+        overflow = Overflow(None, "replica", 0, state.watermarks)
+        queues = Queues(
+            TOPICS, state, overflow, Metrics(), max_pending_bytes=1_000_000, on_change=lambda: None
+        )
+        producer = Producer()
+        batches = Batches(
+            cast("AIOKafkaProducer", producer),
+            queues,
+            Partition(Topic(STATE, 1, 1_000_000), 0),
+            in_transactions=in_transactions,
+            with_time=lambda: True,
+            on_acknowledged=lambda partition: None,
+        )
+        for partition in range(3):
+            queues.add([Record(EVENTS, key_of(partition), b"event", 0)])
+            queues.add([Record("trades", key_of(partition), b"trade", 0, (1, 1, None))])
+
+        def bring_gap(topic: str, partition: int) -> None:
+            if (topic, partition) == (while_sending, 1):
+                producer.accepting = check
+                queues.add([Record(EVENTS, key_of(0), b"gap", 0)])
+                queues.add([Record("trades", key_of(2), b"behind the gap", 0, (2, 2, None))])
+
+        def check(topic: str, partition: int) -> None:
+            sent = [record.value for p in queues.places.values() for record in p.sent]
+            assert b"behind the gap" not in sent or b"gap" in sent
+
+        producer.accepting = bring_gap
+        await batches.flush()
+        await batches.all_acknowledged()
+        assert producer.accepting == check
+        check("", 0)
+
+    asyncio.run(scenario())
