@@ -15,7 +15,7 @@ from bridge.records import Cause, Record
 class Series:
     """The records that one session makes of one symbol on one channel."""
 
-    __slots__ = ("begun", "head", "key", "linked", "name", "seq", "symbol")
+    __slots__ = ("_begun", "brought", "head", "key", "linked", "name", "seq", "symbol")
 
     def __init__(self, channel: str, session: str, symbol: str) -> None:
         self.symbol = symbol
@@ -30,9 +30,21 @@ class Series:
         # Trades only: whether it is known which trades are missing before the session's first one. False
         # until the session brings a known trade or its clean list.
         self.linked = False
-        # Whether its clean list or snapshot has come since it was asked for last. Set by the normaliser,
-        # cleared when something of the series is lost.
-        self.begun = False
+        self._begun = False
+        self.brought = 0  # number of its clean lists or snapshots that have come
+
+    @property
+    def begun(self) -> bool:
+        """Whether its clean list or snapshot has come since it was asked for last.
+
+        Set by the normaliser, cleared when something of the series is lost.
+        """
+        return self._begun
+
+    @begun.setter
+    def begun(self, begun: bool) -> None:
+        self._begun = begun
+        self.brought += begun
 
     def next_seq(self) -> int:
         """Return the number of the next record: 0, 1, 2 and so on."""

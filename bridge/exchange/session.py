@@ -208,10 +208,16 @@ class Session:
         """The number of subscribe requests that wait for `send_held`."""
         return len(self._queue)
 
-    def send_held(self, now: float) -> None:
-        """Send the subscribe request that has been held the longest; none once the session is over."""
-        if not self.over:
-            self._subscribe(self._queue.pop(), now)
+    def send_held(self, now: float) -> Subscribe | None:
+        """Send the subscribe request that has been held the longest, and return it.
+
+        Once the session is over, none is sent.
+        """
+        if self.over:
+            return None
+        request = self._queue.pop()
+        self._subscribe(request, now)
+        return request
 
     def to_send(self) -> list[requests.Request]:
         """Return the requests to send, in order, each once."""

@@ -307,7 +307,9 @@ class Feed:
         """Send the next held request: its time in the budget has come."""
         self._permits -= 1
         if not self.ended.done():
-            self.session.send_held(time.monotonic())
+            request = self.session.send_held(time.monotonic())
+            if request is not None and request.repeat:
+                self._silence.requested(request.channel, request.symbols)
             self._wake.set()
 
     def _report_refusal(self, refused: SubscriptionRefused) -> None:

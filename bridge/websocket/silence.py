@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 
 import structlog
 
-from bridge.channels.channel import Source
+from bridge.channels.channel import Series, Source
 from bridge.exchange.events import CleanDue
 from bridge.exchange.session import Session
 from bridge.watch.events import Journal
@@ -12,45 +12,73 @@ from bridge.watch.events import Journal
 log = structlog.get_logger(__name__)
 
 
+_Subscription = tuple[str, str]
+"""A channel and a symbol."""
+
+
 class Silence:
     """The silent subscriptions of one session.
 
-    A subscription is silent from being reported until its list or snapshot comes after all. As long as it
+    A subscription is silent from being reported until a list or snapshot of it comes after all. As long as it
     is, its list or snapshot is not requested because of it, and it is not reported once more.
+
+    One that brings lists or snapshots is never silent, even if something is lost after each of them. Example:
+    the list of B is damaged whenever it comes, behind that of A. Nobody can know what was in that frame, so A
+    has lost something too, and is not complete when its list is due. But a list of A has come since it was
+    requested, so only B is reported.
     """
 
     def __init__(self, session: Session, source: Source, journal: Journal) -> None:
-        self.silent: set[tuple[str, str]] = set()  # by channel and symbol; changed by `look_at`
+        # Each with the number of lists or snapshots that had come when it was reported; see `look_at`.
+        self.silent: dict[_Subscription, int] = {}
+        # How many had come when they were last requested again; none for those that never were.
+        self._at_request: dict[_Subscription, int] = {}
+        # The same of those that did not come in time, until they are due for the last time.
+        self._missing: dict[_Subscription, int] = {}
         self._session = session
         self._source = source
         self._journal = journal
         self._log = log.bind(session=source.session, account=source.account)  # both are in each of its lines
 
+    def requested(self, channel: str, symbols: Sequence[str]) -> None:
+        """Note that lists or snapshots are requested again now."""
+        for symbol in symbols:
+            self._at_request[channel, symbol] = self._series(channel, symbol).brought
+
     def look_at(self, dues: Iterable[CleanDue], now: float) -> None:
         """Act on those lists and snapshots that are due `now`, in monotonic seconds, and have not come."""
-        begun = {one for one in self.silent if self._has_begun(*one)}
-        for channel, symbol in sorted(begun):
+        begun = [one for one, before in self.silent.items() if self._series(*one).brought > before]
+        for channel, symbol in begun:
             self._log.info("silent subscription has begun", channel=channel, symbol=symbol)
-        self.silent -= begun
+            del self.silent[channel, symbol]
         for due in dues:
-            channel = due.channel
-            missing = [
-                symbol
-                for symbol in due.symbols
-                if (channel, symbol) not in self.silent and not self._has_begun(channel, symbol)
-            ]
-            if missing and due.last:
-                self._report(channel, missing)
-            elif missing:
-                self._session.ask_again(channel, now, missing)
+            symbols = [symbol for symbol in due.symbols if (due.channel, symbol) not in self.silent]
+            if due.last:
+                self._report(due.channel, symbols)
+            else:
+                self._request(due.channel, symbols, now)
 
-    def _has_begun(self, channel: str, symbol: str) -> bool:
-        return self._source.series(channel, symbol.encode()).begun
+    def _series(self, channel: str, symbol: str) -> Series:
+        return self._source.series(channel, symbol.encode())
+
+    def _request(self, channel: str, symbols: Sequence[str], now: float) -> None:
+        missing = [symbol for symbol in symbols if not self._series(channel, symbol).begun]
+        for symbol in missing:
+            self._missing[channel, symbol] = self._at_request.get((channel, symbol), 0)
+        if missing:
+            self._session.ask_again(channel, now, missing)
 
     def _report(self, channel: str, symbols: Sequence[str]) -> None:
-        self._log.error("no list or snapshot received", channel=channel, symbols=symbols)
+        silent = []
         for symbol in symbols:
-            self.silent.add((channel, symbol))
+            brought, before = self._series(channel, symbol).brought, self._missing.pop((channel, symbol), 0)
+            if brought == before:
+                self.silent[channel, symbol] = brought
+                silent.append(symbol)
+        if not silent:
+            return
+        self._log.error("no list or snapshot received", channel=channel, symbols=silent)
+        for symbol in silent:
             self._journal.record(
                 "subscription_silent",
                 session=self._source.session,

@@ -62,9 +62,11 @@ class Scene:
         self.take()
 
     def take(self) -> list[Any]:
-        """Return the requests to send, those that are held with them, and the events."""
+        """Return the requests to send, those that are held with them."""
         while self.session.held:
-            self.session.send_held(self.now)
+            request = self.session.send_held(self.now)
+            assert request is not None
+            self.silence.requested(request.channel, request.symbols)
         self.session.events()
         return [msgspec.json.decode(request) for request in self.session.to_send()]
 
@@ -178,6 +180,34 @@ def test_a_silent_symbol_that_has_begun_can_become_silent_again() -> None:
     for _ in range(2):
         scene.wait(10)
         scene.requested()
+    assert scene.reported() == ["B"]
+
+
+def test_a_symbol_that_loses_something_after_each_list_is_not_silent() -> None:
+    """As when the list of one symbol is damaged each time: nobody knows whose frame that was."""
+    scene = Scene()
+    for _ in range(10):
+        scene.wait(10)
+        scene.requested()
+        scene.begin("A")
+        scene.lose("A", "B")
+    assert scene.reported() == ["B"]
+
+
+def test_a_silent_symbol_that_brings_its_list_and_loses_something_at_once_is_not_silent_any_more() -> None:
+    scene = Scene()
+    scene.begin("A")
+    scene.wait(10)
+    scene.requested()
+    scene.wait(10)
+    assert scene.reported() == ["B"]
+    scene.wait(500)
+    scene.begin("B")
+    scene.lose("B")
+    assert scene.requested() == [["A", "B"]]
+    scene.wait(10)
+    assert scene.requested() == [["A", "B"]]
+    scene.wait(10)
     assert scene.reported() == ["B"]
 
 
