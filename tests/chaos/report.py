@@ -13,7 +13,7 @@ from tests.chaos.verifier import Conditions, Verdict, Violation, verify
 
 _SECOND = 1_000_000  # µs
 _MIB = 1024 * 1024
-_MEMORY = 256 * _MIB  # bytes that a bridge may use besides what its settings allow it to hold
+_MEMORY = 128 * _MIB  # bytes that a bridge may use besides what its settings allow it to hold
 _GROWTH = 1.25  # by how much a process may be larger in its last third than in the third before
 _SAMPLES = 240  # of memory, from which on growth is looked at: two minutes
 _SHOWN = 6  # violations of one kind that are shown in full
