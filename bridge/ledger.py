@@ -1,20 +1,21 @@
-"""Watermarks: up to which trade the trades of each symbol are on Kafka. Pure.
+"""Watermarks: which trades of each symbol are on Kafka, and where some may be missing. Pure.
 
 A restart reads them to repeat no trade and to miss none. An example: trades 1 to 6 and 9 of a symbol are on
 Kafka, and the clean list that shows whether 7 and 8 exist has not arrived. Then the watermark has
 ids 1 2 3 4 5 6 9 and an open stretch after 6 and before 9. A restart that receives the clean list 4 to 9
-makes records of 7 and 8 alone.
+makes records of 7 and 8 alone. `bridge.channels.known` has the rules.
 """
 
-from bisect import insort
+from bisect import bisect_left
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple, TypeAlias
 
 import msgspec
 
-from bridge.records import Mark, Record, Stretch
+from bridge.records import Cause, Mark, Open, Record, Stretch
 
-# Ids that a watermark keeps of a symbol. Down to the oldest, a late trade is distinguished from a repeat.
+# Trades that a watermark keeps of a symbol. Down to the oldest, a late trade is distinguished from a repeat.
+# As many are kept of the epoch before, once ids have begun anew.
 KEPT = 32
 
 # The same while a stretch is open: several times as many as the clean list that closes it shows.
@@ -27,11 +28,30 @@ class Watermark(msgspec.Struct, omit_defaults=True):
     ids: list[int]
     """The ids of the newest ones, ascending; never empty."""
 
-    time_us: int
-    """When the last of them happened, in µs since the epoch."""
+    times: list[int]
+    """When each of them happened, in µs since the epoch."""
 
-    open: Stretch | None = None
+    open: Open = Open()
     """Where trades may be missing, until a clean list shows whether any are."""
+
+    epoch: int = 0
+    """How often ids have begun anew."""
+
+    epoch_us: int = 0
+    """When the first trade of this epoch happened, in µs since the epoch; 0 in the first epoch."""
+
+    past: list[tuple[int, int]] = []
+    """Ids and times of the newest trades of the epoch before."""
+
+    @property
+    def last(self) -> tuple[int, int]:
+        """The id and the time, in µs, of the trade with the highest id."""
+        return self.ids[-1], self.times[-1]
+
+    @property
+    def newness(self) -> tuple[int, int]:
+        """A value that is higher for the newer of two watermarks of a symbol."""
+        return self.epoch, self.ids[-1]
 
 
 Watermarks: TypeAlias = Mapping[bytes, Watermark]
@@ -50,10 +70,16 @@ class Gap(NamedTuple):
     """How many of the trades in it a clean list has brought."""
 
     closed: bool
-    """Whether that list reaches back to the last trade known before, so that none is missing."""
+    """Whether a clean list has proved that none of the others is missing."""
 
-    repeated: bool
-    """Whether it was not the session's first clean list."""
+    cause: Cause
+    """What caused it."""
+
+    session: str | None
+    """The session that brought the first trade after it; None if that was before a restart."""
+
+    mark: Mark | None = None
+    """Its part in the watermark of the symbol, if it closes a stretch that is open there."""
 
 
 def advanced(watermarks: Watermarks, records: Iterable[Record]) -> dict[bytes, Watermark]:
@@ -65,11 +91,13 @@ def advanced(watermarks: Watermarks, records: Iterable[Record]) -> dict[bytes, W
         watermark = changed.get(record.key)
         if watermark is None:
             known = watermarks.get(record.key)
-            watermark = Watermark(list(known.ids) if known else [], known.time_us if known else 0)
-            changed[record.key] = watermark
+            watermark = changed[record.key] = _copy(known) if known else Watermark([], [])
         _advance(watermark, record.mark)
-    for watermark in changed.values():
-        _trim(watermark)
+    for symbol, watermark in list(changed.items()):
+        if watermark.ids:
+            _trim(watermark)
+        else:
+            del changed[symbol]
     return changed
 
 
@@ -82,33 +110,58 @@ def newest(one: Watermarks, other: Watermarks) -> dict[bytes, Watermark]:
 
 
 def _newer(one: Watermark, other: Watermark) -> Watermark:
-    if one.ids[-1] != other.ids[-1]:
-        return max(one, other, key=lambda watermark: watermark.ids[-1])
-    both = Watermark(sorted({*one.ids, *other.ids}), one.time_us, one.open if other.open else None)
+    if one.newness != other.newness:
+        return max(one, other, key=lambda watermark: watermark.newness)
+    both = _copy(max(one, other, key=lambda watermark: watermark.open.revision))
+    for trade_id, time_us in (
+        *zip(one.ids, one.times, strict=True),
+        *zip(other.ids, other.times, strict=True),
+    ):
+        _add(both, trade_id, time_us)
     _trim(both)
     return both
 
 
+def _copy(one: Watermark) -> Watermark:
+    return Watermark(list(one.ids), list(one.times), one.open, one.epoch, one.epoch_us, one.past)
+
+
 def _advance(watermark: Watermark, mark: Mark) -> None:
-    trade_id, time_us, watermark.open = mark
+    """Advance a watermark; the marks of one partition come in order, those of gaps may come too early."""
+    trade_id, time_us, epoch, open_now = mark
+    if open_now.revision >= watermark.open.revision:
+        watermark.open = open_now
+    if trade_id is None or epoch < watermark.epoch:
+        return
+    if epoch > watermark.epoch:
+        watermark.past = list(zip(watermark.ids[-KEPT:], watermark.times[-KEPT:], strict=True))
+        watermark.ids, watermark.times = [], []
+        watermark.epoch, watermark.epoch_us = epoch, time_us
+    _add(watermark, trade_id, time_us)
+
+
+def _add(watermark: Watermark, trade_id: int, time_us: int) -> None:
     ids = watermark.ids
     if not ids or trade_id > ids[-1]:
         ids.append(trade_id)
-        watermark.time_us = time_us
-    else:
-        insort(ids, trade_id)
+        watermark.times.append(time_us)
+        return
+    place = bisect_left(ids, trade_id)
+    if ids[place] != trade_id:
+        ids.insert(place, trade_id)
+        watermark.times.insert(place, time_us)
 
 
 def _trim(watermark: Watermark) -> None:
-    """Drop ids beyond KEPT, but keep those from the start of an open stretch on, up to KEPT_OPEN ids.
+    """Drop trades beyond KEPT, but keep those from the oldest open stretch on, up to KEPT_OPEN of them.
 
-    A clean list that closes the stretch must find them. The id before the stretch stays too: an id below all
-    others counts as known, so without it the trades that are missing would.
+    A clean list that closes the stretch must find them.
     """
     ids = watermark.ids
     surplus = len(ids) - KEPT
-    if watermark.open is not None:
-        before = sum(1 for one in ids if one <= watermark.open.after_id)
+    if watermark.open.stretches:
+        after = min(stretch.after_id for stretch in watermark.open.stretches)
+        before = sum(1 for one in ids if one <= after)
         surplus = max(min(surplus, before - 1), len(ids) - KEPT_OPEN)
     if surplus > 0:
-        del ids[:surplus]
+        del ids[:surplus], watermark.times[:surplus]

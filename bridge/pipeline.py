@@ -126,7 +126,7 @@ class Pipeline:
         if lane.wanted:
             # Gaps first: once the trades after them are on Kafka, they could not be detected any more.
             for gap in outcome.gaps:
-                self._record_gap(gap, lane, source)
+                self._record_gap(gap, lane)
             bad = outcome.bad
             for record in self._emit(outcome.records):
                 bad = [*bad, f"a record of {len(record.value)} bytes is too large for its topic"]
@@ -139,6 +139,14 @@ class Pipeline:
                 lane.live_duplicates.value += outcome.live_duplicates
         if lane.on_markets is not None:
             lane.on_markets({record.key for record in outcome.records if record.key is not None})
+
+    def overdue(self, now_us: int, patience_us: int) -> None:
+        """Report what has waited for a list for longer than `patience_us`; both are in µs."""
+        for lane in self._lanes.values():
+            outcome = lane.normaliser.overdue(now_us, patience_us)
+            for gap in outcome.gaps:
+                self._record_gap(gap, lane)
+            self._emit(outcome.records)
 
     def bad(self, bad: BadFrame, source: Source, received_us: int, frame: bytes) -> None:
         """Make a dead letter of a frame that is not a message of the protocol.
@@ -178,9 +186,9 @@ class Pipeline:
         if channel in BEGIN_CLEAN:
             source.incomplete.add(channel)
 
-    def _record_gap(self, gap: Gap, lane: _Lane, source: Source) -> None:
+    def _record_gap(self, gap: Gap, lane: _Lane) -> None:
         lane.recovered.value += gap.filled
-        self._journal.record_gap(gap, source.session, source.cause)
+        self._journal.record_gap(gap)
 
     def _deadletter(
         self,

@@ -57,8 +57,20 @@ class Stretch(NamedTuple):
     before_us: int
 
 
-Mark: TypeAlias = tuple[int, int, Stretch | None]
-"""A trade's part in a watermark: its id, its time in µs, and the stretch that is open once it is known."""
+class Open(NamedTuple):
+    """The open stretches of a symbol, by ascending ids.
+
+    `revision` grows with each change; `overtaken` once pushes of the symbol have overtaken each other.
+    """
+
+    revision: int = 0
+    stretches: tuple[Stretch, ...] = ()
+    overtaken: bool = False
+
+
+Mark: TypeAlias = tuple[int | None, int, int, Open]
+"""What a record changes in a watermark: the id and time in µs of its trade, the epoch of its ids, and what is
+open once it is on Kafka. The id is None, and the time 0, in a gap that closes a stretch."""
 
 
 class Record(msgspec.Struct, frozen=True, gc=False, array_like=True):
@@ -77,7 +89,7 @@ class Record(msgspec.Struct, frozen=True, gc=False, array_like=True):
     """Time of reception in µs since the epoch."""
 
     mark: Mark | None = None
-    """Its part in the watermark of its symbol; trades only."""
+    """Its part in the watermark of its symbol; trades, and gaps in trades, only."""
 
 
 class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):

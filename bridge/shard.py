@@ -1,6 +1,7 @@
 """A shard: a fixed share of the subscriptions, from its sessions through its pipeline to its sink."""
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass
 
@@ -32,7 +33,8 @@ log = structlog.get_logger(__name__)
 _DRAIN = 4.5
 
 _PRIVATE = frozenset(name for name, channel in CHANNELS.items() if channel.private)
-_SAVE_HEARD = 1.0  # seconds between two saves of the last-heard times of private channels
+# Seconds between two looks at what is overdue, and between two saves of when private channels were heard.
+_LOOK = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,9 +171,12 @@ class Shard:
         for connector in self._connectors:
             self._start(connector)
         self._serving = True
-        while self._plan.private:
-            await asyncio.sleep(_SAVE_HEARD)
-            self._save_heard()
+        patience_us = round(2 * self._config.exchange.reply_timeout * 1e6)
+        while True:
+            await asyncio.sleep(_LOOK)
+            self._pipeline.overdue(time.time_ns() // 1000, patience_us)
+            if self._plan.private:
+                self._save_heard()
 
     def _save_heard(self) -> None:
         """Save the last-heard times of private channels, if all records of these channels are on Kafka."""

@@ -1,7 +1,7 @@
 """The types of a channel: its description, the source of its pushes, and the outcome of a push."""
 
 import enum
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Protocol
@@ -15,9 +15,22 @@ from bridge.records import Cause, Record
 class Series:
     """The records that one session makes of one symbol on one channel."""
 
-    __slots__ = ("_begun", "brought", "head", "key", "linked", "name", "seq", "symbol")
+    __slots__ = (
+        "_begun",
+        "brought",
+        "head",
+        "key",
+        "linked",
+        "listed_to",
+        "lost",
+        "name",
+        "seq",
+        "session",
+        "symbol",
+    )
 
     def __init__(self, channel: str, session: str, symbol: str) -> None:
+        self.session = session
         self.symbol = symbol
         self.key = symbol.encode()  # the key of the records on Kafka
         self.name = msgspec.json.encode(symbol)  # the symbol as JSON
@@ -27,9 +40,11 @@ class Series:
             msgspec.json.encode(session),
         )
         self.seq = 0  # number of the next record
-        # Trades only: whether it is known which trades are missing before the session's first one. False
-        # until the session brings a known trade or its clean list.
+        # Trades only: whether what may be missing in front of its next trade is reported or an open stretch.
+        # False until the session's first trade or clean list, and again when something is lost.
         self.linked = False
+        self.lost = False  # trades only: whether something was lost since its last clean list
+        self.listed_to = -1  # trades only: the highest id in its last clean list; -1 before that
         self._begun = False
         self.brought = 0  # number of its clean lists or snapshots that have come
 
@@ -103,7 +118,7 @@ class Outcome(msgspec.Struct, gc=False):
     """Number of items dropped because they were known already."""
 
     live_duplicates: int = 0
-    """How many of them a live push has brought, which the exchange should not do."""
+    """How many of these were pushed live, where no list or other session explains it."""
 
     gaps: list[Gap] = []
     """The gaps in front of the records, where the channel can detect them."""
@@ -126,8 +141,8 @@ class Normaliser(Protocol):
     def lost(self, source: Source, symbol: bytes | None) -> None:
         """Note that a push of a symbol was lost or cannot become a record; of any symbol if that is None."""
 
-    def overdue(self, now_us: int) -> Sequence[Gap]:
-        """Return the gaps that have waited too long for a list that would fill them; `now_us` is the time."""
+    def overdue(self, now_us: int, patience_us: int) -> Outcome:
+        """Return what has waited for longer than `patience_us` at `now_us`, both in µs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,9 +158,9 @@ class Independent:
             series.next_seq()
             series.begun = False
 
-    def overdue(self, now_us: int) -> Sequence[Gap]:  # noqa: ARG002
-        """Return nothing: no list fills in what was missed."""
-        return ()
+    def overdue(self, now_us: int, patience_us: int) -> Outcome:  # noqa: ARG002
+        """Return nothing, because nothing waits."""
+        return Outcome([])
 
 
 class SubscribedBy(enum.Enum):

@@ -1,36 +1,24 @@
 """trades: each trade of a symbol once, oldest first (API document, "Trades push").
 
 A session starts with a clean list (recent trades), followed by new trades. After a reconnect the list
-repeats trades that are known, and usually fills in those that were missed. An example with one symbol, whose
-trades have the ids 1, 2, 3 and so on; `seen` and `open` are those of `_Memory`:
-
-| what arrives | records | seen | open | gap |
-|---|---|---|---|---|
-| session A: clean list 1 to 5 | 1 to 5 | 1 to 5 | | |
-| A: 6; then A is lost, 7 and 8 happen | 6 | 1 to 6 | | |
-| session B: 9, before its clean list | 9 | 1 to 6, 9 | after 6, before 9 | |
-| B: clean list 4 to 9, reaches back to 6 | 7, 8 | 1 to 9 | | filled 2, closed |
-| or instead: clean list 8 to 9, does not | 8 | 1 to 6, 8, 9 | | filled 1, not closed: 7 is lost |
-
-If B starts with a trade that is known, 6 or less, it has missed nothing, and no stretch is opened.
+repeats trades that are known, and usually fills in those that were missed. `known` says which trades are new
+and where some may be missing; here is what is done about it.
 """
 
 import re
-from array import array
-from bisect import bisect_left
-from collections.abc import Sequence
-from operator import attrgetter
-from typing import Annotated, Literal, cast
+from typing import Annotated, Literal, NamedTuple
 
 import msgspec
 from msgspec import Meta, Raw, Struct
-from msgspec.structs import replace
 
 from bridge.channels.channel import Channel, Outcome, Overlap, Series, Source, SubscribedBy
 from bridge.channels.figures import SECOND, USUAL, USUAL_NAME, Figure, Name, Time, exact, microseconds
+from bridge.channels.known import MOST_KNOWN, Found, Known, Verdict
+from bridge.channels.lists import history_ends, judge_list, new_epoch, oldest_first
+from bridge.channels.moments import is_later
 from bridge.errors import BadItem
-from bridge.ledger import Gap, Watermark, Watermarks
-from bridge.records import Mark, Record, Stretch
+from bridge.ledger import Watermarks
+from bridge.records import Cause, Record
 
 # digifinex.trades.v1: head, seq, received_us, symbol, id, time_us, price, amount, side, snapshot.
 _RECORD = (
@@ -38,8 +26,8 @@ _RECORD = (
     b'"side":"%b","snapshot":%b}'
 )
 
-# Ids that are remembered of a symbol: several times as many as a clean list was seen to repeat.
-_WINDOW = 2048
+# Trades within one second that show that ids begin anew.
+_SEVERAL = 3
 
 
 class Trade(Struct, gc=False):
@@ -55,7 +43,6 @@ class Trade(Struct, gc=False):
 _decode = msgspec.json.Decoder(tuple[bool, list[Trade], Name]).decode
 _decode_items = msgspec.json.Decoder(tuple[bool, list[Raw], Name]).decode
 _decode_item = msgspec.json.Decoder(Trade).decode
-_by_id = attrgetter("id")
 
 # A push of one trade as the exchange nearly always writes it.
 _usual = re.compile(
@@ -67,22 +54,22 @@ _Line = tuple[int, int, bytes, bytes, bytes]
 """A trade's id, its time in µs, and its price, amount and side as a record has them."""
 
 
-class _Memory:
-    """The known trades of a symbol, from all sessions."""
+class _Held(NamedTuple):
+    """A trade that may begin a new epoch, until that is clear."""
 
-    __slots__ = ("first", "open", "seen", "time_us")
+    line: _Line
+    series: Series
+    clean: bool
 
-    def __init__(self, known: Watermark | None, first: Series | None) -> None:
-        # Ids of the trades that became records, ascending; beyond 2 * _WINDOW the oldest _WINDOW are dropped.
-        self.seen = array("q", known.ids if known else ())
-        # When the last of these trades happened, µs since the epoch; 0 while there are none.
-        self.time_us = known.time_us if known else 0
-        # Where trades may be missing. Set by the first trade that a session brings before its clean list, and
-        # None again after the next clean list.
-        self.open = known.open if known else None
-        # The very first session, until its clean list arrives: older trades in that are history, not a gap.
-        # None from then on, and for a symbol of which trades are on Kafka already.
-        self.first = first
+
+class _Push(NamedTuple):
+    """One push that is being normalised: what it is about, and what has come of it so far."""
+
+    known: Known
+    series: Series
+    source: Source
+    received_us: int
+    outcome: Outcome
 
 
 class Trades:
@@ -93,7 +80,11 @@ class Trades:
 
     def __init__(self, watermarks: Watermarks) -> None:
         # By symbol, as in the key of its records; a symbol is added with its first push and never removed.
-        self._memories = {symbol: _Memory(known, None) for symbol, known in watermarks.items()}
+        self._known = {symbol: Known(symbol, watermark) for symbol, watermark in watermarks.items()}
+        # The trades that may begin a new epoch, by symbol, with ascending ids; and since when, µs since the
+        # epoch. A symbol is removed when its new epoch begins.
+        self._held: dict[bytes, list[_Held]] = {}
+        self._held_since_us: dict[bytes, int] = {}
 
     def push(self, params: bytes, source: Source, received_us: int) -> Outcome:
         """Return the records of the trades that are new."""
@@ -101,111 +92,173 @@ class Trades:
         usual = _usual(params)
         clean, lines, symbol = _usual_push(*usual.groups()) if usual else _unusual_push(params, outcome)
         series = source.series("trades", symbol)
-        memory = self._memories.get(series.key)
-        if memory is None:
-            memory = self._memories[series.key] = _Memory(None, series)
-        seen = memory.seen
+        known = self._known.get(series.key)
+        if known is None:
+            known = self._known[series.key] = Known(series.key, None)
         if clean:
-            series.begun = True
-            last_known = _last_known(memory)
-        elif not series.linked and lines:
-            _begin_unlinked(memory, series, lines[0])
-        for trade_id, time_us, price, amount, side in lines:
-            if not seen or trade_id > seen[-1]:
-                seen.append(trade_id)
-                memory.time_us = time_us
-            elif not _is_new(trade_id, seen):
-                outcome.duplicates += 1
-                continue
-            if not clean:
+            self._take_list(_Push(known, series, source, received_us, outcome), lines)
+        else:
+            for line in lines:
+                trade_id, time_us, _, _, _ = line
+                ids, times = known.ids, known.times
+                # Once ids have begun anew, a late trade of the epoch before could look like the next one.
+                if series.linked and ids and trade_id > ids[-1] and time_us >= times[-1] and not known.epoch:
+                    ids.append(trade_id)
+                    times.append(time_us)
+                    outcome.records.append(_record(known, series, line, received_us, clean=False))
+                else:
+                    self._take_unusual(_Push(known, series, source, received_us, outcome), line)
                 outcome.time_us = time_us
-            value = _RECORD % (
-                series.head,
-                series.next_seq(),
-                received_us,
-                series.name,
-                trade_id,
-                time_us,
-                price,
-                amount,
-                side,
-                b"true" if clean else b"false",
-            )
-            mark = (trade_id, time_us, memory.open)
-            outcome.records.append(Record("trades", series.key, value, received_us, mark))
-        if clean and lines:
-            gap = _link(memory, series, last_known, lines[0], outcome.records)
-            outcome.gaps = [gap] if gap else []
-        if len(seen) > 2 * _WINDOW:
-            del seen[:_WINDOW]
+        if len(known.ids) > MOST_KNOWN:
+            outcome.gaps += known.trim()
         return outcome
 
     def lost(self, source: Source, symbol: bytes | None) -> None:
-        """Trust no series of this session until its next clean list."""
+        """Trust no series concerned until its next clean list."""
         for series in source.of("trades") if symbol is None else [source.series("trades", symbol)]:
             series.linked = series.begun = False
+            series.lost = True
 
-    def overdue(self, now_us: int) -> Sequence[Gap]:  # noqa: ARG002
-        """Return nothing yet."""
-        return ()
+    def overdue(self, now_us: int, patience_us: int) -> Outcome:
+        """Return the gaps that no list has filled in time, and the trades that were held for too long."""
+        outcome = Outcome([])
+        for symbol, since_us in list(self._held_since_us.items()):
+            if since_us + patience_us <= now_us:
+                self._restart(self._known[symbol], outcome, now_us)
+        for known in self._known.values():
+            outcome.gaps += known.give_up(now_us, patience_us)
+        return outcome
+
+    def _take_unusual(self, push: _Push, line: _Line) -> None:
+        """Take a pushed trade that does not simply follow the newest known one."""
+        known, series, source, received_us, outcome = push
+        moment = line[:2]
+        match known.judge(*moment, listed=False):
+            case Verdict.NEW:
+                if not series.linked:
+                    cause: Cause = "damaged_frame" if series.lost else source.cause
+                    outcome.gaps += known.open_before(moment, source.session, cause, received_us)
+                    series.linked = not series.lost or known.is_settled(source.session, received_us)
+                    if series.begun:  # its list was empty: there is none to wait for
+                        outcome.gaps += known.give_up()
+                elif known.ids and line[0] < known.ids[-1]:
+                    known.note_overtaking()
+                known.add(*moment)
+                outcome.records.append(_record(known, series, line, received_us, clean=False))
+            case Verdict.CONFLICT:
+                outcome.bad.append(_conflict(line))
+            case Verdict.RESTART | Verdict.DOUBTFUL as verdict:
+                series.linked = series.linked or verdict is Verdict.RESTART
+                self._hold(push, [line], clean=False)
+            case verdict:
+                # A session that begins with a known trade has missed none.
+                series.linked = series.linked or (verdict is Verdict.REPEAT and not series.lost)
+                outcome.duplicates += 1
+                outcome.live_duplicates += line[0] > series.listed_to and not source.overlapping
+
+    def _take_list(self, push: _Push, lines: list[_Line]) -> None:
+        """Take a clean list, whose trades are in the order in which they happened."""
+        known, series, source, received_us, outcome = push
+        cause = _cause(series, source)
+        follows = series.linked and series.listed_to < 0  # pushes that came first, and lack nothing
+        if not lines:
+            if not outcome.bad:  # nothing will be filled in
+                series.begun = True
+                outcome.gaps += known.give_up()
+            return
+        series.listed_to = max(line[0] for line in lines)
+        moments = [line[:2] for line in lines]
+        # For a symbol without known trades, what is in front of a new epoch is history.
+        begin = 0 if known.ids else history_ends(moments)
+        end = new_epoch(known, moments)
+        judged = judge_list(known, moments[begin:end])
+        fresh = [lines[begin + place] for place in judged.fresh]
+        outcome.bad += [_conflict(lines[begin + place]) for place in judged.conflicts]
+        outcome.duplicates += judged.repeats
+        closed: list[Found] = []
+        whole = not outcome.bad and not (judged.listed and known.omits(judged.listed))
+        series.begun = whole
+        if whole and judged.listed:
+            gaps, closed = known.prove(judged.listed, source.session, cause, follows=follows)
+            outcome.gaps += gaps
+        elif judged.listed:
+            # It may lack any trade, so it proves nothing: another one is needed.
+            source.incomplete.add("trades")
+            first, last = judged.listed[0].moment, judged.listed[-1]
+            if not last.is_known:
+                outcome.gaps += known.open_before(
+                    last.moment, source.session, "damaged_frame", received_us, first
+                )
+        for line in fresh:
+            known.add(*line[:2])
+            if line is fresh[-1]:
+                known.settle()
+            outcome.records.append(_record(known, series, line, received_us, clean=True))
+        known.settle()
+        outcome.gaps += [known.closed(one, source.session, is_saved=bool(fresh)) for one in closed]
+        if judged.listed:
+            series.linked, series.lost, known.young = True, not whole, False
+        if end < len(lines):
+            series.linked = True
+            self._hold(push, lines[end:], clean=True)
+
+    def _hold(self, push: _Push, lines: list[_Line], *, clean: bool) -> None:
+        """Hold trades that may begin a new epoch, or begin it if that is clear now."""
+        known, series, _, received_us, outcome = push
+        held = {one.line[0]: one for one in self._held.get(known.symbol, ())}
+        repeats = sum(line[0] in held for line in lines)
+        outcome.duplicates += repeats
+        held = {line[0]: _Held(line, series, clean) for line in lines} | held
+        newest_us = known.newest_us
+        is_clear = (
+            len(held) >= _SEVERAL
+            or (clean and repeats)
+            or any(is_later(line[1], newest_us) for line in lines)
+        )
+        self._held[known.symbol] = [held[trade_id] for trade_id in sorted(held)]
+        self._held_since_us.setdefault(known.symbol, received_us)
+        if is_clear:
+            self._restart(known, outcome, received_us)
+        else:
+            first = self._held[known.symbol][0]
+            known.doubt(first.line[:2], first.series.session, received_us)
+
+    def _restart(self, known: Known, outcome: Outcome, received_us: int) -> None:
+        """Begin a new epoch with the held trades."""
+        held = self._held.pop(known.symbol)
+        del self._held_since_us[known.symbol]
+        outcome.gaps += known.restart(held[0].line[:2], held[0].series.session)
+        for line, series, clean in held:
+            known.add(*line[:2])
+            outcome.records.append(_record(known, series, line, received_us, clean=clean))
 
 
-def _last_known(memory: _Memory) -> tuple[int, int] | None:
-    """Return id and time of the trade after which others may be missing; None if no trade is known."""
-    if memory.open is not None:
-        return memory.open.after_id, memory.open.after_us
-    return (memory.seen[-1], memory.time_us) if memory.seen else None
+def _cause(series: Series, source: Source) -> Cause:
+    """Return why trades may be missing in front of a clean list."""
+    if series.lost:
+        return "damaged_frame"
+    return "repeated_list" if series.listed_to >= 0 else source.cause
 
 
-def _begin_unlinked(memory: _Memory, series: Series, first: _Line) -> None:
-    """Open a stretch where trades may be missing, as a session brings `first` before its clean list.
-
-    If `first` is a known trade, none is missing before it, and the session is linked.
-    """
-    if not memory.seen:  # as after the clean list of a market that had no trades yet
-        memory.first = series
-    if memory.first is series:
-        return
-    if _is_known(first[0], memory.seen):
-        series.linked = True
-        return
-    memory.first = None
-    if memory.open is None:
-        memory.open = Stretch(memory.seen[-1], memory.time_us, first[0], first[1])
+def _conflict(line: _Line) -> str:
+    return f"trade {line[0]}: another trade has this id"
 
 
-def _link(
-    memory: _Memory,
-    series: Series,
-    last_known: tuple[int, int] | None,
-    oldest: _Line,
-    records: list[Record],
-) -> Gap | None:
-    """Close the open stretch with a session's clean list, and return the gap that the list reveals or fills.
-
-    If the list reaches back to `last_known`, no trade since then is missing. `records` are those of the list.
-    """
-    was_open, memory.open = memory.open, None
-    was_linked, series.linked = series.linked, True
-    was_first, memory.first = memory.first, None
-    if was_open and records:
-        # Only the last record of the list closes the stretch on Kafka: for a restart with only a part of the
-        # list there, the stretch is still open.
-        records[-1] = replace(records[-1], mark=(*_moment(records[-1]), None))
-    if last_known is None or was_first is series:
-        return None
-    closed = oldest[0] <= last_known[0]
-    if closed and not records:
-        return None
-    new = [_moment(record) for record in records[:1]]
-    if was_open:
-        new.append((was_open.before_id, was_open.before_us))
-    return Gap(series.key, Stretch(*last_known, *min(new)), len(records), closed, was_linked)
-
-
-def _moment(record: Record) -> tuple[int, int]:
-    trade_id, time_us, _ = cast("Mark", record.mark)
-    return trade_id, time_us
+def _record(known: Known, series: Series, line: _Line, received_us: int, *, clean: bool) -> Record:
+    trade_id, time_us, price, amount, side = line
+    value = _RECORD % (
+        series.head,
+        series.next_seq(),
+        received_us,
+        series.name,
+        trade_id,
+        time_us,
+        price,
+        amount,
+        side,
+        b"true" if clean else b"false",
+    )
+    return Record("trades", series.key, value, received_us, (trade_id, time_us, known.epoch, known.open))
 
 
 def _usual_push(
@@ -215,10 +268,7 @@ def _usual_push(
 
 
 def _unusual_push(params: bytes, outcome: Outcome) -> tuple[bool, list[_Line], bytes]:
-    """Return whether a push is a clean list, its valid trades oldest first, and its symbol.
-
-    The exchange sends trades newest first.
-    """
+    """Return whether a push is a clean list, its valid trades oldest first, and its symbol."""
     try:
         clean, trades, symbol = _decode(params)
     except (msgspec.ValidationError, UnicodeDecodeError):
@@ -229,7 +279,6 @@ def _unusual_push(params: bytes, outcome: Outcome) -> tuple[bool, list[_Line], b
                 trades.append(_decode_item(item))
             except (msgspec.DecodeError, UnicodeDecodeError) as error:
                 outcome.bad.append(f"trade {bytes(item)[:80]!r}: {error}")
-    trades.sort(key=_by_id)
     lines = []
     for trade in trades:
         try:
@@ -239,24 +288,7 @@ def _unusual_push(params: bytes, outcome: Outcome) -> tuple[bool, list[_Line], b
             outcome.bad.append(f"trade {trade.id}: {bad}")
             continue
         lines.append((trade.id, time_us, bytes(price), bytes(amount), trade.type.encode()))
-    return clean, lines, symbol.encode()
-
-
-def _is_known(trade_id: int, seen: "array[int]") -> bool:
-    place = bisect_left(seen, trade_id)
-    return place < len(seen) and seen[place] == trade_id
-
-
-def _is_new(trade_id: int, seen: "array[int]") -> bool:
-    """Return whether an id is new, and if so, add it to `seen`. It must not be above the last one there.
-
-    One below the first is not new: it is from before the first session, or from long ago.
-    """
-    place = bisect_left(seen, trade_id)
-    if place == 0 or seen[place] == trade_id:
-        return False
-    seen.insert(place, trade_id)
-    return True
+    return clean, oldest_first(lines), symbol.encode()
 
 
 CHANNEL = Channel(

@@ -234,7 +234,9 @@ class Queues:
         name, _, number = place.rpartition("/")
         # A record in the spool may be of a channel that is not configured any more.
         topic = self._topics.get(record.channel) or replace(self._topics[EVENTS], name=name)
-        partition = Partition(topic, int(number), has_marks=record.mark is not None)
+        partition = Partition(
+            topic, int(number), has_marks=record.mark is not None or record.channel == EVENTS
+        )
         self.places[place] = partition
         if record.channel == EVENTS:
             self.event_partitions.append(partition)

@@ -219,10 +219,10 @@ class ShardState:
         return found
 
 
-def _newness(key: bytes, value: bytes | None) -> int:
+def _newness(key: bytes, value: bytes | None) -> tuple[int, int]:
     """Return a number that is higher for the newer of two values of a key."""
     if value is None:
-        return -1
+        return -1, -1
     if key.startswith(_TRADES):
-        return _decode_watermark(value).ids[-1]
-    return max(_decode_heard(value).values(), default=0)
+        return _decode_watermark(value).newness
+    return 0, max(_decode_heard(value).values(), default=0)

@@ -26,7 +26,7 @@ class Gaps:
     def open(self, known: Watermarks, behind: Watermarks) -> None:
         """Open a gap for each symbol that has lost trades: its watermark behind the damage is newer."""
         for symbol, watermark in known.items():
-            if symbol in behind and behind[symbol].ids[-1] > watermark.ids[-1]:
+            if symbol in behind and behind[symbol].newness > watermark.newness:
                 self._open.setdefault(symbol, watermark)
 
     @property
@@ -36,7 +36,7 @@ class Gaps:
 
     def close(self, record: Record) -> None:
         """Close the gap that ends with this record, if it is a trade and there is one."""
-        if record.mark is not None and record.key in self._open:
+        if record.mark is not None and record.mark[0] is not None and record.key in self._open:
             self._closed.append(LostTrades(record.key, self._open.pop(record.key), record))
 
     def close_all(self) -> None:

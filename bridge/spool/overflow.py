@@ -297,16 +297,21 @@ def _events_first(backlogs: Iterable[Backlog]) -> list[Backlog]:
 
 
 def _gap(lost: LostTrades) -> About:
+    # What was open in front of the damage may have been reported in the part that is lost.
+    open_before = lost.after.open.stretches
+    after_id, after_us = open_before[0][:2] if open_before else lost.after.last
     about: About = {
         "channel": "trades",
         "symbol": lost.symbol.decode(),
         "cause": "spool_damaged",
         "detail": "the spool was damaged",
-        "after_id": lost.after.ids[-1],
-        "after_us": lost.after.time_us,
+        "after_id": after_id,
+        "after_us": after_us,
         "filled": 0,
     }
     if lost.before is not None and lost.before.mark is not None:
-        about["session"] = session_of(lost.before)
-        about["before_id"], about["before_us"], _ = lost.before.mark
+        before_id, before_us, _, _ = lost.before.mark
+        if before_id is not None:
+            about["session"] = session_of(lost.before)
+            about["before_id"], about["before_us"] = before_id, before_us
     return about

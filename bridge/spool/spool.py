@@ -154,12 +154,16 @@ class Spool:
             SpoolFull: they would take it over its maximum size.
             OSError: they can't be written.
         """
-        block = block_of(entries)
-        if self.bytes + len(block) > self._max_bytes:
-            raise SpoolFull(f"{self.bytes} of {self._max_bytes} bytes are used")
         assert self.header is not None  # noqa: S101 - it has begun
+        block = block_of(entries)
+        header = None
         if self._file is None or self._segments[-1].size > self._segment_bytes:
-            self.begin(replace(self.header, watermarks=self.watermarks))
+            header = replace(self.header, watermarks=self.watermarks)
+        needed = len(block) + (len(block_of(header)) if header else 0)
+        if self.bytes + needed > self._max_bytes:
+            raise SpoolFull(f"{self.bytes} of {self._max_bytes} bytes are used")
+        if header:
+            self.begin(header)
         assert self._file is not None  # noqa: S101 - so has the segment
         self._write(block, self._segments[-1], self._file)
         if not self.unread:

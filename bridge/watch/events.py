@@ -11,7 +11,7 @@ from typing import Literal, TypeAlias, TypedDict, Unpack
 import msgspec
 
 from bridge.ledger import Gap
-from bridge.records import EVENTS, Cause, Kind, Record
+from bridge.records import EVENTS, Cause, Kind, Mark, Record
 from bridge.watch.metrics import Metrics
 
 ClosedBy: TypeAlias = Literal["clean_list"]
@@ -74,6 +74,24 @@ class Journal:
         Its key is its symbol, else its account, else the shard. A gap has a channel; one that is not closed
         counts as a gap by its cause.
         """
+        self._record(kind, None, about)
+
+    def record_gap(self, gap: Gap) -> None:
+        """Record that trades were missed, and how many of them a clean list filled in.
+
+        Where ids begin anew, an event of its own says so.
+        """
+        bounds: About = {"channel": "trades", "symbol": gap.symbol.decode(), **gap.stretch._asdict()}  # type: ignore[typeddict-item]
+        if gap.session is not None:
+            bounds["session"] = gap.session
+        if gap.cause == "ids_restarted":
+            self._record("ids_restarted", None, bounds)
+        bounds["cause"] = gap.cause
+        bounds["filled"] = gap.filled
+        bounds["closed_by"] = "clean_list" if gap.closed else None
+        self._record("gap", gap.mark, bounds)
+
+    def _record(self, kind: Kind, mark: Mark | None, about: About) -> None:
         now_us = time.time_ns() // 1000
         event = Event(event=kind, received_us=now_us, replica=self._replica, shard=self._shard, **about)
         key = event.symbol or event.account or str(self._shard)
@@ -81,17 +99,4 @@ class Journal:
         counter("events_total", event=kind).value += 1
         if kind == "gap" and event.closed_by is None:
             counter("gaps_total", channel=event.channel or "", cause=event.cause or "").value += 1
-        self._emit([Record(EVENTS, key.encode(), msgspec.json.encode(event), now_us)])
-
-    def record_gap(self, gap: Gap, session: str, cause: Cause) -> None:
-        """Record that trades were missed before `session`, and how many of them a clean list filled in."""
-        self.record(
-            "gap",
-            session=session,
-            channel="trades",
-            symbol=gap.symbol.decode(),
-            cause="repeated_list" if gap.repeated else cause,
-            **gap.stretch._asdict(),
-            filled=gap.filled,
-            closed_by="clean_list" if gap.closed else None,
-        )
+        self._emit([Record(EVENTS, key.encode(), msgspec.json.encode(event), now_us, mark)])

@@ -13,7 +13,7 @@ from aiokafka.errors import KafkaConnectionError
 
 from bridge.errors import ShardLost
 from bridge.kafka import batches
-from bridge.records import Record
+from bridge.records import Open, Record
 from bridge.spool.spool import Spool
 from tests.support.checks import (
     assert_trades_are,
@@ -310,4 +310,4 @@ async def prepared(
 
 def trade(number: int, symbol: bytes = b"BTC_USDT") -> Record:
     value = b'{"session":"s","n":%d}' % number
-    return Record("trades", symbol, value, 1_600_000_000_000_000, (number, 1, None))
+    return Record("trades", symbol, value, 1_600_000_000_000_000, (number, 1, 0, Open()))

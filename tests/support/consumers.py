@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
-from confluent_kafka import Consumer, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import (  # type: ignore[attr-defined]
     AdminClient,
     AlterConfigOpType,
@@ -20,6 +20,8 @@ ROOT = Path(__file__).parents[2]
 TOOLS = ROOT / ".cache" / "kafka" / "tools"
 
 _TIMEOUT = 120.0  # seconds
+_LEADER = 60.0  # seconds until a new partition has a leader that knows of it
+_POLL = 0.1  # seconds
 _COMMIT = 10.0  # seconds; a transaction that takes longer was left open
 
 
@@ -85,7 +87,15 @@ def _consumer(bootstrap: str, isolation: str) -> Consumer:
 
 
 def _ends(consumer: Consumer, places: list[TopicPartition]) -> dict[int, int]:
-    return {place.partition: consumer.get_watermark_offsets(place)[1] for place in places}
+    """Return the end offset of each partition; of a new topic, as soon as its leader answers."""
+    deadline = time.monotonic() + _LEADER
+    while True:
+        try:
+            return {place.partition: consumer.get_watermark_offsets(place)[1] for place in places}
+        except KafkaException as error:
+            if error.args[0].code() != KafkaError.NOT_LEADER_FOR_PARTITION or time.monotonic() > deadline:
+                raise
+            time.sleep(_POLL)
 
 
 def _await_commits(bootstrap: str, consumer: Consumer, places: list[TopicPartition]) -> None:

@@ -7,13 +7,30 @@ from hypothesis import strategies as st
 from bridge.channels.channel import Source
 from bridge.channels.trades import Trades
 from bridge.ledger import KEPT, KEPT_OPEN, Watermark, Watermarks, advanced
-from bridge.records import Record, Stretch
+from bridge.records import EVENTS, Open, Record, Stretch
 
 SYMBOL = b"ETH_USDT"
 
 
-def record(trade_id: int, open_stretch: Stretch | None = None) -> Record:
-    return Record("trades", SYMBOL, b"{}", 1, (trade_id, trade_id * 10, open_stretch))
+NOTHING = Open()
+CLOSED = Open(2)
+
+
+def at(trade_id: int) -> int:
+    """Return the time of a trade in microseconds."""
+    return (1_597_419_159 + trade_id) * 1_000_000
+
+
+def opened(after: int, before: int) -> Open:
+    return Open(1, (Stretch(after, at(after), before, at(before)),))
+
+
+def record(trade_id: int, still_open: Open = NOTHING, *, epoch: int = 0) -> Record:
+    return Record("trades", SYMBOL, b"{}", 1, (trade_id, at(trade_id), epoch, still_open))
+
+
+def watermark(*ids: int, still_open: Open = NOTHING) -> Watermark:
+    return Watermark(list(ids), [at(one) for one in ids], still_open)
 
 
 def after(*ids: int) -> Watermark:
@@ -22,14 +39,14 @@ def after(*ids: int) -> Watermark:
 
 def push(trades: Trades, source: Source, ids: list[int], *, clean: bool) -> list[Record]:
     items = [
-        {"id": one, "time": 1_597_419_159, "price": "1", "amount": "2", "type": "buy"}
+        {"id": one, "time": at(one) // 1_000_000, "price": "1", "amount": "2", "type": "buy"}
         for one in reversed(ids)
     ]
     return trades.push(msgspec.json.encode([clean, items, SYMBOL.decode()]), source, 1).records
 
 
 def ids_of(records: list[Record]) -> list[int]:
-    return [record.mark[0] for record in records if record.mark]
+    return [record.mark[0] for record in records if record.mark and record.mark[0] is not None]
 
 
 def without_holes(ids: list[int], stream: list[int]) -> bool:
@@ -37,7 +54,7 @@ def without_holes(ids: list[int], stream: list[int]) -> bool:
 
 
 def test_a_watermark_has_the_newest_ids_in_order_and_the_time_of_the_last() -> None:
-    assert after(1, 2, 5, 3) == Watermark([1, 2, 3, 5], time_us=50)
+    assert after(1, 2, 5, 3) == watermark(1, 2, 3, 5)
     assert after(*range(100)).ids == list(range(100 - KEPT, 100))
 
 
@@ -46,33 +63,33 @@ def test_records_of_other_channels_do_not_change_watermarks() -> None:
 
 
 def test_a_watermark_extends_the_previous_one_without_modifying_it() -> None:
-    before: Watermarks = {SYMBOL: Watermark([1, 2], time_us=20)}
-    assert advanced(before, [record(3)]) == {SYMBOL: Watermark([1, 2, 3], time_us=30)}
-    assert before == {SYMBOL: Watermark([1, 2], time_us=20)}
+    before: Watermarks = {SYMBOL: watermark(1, 2)}
+    assert advanced(before, [record(3)]) == {SYMBOL: watermark(1, 2, 3)}
+    assert before == {SYMBOL: watermark(1, 2)}
 
 
 def test_ids_from_the_start_of_an_open_stretch_on_are_kept() -> None:
     """The clean list that closes it may bring new trades within it, and known ones from before it."""
-    stretch = Stretch(5, 50, 10, 100)
+    stretch = opened(5, 10)
     known = [*map(record, range(6)), *(record(n, stretch) for n in range(10, 200))]
-    watermark = advanced({}, known)[SYMBOL]
-    assert watermark.ids == [5, *range(10, 200)]
-    assert watermark.open == stretch
-    assert advanced({SYMBOL: watermark}, [record(200)])[SYMBOL].ids == list(range(201 - KEPT, 201))
+    found = advanced({}, known)[SYMBOL]
+    assert found.ids == [5, *range(10, 200)]
+    assert found.open == stretch
+    assert advanced({SYMBOL: found}, [record(200, CLOSED)])[SYMBOL].ids == list(range(201 - KEPT, 201))
 
 
 def test_a_watermark_stays_bounded_if_the_clean_list_never_arrives() -> None:
-    stretch = Stretch(5, 50, 10, 100)
+    stretch = opened(5, 10)
     watermarks: Watermarks = {SYMBOL: after(*range(6))}
     for begin in range(10, 10_000, 100):
         watermarks = advanced(watermarks, (record(n, stretch) for n in range(begin, begin + 100)))
-    watermark = watermarks[SYMBOL]
-    assert watermark.ids == list(range(watermark.ids[-1] + 1 - KEPT_OPEN, watermark.ids[-1] + 1))
-    assert watermark.open == stretch
+    found = watermarks[SYMBOL]
+    assert found.ids == list(range(found.ids[-1] + 1 - KEPT_OPEN, found.ids[-1] + 1))
+    assert found.open == stretch
 
 
 def test_a_late_clean_list_repeats_no_trade_and_leaves_its_gap_open() -> None:
-    stretch = Stretch(5, 50, 10, 100)
+    stretch = opened(5, 10)
     trades = Trades({SYMBOL: advanced({}, (record(n, stretch) for n in range(10, 2_000)))[SYMBOL]})
     made = push(trades, Source("second"), list(range(1_900, 2_010)), clean=True)
     assert ids_of(made) == list(range(2_000, 2_010))
@@ -90,8 +107,24 @@ def test_a_clean_list_after_many_trades_and_a_restart_fills_in_what_was_missed()
 
 
 def test_a_watermark_survives_encoding_and_decoding() -> None:
-    for watermark in (after(1, 2), Watermark([7], 1, Stretch(1, 2, 3, 4))):
-        assert msgspec.json.decode(msgspec.json.encode(watermark), type=Watermark) == watermark
+    stretches = Open(4, (Stretch(1, 2, 3, 4), Stretch(5, 6, 7, 8)), overtaken=True)
+    for one in (after(1, 2), Watermark([7], [1], stretches, 1, 1, [(9, 0)])):
+        assert msgspec.json.decode(msgspec.json.encode(one), type=Watermark) == one
+
+
+def test_a_gap_that_reaches_kafka_before_the_trades_in_front_of_it_stays_closed() -> None:
+    """Events are in another partition than trades, so their order is not that of what they say."""
+    stretch = opened(5, 10)
+    gap = Record(EVENTS, SYMBOL, b"{}", 1, (None, 0, 0, CLOSED))
+    for order in ([record(5), record(10, stretch), gap], [record(5), gap, record(10, stretch)]):
+        assert advanced({}, order)[SYMBOL] == watermark(5, 10, still_open=CLOSED)
+
+
+def test_a_new_epoch_keeps_the_newest_ids_of_the_one_before() -> None:
+    """A list may still show them, and they must not appear twice."""
+    found = advanced({}, [*map(record, range(100)), record(1, epoch=1), record(2, epoch=1)])[SYMBOL]
+    assert (found.epoch, found.ids, found.epoch_us) == (1, [1, 2], at(1))
+    assert found.past == [(n, at(n)) for n in range(100 - KEPT, 100)]
 
 
 @given(st.data())

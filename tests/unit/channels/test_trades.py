@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from bridge.channels.channel import Source
 from bridge.ledger import Gap
-from bridge.records import Stretch
+from bridge.records import Cause, Stretch
 from tests.support.pushes import RECEIVED_US, Feed, bad, push, records, source
 from tests.support.schemas import Json
 
@@ -15,7 +15,7 @@ from tests.support.schemas import Json
 def trade(trade_id: int, **fields: object) -> Json:
     return {
         "id": trade_id,
-        "time": 1597419159 + trade_id % 1000,
+        "time": 1597419159 + min(trade_id, 10**9),  # later ones have higher ids
         "price": "398.59",
         "amount": "0.027",
         "type": "buy",
@@ -34,6 +34,23 @@ def params(*ids: int, clean: bool = False, symbol: str = "ETH_USDT") -> list[obj
 
 def ids(feed: Feed) -> list[int]:
     return [record["id"] for record in feed.records]
+
+
+def gap(
+    after: int,
+    before: int,
+    *,
+    filled: int = 0,
+    closed: bool = False,
+    cause: Cause = "takeover",
+    session: str = "s2",
+) -> Gap:
+    stretch = Stretch(after, at(after), before, at(before))
+    return Gap(b"ETH_USDT", stretch, filled, closed, cause, session)
+
+
+def without_marks(gaps: list[Gap]) -> list[Gap]:
+    return [one._replace(mark=None) for one in gaps]
 
 
 @dataclass
@@ -147,7 +164,7 @@ def test_a_clean_list_after_a_pause_fills_in_what_was_missed() -> None:
     outcome = feed.push(params(2, 3, 4, 5, clean=True), source("s2"))
     assert ids(feed) == [1, 2, 3, 4, 5]
     assert outcome.duplicates == 2
-    assert outcome.gaps == [Gap(b"ETH_USDT", Stretch(3, at(3), 4, at(4)), 2, closed=True, repeated=False)]
+    assert without_marks(outcome.gaps) == [gap(3, 4, filled=2, closed=True)]
 
 
 def test_the_very_first_clean_list_reports_no_gap() -> None:
@@ -161,7 +178,7 @@ def test_a_clean_list_that_does_not_reach_back_to_the_last_trade_reports_a_gap()
     feed = Feed("trades")
     feed.push(params(1, 2, 3, clean=True), source("s1"))
     outcome = feed.push(params(8, 9, clean=True), source("s2"))
-    assert outcome.gaps == [Gap(b"ETH_USDT", Stretch(3, at(3), 8, at(8)), 2, closed=False, repeated=False)]
+    assert without_marks(outcome.gaps) == [gap(3, 8, filled=2, closed=False)]
     assert ids(feed) == [1, 2, 3, 8, 9]
 
 
@@ -176,7 +193,7 @@ def test_trades_before_the_clean_list_of_their_session_do_not_hide_a_gap() -> No
     feed.push(params(1, 2, 3, clean=True), source("s1"))
     assert feed.push(params(9), session).gaps == []
     outcome = feed.push(params(8, 9, clean=True), session)
-    assert outcome.gaps == [Gap(b"ETH_USDT", Stretch(3, at(3), 8, at(8)), 1, closed=False, repeated=False)]
+    assert without_marks(outcome.gaps) == [gap(3, 8, filled=1, closed=False)]
     assert feed.push(params(10, clean=False), session).gaps == []
 
 
@@ -186,7 +203,10 @@ def test_a_gap_stays_open_across_sessions_until_a_clean_list_arrives() -> None:
     feed.push(params(6), source("s2"))
     feed.push(params(8), source("s3"))
     outcome = feed.push(params(2, 3, 4, 5, 6, 7, 8, clean=True), source("s4"))
-    assert outcome.gaps == [Gap(b"ETH_USDT", Stretch(3, at(3), 4, at(4)), 3, closed=True, repeated=False)]
+    assert without_marks(outcome.gaps) == [
+        gap(3, 4, filled=2, closed=True, session="s4"),
+        gap(6, 7, filled=1, closed=True, session="s4"),
+    ]
     assert ids(feed) == [1, 2, 3, 6, 8, 4, 5, 7]
 
 
@@ -194,7 +214,9 @@ def test_a_second_clean_list_with_new_trades_is_reported_as_repeated() -> None:
     feed, session = Feed("trades"), source()
     feed.push(params(1, 2, 3, clean=True), session)
     outcome = feed.push(params(3, 4, clean=True), session)
-    assert outcome.gaps == [Gap(b"ETH_USDT", Stretch(3, at(3), 4, at(4)), 1, closed=True, repeated=True)]
+    assert without_marks(outcome.gaps) == [
+        gap(3, 4, filled=1, closed=True, cause="repeated_list", session="s1")
+    ]
 
 
 def test_late_trades_after_a_gap_still_become_records() -> None:

@@ -14,7 +14,7 @@ from bridge.kafka.partition import Partition
 from bridge.kafka.queues import Queues
 from bridge.kafka.state import ShardState
 from bridge.kafka.topics import Topic
-from bridge.records import EVENTS, STATE, Record
+from bridge.records import EVENTS, STATE, Open, Record
 from bridge.spool.overflow import Overflow
 from bridge.watch.metrics import Metrics
 
@@ -66,13 +66,13 @@ def test_a_gap_that_is_queued_while_batches_are_sent_is_sent_before_the_trades_b
         )
         for partition in range(3):
             queues.add([Record(EVENTS, key_of(partition), b"event", 0)])
-            queues.add([Record("trades", key_of(partition), b"trade", 0, (1, 1, None))])
+            queues.add([Record("trades", key_of(partition), b"trade", 0, (1, 1, 0, Open()))])
 
         def bring_gap(topic: str, partition: int) -> None:
             if (topic, partition) == (while_sending, 1):
                 producer.accepting = check
                 queues.add([Record(EVENTS, key_of(0), b"gap", 0)])
-                queues.add([Record("trades", key_of(2), b"behind the gap", 0, (2, 2, None))])
+                queues.add([Record("trades", key_of(2), b"behind the gap", 0, (2, 2, 0, Open()))])
 
         def check(topic: str, partition: int) -> None:
             sent = [record.value for p in queues.places.values() for record in p.sent]

@@ -14,7 +14,7 @@ from bridge.config import KafkaConfig
 from bridge.kafka.queues import Queues
 from bridge.kafka.state import ShardState
 from bridge.kafka.topics import Topic
-from bridge.records import EVENTS, STATE, Record
+from bridge.records import EVENTS, STATE, Open, Record
 from bridge.spool.overflow import Overflow
 from bridge.spool.spool import Spool
 from bridge.watch.metrics import Metrics
@@ -55,7 +55,7 @@ class Process:
 
 def trade(number: int, key: bytes, gap: int) -> Record:
     """Return a trade behind the gap with this number, 0 for none."""
-    return Record("trades", key, b"%d %d" % (number, gap) + bytes(100), number, (number, number, None))
+    return Record("trades", key, b"%d %d" % (number, gap) + bytes(100), number, (number, number, 0, Open()))
 
 
 def event(number: int, key: bytes) -> Record:

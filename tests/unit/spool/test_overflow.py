@@ -20,7 +20,7 @@ from bridge.kafka.partition import Batch, Partition
 from bridge.kafka.queues import Queues
 from bridge.kafka.state import ShardState
 from bridge.kafka.topics import Topic
-from bridge.records import STATE, Record
+from bridge.records import STATE, Open, Record
 from bridge.spool.overflow import Overflow
 from bridge.spool.progress import Owner, decode_progress
 from bridge.spool.spool import Spool
@@ -36,7 +36,7 @@ METRICS = Metrics()
 
 
 def trade(symbol: int, number: int) -> Record:
-    return Record("trades", SYMBOLS[symbol], b'{"session":"s"}', number, (number, number, None))
+    return Record("trades", SYMBOLS[symbol], b'{"session":"s"}', number, (number, number, 0, Open()))
 
 
 class Process:
@@ -93,7 +93,7 @@ class Outage(RuleBasedStateMachine):
         self.replicas += 1
         process = Process(self.folder, f"replica-{self.replicas}", self.owner, self.progress)
         for symbol, numbers in self.kafka.items():
-            process.state.acknowledged(Record("trades", symbol, b"{}", n, (n, n, None)) for n in numbers)
+            process.state.acknowledged(Record("trades", symbol, b"{}", n, (n, n, 0, Open())) for n in numbers)
         process.queues.recover()
         self.asked = False
         return process

@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from bridge.errors import SpoolFull
 from bridge.ledger import advanced
-from bridge.records import Record
+from bridge.records import Open, Record
 from bridge.spool.segment import Entry, Header, Offsets
 from bridge.spool.spool import Spool, Spooled
 from tests.support.disk import damage, largest_file
@@ -20,12 +20,12 @@ PLACES = ["trades/0", "trades/1", "depth/0"]
 
 def entry(number: int) -> Entry:
     value = b'{"n":%d}' % number
-    mark = (number, number, None)
+    mark = (number, number, 0, Open())
     return PLACES[number % 3], Record("trades", b"BTC_USDT", value, 1_000_000 + number, mark)
 
 
 def numbers(entries: list[Spooled]) -> list[int]:
-    return [record.mark[0] for _, record, _ in entries if record.mark]
+    return [record.mark[0] for _, record, _ in entries if record.mark and record.mark[0] is not None]
 
 
 def header() -> Header:
@@ -190,13 +190,9 @@ def test_damage_costs_the_rest_of_its_segment_and_is_reported_with_a_number(disk
         assert lost == list(range(lost[0], lost[-1] + 1))
         assert f"{len(lost)} records are lost" in after.damage()[-1]
         (missing,) = after.lost_trades()
-        assert (missing.symbol, missing.after.ids[-1], missing.after.time_us) == (
-            b"BTC_USDT",
-            lost[0] - 1,
-            lost[0] - 1,
-        )
+        assert (missing.symbol, missing.after.last) == (b"BTC_USDT", (lost[0] - 1, lost[0] - 1))
         assert missing.before is not None
-        assert missing.before.mark == (lost[-1] + 1, lost[-1] + 1, None)
+        assert missing.before.mark == (lost[-1] + 1, lost[-1] + 1, 0, Open())
         assert after.unread == 0
     assert positions(after) == behind(list(range(100)))
     assert after.forget(positions(after))

@@ -3,10 +3,11 @@
 import time
 from typing import Any, get_args
 
+import msgspec
 import pytest
 
 from bridge.ledger import Gap
-from bridge.records import Kind, Record, Stretch
+from bridge.records import Cause, Kind, Open, Record, Stretch
 from bridge.watch.events import About, Journal
 from bridge.watch.metrics import Metrics
 from tests.support.schemas import validate
@@ -61,18 +62,16 @@ def test_the_key_is_the_symbol_else_the_account_else_the_shard(
 
 
 @pytest.mark.parametrize(
-    ("closed", "repeated", "closed_by", "cause"),
-    [
-        (True, False, "clean_list", "stale"),
-        (False, False, None, "stale"),
-        (False, True, None, "repeated_list"),
-    ],
+    ("closed", "closed_by", "cause"),
+    [(True, "clean_list", "stale"), (False, None, "stale"), (False, None, "repeated_list")],
 )
 def test_a_gap_in_trades_has_its_bounds_and_its_cause(
-    recorded: Recorded, closed: bool, repeated: bool, closed_by: str | None, cause: str
+    recorded: Recorded, closed: bool, closed_by: str | None, cause: Cause
 ) -> None:
-    gap = Gap(b"BTC_USDT", Stretch(7, 1_000_000, 12, 2_000_000), filled=4, closed=closed, repeated=repeated)
-    recorded.journal.record_gap(gap, "session-1", "stale")
+    mark = (None, 0, 0, Open(revision=1))
+    gap = Gap(b"BTC_USDT", Stretch(7, 1_000_000, 12, 2_000_000), 4, closed, cause, "session-1", mark)
+    recorded.journal.record_gap(gap)
+    assert recorded.records[0].mark == mark
     event = recorded.one()
     assert recorded.records[0].key == b"BTC_USDT"
     assert (event["event"], event["channel"], event["symbol"]) == ("gap", "trades", "BTC_USDT")
@@ -81,3 +80,13 @@ def test_a_gap_in_trades_has_its_bounds_and_its_cause(
     assert (event["session"], event["filled"]) == ("session-1", 4)
     assert (event["closed_by"], event["cause"]) == (closed_by, cause)
     assert recorded.counted("gaps_total", channel="trades", cause=cause) == (0 if closed else 1)
+
+
+def test_where_ids_begin_anew_an_event_of_its_own_says_so_in_front_of_the_gap(recorded: Recorded) -> None:
+    gap = Gap(b"BTC_USDT", Stretch(7, 1_000_000, 1, 2_000_000), 0, False, "ids_restarted", "session-1")
+    recorded.journal.record_gap(gap)
+    events = [msgspec.json.decode(record.value) for record in recorded.records]
+    assert [one["event"] for one in events] == ["ids_restarted", "gap"]
+    for one in events:
+        assert (one["after_id"], one["before_id"], one["session"]) == (7, 1, "session-1")
+    assert recorded.counted("events_total", event="ids_restarted") == 1

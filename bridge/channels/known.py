@@ -1,0 +1,345 @@
+"""What is known of the trades of one symbol, and where some may be missing; pure.
+
+The words:
+
+    known       The trade became a record; remembered by its id and its time, down to the oldest one kept.
+    stretch     A place between two known trades where others may be missing. Any number of them can be open.
+    proof       Only an overlap proves that nothing is missing: a clean list that contains a known trade from
+                before the stretch, with its id and its time, and goes on behind it. A number alone proves
+                nothing.
+    epoch       Ids rise within an epoch. A new one begins when the exchange counts anew.
+
+An example, with trades whose ids are 1, 2, 3 and so on:
+
+| what arrives | records | known | open | gap |
+|---|---|---|---|---|
+| session A: clean list 1 to 5 | 1 to 5 | 1 to 5 | | |
+| A: 6; then A is lost, 7 and 8 happen | 6 | 1 to 6 | | |
+| session B: 9, before its clean list | 9 | 1 to 6, 9 | 6 to 9 | |
+| B is lost, 10 to 19 happen; session C: 20 | 20 | 1 to 6, 9, 20 | 6 to 9, 9 to 20 | |
+| C: clean list 4 to 20 | 7, 8, 10 to 19 | 1 to 20 | | 6 to 7 and 9 to 10, filled 2 and 10, closed |
+| or instead: clean list 18 to 20 | 18, 19 | 1 to 6, 9, 18 to 20 | | 6 to 9; 9 to 18, filled 2 |
+| or instead: no list for too long | | 1 to 6, 9, 20 | | 6 to 9; 9 to 20 |
+
+A new epoch begins with a trade whose id is below all known ones and whose time is later than theirs. Times
+may be whole seconds. So within the second of the newest known trade that is not yet clear: such trades are
+held until several of them have come, one of a later second, or a list that ends with them, or until it takes
+too long. A list that goes on behind them with known trades shows that they are old.
+"""
+
+import enum
+from array import array
+from bisect import bisect_left, bisect_right
+from collections import deque
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from bridge.channels.moments import SECOND, Moment, is_later, same_time
+from bridge.ledger import Gap, Watermark
+from bridge.records import Cause, Mark, Stretch
+
+# Trades that are remembered: several times as many as a clean list was seen to repeat. The same number of
+# earlier epochs.
+_WINDOW = 2048
+MOST_KNOWN = 2 * _WINDOW
+
+# Open stretches of a symbol. With one more, the oldest is given up.
+_MOST_OPEN = 8
+
+# Pushes may overtake each other: within so many µs, and so many of them.
+_OUT_OF_ORDER = 1_000_000
+_OVERTAKEN = 8
+
+# The newest trades whose times are looked at: one with an absurd id or time among them does not matter.
+_NEWEST = 5
+
+# µs by which the time of a trade may be later than that of all before it.
+_ABSURD = 3600 * SECOND
+
+
+class Verdict(enum.Enum):
+    """How a trade relates to the known ones."""
+
+    NEW = "it is not on Kafka"
+    REPEAT = "it is known"
+    PAST = "it is known from an earlier epoch"
+    OLD = "it is from before what is remembered"
+    CONFLICT = "a known trade has its id and another time"
+    RESTART = "ids begin anew with it"
+    DOUBTFUL = "ids may begin anew with it"
+
+
+class Listed(NamedTuple):
+    """A trade of a clean list, and whether it was known before."""
+
+    moment: Moment
+    is_known: bool
+
+
+class _Opened(NamedTuple):
+    """An open stretch, what opened it, and when it was seen first (µs since the epoch; 0: not yet)."""
+
+    stretch: Stretch
+    session: str | None
+    cause: Cause
+    since_us: int
+
+
+class Found(NamedTuple):
+    """What a clean list shows of a stretch."""
+
+    stretch: Stretch
+    filled: int
+    cause: Cause
+
+
+class Known:
+    """The known trades of one symbol, from all sessions, and the stretches between them."""
+
+    __slots__ = ("_opened", "_past", "epoch", "epoch_us", "ids", "open", "symbol", "times", "young")
+
+    def __init__(self, symbol: bytes, watermark: Watermark | None) -> None:
+        known = watermark or Watermark([], [])
+        self.symbol = symbol
+        # The known trades of this epoch by ascending id; beyond MOST_KNOWN the oldest _WINDOW are dropped.
+        self.ids = array("q", known.ids)
+        self.times = array("q", known.times)
+        self.epoch = known.epoch  # how often ids have begun anew
+        self.epoch_us = known.epoch_us  # when the first trade of this epoch happened; 0 in the first one
+        # Until the first clean list of an epoch, a pushed trade below the lowest id is a late one.
+        self.young = watermark is None
+        # The open stretches as the next record saves them. Differs from `_opened` only between `prove` and
+        # `settle`.
+        self.open = known.open
+        self._opened = [_Opened(stretch, None, "takeover", 0) for stretch in known.open.stretches]
+        # The newest trades of earlier epochs, at most _WINDOW; an id may be there once for each epoch.
+        self._past = deque(known.past, _WINDOW)
+
+    # Trades
+
+    def judge(self, trade_id: int, time_us: int, *, listed: bool) -> Verdict:
+        """Return how a trade relates to the known ones, pushed or `listed`; it is not added."""
+        place = bisect_left(self.ids, trade_id)
+        has_id = place < len(self.ids) and self.ids[place] == trade_id
+        if has_id and same_time(self.times[place], time_us):
+            return Verdict.REPEAT
+        if self.epoch and any(one == trade_id and same_time(past_us, time_us) for one, past_us in self._past):
+            return Verdict.PAST
+        return self._judge_unknown(place, time_us, has_id=has_id, listed=listed)
+
+    def _judge_unknown(self, place: int, time_us: int, *, has_id: bool, listed: bool) -> Verdict:
+        """Return how a trade relates to the known ones, whose ids have its id at this place, or would."""
+        if not self.ids:
+            return Verdict.NEW
+        newest_us = self.newest_us
+        # A few ids above may be out of line; more are not.
+        if (not place or has_id or place <= len(self.ids) - _NEWEST) and is_later(time_us, newest_us):
+            return Verdict.RESTART
+        if not has_id and (place or (self.young and not listed)):
+            return Verdict.NEW
+        if same_time(time_us, newest_us) and (has_id or not self.young):
+            return Verdict.DOUBTFUL
+        return Verdict.CONFLICT if has_id else Verdict.OLD
+
+    def has(self, trade_id: int) -> bool:
+        """Return whether a known trade of this epoch has this id."""
+        place = bisect_left(self.ids, trade_id)
+        return place < len(self.ids) and self.ids[place] == trade_id
+
+    def is_of_earlier_epoch(self, time_us: int) -> bool:
+        """Return whether a trade of a list happened before this epoch, so in the gap in front of it."""
+        # A trade with an absurd time may have begun it.
+        return bool(self.epoch) and time_us // SECOND < min(self.epoch_us, *self.times) // SECOND
+
+    @property
+    def newest_us(self) -> int:
+        """The time of the newest known trade in µs since the epoch, unless that is absurd."""
+        *others, newest_us = sorted(self.times[-_NEWEST:])
+        return others[-1] if others and newest_us - others[-1] > _ABSURD else newest_us
+
+    def add(self, trade_id: int, time_us: int) -> None:
+        """Add a trade that is new."""
+        place = bisect_left(self.ids, trade_id)
+        self.ids.insert(place, trade_id)
+        self.times.insert(place, time_us)
+
+    def mark(self, moment: Moment) -> Mark:
+        """Return the part in the watermark of a trade that was added."""
+        return *moment, self.epoch, self.open
+
+    def restart(self, first: Moment, session: str) -> list[Gap]:
+        """Begin a new epoch in front of its first trade; return the gaps, at last the one in front of it."""
+        last = (self.ids[-1], self.newest_us)
+        self._opened = [one for one in self._opened if one.cause != "ids_restarted"]
+        gaps = self._give_up(self._opened)
+        self._past.extend(zip(self.ids, self.times, strict=True))
+        self.ids, self.times = array("q"), array("q")
+        self.epoch, self.epoch_us, self.young = self.epoch + 1, first[1], True
+        return [*gaps, self._gap(Found(Stretch(*last, *first), 0, "ids_restarted"), session, closed=False)]
+
+    def note_overtaking(self) -> None:
+        """Remember that pushes of this symbol may overtake each other."""
+        if not self.open.overtaken:
+            self.open = self.open._replace(revision=self.open.revision + 1, overtaken=True)
+
+    def doubt(self, moment: Moment, session: str, now_us: int) -> None:
+        """Remember with the next record that a trade is held: if the process ends, it is missing."""
+        if not any(one.cause == "ids_restarted" for one in self._opened):
+            stretch = Stretch(self.ids[-1], self.newest_us, *moment)
+            self._opened = sorted([*self._opened, _Opened(stretch, session, "ids_restarted", now_us)])
+            self.settle()
+
+    def trim(self) -> list[Gap]:
+        """Forget the oldest trades, if there are many; return the gaps that no list can fill any more."""
+        if len(self.ids) <= MOST_KNOWN:
+            return []
+        del self.ids[:_WINDOW], self.times[:_WINDOW]
+        return self._give_up(one for one in self._opened if one.stretch.after_id < self.ids[0])
+
+    # Stretches
+
+    def open_before(
+        self, trade: Moment, session: str, cause: Cause, now_us: int, first: Moment | None = None
+    ) -> list[Gap]:
+        """Open a stretch in front of a trade that is about to be added, unless one is open there.
+
+        It begins with the known trade before it, or with `first` if there is none. Returns the gaps that are
+        given up for it.
+        """
+        last = self._begin(trade[0], cause) or first
+        if last in (None, trade) or self._is_open_at(trade):
+            return []
+        opened = _Opened(Stretch(*last, *trade), session, cause, now_us)
+        if cause == "damaged_frame":
+            # What was lost may have been pushed out of order: behind the first trade that came after it.
+            for one in self._opened:
+                if one.session == session and one.cause == cause and now_us - one.since_us < _OUT_OF_ORDER:
+                    self._opened.remove(one)
+                    opened = one._replace(stretch=Stretch(*one.stretch[:2], *trade))
+        self._opened = sorted([*self._opened, opened])
+        self.settle()
+        return self._give_up(self._opened[: max(0, len(self._opened) - _MOST_OPEN)])
+
+    def is_settled(self, session: str, now_us: int) -> bool:
+        """Return whether what is open because of a loss in a session ends with the trade that does by now."""
+        return not any(
+            one.session == session and now_us - one.since_us < _OUT_OF_ORDER for one in self._opened
+        )
+
+    def give_up(self, now_us: int | None = None, patience_us: int = 0) -> list[Gap]:
+        """Close stretches without proof, all or those that have been open for longer than `patience_us`."""
+        if not self._opened:
+            return []
+        if now_us is None:
+            return self._give_up(self._opened)
+        self._opened = [one if one.since_us else one._replace(since_us=now_us) for one in self._opened]
+        return self._give_up(one for one in self._opened if one.since_us + patience_us <= now_us)
+
+    def omits(self, listed: Sequence[Listed]) -> bool:
+        """Return whether a list lacks a known trade that happened between its first and its last one."""
+        (low, low_us), (high, high_us) = listed[0].moment, listed[-1].moment
+        between = range(bisect_left(self.ids, low), bisect_right(self.ids, high))
+        ids = {one.moment[0] for one in listed}
+        return any(self.ids[n] not in ids and low_us <= self.times[n] <= high_us for n in between)
+
+    def prove(
+        self, listed: Sequence[Listed], session: str, cause: Cause, *, follows: bool
+    ) -> tuple[list[Gap], list[Found]]:
+        """Use a clean list as proof; return the gaps that are lost, and what it closes, for `closed`.
+
+        `listed` are its trades by ascending id, all that happened from the first to the last of them. To be
+        called before the new ones of them are added. It `follows` if its session has brought trades that it
+        just goes on from. What the records of the list fill stays open until `settle`, to be called before
+        the last one: with only a part of them on Kafka, the next list fills it.
+        """
+        low, high = listed[0].moment, listed[-1].moment
+        reach = next((one.moment[0] for one in listed if one.is_known), None)
+        new = [one.moment for one in listed if not one.is_known and not self._is_open_at(one.moment)]
+        lost: list[Gap] = []
+        closed: list[Found] = []
+        remaining: list[_Opened] = []
+        meanwhile: list[_Opened] = []
+        for one in list(self._opened):
+            after, before = one.stretch[:2], one.stretch[2:]
+            if high[0] <= after[0]:  # an older list
+                remaining.append(one)
+                meanwhile.append(one)
+                continue
+            rest = []
+            # What follows in the same session follows its list.
+            if high[0] < before[0] and one.session != session:
+                rest.append(one._replace(stretch=Stretch(*high, *before)))
+            inside = [n.moment for n in listed if after[0] < n.moment[0] < before[0]]
+            filled = [n.moment for n in listed if after[0] < n.moment[0] < before[0] and not n.is_known]
+            if reach is not None and reach <= after[0]:
+                if filled or not rest:
+                    closed.append(Found(Stretch(*after, *(filled or [before])[0]), len(filled), one.cause))
+                meanwhile.append(one)
+            else:  # the next list begins later still
+                meanwhile += [one] if filled else rest
+                self._opened = [*meanwhile, *(other for other in self._opened if other > one)]
+                self.settle()
+                found = Found(Stretch(*after, *(inside or [before])[0]), len(filled), one.cause)
+                lost.append(self._gap(found, session, closed=False))
+            remaining += rest
+        without_proof = [n for n in new if reach is None or n[0] < reach]
+        if without_proof and (last := self._begin(low[0], cause)) and not self._is_open_at(low):
+            found = Found(Stretch(*last, *without_proof[0]), len(without_proof), cause)
+            lost.append(self._gap(found, session, closed=False))
+        filled = [n for n in new if reach is not None and n[0] > reach]
+        if filled and not follows and (last := self._before(filled[0][0])):
+            closed.append(Found(Stretch(*last, *filled[0]), len(filled), cause))
+        self._opened = meanwhile
+        self.settle()
+        self._opened = remaining
+        return lost, closed
+
+    def closed(self, found: Found, session: str, *, is_saved: bool) -> Gap:
+        """Return a gap that is closed; `is_saved` if the last record of the list says so in the watermark."""
+        gap = self._gap(found, session, closed=True)
+        return gap._replace(mark=None) if is_saved else gap
+
+    def settle(self) -> None:
+        """Save with the next record what is open now."""
+        stretches = tuple(one.stretch for one in self._opened)
+        if stretches != self.open.stretches:
+            self.open = self.open._replace(revision=self.open.revision + 1, stretches=stretches)
+
+    def _before(self, trade_id: int, further: int = 0) -> Moment | None:
+        """Return the known trade in front of an id, or one so much further back; None if there is none."""
+        place = bisect_left(self.ids, trade_id) - 1
+        if place < 0:
+            return None
+        place = max(0, place - further)
+        return self.ids[place], self.times[place]
+
+    def _begin(self, trade_id: int, cause: Cause) -> Moment | None:
+        """Return the known trade after which some may be missing in front of this one.
+
+        Where pushes overtake each other, those in front of the last one may not have come.
+        """
+        overtaken = self.open.overtaken or cause == "damaged_frame"
+        return self._before(trade_id, _OVERTAKEN if overtaken else 0)
+
+    def _is_open_at(self, moment: Moment) -> bool:
+        """Return whether a trade is in an open stretch; one of a later time is behind it whatever its id."""
+        trade_id, time_us = moment
+        return any(
+            one.stretch.after_id < trade_id <= one.stretch.before_id
+            and not is_later(time_us, one.stretch.before_us)
+            for one in self._opened
+        )
+
+    def _give_up(self, opened: Iterable[_Opened]) -> list[Gap]:
+        gaps = []
+        for one in list(opened):
+            # One by one: what is reported may reach Kafka without what comes next.
+            self._opened = [other for other in self._opened if other != one]
+            self.settle()
+            gaps.append(self._gap(Found(one.stretch, 0, one.cause), one.session, closed=False))
+        return gaps
+
+    def _gap(self, found: Found, session: str | None, *, closed: bool) -> Gap:
+        """Return a gap; with it on Kafka, what is open now is what remains open."""
+        mark: Mark = (None, 0, self.epoch, self.open)
+        return Gap(self.symbol, found.stretch, found.filled, closed, found.cause, session, mark)

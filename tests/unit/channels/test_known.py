@@ -1,0 +1,275 @@
+"""What is known of trades: each is on Kafka once or inside a reported gap, whatever the exchange does."""
+
+import random
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bridge.channels.channel import Outcome, Source
+from bridge.channels.lists import in_line
+from bridge.channels.trades import Trades
+from bridge.ledger import Gap, Watermark, advanced
+from bridge.records import EVENTS, Record
+from tests.support.trade_world import PATIENCE_US, World
+
+SYMBOL = "BTC_USDT"
+FIRST = 1000
+NOW_US = 1_600_000_000_000_000
+
+
+@settings(deadline=None, max_examples=300)
+@given(
+    seed=st.integers(0, 2**32),
+    steps=st.integers(1, 80),
+    whole_seconds=st.booleans(),
+    keeps_history=st.booleans(),
+    overtaking=st.booleans(),
+)
+def test_every_trade_is_on_kafka_once_or_inside_a_reported_gap(
+    seed: int, steps: int, whole_seconds: bool, keeps_history: bool, overtaking: bool
+) -> None:
+    """Whatever happens to trades, sessions, lists, ids and the bridge."""
+    world = World(
+        random.Random(seed), whole_seconds=whole_seconds, keeps_history=keeps_history, overtaking=overtaking
+    )
+    for _ in range(steps):
+        world.step()
+    world.finish()
+    assert world.violations() == []
+
+
+@given(st.lists(st.integers(0, 50), max_size=20))
+def test_what_is_in_line_rises_and_nothing_longer_does(ids: list[int]) -> None:
+    places = in_line(ids)
+    found = [ids[place] for place in places]
+    assert places == sorted(places)
+    assert all(one < other for one, other in pairwise(found))
+    # Of all series that rise, by the plain method.
+    longest = [0] * len(ids)
+    for place, one in enumerate(ids):
+        longest[place] = 1 + max((longest[n] for n in range(place) if ids[n] < one), default=0)
+    assert len(found) == max(longest, default=0)
+
+
+@dataclass
+class Bridge:
+    """Takes trades, and keeps what it sends; what it has sent is on Kafka."""
+
+    trades: Trades = field(default_factory=lambda: Trades({}))
+    ids: list[int] = field(default_factory=list)
+    gaps: list[Gap] = field(default_factory=list)
+    watermarks: dict[bytes, Watermark] = field(default_factory=dict)
+    sessions: int = 0
+
+    def open(self) -> Source:
+        """Begin a session after one that was closed."""
+        self.sessions += 1
+        return Source(f"s{self.sessions}", None, "closed")
+
+    def push(self, source: Source, *ids: int, clean: bool = False, second: float | None = None) -> Outcome:
+        """Push trades, or a clean list; each happened at the second of its id, or at this one."""
+        items = [
+            {
+                "id": one,
+                "time": 1_597_000_000 + (one if second is None else second),
+                "price": "1",
+                "amount": "2",
+                "type": "buy",
+            }
+            for one in reversed(ids)
+        ]
+        outcome = self.trades.push(msgspec.json.encode([clean, items, SYMBOL]), source, NOW_US)
+        self.send(outcome)
+        return outcome
+
+    def recent(self, source: Source, first: int, last: int) -> Outcome:
+        """Push a clean list of these ids and all between them."""
+        return self.push(source, *range(first, last + 1), clean=True)
+
+    def overdue(self, now_us: int) -> None:
+        """Time passes."""
+        self.send(self.trades.overdue(now_us, PATIENCE_US))
+
+    def send(self, outcome: Outcome) -> None:
+        """Send an outcome to Kafka."""
+        self.ids += [
+            record.mark[0] for record in outcome.records if record.mark and record.mark[0] is not None
+        ]
+        self.gaps += outcome.gaps
+        reports = [Record(EVENTS, gap.symbol, b"", NOW_US, gap.mark) for gap in outcome.gaps]
+        self.watermarks.update(advanced(self.watermarks, [*reports, *outcome.records]))
+
+    def restart(self) -> None:
+        """Start again, with what is on Kafka."""
+        self.trades = Trades(self.watermarks)
+
+    @property
+    def bounds(self) -> list[tuple[int, int, bool]]:
+        """Between which ids each gap is, and whether it is closed."""
+        return [(gap.stretch.after_id, gap.stretch.before_id, gap.closed) for gap in self.gaps]
+
+
+@pytest.fixture
+def bridge() -> Bridge:
+    """A bridge that has the trades 1000 to 1099 from its first session."""
+    bridge = Bridge()
+    bridge.recent(bridge.open(), FIRST, FIRST + 99)
+    return bridge
+
+
+@pytest.mark.parametrize("restarts", [False, True])
+def test_each_of_several_interruptions_is_a_gap_of_its_own(bridge: Bridge, restarts: bool) -> None:
+    """A session brings live trades and no list; before the next one more happens than its list shows."""
+    bridge.push(bridge.open(), FIRST + 200, FIRST + 201)
+    if restarts:
+        bridge.restart()
+    bridge.recent(bridge.open(), FIRST + 1000, FIRST + 1099)
+    assert bridge.bounds == [(FIRST + 99, FIRST + 200, False), (FIRST + 201, FIRST + 1000, False)]
+
+
+def test_live_trades_in_front_of_the_list_after_the_next_interruption_hide_no_gap(bridge: Bridge) -> None:
+    bridge.push(bridge.open(), FIRST + 200)
+    last = bridge.open()
+    bridge.push(last, FIRST + 1100)
+    bridge.recent(last, FIRST + 1001, FIRST + 1100)
+    assert bridge.bounds == [(FIRST + 99, FIRST + 200, False), (FIRST + 200, FIRST + 1001, False)]
+
+
+def test_an_empty_list_fills_in_nothing_and_so_the_gap_is_reported_at_once(bridge: Bridge) -> None:
+    session = bridge.open()
+    bridge.push(session, clean=True)
+    bridge.push(session, FIRST + 200)
+    assert bridge.bounds == [(FIRST + 99, FIRST + 200, False)]
+
+
+def test_a_list_that_reaches_back_over_two_interruptions_closes_both(bridge: Bridge) -> None:
+    bridge.push(bridge.open(), FIRST + 110)
+    bridge.push(bridge.open(), FIRST + 120)
+    bridge.recent(bridge.open(), FIRST + 50, FIRST + 125)
+    assert sorted(bridge.ids) == list(range(FIRST, FIRST + 126))
+    assert all(closed for _, _, closed in bridge.bounds)
+
+
+def test_a_gap_is_reported_if_no_list_comes_in_time_and_only_once(bridge: Bridge) -> None:
+    bridge.push(bridge.open(), FIRST + 200)
+    bridge.overdue(NOW_US + PATIENCE_US - 1)
+    assert bridge.gaps == []
+    bridge.overdue(NOW_US + PATIENCE_US)
+    bridge.overdue(NOW_US + 2 * PATIENCE_US)
+    bridge.restart()
+    bridge.overdue(NOW_US + 9 * PATIENCE_US)
+    assert bridge.bounds == [(FIRST + 99, FIRST + 200, False)]
+
+
+def test_more_open_stretches_than_are_kept_are_reported_the_oldest_first(bridge: Bridge) -> None:
+    for number in range(1, 12):
+        bridge.push(bridge.open(), FIRST + 100 * (number + 1))
+    assert bridge.bounds == [
+        (FIRST + 99, FIRST + 200, False),
+        (FIRST + 200, FIRST + 300, False),
+        (FIRST + 300, FIRST + 400, False),
+    ]
+    (watermark,) = bridge.watermarks.values()
+    assert len(watermark.open.stretches) == 8
+
+
+@pytest.mark.parametrize("wrong", [5, FIRST + 90, 2**62], ids=["low", "known", "high"])
+def test_a_wrong_number_in_a_list_is_no_proof(bridge: Bridge, wrong: int) -> None:
+    """Only an overlap with id and time is."""
+    session = bridge.open()
+    items = [
+        {"id": one, "time": 1_597_000_000 + second, "price": "1", "amount": "2", "type": "buy"}
+        for one, second in [(FIRST + 300, FIRST + 300), (wrong, FIRST + 299), (FIRST + 298, FIRST + 298)]
+    ]
+    bridge.send(bridge.trades.push(msgspec.json.encode([True, items, SYMBOL]), session, NOW_US))
+    bridge.overdue(NOW_US)
+    bridge.overdue(NOW_US + 2 * PATIENCE_US)
+    assert any(
+        after <= FIRST + 99 and before >= FIRST + 298 and not closed
+        for after, before, closed in bridge.bounds
+    )
+    assert not any(closed for _, _, closed in bridge.bounds)
+
+
+@pytest.mark.parametrize("restarts", [False, True])
+@pytest.mark.parametrize("clean", [False, True], ids=["pushed", "in a list"])
+def test_ids_that_begin_anew_are_a_new_epoch_with_its_bounds(
+    bridge: Bridge, restarts: bool, clean: bool
+) -> None:
+    session = bridge.open()
+    if restarts:
+        bridge.restart()
+    outcome = bridge.push(session, 1, 2, 3, clean=clean, second=5000)
+    assert [gap.cause for gap in outcome.gaps] == ["ids_restarted"]
+    assert bridge.bounds[-1] == (FIRST + 99, 1, False)
+    assert bridge.ids[-3:] == [1, 2, 3]
+    bridge.restart()
+    assert bridge.push(bridge.open(), 1, 2, 3, 4, clean=True, second=5000).duplicates == 3
+
+
+def test_within_one_second_a_new_epoch_needs_several_trades_and_none_of_them_is_dropped(
+    bridge: Bridge,
+) -> None:
+    session, second = bridge.open(), FIRST + 99
+    assert bridge.push(session, 1, second=second).records == []
+    assert bridge.push(session, 2, second=second).records == []
+    outcome = bridge.push(session, 3, second=second)
+    assert [gap.cause for gap in outcome.gaps] == ["ids_restarted"]
+    assert bridge.ids[-3:] == [1, 2, 3]
+
+
+def test_a_trade_that_waits_for_others_of_its_epoch_does_not_wait_for_ever(bridge: Bridge) -> None:
+    bridge.push(bridge.open(), 1, second=FIRST + 99)
+    bridge.overdue(NOW_US + PATIENCE_US)
+    assert bridge.ids[-1] == 1
+    assert [gap.cause for gap in bridge.gaps] == ["ids_restarted"]
+
+
+def test_a_repeated_or_late_push_begins_no_epoch(bridge: Bridge) -> None:
+    session = bridge.open()
+    bridge.recent(session, FIRST + 50, FIRST + 99)
+    for ids in ((FIRST + 101, FIRST + 102), (FIRST + 100,), (FIRST + 101,), (FIRST,), (FIRST + 50,)):
+        bridge.push(session, *ids)
+    assert bridge.gaps == []
+    assert bridge.ids[-3:] == [FIRST + 101, FIRST + 102, FIRST + 100]
+
+
+def test_an_id_far_out_of_line_swallows_nothing_that_follows(bridge: Bridge) -> None:
+    session = bridge.open()
+    bridge.recent(session, FIRST + 50, FIRST + 99)
+    bridge.push(session, 2**62, second=FIRST + 100)
+    bridge.push(session, FIRST + 101)
+    bridge.recent(bridge.open(), FIRST + 110, FIRST + 120)
+    assert bridge.ids[-13:] == [2**62, FIRST + 101, *range(FIRST + 110, FIRST + 121)]
+    after, before, closed = bridge.bounds[-1]
+    assert (after <= FIRST + 101, before, closed) == (True, FIRST + 110, False)
+
+
+def test_after_a_loss_the_next_trade_opens_a_gap_and_the_next_list_closes_it(bridge: Bridge) -> None:
+    session = bridge.open()
+    bridge.recent(session, FIRST, FIRST + 99)
+    bridge.trades.lost(session, None)
+    bridge.push(session, FIRST + 102)
+    assert bridge.gaps == []
+    bridge.recent(session, FIRST + 3, FIRST + 102)
+    assert [(gap.cause, gap.filled, gap.closed) for gap in bridge.gaps] == [("damaged_frame", 2, True)]
+    assert sorted(bridge.ids) == list(range(FIRST, FIRST + 103))
+
+
+def test_a_list_with_a_bad_item_proves_nothing_and_another_one_is_asked_for(bridge: Bridge) -> None:
+    session = bridge.open()
+    items = [
+        {"id": FIRST + 101, "time": 1_597_000_000 + FIRST + 101, "price": "1", "amount": "2", "type": "buy"},
+        {"id": FIRST + 100, "time": "?"},
+        {"id": FIRST + 99, "time": 1_597_000_000 + FIRST + 99, "price": "1", "amount": "2", "type": "buy"},
+    ]
+    bridge.send(bridge.trades.push(msgspec.json.encode([True, items, SYMBOL]), session, NOW_US))
+    assert session.incomplete == {"trades"}
+    assert not session.series("trades", SYMBOL.encode()).begun
+    bridge.recent(session, FIRST + 2, FIRST + 101)
+    assert sorted(bridge.ids) == list(range(FIRST, FIRST + 102))
+    assert all(closed for _, _, closed in bridge.bounds)
