@@ -12,12 +12,15 @@ Which items count as seen depends on the channel's `Overlap`:
 - SERIES and STATE: the items of one key, such as one currency's balances, are aligned. If the old session
   ended with A B C and the new one brought B C D, then B and C are seen, and D is passed on. Comparing single
   items is not enough: a balance that returns to an earlier value reads as it did before.
+  An item may be missing in one of the two, since its frame could not be read there. Then the rest of what
+  both brought is compared, and what is dropped with it was reported as a bad frame of the old session.
 - A frame that is not a message of the protocol is compared by its bytes, and counted. One that both
   brought is passed on with a mark.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from difflib import SequenceMatcher
 from typing import Generic, NamedTuple, TypeVar
 
 import msgspec
@@ -96,7 +99,8 @@ class Handover(Generic[Context]):
         the new session brings later could not be recognised as seen.
         """
         pushes = [(place, held) for place, (held, _) in enumerate(self._held) if isinstance(held, Push)]
-        seen = self._seen(push for _, push in pushes)
+        bad = Counter(held.frame for held, _ in self._held if isinstance(held, Bad))
+        seen = self._seen([push for _, push in pushes], damaged=bad != self._bad)
         last_snapshot = {_book(push): place for place, push in pushes if self._is_snapshot(push)}
         released = []
         for place, (held, context) in enumerate(self._held):
@@ -130,15 +134,22 @@ class Handover(Generic[Context]):
         except _UNREADABLE:
             return False
 
-    def _seen(self, held: Iterable[Push]) -> dict[ItemKey, int]:
-        """Return how many of the held items of each key the old session has brought."""
+    def _seen(self, held: Sequence[Push], *, damaged: bool) -> dict[ItemKey, int]:
+        """Return how many of the held items of each key the old session has brought.
+
+        `damaged`: an item may be missing in what one of the two has brought.
+        """
         aligned = [push for push in held if self._is_aligned(push)]
         by_state = {push.channel for push in aligned if self._overlap(push) is Overlap.STATE}
         old = _by_key(self._remembered)
-        return {
+        seen = {
             key: _brought(old[key], items, at_last=key[0] in by_state)
             for key, items in _by_key(aligned).items()
         }
+        if damaged:
+            for key, items in _by_key(aligned).items():
+                seen[key] = seen[key] or _brought_in_part(old[key], items)
+        return seen
 
 
 def _brought(old: list[bytes], new: list[bytes], *, at_last: bool) -> int:
@@ -154,6 +165,16 @@ def _brought(old: list[bytes], new: list[bytes], *, at_last: bool) -> int:
         if new[place - compared : place] == old[-compared:]:
             return place
     return 0
+
+
+def _brought_in_part(old: list[bytes], new: list[bytes]) -> int:
+    """Return the place in `new` behind the last item that both have, if their common items are aligned.
+
+    For sessions that do not agree, since a frame of one of them could not be read: with old A C and new
+    A B C D it is 3, and so it is with old A B C and new A X C.
+    """
+    blocks = SequenceMatcher(None, old, new, autojunk=False).get_matching_blocks()
+    return max(block.b + block.size if block.size else 0 for block in blocks)
 
 
 def _by_key(pushes: Iterable[Push]) -> defaultdict[ItemKey, list[bytes]]:

@@ -197,6 +197,37 @@ def test_a_bad_frame_that_both_sessions_bring_is_passed_on_once(old: str, new: s
     assert released_bad(old, new) == passed_on
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "passed_on"),
+    [
+        pytest.param("A!C", "ABCD", "D", id="in the old session, between items of both"),
+        pytest.param("!BC", "ABCD", "D", id="in the old session, in front of them"),
+        pytest.param("AB!", "ABCD", "CD", id="in the old session, the last one, which the new one brings"),
+        pytest.param("ABC", "A!CD", "!D", id="in the new session, between items of both"),
+        pytest.param("ABC", "AB!D", "!D", id="in the new session, the last one of both"),
+        pytest.param("A!C", "A!CD", "D", id="in both"),
+        pytest.param("A!CDE", "ABC?EF", "?F", id="a different one in each"),
+        pytest.param("!", "ABC", "ABC", id="the only one of the old session"),
+    ],
+)
+@pytest.mark.parametrize("channel", ["order", "ticker"])
+def test_an_item_whose_frame_could_not_be_read_in_one_session_repeats_no_other(
+    channel: str, old: str, new: str, passed_on: str
+) -> None:
+    def message(item: str) -> Push | Bad:
+        return bad(item) if item in "!?" else push(channel, [{"symbol": "A", "figure": item}])
+
+    handover: Handover[str] = Handover(CHANNELS)
+    for item in old:
+        handover.remember(message(item))
+    for item in new:
+        handover.hold(message(item), item)
+    released = [
+        item for message, item in handover.release() if not (isinstance(message, Bad) and message.repeated)
+    ]
+    assert "".join(released) == passed_on
+
+
 @given(st.text("ABC"), st.text("ABC"))
 def test_rotation_passes_each_bad_frame_once(old: str, new: str) -> None:
     assert Counter(old + released_bad(old, new)) == Counter(old) | Counter(new)
