@@ -140,20 +140,30 @@ def _once(channel: str, found: Sequence[Json], verdict: Verdict, conditions: Con
 
 
 class _Excuses:
-    """The reasons why a `seq` may be skipped: a dead letter of the session, or damage to a spool."""
+    """The reasons why a `seq` may be skipped: a dead letter of the session, or damage to a spool.
+
+    Until a session has replaced another, a bad frame that both have brought is a dead letter of the other.
+    """
 
     def __init__(self, letters: Iterable[Json], events: Iterable[Json]) -> None:
         self._letters = _by(letters, lambda letter: letter["session"])
         self._spool = any(event["event"] == "spool_damaged" for event in events)
+        self._replaced = _replaced(events)
+        self._rotated_us = {
+            event["session"]: event["received_us"] for event in events if event["event"] == "session_rotated"
+        }
 
     def hold(self, channel: str, before: Json | None, after: Json) -> bool:
         """Return whether records between these two of a session may be missing."""
-        begin = before["received_us"] if before else 0
-        letters = self._letters.get(after["session"], ())
-        return self._spool or any(
-            begin <= letter["received_us"] <= after["received_us"] and letter["channel"] in (None, channel)
-            for letter in letters
-        )
+        session, begin = after["session"], before["received_us"] if before else 0
+        letters = [
+            letter
+            for letter in self._letters.get(session, ())
+            if begin <= letter["received_us"] <= after["received_us"]
+        ]
+        if begin <= self._rotated_us.get(session, -1):
+            letters += self._letters.get(self._replaced[session], ())
+        return self._spool or any(letter["channel"] in (None, channel) for letter in letters)
 
 
 def _check_seq(channel: str, series: Sequence[Json], excused: _Excuses, verdict: Verdict) -> None:
@@ -451,15 +461,16 @@ def _snapshot(
 # Tickers
 
 
+def _replaced(events: Iterable[Json]) -> dict[str, str]:
+    """Return which session each session has replaced because of its age."""
+    rotations = (event for event in events if event["event"] == "session_rotated")
+    return {event["session"]: event["detail"].rpartition(" ")[2] for event in rotations}
+
+
 def _rotated(events: Iterable[Json], letters: Iterable[Json]) -> dict[str, str]:
-    """Return which session each session has replaced because of its age, if nothing of both was damaged."""
+    """Return the same without the sessions of which something was damaged."""
     damaged = {letter["session"] for letter in letters}
-    replaced = {
-        event["session"]: event["detail"].rpartition(" ")[2]
-        for event in events
-        if event["event"] == "session_rotated"
-    }
-    return {new: old for new, old in replaced.items() if not {new, old} & damaged}
+    return {new: old for new, old in _replaced(events).items() if not {new, old} & damaged}
 
 
 class _Tickers:

@@ -40,7 +40,7 @@ def test_memory_that_is_large_or_grows_is_found() -> None:
     assert not kinds(seen(flat))
     large = Life(BEGIN, BEGIN + 1, status=-9, memory=[500 * 2**20])
     assert kinds(seen(large)) == ["memory"]
-    grows = Life(BEGIN, BEGIN + 1, status=-9, memory=[60 * 2**20 + n * 2**18 for n in range(300)])
+    grows = Life(BEGIN, BEGIN + 1, status=-9, memory=[30 * 2**20 + n * 2**18 for n in range(300)])
     assert kinds(seen(grows)) == ["memory grows"]
 
 

@@ -240,6 +240,16 @@ def test_a_hole_in_seq_is_found_unless_a_dead_letter_explains_it() -> None:
         assert kinds(topics, history(*HAPPENED)) == ["hole in seq"]
 
 
+def test_a_dead_letter_of_the_session_that_was_replaced_explains_a_hole_during_the_rotation() -> None:
+    topic = [*ALL[:3], *({**one, "seq": one["seq"] + 1} for one in ALL[3:])]
+    letter = {"session": "old", "channel": None, "received_us": BEGIN}
+    rotated = event("session_rotated", session="s", detail="replaces session old", received_us=at(60))
+    topics = {"trades": topic, "deadletter": [letter], "events": [rotated]}
+    assert not kinds(topics, history(*HAPPENED))
+    topics["events"] = [{**rotated, "received_us": BEGIN}]
+    assert kinds(topics, history(*HAPPENED)) == ["hole in seq"]
+
+
 def test_a_damaged_spool_explains_a_hole() -> None:
     topic = [*ALL[:3], *({**one, "seq": one["seq"] + 1} for one in ALL[3:])]
     assert not kinds({"trades": topic, "events": [event("spool_damaged")]}, history(*HAPPENED))
