@@ -1,6 +1,7 @@
 """The types of a channel: its description, the source of its pushes, and the outcome of a push."""
 
 import enum
+from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -87,20 +88,21 @@ class Source:
         # Whether its pushes repeat those of the session that it replaces; during a rotation's release only.
         self.overlapping = False
         # By channel and symbol; a symbol in lower case has the same value under both spellings. Only grows.
-        self._series: dict[tuple[str, bytes], Series] = {}
+        self._series: defaultdict[str, dict[bytes, Series]] = defaultdict(dict)
 
     def series(self, channel: str, symbol: bytes) -> Series:
         """Return the series of a symbol, which may be in upper or lower case."""
-        series = self._series.get((channel, symbol))
+        of_channel = self._series[channel]
+        series = of_channel.get(symbol)
         if series is None:
             upper = symbol.decode().upper()
-            series = self._series.get((channel, upper.encode())) or Series(channel, self.session, upper)
-            self._series[channel, symbol] = self._series[channel, series.key] = series
+            series = of_channel.get(upper.encode()) or Series(channel, self.session, upper)
+            of_channel[symbol] = of_channel[series.key] = series
         return series
 
     def of(self, channel: str) -> list[Series]:
         """Return the series of a channel that have begun, each once."""
-        return list({id(one): one for (name, _), one in self._series.items() if name == channel}.values())
+        return list({id(one): one for one in self._series[channel].values()}.values())
 
 
 class Outcome(msgspec.Struct, gc=False):

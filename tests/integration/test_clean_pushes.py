@@ -20,7 +20,7 @@ from bridge.config import ExchangeConfig
 from bridge.exchange.requests import Credentials
 from bridge.pipeline import Pipeline
 from bridge.records import DEADLETTER, EVENTS, Record
-from bridge.simulator import Dialect, Faults, Simulator
+from bridge.simulator import Dialect, Faults, Setup, Simulator
 from bridge.simulator.mishaps import Spoiling
 from bridge.watch.events import Journal
 from bridge.watch.metrics import Metrics
@@ -191,6 +191,23 @@ def test_all_markets_go_on_when_a_subscribe_replaces_the_one_before_it(channel: 
     run(scenario)
 
 
+@pytest.mark.parametrize("spoiling", ["damaged", "missing", "late"])
+def test_trades_that_were_missed_are_filled_in_when_the_list_comes_at_last(spoiling: Any) -> None:
+    async def scenario() -> None:
+        setup, faults = Setup(keep_trades=True), Faults(late_by=1.5 * REPLY_TIMEOUT)
+        async with Simulator(symbols=SYMBOLS, rate=300, setup=setup, faults=faults) as exchange:  # noqa: SIM117
+            async with bridge(exchange, reconnect_min=0.5, reconnect_max=1.0) as one:
+                await soon(lambda: all(one.made("trades", symbol) for symbol in SYMBOLS), 10, "trades")
+                exchange.spoil("trades", "ETH_USDT", spoiling)
+                await exchange.drop_all()
+                await soon(lambda: exchange.handshakes >= 2, 10, "another session")
+                await soon(lambda: exchange.spoiled and all_begun(one), 10, "all lists")
+                await exchange.quiesce()
+                await soon(lambda: trades_are_complete(one, exchange), 10, "all trades")
+
+    run(scenario)
+
+
 def test_a_depth_push_that_becomes_a_dead_letter_leaves_a_hole_and_a_snapshot_follows_it() -> None:
     async def scenario() -> None:
         async with Simulator(symbols=SYMBOLS, rate=100) as exchange:  # noqa: SIM117
@@ -205,6 +222,17 @@ def test_a_depth_push_that_becomes_a_dead_letter_leaves_a_hole_and_a_snapshot_fo
                 assert holes(one.made("depth", "BTC_USDT")) == 0
 
     run(scenario)
+
+
+def trades_are_complete(one: Bridge, exchange: Simulator) -> bool:
+    """Return whether all trades from the first one on have come; assert that each came once."""
+    complete = True
+    for symbol in SYMBOLS:
+        found = [trade["id"] for trade in one.made("trades", symbol)]
+        assert len(set(found)) == len(found)
+        made = [trade["id"] for trade in exchange.truth.made[symbol] if trade["id"] >= found[0]]
+        complete = complete and sorted(found) == made
+    return complete
 
 
 def holes(records: Sequence[Mapping[str, Any]]) -> int:

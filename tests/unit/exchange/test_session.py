@@ -786,6 +786,19 @@ def test_a_session_stays_live_during_a_repeat_and_when_it_is_refused() -> None:
     assert session.held == 0
 
 
+@pytest.mark.parametrize("sent_already", [False, True])
+def test_a_repeat_does_not_delay_that_a_session_becomes_live(sent_already: bool) -> None:
+    session = public({"trades": ["A"], "depth": ["A"]}, CHATTY)
+    receive(session, answer(2, SUCCESS), START)
+    session.ask_again("trades", START)
+    assert session.held == 1
+    if sent_already:
+        session.send_held(START)
+    assert not session.live
+    receive(session, answer(3, SUCCESS), START)
+    assert session.live
+
+
 def test_the_answer_to_a_repeat_starts_the_deadlines_anew_even_a_refusal() -> None:
     for error in (None, NO):
         session = live({"depth": ["A", "B"]}, CHATTY)
