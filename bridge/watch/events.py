@@ -9,10 +9,35 @@ from collections.abc import Callable, Sequence
 from typing import Literal, TypeAlias, TypedDict, Unpack
 
 import msgspec
+import structlog
+from msgspec.structs import replace
 
 from bridge.ledger import Gap
 from bridge.records import EVENTS, Cause, Kind, Mark, Record
 from bridge.watch.metrics import Metrics
+
+log = structlog.get_logger(__name__)
+
+_DETAIL = 500  # characters of an event's detail
+
+# The fields of an event that its log line has, as far as they apply.
+_LOGGED = (
+    "shard",
+    "session",
+    "account",
+    "channel",
+    "symbol",
+    "cause",
+    "detail",
+    "after_id",
+    "after_us",
+    "before_id",
+    "before_us",
+    "filled",
+)
+
+Emit: TypeAlias = Callable[[Sequence[Record]], Sequence[Record] | None]
+"""Queue records for Kafka; return those that are too large for it."""
 
 ClosedBy: TypeAlias = Literal["clean_list"]
 """The proof that a gap in trades is filled completely."""
@@ -26,9 +51,9 @@ class About(TypedDict, total=False):
     channel: str
     symbol: str | None
     cause: Cause
-    detail: str
+    detail: str | None
     after_id: int
-    after_us: int
+    after_us: int | None
     before_id: int
     before_us: int
     filled: int
@@ -57,22 +82,36 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
     closed_by: ClosedBy | None = None
 
 
-class Journal:
-    """Records the events of one shard of a replica, by passing records to `emit`, and counts them."""
+def _log(event: Event) -> None:
+    """Log the kinds of events that nothing else logs."""
+    about = {name: value for name in _LOGGED if (value := getattr(event, name)) is not None}
+    match event.event:
+        case "gap" if event.closed_by is not None:
+            log.debug("gap filled", **about)
+        case "gap" if event.cause == "first_listened":
+            log.info("private channel listened to for the first time", **about)
+        case "gap":
+            log.warning("gap not filled", **about)
+        case "ids_restarted":
+            log.warning("trade ids began anew", **about)
+        case "records_lost":
+            log.warning("previous owner left records undelivered", **about)
 
-    def __init__(
-        self, replica: str, shard: int, emit: Callable[[Sequence[Record]], object], metrics: Metrics
-    ) -> None:
+
+class Journal:
+    """Records the events of one shard of a replica: passes records to `emit`, counts them, and logs them."""
+
+    def __init__(self, replica: str, shard: int, emit: Emit, metrics: Metrics) -> None:
         self._replica = replica
         self._shard = shard
         self._emit = emit
         self._metrics = metrics
 
     def record(self, kind: Kind, **about: Unpack[About]) -> None:
-        """Record and count an event that happens now.
+        """Record and count an event that happens now, and log it unless the code that found it has.
 
         Its key is its symbol, else its account, else the shard. A gap has a channel; one that is not closed
-        counts as a gap by its cause.
+        counts as a gap by its cause. An event that is too large for its topic loses its detail.
         """
         self._record(kind, None, about)
 
@@ -93,10 +132,18 @@ class Journal:
 
     def _record(self, kind: Kind, mark: Mark | None, about: About) -> None:
         now_us = time.time_ns() // 1000
+        if (detail := about.get("detail")) is not None:
+            about["detail"] = detail[:_DETAIL]
         event = Event(event=kind, received_us=now_us, replica=self._replica, shard=self._shard, **about)
         key = event.symbol or event.account or str(self._shard)
         counter = self._metrics.counter
         counter("events_total", event=kind).value += 1
         if kind == "gap" and event.closed_by is None:
             counter("gaps_total", channel=event.channel or "", cause=event.cause or "").value += 1
-        self._emit([Record(EVENTS, key.encode(), msgspec.json.encode(event), now_us, mark)])
+        _log(event)
+        if not self._emit([Record(EVENTS, key.encode(), msgspec.json.encode(event), now_us, mark)]):
+            return
+        event = replace(event, detail=None)
+        if self._emit([Record(EVENTS, key.encode(), msgspec.json.encode(event), now_us, mark)]):
+            counter("kafka_errors_total", error="EventTooLarge").value += 1
+            log.error("event lost, too large for its topic", kind=kind, shard=str(self._shard))

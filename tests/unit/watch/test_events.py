@@ -1,14 +1,16 @@
 """Events: each becomes a record of the events topic with the key that consumers expect."""
 
 import time
+from collections.abc import Sequence
 from typing import Any, get_args
 
 import msgspec
 import pytest
+from structlog.testing import capture_logs
 
 from bridge.ledger import Gap
 from bridge.records import Cause, Kind, Open, Record, Stretch
-from bridge.watch.events import About, Journal
+from bridge.watch.events import About, Emit, Journal
 from bridge.watch.metrics import Metrics
 from tests.support.schemas import validate
 
@@ -90,3 +92,77 @@ def test_where_ids_begin_anew_an_event_of_its_own_says_so_in_front_of_the_gap(re
     for one in events:
         assert (one["after_id"], one["before_id"], one["session"]) == (7, 1, "session-1")
     assert recorded.counted("events_total", event="ids_restarted") == 1
+
+
+def test_a_gap_without_a_known_beginning_counts_by_its_own_cause(recorded: Recorded) -> None:
+    recorded.journal.record(
+        "gap", account="main", channel="order", cause="first_listened", after_us=None, before_us=7, filled=0
+    )
+    assert recorded.one()["after_us"] is None
+    assert recorded.counted("gaps_total", channel="order", cause="first_listened") == 1
+
+
+def test_a_long_detail_is_cut(recorded: Recorded) -> None:
+    recorded.journal.record("session_ended", detail="x" * 501)
+    assert recorded.one()["detail"] == "x" * 500
+
+
+@pytest.mark.parametrize(
+    ("kind", "about", "level", "phrase"),
+    [
+        ("gap", {"channel": "trades", "cause": "closed"}, "warning", "gap not filled"),
+        (
+            "gap",
+            {"channel": "order", "cause": "first_listened"},
+            "info",
+            "private channel listened to for the first time",
+        ),
+        ("ids_restarted", {"channel": "trades", "symbol": "BTC_USDT"}, "warning", "trade ids began anew"),
+        ("records_lost", {}, "warning", "previous owner left records undelivered"),
+    ],
+)
+def test_an_event_that_nothing_else_logs_is_logged_once(
+    recorded: Recorded, kind: Kind, about: About, level: str, phrase: str
+) -> None:
+    with capture_logs() as lines:
+        recorded.journal.record(kind, **about)
+    (line,) = lines
+    assert (line["log_level"], line["event"], line["shard"]) == (level, phrase, 3)
+    assert about.items() <= line.items()
+
+
+@pytest.mark.parametrize("kind", ["session_begun", "takeover", "spool_damaged", "subscription_silent"])
+def test_an_event_that_other_code_logs_is_not_logged_again(recorded: Recorded, kind: Kind) -> None:
+    with capture_logs() as lines:
+        recorded.journal.record(kind, detail="why")
+    assert lines == []
+
+
+def too_large_above(limit: int, taken: list[Record]) -> Emit:
+    def emit(records: Sequence[Record]) -> list[Record]:
+        taken.extend(record for record in records if len(record.value) <= limit)
+        return [record for record in records if len(record.value) > limit]
+
+    return emit
+
+
+def test_an_event_that_is_too_large_for_its_topic_is_sent_without_its_detail() -> None:
+    taken: list[Record] = []
+    metrics = Metrics()
+    Journal("bridge-0", 3, too_large_above(500, taken), metrics).record("session_ended", detail="x" * 400)
+    (record,) = taken
+    assert validate(record)["detail"] is None
+    assert metrics.counter("events_total", event="session_ended").value == 1
+
+
+def test_an_event_that_fits_nowhere_is_logged_and_counted() -> None:
+    taken: list[Record] = []
+    metrics = Metrics()
+    with capture_logs() as lines:
+        Journal("bridge-0", 3, too_large_above(10, taken), metrics).record("session_ended", detail="x")
+    assert taken == []
+    assert [(line["event"], line["kind"]) for line in lines] == [
+        ("event lost, too large for its topic", "session_ended")
+    ]
+    assert metrics.counter("kafka_errors_total", error="EventTooLarge").value == 1
+    assert metrics.counter("events_total", event="session_ended").value == 1
