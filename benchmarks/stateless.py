@@ -7,12 +7,12 @@ from collections.abc import Iterable
 
 from bridge.cli import main
 from bridge.kafka.batches import Batches
-from bridge.kafka.state import Save, ShardState
+from bridge.kafka.state import Save, ShardState, Unsaved
 from bridge.records import Record
 
 
-def _save_nothing(_state: ShardState, _sent: Iterable[Record]) -> Save:
-    return Save(0, {}, {})
+def _save_nothing(_state: ShardState, _sent: Iterable[Record], _unsaved: Unsaved, *, ended: bool) -> Save:
+    return Save(0, {}, {}, {}, ended)
 
 
 async def _send_nothing(_batches: Batches, _save: Save) -> None:

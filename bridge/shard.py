@@ -2,13 +2,12 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import structlog
 
 from bridge import plan
-from bridge.channels import CHANNELS
 from bridge.config import AccountConfig, Config
 from bridge.errors import ShardLost
 from bridge.exchange.requests import Credentials
@@ -32,7 +31,6 @@ log = structlog.get_logger(__name__)
 # sessions and clients.
 _DRAIN = 4.5
 
-_PRIVATE = frozenset(name for name, channel in CHANNELS.items() if channel.private)
 # Seconds between two looks at what is overdue, and between two saves of when private channels were heard.
 _LOOK = 1.0
 
@@ -70,6 +68,7 @@ class Shard:
         # The path of the records, built from its end, because each part takes the one behind it: `_sink`
         # delivers the records in `queues`; `overflow` holds those in the spool; `_state` is saved with them.
         self._state = ShardState(kafka, topics[STATE], number, replica.name)
+        self._state.savable = self._savable
         self.overflow = Overflow(spool(config, number), replica.name, number, self._state.watermarks)
         self.queues = Queues(
             topics,
@@ -114,6 +113,7 @@ class Shard:
             if self._running:
                 await asyncio.wait(self._running)
             if not self.lost:
+                self._sink.save_heard()
                 self.queues.drain()
                 await asyncio.wait({delivering}, timeout=_DRAIN)
             delivering.cancel()
@@ -175,21 +175,27 @@ class Shard:
         while True:
             await asyncio.sleep(_LOOK)
             self._pipeline.overdue(time.time_ns() // 1000, patience_us)
-            if self._plan.private:
-                self._save_heard()
-
-    def _save_heard(self) -> None:
-        """Save the last-heard times of private channels, if all records of these channels are on Kafka."""
-        if self.queues.pending(_PRIVATE):
-            return
-        for account, _ in self._plan.private:
-            heard: dict[str, int] = {}
             for connector in self._connectors:
-                if connector.account == account.name:
-                    connector.note_heard()
-                    for channel, heard_us in connector.heard_us.items():
-                        heard[channel] = min(heard_us, heard.get(channel, heard_us))
-            self._sink.listened(account.name, heard)
+                connector.note_heard()
+            self._sink.save_heard()
+
+    def _savable(self, complete_us: int | None) -> dict[str, dict[str, int]]:
+        """Return the last-heard times of each account that may be saved, see `ShardState.savable`.
+
+        Of a channel that several sessions share it is the earliest; none if one has not listened to it yet.
+        """
+        accounts: dict[str, dict[str, int]] = {}
+        for name in {account.name for account, _ in self._plan.private}:
+            saved = self._state.heard.get(name, {})
+            times: dict[str, list[int | None]] = {}
+            for connector in self._connectors:
+                if connector.account == name:
+                    savable = connector.savable(complete_us, saved)
+                    for channel in connector.wanted:
+                        times.setdefault(channel, []).append(savable.get(channel))
+            earliest = {channel: _earliest(of_channel) for channel, of_channel in times.items()}
+            accounts[name] = {channel: us for channel, us in earliest.items() if us is not None}
+        return accounts
 
     def _connector(self, wanted: plan.Wanted, account: AccountConfig | None = None) -> Connector:
         known = None
@@ -277,6 +283,12 @@ class Shard:
             connector = self._connector(wanted)
             self._connectors.append(connector)
             self._start(connector)
+
+
+def _earliest(times: Sequence[int | None]) -> int | None:
+    """Return the earliest of some times; None if one of them is unknown."""
+    known = [us for us in times if us is not None]
+    return min(known) if len(known) == len(times) else None
 
 
 def spool(config: Config, shard: int) -> Spool | None:

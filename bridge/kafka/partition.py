@@ -37,6 +37,7 @@ class Partition:
         "batches",
         "delivery",
         "has_marks",
+        "is_public",
         "number",
         "place",
         "queued",
@@ -48,10 +49,11 @@ class Partition:
         "topic",
     )
 
-    def __init__(self, topic: Topic, number: int, *, has_marks: bool = False) -> None:
+    def __init__(self, topic: Topic, number: int, *, has_marks: bool = False, is_public: bool = True) -> None:
         self.topic = topic
         self.number = number
         self.has_marks = has_marks  # whether its records are trades, which advance watermarks
+        self.is_public = is_public  # whether its records are those of a public channel
         self.place = f"{topic.name}/{number}"  # its name in the spool
         self.room = topic.max_record_bytes  # the most bytes that a record's key and value may have together
         self.queued: list[Record] = []  # records to be sent, the oldest first

@@ -6,11 +6,12 @@ has unread records, new ones are appended to it, and the oldest ones move up as 
 
 import asyncio
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 
+from bridge.channels import CHANNELS
 from bridge.kafka.partition import FULL_BATCH, OBJECT_OVERHEAD, Partition
-from bridge.kafka.state import Save, ShardState
+from bridge.kafka.state import Save, ShardState, Unsaved
 from bridge.kafka.topics import Topic
 from bridge.records import EVENTS, Record
 from bridge.spool.overflow import Overflow
@@ -87,12 +88,28 @@ class Queues:
             self._report(has_room=self.begin_spool())
         return too_large
 
-    def pending(self, channels: Collection[str]) -> bool:
-        """Return whether records of these channels are in the spool, or pending in memory."""
-        names = {self._topics[channel].name for channel in channels if channel in self._topics}
-        if self._overflow.active:
-            return True
-        return any(p.queued or p.sent for p in self.places.values() if p.topic.name in names)
+    def unsaved(self, *, with_sent: bool) -> Unsaved:
+        """Return the oldest records that a save now would leave out; `with_sent`: it includes the sent ones.
+
+        The records of a partition are in order of reception, so its first one is its oldest.
+        """
+        waiting_us = self._overflow.oldest_us
+        public = other = waiting_us
+        for partition in self.places.values():
+            records = partition.sent if partition.sent and not with_sent else partition.queued
+            if not records:
+                continue
+            received_us = records[0].time_us
+            if partition.is_public:
+                public = received_us if public is None else min(public, received_us)
+            else:
+                other = received_us if other is None else min(other, received_us)
+        return Unsaved(public, other)
+
+    @property
+    def spool_is_read(self) -> bool:
+        """Whether no records wait behind those in memory."""
+        return not self._overflow.waiting
 
     def drain(self) -> None:
         """Deliver the records in memory, and no others."""
@@ -235,7 +252,10 @@ class Queues:
         # A record in the spool may be of a channel that is not configured any more.
         topic = self._topics.get(record.channel) or replace(self._topics[EVENTS], name=name)
         partition = Partition(
-            topic, int(number), has_marks=record.mark is not None or record.channel == EVENTS
+            topic,
+            int(number),
+            has_marks=record.mark is not None or record.channel == EVENTS,
+            is_public=record.channel in CHANNELS and not CHANNELS[record.channel].private,
         )
         self.places[place] = partition
         if record.channel == EVENTS:

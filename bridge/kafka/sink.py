@@ -26,7 +26,7 @@ from bridge.kafka.partition import Partition
 from bridge.kafka.producer import PRODUCER_FAILURES, abort, close_producer, open_producer
 from bridge.kafka.queues import Queues
 from bridge.kafka.rejections import Rejections
-from bridge.kafka.state import Heard, Save, ShardState
+from bridge.kafka.state import Save, ShardState, Unsaved
 from bridge.kafka.topics import Topic
 from bridge.watch.metrics import Metrics
 
@@ -79,7 +79,7 @@ class Sink:
             ShardLost: another replica serves the shard now, and delivers the rest.
         """
         queues = self._queues
-        while not (queues.draining and not queues.pending_records):
+        while not self._drained():
             self._asked_at = time.monotonic()
             try:
                 producer = await self._open()
@@ -114,10 +114,11 @@ class Sink:
                 await close_producer(producer)
             await asyncio.sleep(self._backoff.next())
 
-    def listened(self, account: str, heard_us: Heard) -> None:
-        """Save the last-heard times of an account with the state."""
-        self._state.listened(account, heard_us)
-        self._queues.something.set()
+    def save_heard(self) -> None:
+        """Save the last-heard times of private channels soon, as far as their records are on Kafka."""
+        if self._state.changed_heard(self._unsaved()):
+            self._state.due = True
+            self._queues.something.set()
 
     def missing(self) -> str | None:
         """Return why Kafka counts as unavailable; None if it responds."""
@@ -213,7 +214,7 @@ class Sink:
             batches.safe_until = time.monotonic() + safe_for
             await batches.flush()
             if self._state.unsaved and self._saving is None and time.monotonic() <= batches.safe_until:
-                self._saving = self._state.save(())
+                self._saving = self._state.save((), self._unsaved(), ended=self._complete())
                 await batches.send_state(self._saving)
             if self._queues.draining:
                 await batches.all_acknowledged()
@@ -243,7 +244,8 @@ class Sink:
             partitions = queues.places.values()
             trades = (partition.sent for partition in partitions if partition.has_marks)
             queues.note_progress(with_sent=True)
-            save = state.committing = state.save(chain.from_iterable(trades))
+            save = state.save(chain.from_iterable(trades), self._unsaved(), ended=self._complete())
+            state.committing = save
             await batches.send_state(save)
             await batches.all_acknowledged()
             self._asked_at = time.monotonic()
@@ -253,6 +255,27 @@ class Sink:
             self._settle(partitions)
             queues.saved(save)
 
+    def _unsaved(self) -> Unsaved:
+        """Return the oldest records that a save now would leave out: a transaction includes the sent ones."""
+        return self._queues.unsaved(with_sent=self._transactional_id is not None)
+
+    def _complete(self) -> bool:
+        """Return whether nothing is left to deliver after a save now, at the end."""
+        queues = self._queues
+        left = queues.dirty if self._transactional_id is not None else queues.pending_records
+        return queues.draining and not left and queues.spool_is_read
+
+    def _save_end(self) -> None:
+        """Save that this replica has ended, and until when private channels were listened to."""
+        self.save_heard()
+        if self._complete() and not self._state.ended:
+            self._state.due = True
+
+    def _drained(self) -> bool:
+        """Return whether nothing is left to deliver or to save, at the end."""
+        saved = not self._state.due or not self.taken_over.is_set()
+        return self._queues.draining and not self._queues.pending_records and saved
+
     async def _anything(self, batches: Batches) -> bool:
         """Wait for something to send; False when draining and all is settled."""
         queues = self._queues
@@ -260,6 +283,8 @@ class Sink:
         while not (queues.dirty or self._state.unsaved):
             if queues.draining or batches.failures:
                 await batches.all_acknowledged()
+                if queues.draining:
+                    self._save_end()
                 if not (queues.dirty or self._state.unsaved):
                     return False
             queues.something.clear()
@@ -289,6 +314,8 @@ class Sink:
         if partition.has_marks:
             self._state.acknowledged(partition.sent)
         self._settle([partition])
+        if partition in self._queues.event_partitions:
+            self.save_heard()  # the event may be a gap that was waited for
         self._queues.note_progress(with_sent=False)
         if self._state.unsaved:
             self._queues.something.set()

@@ -12,7 +12,8 @@ on Kafka, and after a commit whose response was lost they show whether it succee
 """
 
 import asyncio
-from collections.abc import Iterable, Mapping
+import time
+from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
 import msgspec
@@ -44,12 +45,25 @@ All that was pushed on the channel up to then was received.
 """
 
 
+class Unsaved(NamedTuple):
+    """The oldest records that a save now would leave out: when they were received, µs since the epoch.
+
+    `public`: of the public channels; `other`: of all others, events and dead letters included. None: a save
+    leaves nothing out.
+    """
+
+    public: int | None
+    other: int | None
+
+
 class Save(NamedTuple):
     """The values that are written to bridge-state together, in the transaction of this number."""
 
     transaction: int
     values: dict[bytes, bytes]  # by key
     changed: dict[bytes, Watermark]  # the watermarks among them, by symbol
+    heard: dict[str, Heard]  # the last-heard times among them, by account
+    ended: bool  # whether it says that the replica has stopped with nothing left
 
     @property
     def spool_progress(self) -> bytes | None:
@@ -70,7 +84,10 @@ class ShardState:
         self.shard = shard
         self.shards = config.shards  # how many there are
         self.watermarks: dict[bytes, Watermark] = {}  # by symbol, of the settled records
-        self.heard: dict[str, Heard] = {}  # by account
+        self.heard: dict[str, Heard] = {}  # by account, as saved
+        # Returns the last-heard times of each account that may be saved with everything received up to a time
+        # (None: with everything). Set by the shard, which knows its sessions.
+        self.savable: Callable[[int | None], Mapping[str, Heard]] = lambda _: {}
         self.previous: Owner | None = None  # the owner before this process; set by the first `catch_up`
         self.spool_progress: bytes | None = None  # the committed offsets that the previous owner has saved
         # The save in the transaction that is being committed. Without a response only Kafka knows whether the
@@ -80,6 +97,8 @@ class ShardState:
         self._replica = replica
         self._transaction = 0  # number of the last transaction that was prepared, committed or not
         self._read_to: int | None = None  # the partition's next offset to read; None before the first read
+        self.due = False  # whether to save even if nothing else has changed; set by the sink
+        self.ended = False  # whether the newest save says that this replica has stopped with nothing left
         self._claimed = False  # whether this replica has been saved as the owner
         # Both wait to be saved; a value that changes again while it is being saved stays for the next save.
         self._unsaved: dict[bytes, bytes] = {}  # values by key
@@ -106,12 +125,6 @@ class ShardState:
         self._read_to = end
         return owner.transaction if owner is not None and owner.replica == self._replica else 0
 
-    def listened(self, account: str, heard_us: Heard) -> None:
-        """Include the last-heard times of an account in the next save."""
-        if self.heard.get(account) != heard_us:
-            self.heard[account] = heard_us
-            self._unsaved[_ACCOUNT + account.encode()] = msgspec.json.encode(heard_us)
-
     def acknowledged(self, records: Iterable[Record]) -> None:
         """Advance the watermarks over acknowledged records; the next save includes them."""
         changed = advanced(self.watermarks, records)
@@ -121,7 +134,7 @@ class ShardState:
     @property
     def unsaved(self) -> bool:
         """Whether there is something to save, apart from the watermarks of records that are pending."""
-        return bool(self._unsaved or self._unsaved_watermarks) or not self._claimed
+        return bool(self._unsaved or self._unsaved_watermarks or self.due) or not self._claimed
 
     @property
     def next_number(self) -> int:
@@ -132,19 +145,42 @@ class ShardState:
         """Include the committed offsets of the spool in the next save."""
         self._unsaved[_SPOOL] = progress
 
-    def save(self, sent: Iterable[Record]) -> Save:
-        """Return the values that transaction `next_number` saves together with the records that were sent."""
+    def changed_heard(self, unsaved: Unsaved) -> dict[str, Heard]:
+        """Return the last-heard times of the accounts that a save would change; they never go back."""
+        changed: dict[str, Heard] = {}
+        complete_us = None if unsaved.other is None else unsaved.other - 1
+        for account, savable in self.savable(complete_us).items():
+            saved = self.heard.get(account, {})
+            later = {channel: us for channel, us in savable.items() if us > saved.get(channel, -1)}
+            if later:
+                changed[account] = {**saved, **later}
+        return changed
+
+    def save(self, sent: Iterable[Record], unsaved: Unsaved, *, ended: bool = False) -> Save:
+        """Return the values that transaction `next_number` saves together with the records that were sent.
+
+        `unsaved` says which records are not among these, nor on Kafka already; `ended` that nothing is left
+        and nothing more will come.
+        """
         self._transaction += 1
-        owner = Owner(self._replica, self._config.shards, self._transaction)
+        complete_us = min((us - 1 for us in unsaved if us is not None), default=time.time_ns() // 1000)
+        owner = Owner(self._replica, self._config.shards, self._transaction, max(0, complete_us), ended)
         changed = self._unsaved_watermarks | advanced(self.watermarks, sent)
+        heard = self.changed_heard(unsaved)
         values = {_OWNER: msgspec.json.encode(owner), **self._unsaved}
         for symbol, watermark in changed.items():
             values[_TRADES + symbol] = msgspec.json.encode(watermark)
-        return Save(self._transaction, values, changed)
+        for account, heard_us in heard.items():
+            values[_ACCOUNT + account.encode()] = msgspec.json.encode(heard_us)
+        return Save(self._transaction, values, changed, heard, ended)
 
     def saved(self, save: Save) -> None:
         """Forget these values, now that Kafka has committed them."""
         self._claimed = True
+        self.due, self.ended = False, save.ended
+        self.heard.update(save.heard)
+        for account in save.heard:
+            self._unsaved.pop(_ACCOUNT + account.encode(), None)  # older ones, from another shard
         for symbol, watermark in save.changed.items():
             if self._unsaved_watermarks.get(symbol) is watermark:
                 del self._unsaved_watermarks[symbol]

@@ -56,6 +56,8 @@ class Overflow:
     ) -> None:
         # Whether new records have to queue up here. From the beginning of a spool until all of it was read.
         self.active = False
+        self.recovered = False  # whether the spool of an earlier process is continued
+        self._read_once = False  # whether the end of the spool was reached since then
         self._spool = spool
         self._replica = replica
         self._shard = shard
@@ -85,6 +87,16 @@ class Overflow:
         return max(0.0, time.time() - self._spool.oldest_us / 1e6) if self._spool and self.waiting else 0.0
 
     @property
+    def oldest_us(self) -> int | None:
+        """When the oldest waiting record was received, or earlier, µs since the epoch; None if none waits.
+
+        0 while records of an earlier process may wait: they need not be in order of reception.
+        """
+        if self._spool is not None and self._spool.unread:
+            return 0 if self.recovered and not self._read_once else self._spool.oldest_us
+        return self._held[0][1].time_us if self._held else None
+
+    @property
     def watermarks(self) -> Mapping[bytes, Watermark]:
         """The watermarks as they will be when all of the spool is on Kafka."""
         return self._spool.watermarks if self._spool and self._spool.header else self._on_kafka
@@ -103,41 +115,14 @@ class Overflow:
         """Continue the spool that an earlier process has left, or discard it.
 
         `previous` and `progress` are the owner and the offsets in bridge-state. A spool is discarded if
-        another replica has served the shard since, or the shard has other symbols now.
+        another replica has served the shard since, or the shard has other symbols now. If an owner has not
+        said that it ended with nothing left, and its spool is not here, what it had in memory is lost.
         """
         self._previous = previous
-        if self._spool is None:
-            return
-        try:
-            header = self._spool.find()
-            self._report_damage()
-            if header is None:
-                return
-            known = decode_progress(progress) if progress is not None else None
-            if (reason := outdated(header, previous, known, shards)) is not None:
-                detail = f"{self._spool.unread} records: {reason}"
-                self._spool.clear()
-                log.error("spool discarded", shard=self._shard, detail=detail)
-                self._events.append(("spool_discarded", {"detail": detail}))
-                return
-            committed = committed_offsets(header, previous, known)
-            committed = {place: min(n, self._spool.end.get(place, 0)) for place, n in committed.items()}
-            self._spool.skip(committed)
-            # For a symbol whose spooled records are all on Kafka, Kafka may have newer ones than the spool.
-            watermarks = newest(self._on_kafka, self._spool.watermarks)
-        except OSError as error:
-            self._report_refusal(error)
-            self._spool.close()
-            self._spool = None
-            return
-        self.active = True
-        try:
-            self._spool.resume(self._header(header.spool, watermarks, committed, None, {}))
-        except OSError as error:
-            # The earlier segments can still be read, and that makes room.
-            self._report_refusal(error)
-        log.info("spool recovered", shard=self._shard, records=self._spool.unread, bytes=self.size)
-        self._report_damage()
+        if self._spool is not None:
+            self._continue(self._spool, previous, shards, progress)
+        if previous is not None and not previous.ended and not self.recovered:
+            self._report_lost(previous)
 
     def begin(self, backlogs: Sequence[Backlog], committing: int | None) -> dict[Place, range]:
         """Append all pending records, so that new ones queue up behind them; if that worked, `active` is set.
@@ -195,7 +180,7 @@ class Overflow:
             entries = self._spool.read()
             self._report_damage()
         if not entries:
-            self.active = False
+            self.active, self._read_once = False, True
             entries = [(place, record, None) for place, record in self._held]
             self._held = []
         return entries
@@ -256,6 +241,39 @@ class Overflow:
         if self._spool is not None:
             self._spool.close()
 
+    def _continue(self, spool: Spool, previous: Owner | None, shards: int, progress: bytes | None) -> None:
+        """Continue the spool of an earlier process, if there is one and it is not outdated."""
+        try:
+            header = spool.find()
+            self._report_damage()
+            if header is None:
+                return
+            known = decode_progress(progress) if progress is not None else None
+            if (reason := outdated(header, previous, known, shards)) is not None:
+                detail = f"{spool.unread} records: {reason}"
+                spool.clear()
+                log.error("spool discarded", shard=self._shard, detail=detail)
+                self._events.append(("spool_discarded", {"detail": detail}))
+                return
+            committed = committed_offsets(header, previous, known)
+            committed = {place: min(n, spool.end.get(place, 0)) for place, n in committed.items()}
+            spool.skip(committed)
+            # For a symbol whose spooled records are all on Kafka, Kafka may have newer ones than the spool.
+            watermarks = newest(self._on_kafka, spool.watermarks)
+        except OSError as error:
+            self._report_refusal(error)
+            spool.close()
+            self._spool = None
+            return
+        self.active = self.recovered = True
+        try:
+            spool.resume(self._header(header.spool, watermarks, committed, None, {}))
+        except OSError as error:
+            # The earlier segments can still be read, and that makes room.
+            self._report_refusal(error)
+        log.info("spool recovered", shard=self._shard, records=spool.unread, bytes=self.size)
+        self._report_damage()
+
     def _header(
         self,
         spool: str,
@@ -274,6 +292,16 @@ class Overflow:
             transaction=transaction,
             committed=committed,
         )
+
+    def _report_lost(self, previous: Owner) -> None:
+        """Report that the previous owner ended without having delivered all that it had received."""
+        about: About = {
+            "detail": f"{previous.replica} ended without delivering all that it had received",
+            "before_us": time.time_ns() // 1000,
+        }
+        if previous.saved_us:
+            about["after_us"] = previous.saved_us
+        self._events.append(("records_lost", about))
 
     def _report_refusal(self, error: OSError | SpoolFull) -> None:
         """Report, once for each overflow, that the disk takes nothing more."""

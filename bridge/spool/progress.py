@@ -73,12 +73,18 @@ def first_unsent(backlog: Backlog, end: int) -> int:
     return backlog.spooled[backlog.sent] if backlog.sent < spooled else end + backlog.sent - spooled
 
 
-class Owner(msgspec.Struct, frozen=True):
+class Owner(msgspec.Struct, frozen=True, omit_defaults=True):
     """The replica that serves a shard, how many shards there are, and the number of its last commit."""
 
     replica: str
     shards: int
     transaction: int
+
+    saved_us: int = 0
+    """All that was received up to then is on Kafka, in µs since the epoch; 0 if that is unknown."""
+
+    ended: bool = False
+    """Whether it has stopped, with all that it received on Kafka."""
 
 
 class Progress(msgspec.Struct, frozen=True):

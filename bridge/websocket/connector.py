@@ -31,6 +31,7 @@ from bridge.records import Cause
 from bridge.watch.watch import Watch
 from bridge.websocket.courtesy import Courtesy, calm, spread
 from bridge.websocket.feed import Ended, Feed, Receiver, until
+from bridge.websocket.listening import Heard, Listening, Missed
 from bridge.websocket.rotation import Outcome, Rotation
 from bridge.websocket.stream import Stream
 
@@ -57,7 +58,7 @@ class Account:
 
     name: str
     credentials: Credentials
-    heard_us: Mapping[str, int] = field(default_factory=dict)
+    heard_us: Heard = field(default_factory=dict)
 
 
 class Connector:
@@ -84,10 +85,9 @@ class Connector:
         self._receiver = receiver
         self._watch = watch
         self._credentials = account.credentials if account else None
-        # The last-heard time of each private channel, µs since the epoch; advanced by `note_heard`.
-        self._heard_us = dict(account.heard_us) if account else {}
-        # The private channels whose gap before the present session, if any, is recorded.
-        self._continued: set[str] = set()
+        self._listening = Listening(account.heard_us if account else {})  # to private channels
+        # When the present rotation began, µs since the epoch: its new session holds back what came since.
+        self._rotating_us: int | None = None
         self._postponed = 0  # rotations in a row that were postponed for refusals; 0 after each rotation
         self._cause: Cause = "takeover"  # why the next session is opened: how the one before it ended
         self._feeds: list[Feed] = []  # open sessions: the one in use, then, in a rotation, the new one
@@ -126,25 +126,25 @@ class Connector:
         rotating = self._rotation.held_bytes if self._rotation else 0
         return rotating + sum(feed.held_bytes for feed in self._feeds)
 
-    @property
-    def heard_us(self) -> Mapping[str, int]:
-        """The last-heard time of each private channel, as of `note_heard`; µs since the epoch."""
-        return self._heard_us
-
     def note_heard(self) -> None:
         """Update the last-heard times of private channels; record the gap before the present session, once.
 
         Example, in seconds: a session listens to `order` until 100 and ends. The next one confirms `order` at
         107. The first call after that records a gap from 100 to 107, and `heard_us` becomes 107 or later.
+        If `order` was never listened to before, the gap has no beginning.
         """
         if self.account is None or not self._feeds:
             return
         feed = self._feeds[0]
-        for channel, since_us in feed.listening.items():
-            if channel in self._heard_us and channel not in self._continued:
-                self._record_gap(feed, channel, since_us)
-            self._continued.add(channel)
-            self._heard_us[channel] = max(since_us, feed.heard_us)
+        for missed in self._listening.note(feed.listening, feed.heard_us):
+            self._record_gap(feed, missed)
+
+    def savable(self, complete_us: int | None, saved: Heard) -> Heard:
+        """As `Listening.savable`; during a rotation, nothing beyond its beginning."""
+        for feed in self._feeds[:1]:
+            self._listening.advance(feed.listening, feed.heard_us)
+        limits = [limit for limit in (complete_us, self._rotating_us) if limit is not None]
+        return self._listening.savable(min(limits, default=None), saved)
 
     def subscribe(self, channel: str, symbols: Sequence[str]) -> None:
         """Add symbols of a channel, to the present session and all later ones."""
@@ -186,7 +186,8 @@ class Connector:
 
     async def _serve(self) -> Ended:
         """Open a session and keep it, and those that replace it, until one ends without being replaced."""
-        self._continued.clear()
+        self._listening.begin_session()
+        self._rotating_us = None
         try:
             feed = await self._open(self._receiver, self._cause)
         except TimeoutError:
@@ -214,17 +215,20 @@ class Connector:
             self.note_heard()
             await asyncio.gather(*(self._end(feed, "stopped") for feed in self._feeds))
 
-    def _record_gap(self, feed: Feed, channel: str, before_us: int) -> None:
+    def _record_gap(self, feed: Feed, missed: Missed) -> None:
+        first = missed.after_us is None
         self._watch.journal.record(
             "gap",
             session=feed.source.session,
             account=self.account,
-            channel=channel,
-            cause=feed.source.cause,
-            after_us=self._heard_us[channel],
-            before_us=before_us,
+            channel=missed.channel,
+            cause="first_listened" if first else feed.source.cause,
+            detail="not known to have been listened to before" if first else None,
+            after_us=missed.after_us,
+            before_us=missed.before_us,
             filled=0,
         )
+        self._listening.record(missed, time.time_ns() // 1000)
 
     async def _open(self, receiver: Receiver, cause: Cause) -> Feed:
         config = self._config
@@ -300,6 +304,7 @@ class Connector:
     async def _rotate(self, old: Feed) -> Feed:
         """Replace a session by a new one; return the one that stays in use."""
         rotation = self._rotation = Rotation(old, self._receiver)
+        self._rotating_us = time.time_ns() // 1000
         try:
             return await self._replace_in(rotation, old)
         finally:
@@ -311,10 +316,14 @@ class Connector:
             new = await self._open(rotation.receiver_of_new, "rotated")
         except (OSError, EOFError, WebSocketException) as error:
             rotation.abandon()
+            self._rotating_us = None
             self._log.warning("rotation postponed: could not connect", detail=str(error))
             return old
         self._begin(new)
-        match await rotation.run(new, accept_refusals=self._postponed >= _MOST_POSTPONED):
+        outcome = await rotation.run(new, accept_refusals=self._postponed >= _MOST_POSTPONED)
+        # Not after a cancellation: what is held back is dropped then, and the old session may not bring it.
+        self._rotating_us = None
+        match outcome:
             case Outcome.REFUSED:
                 self._postponed += 1
                 refused = sorted(new.refused.keys() - old.refused.keys())
@@ -342,7 +351,7 @@ class Connector:
             detail=f"replaces session {old.source.session}",
         )
         self._postponed = 0
-        self._continued &= new.listening.keys()
+        self._listening.keep(new.listening)
         await self._end(old, "rotated")
         return new
 
@@ -352,7 +361,7 @@ class Connector:
         self._watch.metrics.counter("reconnects_total", reason=self._cause).value += 1
         self.note_heard()
         # A channel that the new session listened to before the old one stopped has no gap.
-        self._continued &= {channel for channel, us in new.listening.items() if us <= old.heard_us}
+        self._listening.keep({channel for channel, us in new.listening.items() if us <= old.heard_us})
         await self._end(old, "rotated")
         await until(new.live.wait(), new)
         self.note_heard()

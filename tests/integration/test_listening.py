@@ -67,15 +67,19 @@ class AccountConnector(Connector):
         """Return the events of this kind."""
         return [event for one in self.recorded if (event := msgspec.json.decode(one.value))["event"] == kind]
 
+    def gaps(self) -> list[dict[str, Any]]:
+        """Return all gaps behind the first listening, which leaves one for each channel."""
+        return [event for event in self.events("gap") if event["cause"] != "first_listened"]
+
     def gap(self, channel: str) -> tuple[str, float, float]:
         """Return the cause of the one gap of a channel, and its bounds in seconds."""
-        (gap,) = [one for one in self.events("gap") if one["channel"] == channel]
+        (gap,) = [one for one in self.gaps() if one["channel"] == channel]
         return gap["cause"], gap["after_us"] / 1e6, gap["before_us"] / 1e6
 
     def heard_until(self, channel: str) -> int:
         """Return the last-heard time of a channel, in microseconds since the epoch."""
         self.note_heard()
-        return self.heard_us[channel]
+        return self.savable(None, {})[channel]
 
     def times(self, channel: str) -> list[float]:
         """Return when a channel was pushed."""
@@ -109,7 +113,7 @@ def test_a_session_that_was_dead_when_it_was_to_be_rotated_leaves_a_gap() -> Non
             exchange.clients.mute()
             muted = time.time()
             await soon(lambda: one.reconnects("timeout"), 20, "its replacement")
-            await soon(lambda: one.events("gap"), 20, "the gap")
+            await soon(one.gaps, 20, "the gap")
             cause, after, before = one.gap("order")
             first = min(at for at in one.times("order") if at > before)
             assert (cause, one.reconnects("rotated")) == ("timeout", 0)
@@ -155,7 +159,7 @@ def test_a_rotation_is_postponed_if_the_new_session_is_refused_subscriptions() -
             assert one.missing() == []
             exchange.shut()
             await soon(lambda: one.reconnects("rotated") >= rotated + 2, 20, "rotations")
-            assert one.events("gap") == []
+            assert one.gaps() == []
             # If it stays refused, as a delisted market does, the session is still rotated in the end.
             exchange.shut("order")
             rotated = one.reconnects("rotated")
@@ -178,7 +182,7 @@ def test_after_a_pause_a_session_that_did_not_catch_up_leaves_a_gap_from_the_sta
             await soon(lambda: len(exchange.clients) == 0, 20, "the cut")
             await soon(lambda: time.time() > paused + 1.0, 20, "some time")
             one.resume()
-            await soon(lambda: one.events("gap"), 20, "the gap")
+            await soon(one.gaps, 20, "the gap")
             cause, after, before = one.gap("order")
             assert cause == "closed"
             assert after <= paused < paused + 1.0 < before
@@ -195,7 +199,7 @@ def test_a_pause_that_the_connection_survives_leaves_no_gap() -> None:
             one.resume()
             resumed_us = time.time_ns() // 1000
             await soon(lambda: one.heard_until("order") > resumed_us, 20, "the session to catch up")
-            assert one.events("gap") == []
+            assert one.gaps() == []
 
     uvloop.run(scenario())
 

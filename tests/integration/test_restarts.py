@@ -111,7 +111,8 @@ def test_time_without_private_sessions_is_reported_as_a_gap(
             eventually(lambda: bridge.metric("gaps_total", channel="order") == 2, 30, "the second gap")
             assert bridge.stop() == 0
     for channel in ("order", "order_algo", "balance"):
-        first, second = gaps_of(kafka, prefix, channel)
+        never, first, second = gaps_of(kafka, prefix, channel)
+        assert (never["cause"], never["after_us"]) == ("first_listened", None)
         assert (first["cause"], second["cause"]) == ("takeover", "closed")
         assert (first["account"], first["symbol"], first["closed_by"]) == ("main", None, None)
         assert first["after_us"] <= killed_us < first["before_us"] <= ready_us
@@ -281,10 +282,13 @@ def test_at_least_once_a_replica_that_was_frozen_checks_its_lease_before_it_writ
             return answer
 
         monkeypatch.setattr(AIOKafkaProducer, "send_batch", send_and_freeze)
+        heard: dict[str, int] = {}
+        one.state.savable = lambda _: {"main": heard}
         running = asyncio.create_task(one.sink.run())
         for number in range(3):
             # State that is to be saved as soon as possible.
-            one.sink.listened("main", {"order": number})
+            heard["order"] = number
+            one.sink.save_heard()
             one.queues.add([trade(number)])
             await soon(lambda: one.queues.pending_records == 0, 20, "the record")
         one.queues.drain()

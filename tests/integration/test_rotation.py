@@ -152,11 +152,14 @@ def test_a_session_that_ends_before_its_replacement_is_live_leaves_a_recorded_ga
             eventually(lambda: len(clients) == 2, 10, "the new session")
             exchange.call(min(clients, key=_opened).cut)
             exchange.call(exchange.simulator.stall, 0.0)
-            eventually(lambda: bridge.metric("gaps_total", channel="order") == 1, 20, "the gap")
+            eventually(
+                lambda: bridge.metric("gaps_total", channel="order", cause="closed") == 1, 20, "the gap"
+            )
             assert bridge.metric("reconnects_total", reason="closed") == 1
             assert bridge.stop() == 0
     for channel in ("order", "order_algo", "balance"):
-        (gap,) = gaps_of(kafka, prefix, channel)
+        first, gap = gaps_of(kafka, prefix, channel)
+        assert (first["cause"], first["after_us"]) == ("first_listened", None)
         assert (gap["cause"], gap["account"], gap["closed_by"]) == ("closed", "main", None)
         assert gap["after_us"] < gap["before_us"]
 

@@ -18,7 +18,7 @@ from structlog.testing import capture_logs
 from bridge.config import KafkaConfig
 from bridge.kafka.partition import Batch, Partition
 from bridge.kafka.queues import Queues
-from bridge.kafka.state import ShardState
+from bridge.kafka.state import ShardState, Unsaved
 from bridge.kafka.topics import Topic
 from bridge.records import STATE, Open, Record
 from bridge.spool.overflow import Overflow
@@ -33,6 +33,7 @@ SYMBOLS = [
     next(key for key in (b"%d" % n for n in range(99)) if TRADES.partition(key) == p) for p in range(3)
 ]
 METRICS = Metrics()
+NONE = Unsaved(None, None)
 
 
 def trade(symbol: int, number: int) -> Record:
@@ -134,7 +135,9 @@ class Outage(RuleBasedStateMachine):
     def request_the_commit(self) -> None:
         process = self.process
         process.queues.note_progress(with_sent=True)
-        process.state.committing = process.state.save([r for p in process.partitions for r in p.sent])
+        process.state.committing = process.state.save(
+            [r for p in process.partitions for r in p.sent], process.queues.unsaved(with_sent=True)
+        )
 
     @rule()
     @precondition(lambda self: self.process.state.committing is not None and not self.asked)
@@ -360,7 +363,7 @@ def test_spooling_finishes_although_damage_has_cost_all_records_of_a_partition()
 def committed(process: Process, *, with_sent: bool = False) -> int | None:
     """Return the committed offset of the first partition as bridge-state would have it."""
     process.queues.note_progress(with_sent=with_sent)
-    progress = process.state.save([]).spool_progress
+    progress = process.state.save([], NONE).spool_progress
     return decode_progress(progress).committed["trades/0"] if progress else None
 
 
@@ -431,7 +434,7 @@ def test_progress_of_a_finished_spool_deletes_nothing_of_the_next_one() -> None:
     outage.overflow()
     outage.send(40)
     outage.process.queues.note_progress(with_sent=True)
-    first, late = outage.process.state.save([]), outage.process.state.save([])
+    first, late = outage.process.state.save([], NONE), outage.process.state.save([], NONE)
     for partition in outage.process.partitions:
         partition.settle()
     outage.process.queues.saved(first)

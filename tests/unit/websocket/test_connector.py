@@ -71,7 +71,7 @@ class Listening:
         )
         session.start(0.0)
         self._connector._feeds[:] = [self._feed]
-        self._connector._continued.clear()
+        self._connector._listening.begin_session()
 
     def confirmed(self, *answered: str, at: int) -> None:
         """Read the answers to these requests."""
@@ -85,20 +85,30 @@ class Listening:
     def heard(self) -> dict[str, float]:
         """Note and return until when each channel was listened to, in seconds."""
         self._connector.note_heard()
-        return {channel: us / 1e6 for channel, us in self._connector.heard_us.items()}
+        return {channel: us / 1e6 for channel, us in self._connector.savable(None, {}).items()}
 
-    def gaps(self) -> list[tuple[str, float, float]]:
-        """Return channel, begin and end of each recorded gap, in seconds."""
+    def gaps(self) -> list[tuple[str, float | None, float]]:
+        """Return channel, begin (None: unknown) and end of each recorded gap, in seconds."""
         events = [msgspec.json.decode(record.value) for record in self._recorded]
         assert all((event["event"], event["account"]) == ("gap", "main") for event in events)
-        assert all(
-            (event["session"], event["cause"], event["filled"]) == ("S", "closed", 0) for event in events
-        )
+        assert all((event["session"], event["filled"]) == ("S", 0) for event in events)
+        for event in events:
+            assert event["cause"] == ("first_listened" if event["after_us"] is None else "closed")
         counter = self._watch.metrics.counter
-        assert sum(counter("gaps_total", channel=channel, cause="closed").value for channel in WANTED) == len(
-            events
-        )
-        return [(event["channel"], event["after_us"] / 1e6, event["before_us"] / 1e6) for event in events]
+        counted = [
+            counter("gaps_total", channel=channel, cause=cause).value
+            for channel in WANTED
+            for cause in ("closed", "first_listened")
+        ]
+        assert sum(counted) == len(events)
+        return [
+            (
+                event["channel"],
+                None if event["after_us"] is None else event["after_us"] / 1e6,
+                event["before_us"] / 1e6,
+            )
+            for event in events
+        ]
 
     def _read(self, message: dict[str, Any], at: int) -> None:
         with self._monkeypatch.context() as patch:
@@ -114,16 +124,18 @@ def test_the_documented_gap_before_a_session(monkeypatch: pytest.MonkeyPatch) ->
     listening.confirmed("time", "auth", "order", at=90)
     listening.pushed(at=100)
     assert listening.heard() == {"order": 100}
+    first = ("order", None, 90)
+    assert listening.gaps() == [first]
     listening.connect()
     listening.confirmed("time", "auth", at=106)
     assert listening.heard() == {"order": 100}
-    assert listening.gaps() == []
+    assert listening.gaps() == [first]
     listening.confirmed("order", at=107)
     assert listening.heard() == {"order": 107}
-    assert listening.gaps() == [("order", 100, 107)]
+    assert listening.gaps() == [first, ("order", 100, 107)]
     listening.pushed(at=110)
     assert listening.heard() == {"order": 110}
-    assert listening.gaps() == [("order", 100, 107)]
+    assert listening.gaps() == [first, ("order", 100, 107)]
 
 
 def test_the_gap_is_bounded_by_the_confirmation_even_if_it_is_noted_later(
@@ -138,15 +150,15 @@ def test_the_gap_is_bounded_by_the_confirmation_even_if_it_is_noted_later(
 
 
 def test_each_channel_has_a_gap_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A channel that was never listened to has none."""
+    """Of a channel that was never listened to, its beginning is unknown."""
     listening = Listening(monkeypatch, {"order": 100})
     listening.connect()
     listening.confirmed("time", "auth", "balance", at=105)
     assert listening.heard() == {"order": 100, "balance": 105}
-    assert listening.gaps() == []
+    assert listening.gaps() == [("balance", None, 105)]
     listening.confirmed("order", at=107)
     assert listening.heard() == {"order": 107, "balance": 107}
-    assert listening.gaps() == [("order", 100, 107)]
+    assert listening.gaps() == [("balance", None, 105), ("order", 100, 107)]
 
 
 def test_without_a_session_nothing_is_noted(monkeypatch: pytest.MonkeyPatch) -> None:
