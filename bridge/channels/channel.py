@@ -23,8 +23,10 @@ class Series:
         "key",
         "linked",
         "listed_to",
+        "lists_due",
         "lost",
         "name",
+        "resumed_us",
         "seq",
         "session",
         "symbol",
@@ -44,7 +46,10 @@ class Series:
         # Trades only: whether what may be missing in front of its next trade is reported or an open stretch.
         # False until the session's first trade or clean list, and again when something is lost.
         self.linked = False
-        self.lost = False  # trades only: whether something was lost since its last clean list
+        self.lost = False  # trades only: whether something was lost that no clean list has made good since
+        self.lists_due = 0  # trades only: how many lists have to come until one was made behind the loss
+        # Trades only: when the first trade behind the last loss came, µs since the epoch; 0 before that.
+        self.resumed_us = 0
         self.listed_to = -1  # trades only: the highest id in its last clean list; -1 before that
         self._begun = False
         self.brought = 0  # number of its clean lists or snapshots that have come

@@ -25,16 +25,17 @@ A new epoch begins with a trade whose id is below all known ones and whose time 
 may be whole seconds. So within the second of the newest known trade that is not yet clear: such trades are
 held until several of them have come, one of a later second, or a list that ends with them, or until it takes
 too long. A list that goes on behind them with known trades shows that they are old.
+
+Longer than 350 lines because the trades and the stretches between them are changed together.
 """
 
 import enum
 from array import array
 from bisect import bisect_left, bisect_right
-from collections import deque
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from bridge.channels.moments import SECOND, Moment, is_later, same_time
+from bridge.channels.moments import SECOND, Moment, is_later, same_time, times_by_id
 from bridge.ledger import Gap, Watermark
 from bridge.records import Cause, Mark, Stretch
 
@@ -47,7 +48,7 @@ MOST_KNOWN = 2 * _WINDOW
 _MOST_OPEN = 8
 
 # Pushes may overtake each other: within so many µs, and so many of them.
-_OUT_OF_ORDER = 1_000_000
+OUT_OF_ORDER = 1_000_000
 _OVERTAKEN = 8
 
 # The newest trades whose times are looked at: one with an absurd id or time among them does not matter.
@@ -85,6 +86,10 @@ class _Opened(NamedTuple):
     since_us: int
 
 
+def _in_order(opened: Iterable[_Opened]) -> list[_Opened]:
+    return sorted(opened, key=lambda one: one.stretch)
+
+
 class Found(NamedTuple):
     """What a clean list shows of a stretch."""
 
@@ -111,9 +116,14 @@ class Known:
         # The open stretches as the next record saves them. Differs from `_opened` only between `prove` and
         # `settle`.
         self.open = known.open
-        self._opened = [_Opened(stretch, None, "takeover", 0) for stretch in known.open.stretches]
-        # The newest trades of earlier epochs, at most _WINDOW; an id may be there once for each epoch.
-        self._past = deque(known.past, _WINDOW)
+        # A gap may reach Kafka before the trades of its session: what was open behind these is not.
+        self._opened = [
+            _Opened(stretch, None, "takeover", 0)
+            for stretch in known.open.stretches
+            if self.ids and stretch.after_id <= self.ids[-1]
+        ]
+        # The newest trades of earlier epochs, at most _WINDOW: the times by id, which each epoch may have.
+        self._past = times_by_id(known.past)
 
     # Trades
 
@@ -123,7 +133,7 @@ class Known:
         has_id = place < len(self.ids) and self.ids[place] == trade_id
         if has_id and same_time(self.times[place], time_us):
             return Verdict.REPEAT
-        if self.epoch and any(one == trade_id and same_time(past_us, time_us) for one, past_us in self._past):
+        if any(same_time(past_us, time_us) for past_us in self._past.get(trade_id, ())):
             return Verdict.PAST
         return self._judge_unknown(place, time_us, has_id=has_id, listed=listed)
 
@@ -148,8 +158,7 @@ class Known:
 
     def is_of_earlier_epoch(self, time_us: int) -> bool:
         """Return whether a trade of a list happened before this epoch, so in the gap in front of it."""
-        # A trade with an absurd time may have begun it.
-        return bool(self.epoch) and time_us // SECOND < min(self.epoch_us, *self.times) // SECOND
+        return bool(self.epoch) and time_us // SECOND < self.epoch_us // SECOND
 
     @property
     def newest_us(self) -> int:
@@ -162,6 +171,7 @@ class Known:
         place = bisect_left(self.ids, trade_id)
         self.ids.insert(place, trade_id)
         self.times.insert(place, time_us)
+        self.epoch_us = min(self.epoch_us, time_us)  # a trade with an absurd time may have begun it
 
     def mark(self, moment: Moment) -> Mark:
         """Return the part in the watermark of a trade that was added."""
@@ -170,9 +180,13 @@ class Known:
     def restart(self, first: Moment, session: str) -> list[Gap]:
         """Begin a new epoch in front of its first trade; return the gaps, at last the one in front of it."""
         last = (self.ids[-1], self.newest_us)
+        if self.open.overtaken:
+            place = max(0, len(self.ids) - 1 - _OVERTAKEN)
+            last = (self.ids[place], self.times[place])
         self._opened = [one for one in self._opened if one.cause != "ids_restarted"]
         gaps = self._give_up(self._opened)
-        self._past.extend(zip(self.ids, self.times, strict=True))
+        past = [(trade_id, time_us) for trade_id, times in self._past.items() for time_us in times]
+        self._past = times_by_id([*past, *zip(self.ids, self.times, strict=True)][-_WINDOW:])
         self.ids, self.times = array("q"), array("q")
         self.epoch, self.epoch_us, self.young = self.epoch + 1, first[1], True
         return [*gaps, self._gap(Found(Stretch(*last, *first), 0, "ids_restarted"), session, closed=False)]
@@ -183,17 +197,23 @@ class Known:
             self.open = self.open._replace(revision=self.open.revision + 1, overtaken=True)
 
     def doubt(self, moment: Moment, session: str, now_us: int) -> None:
-        """Remember with the next record that a trade is held: if the process ends, it is missing."""
+        """Remember with the next record that a trade is held: if the process ends, it is missing, too."""
         if not any(one.cause == "ids_restarted" for one in self._opened):
-            stretch = Stretch(self.ids[-1], self.newest_us, *moment)
-            self._opened = sorted([*self._opened, _Opened(stretch, session, "ids_restarted", now_us)])
+            trade_id, time_us = moment
+            stretch = Stretch(self.ids[-1], self.newest_us, trade_id + 1, time_us)
+            self._opened = _in_order([*self._opened, _Opened(stretch, session, "ids_restarted", now_us)])
             self.settle()
+
+    def undoubt(self) -> None:
+        """Forget what `doubt` has remembered, because the trade is old."""
+        self._opened = [one for one in self._opened if one.cause != "ids_restarted"]
+        self.settle()
 
     def trim(self) -> list[Gap]:
         """Forget the oldest trades, if there are many; return the gaps that no list can fill any more."""
         if len(self.ids) <= MOST_KNOWN:
             return []
-        del self.ids[:_WINDOW], self.times[:_WINDOW]
+        del self.ids[:-_WINDOW], self.times[:-_WINDOW]
         return self._give_up(one for one in self._opened if one.stretch.after_id < self.ids[0])
 
     # Stretches
@@ -213,26 +233,24 @@ class Known:
         if cause == "damaged_frame":
             # What was lost may have been pushed out of order: behind the first trade that came after it.
             for one in self._opened:
-                if one.session == session and one.cause == cause and now_us - one.since_us < _OUT_OF_ORDER:
+                if one.session == session and one.cause == cause and now_us - one.since_us < OUT_OF_ORDER:
                     self._opened.remove(one)
                     opened = one._replace(stretch=Stretch(*one.stretch[:2], *trade))
-        self._opened = sorted([*self._opened, opened])
+        self._opened = _in_order([*self._opened, opened])
         self.settle()
         return self._give_up(self._opened[: max(0, len(self._opened) - _MOST_OPEN)])
-
-    def is_settled(self, session: str, now_us: int) -> bool:
-        """Return whether what is open because of a loss in a session ends with the trade that does by now."""
-        return not any(
-            one.session == session and now_us - one.since_us < _OUT_OF_ORDER for one in self._opened
-        )
 
     def give_up(self, now_us: int | None = None, patience_us: int = 0) -> list[Gap]:
         """Close stretches without proof, all or those that have been open for longer than `patience_us`."""
         if not self._opened:
             return []
+        certain = [one for one in self._opened if one.cause != "ids_restarted"]
         if now_us is None:
-            return self._give_up(self._opened)
-        self._opened = [one if one.since_us else one._replace(since_us=now_us) for one in self._opened]
+            return self._give_up(certain)
+        # The clock may have been set back since a stretch was opened.
+        self._opened = [
+            one if 0 < one.since_us <= now_us else one._replace(since_us=now_us) for one in self._opened
+        ]
         return self._give_up(one for one in self._opened if one.since_us + patience_us <= now_us)
 
     def omits(self, listed: Sequence[Listed]) -> bool:
@@ -261,13 +279,13 @@ class Known:
         meanwhile: list[_Opened] = []
         for one in list(self._opened):
             after, before = one.stretch[:2], one.stretch[2:]
-            if high[0] <= after[0]:  # an older list
+            if high[0] <= after[0] or one.cause == "ids_restarted":  # an older list, or a trade that is held
                 remaining.append(one)
                 meanwhile.append(one)
                 continue
             rest = []
-            # What follows in the same session follows its list.
-            if high[0] < before[0] and one.session != session:
+            # What follows in the same session follows its list, unless something was lost in between.
+            if high[0] < before[0] and (one.session != session or one.cause == "damaged_frame"):
                 rest.append(one._replace(stretch=Stretch(*high, *before)))
             inside = [n.moment for n in listed if after[0] < n.moment[0] < before[0]]
             filled = [n.moment for n in listed if after[0] < n.moment[0] < before[0] and not n.is_known]
@@ -277,7 +295,7 @@ class Known:
                 meanwhile.append(one)
             else:  # the next list begins later still
                 meanwhile += [one] if filled else rest
-                self._opened = [*meanwhile, *(other for other in self._opened if other > one)]
+                self._opened = [*meanwhile, *(other for other in self._opened if other.stretch > one.stretch)]
                 self.settle()
                 found = Found(Stretch(*after, *(inside or [before])[0]), len(filled), one.cause)
                 lost.append(self._gap(found, session, closed=False))

@@ -2,7 +2,7 @@
 
 from bisect import bisect_left
 from collections.abc import Sequence
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from operator import itemgetter
 from typing import NamedTuple, TypeVar
 
@@ -81,10 +81,14 @@ def new_epoch(known: Known, moments: Sequence[Moment]) -> int:
     newest_us = known.newest_us
     verdicts = [known.judge(*moment, listed=True) for moment in moments]
     begin = max((n for n, one in enumerate(verdicts) if one in _KNOWN), default=-1) + 1
+    highest_before = list(accumulate((trade_id for trade_id, _ in moments), max))
+    highest_behind = list(accumulate((trade_id for trade_id, _ in reversed(moments)), max))[::-1]
+    seen: set[int] = set()
     for place in range(begin, len(moments)):
         trade_id = moments[place][0]
         may_begin = verdicts[place] in (Verdict.RESTART, Verdict.DOUBTFUL)
-        is_twice = any(moment[0] == trade_id for moment in moments[begin:place])
+        is_twice = trade_id in seen
+        seen.add(trade_id)
         if not (may_begin or is_twice):
             continue
         first = place
@@ -94,9 +98,8 @@ def new_epoch(known: Known, moments: Sequence[Moment]) -> int:
             and is_later(moments[first - 1][1], newest_us)
         ):
             first -= 1
-        before = max((moment[0] for moment in moments[:first]), default=None)
-        highest = max(moment[0] for moment in moments[first:])
-        if is_twice or known.has(trade_id) or before is None or before > highest:
+        is_lower = not first or highest_before[first - 1] > highest_behind[first]
+        if is_twice or known.has(trade_id) or is_lower:
             return first
     return len(moments)
 

@@ -4,6 +4,8 @@ The exchange tells times with a fraction of a second or in whole seconds, and th
 in a push and the other way in a list.
 """
 
+from collections.abc import Iterable
+
 Moment = tuple[int, int]
 """The id of a trade, and its time in µs since the epoch."""
 
@@ -22,3 +24,11 @@ def same_time(time_us: int, other_us: int) -> bool:
     if time_us == other_us:
         return True
     return not (time_us % SECOND and other_us % SECOND) and -SECOND < time_us - other_us < SECOND
+
+
+def times_by_id(moments: Iterable[Moment]) -> dict[int, list[int]]:
+    """Return the times of all trades with the same id."""
+    times: dict[int, list[int]] = {}
+    for trade_id, time_us in moments:
+        times.setdefault(trade_id, []).append(time_us)
+    return times

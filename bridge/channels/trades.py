@@ -6,6 +6,7 @@ and where some may be missing; here is what is done about it.
 """
 
 import re
+from collections.abc import Collection
 from typing import Annotated, Literal, NamedTuple
 
 import msgspec
@@ -13,9 +14,9 @@ from msgspec import Meta, Raw, Struct
 
 from bridge.channels.channel import Channel, Outcome, Overlap, Series, Source, SubscribedBy
 from bridge.channels.figures import SECOND, USUAL, USUAL_NAME, Figure, Name, Time, exact, microseconds
-from bridge.channels.known import MOST_KNOWN, Found, Known, Verdict
+from bridge.channels.known import MOST_KNOWN, OUT_OF_ORDER, Found, Known, Verdict
 from bridge.channels.lists import history_ends, judge_list, new_epoch, oldest_first
-from bridge.channels.moments import is_later
+from bridge.channels.moments import Moment, is_later
 from bridge.errors import BadItem
 from bridge.ledger import Watermarks
 from bridge.records import Cause, Record
@@ -116,14 +117,18 @@ class Trades:
     def lost(self, source: Source, symbol: bytes | None) -> None:
         """Trust no series concerned until its next clean list."""
         for series in source.of("trades") if symbol is None else [source.series("trades", symbol)]:
+            # Without a list before the loss, the next one may still be from before it.
+            series.lists_due = 1 if series.begun else 2
             series.linked = series.begun = False
-            series.lost = True
+            series.lost, series.resumed_us = True, 0
 
     def overdue(self, now_us: int, patience_us: int) -> Outcome:
         """Return the gaps that no list has filled in time, and the trades that were held for too long."""
         outcome = Outcome([])
         for symbol, since_us in list(self._held_since_us.items()):
-            if since_us + patience_us <= now_us:
+            if since_us > now_us:  # the clock was set back
+                self._held_since_us[symbol] = now_us
+            elif since_us + patience_us <= now_us:
                 self._restart(self._known[symbol], outcome, now_us)
         for known in self._known.values():
             outcome.gaps += known.give_up(now_us, patience_us)
@@ -136,30 +141,42 @@ class Trades:
         match known.judge(*moment, listed=False):
             case Verdict.NEW:
                 if not series.linked:
-                    cause: Cause = "damaged_frame" if series.lost else source.cause
-                    outcome.gaps += known.open_before(moment, source.session, cause, received_us)
-                    series.linked = not series.lost or known.is_settled(source.session, received_us)
-                    if series.begun:  # its list was empty: there is none to wait for
-                        outcome.gaps += known.give_up()
+                    self._link(push, moment)
                 elif known.ids and line[0] < known.ids[-1]:
                     known.note_overtaking()
                 known.add(*moment)
                 outcome.records.append(_record(known, series, line, received_us, clean=False))
             case Verdict.CONFLICT:
                 outcome.bad.append(_conflict(line))
-            case Verdict.RESTART | Verdict.DOUBTFUL as verdict:
-                series.linked = series.linked or verdict is Verdict.RESTART
+            case Verdict.RESTART | Verdict.DOUBTFUL:
                 self._hold(push, [line], clean=False)
-            case verdict:
-                # A session that begins with a known trade has missed none.
-                series.linked = series.linked or (verdict is Verdict.REPEAT and not series.lost)
+            case Verdict.OLD if series.begun and not source.overlapping:
+                # Behind a list nothing is repeated from before it: the exchange's clock may be behind.
+                self._hold(push, [line], clean=False)
+            case _:
                 outcome.duplicates += 1
                 outcome.live_duplicates += line[0] > series.listed_to and not source.overlapping
 
-    def _take_list(self, push: _Push, lines: list[_Line]) -> None:
+    def _link(self, push: _Push, moment: Moment) -> None:
+        """Open a stretch in front of the first trade of a session, or of the first ones behind a loss."""
+        known, series, source, received_us, outcome = push
+        if not series.lost:
+            outcome.gaps += known.open_before(moment, source.session, source.cause, received_us)
+            series.linked = True
+            if series.begun:  # its list was empty: there is none to wait for
+                outcome.gaps += known.give_up()
+            return
+        if not series.resumed_us:
+            series.resumed_us = received_us
+        if 0 <= received_us - series.resumed_us < OUT_OF_ORDER:
+            outcome.gaps += known.open_before(moment, source.session, "damaged_frame", received_us)
+        else:
+            series.linked = True
+
+    def _take_list(self, push: _Push, lines: list[_Line], cause: Cause | None = None) -> None:
         """Take a clean list, whose trades are in the order in which they happened."""
         known, series, source, received_us, outcome = push
-        cause = _cause(series, source)
+        cause = cause or _cause(series, source)
         follows = series.linked and series.listed_to < 0  # pushes that came first, and lack nothing
         if not lines:
             if not outcome.bad:  # nothing will be filled in
@@ -183,7 +200,6 @@ class Trades:
             outcome.gaps += gaps
         elif judged.listed:
             # It may lack any trade, so it proves nothing: another one is needed.
-            source.incomplete.add("trades")
             first, last = judged.listed[0].moment, judged.listed[-1]
             if not last.is_known:
                 outcome.gaps += known.open_before(
@@ -196,25 +212,39 @@ class Trades:
             outcome.records.append(_record(known, series, line, received_us, clean=True))
         known.settle()
         outcome.gaps += [known.closed(one, source.session, is_saved=bool(fresh)) for one in closed]
+        self._refute(known, {moment[0] for moment in moments[begin:end]})
         if judged.listed:
-            series.linked, series.lost, known.young = True, not whole, False
+            known.young = False
+            series.lists_due -= whole
+            series.linked = whole and series.lists_due <= 0
+            series.lost = not series.linked
+            if series.lost:
+                series.resumed_us = 0
+                source.incomplete.add("trades")
         if end < len(lines):
-            series.linked = True
-            self._hold(push, lines[end:], clean=True)
+            self._hold(push, lines[end:], clean=True, cause=cause)
 
-    def _hold(self, push: _Push, lines: list[_Line], *, clean: bool) -> None:
+    def _hold(self, push: _Push, lines: list[_Line], *, clean: bool, cause: Cause | None = None) -> None:
         """Hold trades that may begin a new epoch, or begin it if that is clear now."""
         known, series, _, received_us, outcome = push
-        held = {one.line[0]: one for one in self._held.get(known.symbol, ())}
-        repeats = sum(line[0] in held for line in lines)
-        outcome.duplicates += repeats
-        held = {line[0]: _Held(line, series, clean) for line in lines} | held
+        earlier = {one.line[0]: one for one in self._held.get(known.symbol, ())}
+        new = [line for line in lines if line[0] not in earlier]
         newest_us = known.newest_us
         is_clear = (
-            len(held) >= _SEVERAL
-            or (clean and repeats)
+            len(earlier) + len(new) >= _SEVERAL
+            or (clean and len(new) < len(lines))
             or any(is_later(line[1], newest_us) for line in lines)
         )
+        if is_clear and earlier:
+            self._restart(known, outcome, received_us)
+            # In the new epoch, trades may be missing between them.
+            if clean:
+                self._take_list(push, lines, cause)
+            for line in () if clean else lines:
+                self._take_unusual(push, line)
+            return
+        outcome.duplicates += len(lines) - len(new)
+        held = earlier | {line[0]: _Held(line, series, clean) for line in new}
         self._held[known.symbol] = [held[trade_id] for trade_id in sorted(held)]
         self._held_since_us.setdefault(known.symbol, received_us)
         if is_clear:
@@ -223,12 +253,23 @@ class Trades:
             first = self._held[known.symbol][0]
             known.doubt(first.line[:2], first.series.session, received_us)
 
+    def _refute(self, known: Known, old: Collection[int]) -> None:
+        """Drop held trades that a list shows to be old."""
+        held = self._held.get(known.symbol)
+        if not held or all(one.line[0] not in old for one in held):
+            return
+        self._held[known.symbol] = [one for one in held if one.line[0] not in old]
+        if not self._held[known.symbol]:
+            del self._held[known.symbol], self._held_since_us[known.symbol]
+            known.undoubt()
+
     def _restart(self, known: Known, outcome: Outcome, received_us: int) -> None:
         """Begin a new epoch with the held trades."""
         held = self._held.pop(known.symbol)
         del self._held_since_us[known.symbol]
         outcome.gaps += known.restart(held[0].line[:2], held[0].series.session)
         for line, series, clean in held:
+            series.linked = not series.lost
             known.add(*line[:2])
             outcome.records.append(_record(known, series, line, received_us, clean=clean))
 

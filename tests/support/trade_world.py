@@ -297,6 +297,8 @@ class World:
         # After an absurd time, the time of the one before it bounds the gap.
         same = [one for one in self.made if one.id == after_id]
         after = min((one for one in same if one.us >= after_us), default=same[-1]).place
-        before = max(one.place for one in self.made if (one.id, one.us) == (before_id, before_us))
+        # A trade that was held when the bridge was killed is inside a gap of its own.
+        bounds = {(before_id, before_us): 0, (before_id - 1, before_us): 1}
+        before = max(one.place + bounds[one.id, one.us] for one in self.made if (one.id, one.us) in bounds)
         in_line = after_id < trade.id < before_id or not gap.closed  # an absurd id is in line with nothing
         return after < trade.place < before and in_line

@@ -70,7 +70,14 @@ class Bridge:
         self.sessions += 1
         return Source(f"s{self.sessions}", None, "closed")
 
-    def push(self, source: Source, *ids: int, clean: bool = False, second: float | None = None) -> Outcome:
+    def push(
+        self,
+        source: Source,
+        *ids: int,
+        clean: bool = False,
+        second: float | None = None,
+        now_us: int = NOW_US,
+    ) -> Outcome:
         """Push trades, or a clean list; each happened at the second of its id, or at this one."""
         items = [
             {
@@ -82,7 +89,7 @@ class Bridge:
             }
             for one in reversed(ids)
         ]
-        outcome = self.trades.push(msgspec.json.encode([clean, items, SYMBOL]), source, NOW_US)
+        outcome = self.trades.push(msgspec.json.encode([clean, items, SYMBOL]), source, now_us)
         self.send(outcome)
         return outcome
 
@@ -273,3 +280,116 @@ def test_a_list_with_a_bad_item_proves_nothing_and_another_one_is_asked_for(brid
     bridge.recent(session, FIRST + 2, FIRST + 101)
     assert sorted(bridge.ids) == list(range(FIRST, FIRST + 102))
     assert all(closed for _, _, closed in bridge.bounds)
+
+
+def test_between_a_held_trade_and_the_list_of_the_next_session_is_a_gap(bridge: Bridge) -> None:
+    bridge.push(bridge.open(), 5, second=FIRST + 99)
+    session = bridge.open()
+    bridge.push(session, *range(41, 51), clean=True, second=FIRST + 200)
+    assert bridge.bounds == [(FIRST + 99, 5, False), (5, 41, False)]
+    assert bridge.ids[-11:] == [5, *range(41, 51)]
+
+
+def test_what_is_lost_between_held_trades_is_reported(bridge: Bridge) -> None:
+    session = bridge.open()
+    bridge.push(session, 1, second=FIRST + 99)
+    bridge.trades.lost(session, None)
+    bridge.push(session, 3, second=FIRST + 101)
+    bridge.overdue(NOW_US + PATIENCE_US)
+    assert any(after <= 1 and before >= 3 and not closed for after, before, closed in bridge.bounds)
+
+
+def test_a_late_list_that_was_made_before_a_loss_does_not_make_it_good(bridge: Bridge) -> None:
+    session = bridge.open()
+    bridge.push(session, FIRST + 100)
+    bridge.trades.lost(session, None)
+    bridge.recent(session, FIRST + 50, FIRST + 102)
+    assert session.incomplete == {"trades"}
+    bridge.push(session, FIRST + 104)
+    bridge.overdue(NOW_US + PATIENCE_US)
+    assert any(
+        after <= FIRST + 102 and before >= FIRST + 104 and not closed
+        for after, before, closed in bridge.bounds
+    )
+
+
+def test_after_a_list_that_lacks_a_known_trade_the_next_trade_still_opens_a_gap(bridge: Bridge) -> None:
+    session = bridge.open()
+    bridge.push(session, *(one for one in range(FIRST, FIRST + 100) if one != FIRST + 51), clean=True)
+    bridge.push(session, FIRST + 101)
+    bridge.overdue(NOW_US + PATIENCE_US)
+    assert any(
+        after <= FIRST + 99 and before >= FIRST + 101 and not closed
+        for after, before, closed in bridge.bounds
+    )
+
+
+def test_a_session_that_begins_with_a_repeated_trade_is_not_believed_to_have_missed_none(
+    bridge: Bridge,
+) -> None:
+    session = bridge.open()
+    bridge.push(session, FIRST + 99)
+    bridge.push(session, *range(FIRST + 110, FIRST + 200))
+    bridge.recent(session, FIRST + 110, FIRST + 199)
+    assert (FIRST + 99, FIRST + 110, False) in bridge.bounds
+
+
+def test_ids_that_begin_anew_while_the_clock_of_the_exchange_is_behind_are_not_swallowed(
+    bridge: Bridge,
+) -> None:
+    session = bridge.open()
+    bridge.recent(session, FIRST, FIRST + 99)
+    bridge.push(session, FIRST + 100, second=FIRST + 3000)
+    for number in range(1, 9):
+        bridge.push(session, number, second=FIRST + 100 + number)
+    assert bridge.ids[-8:] == list(range(1, 9))
+    assert [gap.cause for gap in bridge.gaps] == ["ids_restarted"]
+
+
+def test_a_clock_that_is_set_back_delays_a_gap_but_does_not_suppress_it(bridge: Bridge) -> None:
+    bridge.push(bridge.open(), FIRST + 200)
+    earlier_us = NOW_US - 10**15
+    bridge.overdue(earlier_us)
+    bridge.overdue(earlier_us + PATIENCE_US)
+    assert bridge.bounds == [(FIRST + 99, FIRST + 200, False)]
+
+
+def test_a_gap_that_reached_kafka_before_the_trades_of_later_sessions_hides_none_of_them(
+    bridge: Bridge,
+) -> None:
+    """Events are sent first. Then the process is killed."""
+    bridge.push(bridge.open(), FIRST + 150)
+    on_kafka = dict(bridge.watermarks)
+    bridge.push(bridge.open(), *range(FIRST + 160, FIRST + 200))
+    bridge.push(bridge.open(), FIRST + 300)
+    (gap, *_) = bridge.trades.overdue(NOW_US + PATIENCE_US, PATIENCE_US).gaps
+    bridge.watermarks = on_kafka | advanced(on_kafka, [Record(EVENTS, gap.symbol, b"", NOW_US, gap.mark)])
+    bridge.gaps = []
+    bridge.restart()
+    bridge.recent(bridge.open(), FIRST + 250, FIRST + 305)
+    assert (FIRST + 150, FIRST + 250, False) in bridge.bounds
+
+
+def test_on_a_quiet_symbol_one_loss_is_one_gap(bridge: Bridge) -> None:
+    session = bridge.open()
+    bridge.recent(session, FIRST, FIRST + 99)
+    bridge.trades.lost(session, None)
+    now_us = NOW_US
+    for number in range(1, 13):
+        now_us += 3_000_000
+        bridge.push(session, FIRST + 100 + number, now_us=now_us)
+        bridge.overdue(now_us)
+    bridge.overdue(now_us + 2 * PATIENCE_US)
+    assert len(bridge.gaps) == 1
+
+
+def test_a_restart_with_a_held_trade_breaks_nothing(bridge: Bridge) -> None:
+    session = bridge.open()
+    bridge.push(session, 1, second=FIRST + 99)
+    bridge.push(session, FIRST + 101)
+    bridge.restart()
+    bridge.push(bridge.open(), 1, second=FIRST + 101)
+    bridge.recent(bridge.open(), FIRST + 50, FIRST + 102)
+    bridge.overdue(NOW_US)
+    bridge.overdue(NOW_US + PATIENCE_US)
+    assert bridge.ids.count(1) == 1
