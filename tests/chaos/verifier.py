@@ -6,7 +6,7 @@ Takes the records of all topics in the order of their partitions, and the histor
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import Any, NamedTuple, TypeAlias
 
 from bridge.channels.order import STATUSES as ORDER
@@ -474,48 +474,60 @@ def _rotated(events: Iterable[Json], letters: Iterable[Json]) -> dict[str, str]:
 
 
 class _Tickers:
-    """The tickers of one symbol on one channel, in the order in which they were sent."""
+    """The tickers of one symbol on one channel, in the order in which they were sent.
+
+    Some may look the same, so where a record belongs can be ambiguous: all places that are possible are kept.
+    """
 
     def __init__(self, channel: str, made: Sequence[Ticker]) -> None:
         self.channel = channel
-        self.made = made
-        self._places: defaultdict[bytes, list[int]] = defaultdict(list)  # in `made`, by text
+        self._places: defaultdict[bytes, list[int]] = defaultdict(list)  # by text
         for place, ticker in enumerate(made):
             self._places[ticker.text].append(place)
+        # For each place, how many tickers before it went to all subscribers.
+        self._broadcast = [0, *accumulate(ticker.broadcast for ticker in made)]
 
     def check(self, found: Sequence[Json], rotated: Mapping[str, str], verdict: Verdict) -> None:
         """Check that each session brings them in order, and without a hole that `seq` does not show.
 
         Where a session replaces another because of its age, neither a hole nor a repetition is between them.
         """
-        reached: dict[str, tuple[int, int]] = {}  # by session: the place of its last ticker, and its seq
+        # By session: the places that its last ticker may have, and its seq.
+        reached: dict[str, tuple[set[int], int]] = {}
         verdict.figures[f"{self.channel} records"] += len(found)
         for record in found:
             session, seq = record["session"], record["seq"]
-            at, before = reached.get(session) or (reached.get(rotated.get(session, ""), (-1, 0))[0], -1)
-            after = self._after(at, record, verdict)
-            if after is not None:
-                skipped = sum(ticker.broadcast for ticker in self.made[at + 1 : after])
-                if at >= 0 and skipped and seq == before + 1:
-                    what = f"{self.channel} session {session} seq {seq}: {skipped} before it are missing"
-                    verdict.add("tickers lost unreported", what, record["symbol"], record["received_us"])
-                at = after
-            reached[session] = at, seq
+            old: tuple[set[int], int] = reached.get(rotated.get(session, ""), (set(), 0))
+            at, before = reached.get(session) or (old[0], -1)
+            reached[session] = self._next(at, record, seq == before + 1, verdict) or at, seq
         if found:
             self._check_end(found[-1], reached[found[-1]["session"]][0], verdict)
 
-    def _after(self, at: int, record: Json, verdict: Verdict) -> int | None:
-        """Return the place of a record's ticker after place `at`."""
+    def _next(self, at: set[int], record: Json, whole: bool, verdict: Verdict) -> set[int]:
+        """Return the places that a record's ticker may have; if `whole`, nothing is missing before it."""
+        where = f"{self.channel} session {record['session']} seq {record['seq']}"
         known = self._places.get(ticker_text(record, record["time_us"]), [])
-        after = next((place for place in known if place > at), None)
-        if after is None:
+        later = {place for place in known if not at or place > min(at)}
+        if not later:
             kind = "ticker twice or out of order" if known else "invented ticker"
-            what = f"{self.channel} session {record['session']} seq {record['seq']}"
-            verdict.add(kind, what, record["symbol"], record["received_us"])
-        return after
+            verdict.add(kind, where, record["symbol"], record["received_us"])
+        if not at or not later or not whole:
+            return later
+        next_to = {
+            place for place in later if any(self._skipped(one, place) == 0 for one in at if one < place)
+        }
+        if not next_to:
+            skipped = min(self._skipped(one, place) for place in later for one in at if one < place)
+            what = f"{where}: {skipped} before it are missing"
+            verdict.add("tickers lost unreported", what, record["symbol"], record["received_us"])
+        return next_to or later
 
-    def _check_end(self, last: Json, reached: int, verdict: Verdict) -> None:
-        missing = sum(ticker.broadcast for ticker in self.made[reached + 1 :])
+    def _skipped(self, before: int, after: int) -> int:
+        """Return how many tickers between two places went to all subscribers."""
+        return self._broadcast[after] - self._broadcast[before + 1]
+
+    def _check_end(self, last: Json, reached: set[int], verdict: Verdict) -> None:
+        missing = self._skipped(max(reached, default=-1), len(self._broadcast) - 1)
         if missing:
             what = f"{self.channel} session {last['session']} ends {missing} tickers before the exchange does"
             verdict.add("tickers missing at the end", what, last["symbol"], last["received_us"])

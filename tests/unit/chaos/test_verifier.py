@@ -376,6 +376,18 @@ def test_a_ticker_that_is_missing_moved_or_invented_is_found(numbers: tuple[int,
     assert kinds({"ticker": topic}, ticker_history(3)) == [kind]
 
 
+def test_tickers_that_look_the_same_may_be_any_of_them() -> None:
+    """Ticker 1 was sent twice, and a damaged frame has cost the first of the two: a hole before it."""
+    made = ticker_history(3)
+    series = made.tickers["ticker", SYMBOL]
+    series.insert(2, series[1])
+    hole = [ticker(0, 0), ticker(1, 2), ticker(2, 3)]
+    letter = {"session": "s", "channel": None, "received_us": BEGIN}
+    assert not kinds({"ticker": hole, "deadletter": [letter]}, made)
+    silent = [ticker(0, 0), ticker(1, 1), ticker(2, 2)]
+    assert kinds({"ticker": silent}, made) == ["tickers lost unreported"]
+
+
 def test_tickers_between_sessions_may_be_missing_unless_one_replaced_the_other_because_of_its_age() -> None:
     topic = [ticker(0, 0), ticker(2, 0, session="t")]
     rotation = event("session_rotated", session="t", detail="replaces session s")
