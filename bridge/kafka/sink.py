@@ -283,10 +283,8 @@ class Sink:
         while not (queues.dirty or self._state.unsaved):
             if queues.draining or batches.failures:
                 await batches.all_acknowledged()
-                if queues.draining:
-                    self._save_end()
-                if not (queues.dirty or self._state.unsaved):
-                    return False
+                self._save_end()
+                return bool(queues.dirty) or self._state.unsaved
             queues.something.clear()
             await queues.something.wait()
         return True
