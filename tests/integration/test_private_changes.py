@@ -92,6 +92,7 @@ def test_a_stop_at_once_after_the_start_saves_what_was_listened_to(
             assert saved(kafka, prefix)["main"].keys() == set(PRIVATE)
         finish(tmp_path, settings, exchange)
         assert_nothing_is_lost_unreported(kafka, prefix, exchange)
+    assert "records_lost" not in [one.json["event"] for one in records_of(kafka, prefix, EVENTS)]
     for channel in PRIVATE:
         first, *others = gaps_of(kafka, prefix, channel)
         assert (first["cause"], first["after_us"]) == FIRST

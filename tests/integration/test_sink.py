@@ -6,9 +6,12 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
+from aiokafka import AIOKafkaProducer
+from aiokafka.errors import KafkaConnectionError
 from confluent_kafka import KafkaError, Producer
 from msgspec.structs import replace
 
@@ -185,6 +188,33 @@ def test_a_stop_does_not_wait_until_a_commit_is_due(kafka: Broker, prefix: str) 
     asyncio.run(deliver(deliveries, steps))
     assert time.monotonic() - stopped_at < deliveries.config.commit_interval
     assert numbers(kafka, prefix) == list(range(FULL + 1))
+
+
+def test_at_least_once_a_batch_whose_response_is_lost_is_there_twice_with_the_same_bytes(
+    kafka: Broker, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So consumers know the second copy by its `session` and `seq`."""
+    send = AIOKafkaProducer.send_batch
+    lost: list[object] = []
+
+    async def send_and_lose(producer: AIOKafkaProducer, *what: Any, **where: Any) -> Any:
+        delivery = await send(producer, *what, **where)
+        if lost or not what[1].endswith("trades.v1"):
+            return delivery
+        lost.append(await delivery)
+        response = asyncio.get_running_loop().create_future()
+        response.set_exception(KafkaConnectionError())
+        return response
+
+    monkeypatch.setattr(AIOKafkaProducer, "send_batch", send_and_lose)
+
+    async def steps(one: Delivery) -> None:
+        one.queues.add([record(n) for n in range(5)])
+        await soon(lambda: one.queues.pending_records == 0, 20, "all records")
+
+    asyncio.run(deliver(delivery_to(kafka, prefix, "at-least-once"), steps))
+    values = [one.value for one in read_topic(kafka.bootstrap, f"{prefix}.trades.v1")]
+    assert values == [record(n).value for n in range(5)] * 2
 
 
 def test_a_fenced_producer_is_replaced_and_duplicates_nothing(kafka: Broker, prefix: str) -> None:

@@ -226,3 +226,20 @@ def test_a_frame_that_was_reported_for_another_session_is_lost_without_a_report(
     sessions.push(source, "depth", book("A"))
     assert sessions.seqs("depth", "A") == [0, 2]
     assert source.incomplete == {"depth"}
+
+
+def test_a_known_trade_in_a_live_push_counts_as_a_live_duplicate_but_not_in_a_list_or_a_rotation() -> None:
+    sessions = Sessions()
+    source = Source("s1")
+    counter = sessions.metrics.counter("live_duplicates_total", channel="trades")
+    sessions.push(source, "trades", [True, [TRADE], "BTC_USDT"])
+    sessions.push(source, "trades", [False, [{**TRADE, "id": 8}], "BTC_USDT"])
+    sessions.push(source, "trades", [True, [{**TRADE, "id": 8}, TRADE], "BTC_USDT"])
+    assert counter.value == 0
+    sessions.push(source, "trades", [False, [{**TRADE, "id": 9}], "BTC_USDT"])
+    source.overlapping = True
+    sessions.push(source, "trades", [False, [{**TRADE, "id": 9}], "BTC_USDT"])
+    assert counter.value == 0
+    source.overlapping = False
+    sessions.push(source, "trades", [False, [{**TRADE, "id": 9}], "BTC_USDT"])
+    assert counter.value == 1

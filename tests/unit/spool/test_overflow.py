@@ -493,3 +493,42 @@ def test_while_the_disk_is_full_new_records_are_held_in_memory() -> None:
     assert overflow.waiting == 4
     outage.received[SYMBOLS[0]].append(4)
     outage.teardown()
+
+
+@pytest.mark.parametrize(
+    ("previous", "reported"),
+    [
+        (None, False),
+        (Owner("before", 1, 7, saved_us=5, ended=True), False),
+        (Owner("before", 1, 7, saved_us=5), True),
+    ],
+)
+@pytest.mark.parametrize("with_spool", [True, False])
+def test_what_an_owner_left_behind_is_reported_unless_it_ended_with_nothing_left(
+    tmp_path: Path, previous: Owner | None, *, reported: bool, with_spool: bool
+) -> None:
+    spool = Spool(tmp_path, 10_000, 1_500) if with_spool else None
+    overflow = Overflow(spool, "replica", 0, {})
+    overflow.recover(previous, 1, None)
+    events = overflow.events()
+    assert [kind for kind, _ in events] == (["records_lost"] if reported else [])
+    for _, about in events:
+        assert about["after_us"] == 5 < about["before_us"]
+        assert (about["detail"] or "").startswith("before ended")
+    overflow.close()
+
+
+def test_what_was_in_memory_of_a_killed_process_is_not_lost_if_its_spool_is_continued() -> None:
+    outage = Outage()
+    outage.begin()
+    outage.receive([0, 1, 1])
+    outage.overflow()
+    outage.send(1)
+    outage.request_the_commit()
+    outage.commit()
+    outage.end(stop=False, by_another=False)
+    assert outage.process.overflow.recovered
+    assert "records_lost" not in outage.process.events
+    outage.end(stop=False, by_another=True)
+    assert "records_lost" in outage.process.events
+    outage.teardown()
