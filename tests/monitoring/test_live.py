@@ -79,6 +79,8 @@ def scene(kafka: Broker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S
             outage(exchange)
             eventually(lambda: bridge.metric("gaps_total", channel="trades") > 0, 30, "a gap of trades")
             eventually(lambda: bridge.metric("gaps_total", channel="order") > 0, 30, "a gap of orders")
+            exchange.call(exchange.simulator.market.markets[SYMBOLS[0]].restart_ids, 0)
+            eventually(lambda: bridge.metric("events_total", event="ids_restarted") > 0, 30, "ids anew")
             (folder / "kcat.conf").write_text("fetch.wait.max.ms=10\n")
             names = {"KAFKA": kafka.bootstrap, "PREFIX": prefix, "KCAT_CONFIG": str(folder / "kcat.conf")}
             yield Scene(prometheus, names)
