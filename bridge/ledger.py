@@ -7,7 +7,7 @@ makes records of 7 and 8 alone. `bridge.channels.known` has the rules.
 """
 
 from bisect import bisect_left
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, MutableSequence
 from typing import NamedTuple, TypeAlias
 
 import msgspec
@@ -58,6 +58,13 @@ Watermarks: TypeAlias = Mapping[bytes, Watermark]
 """By symbol, as in the key of its records."""
 
 
+Heard: TypeAlias = Mapping[str, int]
+"""The last-heard time of each private channel of an account, in microseconds since the epoch.
+
+All that was pushed on the channel up to then was received.
+"""
+
+
 class Gap(NamedTuple):
     """Trades of a symbol that no session brought live."""
 
@@ -99,6 +106,13 @@ def advanced(watermarks: Watermarks, records: Iterable[Record]) -> dict[bytes, W
         else:
             del changed[symbol]
     return changed
+
+
+def insert(ids: MutableSequence[int], times: MutableSequence[int], trade_id: int, time_us: int) -> None:
+    """Add a trade to those with these ids, ascending, and times; one more with the same id goes in front."""
+    place = bisect_left(ids, trade_id)
+    ids.insert(place, trade_id)
+    times.insert(place, time_us)
 
 
 def newest(one: Watermarks, other: Watermarks) -> dict[bytes, Watermark]:
@@ -145,11 +159,8 @@ def _add(watermark: Watermark, trade_id: int, time_us: int) -> None:
     if not ids or trade_id > ids[-1]:
         ids.append(trade_id)
         watermark.times.append(time_us)
-        return
-    place = bisect_left(ids, trade_id)
-    if ids[place] != trade_id:
-        ids.insert(place, trade_id)
-        watermark.times.insert(place, time_us)
+    elif ids[bisect_left(ids, trade_id)] != trade_id:
+        insert(ids, watermark.times, trade_id, time_us)
 
 
 def _trim(watermark: Watermark) -> None:

@@ -12,13 +12,11 @@ from bridge.channels.figures import Name
 from bridge.errors import BadFrame, BadItem, DeadLetterReason
 from bridge.exchange.frames import Push
 from bridge.ledger import Gap, Watermarks
-from bridge.records import Record, deadletter
+from bridge.records import MOST_DETAIL, Record, deadletter
 from bridge.watch.metrics import Counter, Gauge, Histogram
 from bridge.watch.watch import Watch
 
 log = structlog.get_logger(__name__)
-
-_DETAIL = 500  # characters of a dead letter's detail
 
 # What a normaliser raises for params of the wrong shape.
 _WRONG_SHAPE = (BadItem, msgspec.ValidationError, UnicodeError)
@@ -200,7 +198,7 @@ class Pipeline:
         frame: bytes,
     ) -> None:
         self._metrics.counter("deadletters_total", reason=reason).value += 1
-        detail = detail[:_DETAIL]
+        detail = detail[:MOST_DETAIL]
         log.warning("dead letter", reason=reason, channel=channel, detail=detail, session=source.session)
 
         def letter(detail: str, frame: bytes) -> Record:

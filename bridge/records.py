@@ -43,6 +43,9 @@ Kind: TypeAlias = Literal[
 ]
 """Every kind of event that the bridge records."""
 
+MOST_DETAIL = 500
+"""Characters of the `detail` in an event or a dead letter; the rest is cut off."""
+
 DEADLETTER = "deadletter"
 EVENTS = "events"
 STATE = "bridge-state"

@@ -125,7 +125,7 @@ class Outcome(msgspec.Struct, gc=False):
     """Number of items dropped because they were known already."""
 
     live_duplicates: int = 0
-    """How many of these were pushed live, where no list or other session explains it."""
+    """How many of these were pushed live, where no list explains it."""
 
     gaps: list[Gap] = []
     """The gaps in front of the records, where the channel can detect them."""

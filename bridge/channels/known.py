@@ -35,8 +35,9 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from bridge.channels.moments import SECOND, Moment, is_later, same_time, times_by_id
-from bridge.ledger import Gap, Watermark
+from bridge.channels.figures import SECOND
+from bridge.channels.moments import Moment, is_later, same_time, times_by_id
+from bridge.ledger import Gap, Watermark, insert
 from bridge.records import Cause, Mark, Stretch
 
 # Trades that are remembered: several times as many as a clean list was seen to repeat. The same number of
@@ -106,7 +107,7 @@ class Known:
     def __init__(self, symbol: bytes, watermark: Watermark | None) -> None:
         known = watermark or Watermark([], [])
         self.symbol = symbol
-        # The known trades of this epoch by ascending id; beyond MOST_KNOWN the oldest _WINDOW are dropped.
+        # The known trades of this epoch by ascending id; beyond MOST_KNOWN only the newest _WINDOW are kept.
         self.ids = array("q", known.ids)
         self.times = array("q", known.times)
         self.epoch = known.epoch  # how often ids have begun anew
@@ -130,7 +131,7 @@ class Known:
     def judge(self, trade_id: int, time_us: int, *, listed: bool) -> Verdict:
         """Return how a trade relates to the known ones, pushed or `listed`; it is not added."""
         place = bisect_left(self.ids, trade_id)
-        has_id = place < len(self.ids) and self.ids[place] == trade_id
+        has_id = self._is_at(place, trade_id)
         if has_id and same_time(self.times[place], time_us):
             return Verdict.REPEAT
         if any(same_time(past_us, time_us) for past_us in self._past.get(trade_id, ())):
@@ -153,7 +154,9 @@ class Known:
 
     def has(self, trade_id: int) -> bool:
         """Return whether a known trade of this epoch has this id."""
-        place = bisect_left(self.ids, trade_id)
+        return self._is_at(bisect_left(self.ids, trade_id), trade_id)
+
+    def _is_at(self, place: int, trade_id: int) -> bool:
         return place < len(self.ids) and self.ids[place] == trade_id
 
     def is_of_earlier_epoch(self, time_us: int) -> bool:
@@ -168,14 +171,8 @@ class Known:
 
     def add(self, trade_id: int, time_us: int) -> None:
         """Add a trade that is new."""
-        place = bisect_left(self.ids, trade_id)
-        self.ids.insert(place, trade_id)
-        self.times.insert(place, time_us)
+        insert(self.ids, self.times, trade_id, time_us)
         self.epoch_us = min(self.epoch_us, time_us)  # a trade with an absurd time may have begun it
-
-    def mark(self, moment: Moment) -> Mark:
-        """Return the part in the watermark of a trade that was added."""
-        return *moment, self.epoch, self.open
 
     def restart(self, first: Moment, session: str) -> list[Gap]:
         """Begin a new epoch in front of its first trade; return the gaps, at last the one in front of it."""
@@ -183,7 +180,7 @@ class Known:
         if self.open.overtaken:
             place = max(0, len(self.ids) - 1 - _OVERTAKEN)
             last = (self.ids[place], self.times[place])
-        self._opened = [one for one in self._opened if one.cause != "ids_restarted"]
+        self._opened = self._without_held
         gaps = self._give_up(self._opened)
         past = [(trade_id, time_us) for trade_id, times in self._past.items() for time_us in times]
         self._past = times_by_id([*past, *zip(self.ids, self.times, strict=True)][-_WINDOW:])
@@ -196,17 +193,17 @@ class Known:
         if not self.open.overtaken:
             self.open = self.open._replace(revision=self.open.revision + 1, overtaken=True)
 
-    def doubt(self, moment: Moment, session: str, now_us: int) -> None:
+    def note_held(self, moment: Moment, session: str, now_us: int) -> None:
         """Remember with the next record that a trade is held: if the process ends, it is missing, too."""
-        if not any(one.cause == "ids_restarted" for one in self._opened):
+        if len(self._without_held) == len(self._opened):
             trade_id, time_us = moment
             stretch = Stretch(self.ids[-1], self.newest_us, trade_id + 1, time_us)
             self._opened = _in_order([*self._opened, _Opened(stretch, session, "ids_restarted", now_us)])
             self.settle()
 
-    def undoubt(self) -> None:
-        """Forget what `doubt` has remembered, because the trade is old."""
-        self._opened = [one for one in self._opened if one.cause != "ids_restarted"]
+    def forget_held(self) -> None:
+        """Forget what `note_held` has remembered, because the trade is old."""
+        self._opened = self._without_held
         self.settle()
 
     def trim(self) -> list[Gap]:
@@ -244,9 +241,8 @@ class Known:
         """Close stretches without proof, all or those that have been open for longer than `patience_us`."""
         if not self._opened:
             return []
-        certain = [one for one in self._opened if one.cause != "ids_restarted"]
         if now_us is None:
-            return self._give_up(certain)
+            return self._give_up(self._without_held)
         # The clock may have been set back since a stretch was opened.
         self._opened = [
             one if 0 < one.since_us <= now_us else one._replace(since_us=now_us) for one in self._opened
@@ -287,8 +283,8 @@ class Known:
             # What follows in the same session follows its list, unless something was lost in between.
             if high[0] < before[0] and (one.session != session or one.cause == "damaged_frame"):
                 rest.append(one._replace(stretch=Stretch(*high, *before)))
-            inside = [n.moment for n in listed if after[0] < n.moment[0] < before[0]]
-            filled = [n.moment for n in listed if after[0] < n.moment[0] < before[0] and not n.is_known]
+            inside = [n for n in listed if after[0] < n.moment[0] < before[0]]
+            filled = [n.moment for n in inside if not n.is_known]
             if reach is not None and reach <= after[0]:
                 if filled or not rest:
                     closed.append(Found(Stretch(*after, *(filled or [before])[0]), len(filled), one.cause))
@@ -297,7 +293,8 @@ class Known:
                 meanwhile += [one] if filled else rest
                 self._opened = [*meanwhile, *(other for other in self._opened if other.stretch > one.stretch)]
                 self.settle()
-                found = Found(Stretch(*after, *(inside or [before])[0]), len(filled), one.cause)
+                end = inside[0].moment if inside else before
+                found = Found(Stretch(*after, *end), len(filled), one.cause)
                 lost.append(self._gap(found, session, closed=False))
             remaining += rest
         without_proof = [n for n in new if reach is None or n[0] < reach]
@@ -322,6 +319,11 @@ class Known:
         stretches = tuple(one.stretch for one in self._opened)
         if stretches != self.open.stretches:
             self.open = self.open._replace(revision=self.open.revision + 1, stretches=stretches)
+
+    @property
+    def _without_held(self) -> list[_Opened]:
+        """The open stretches but the one in front of a trade that is held."""
+        return [one for one in self._opened if one.cause != "ids_restarted"]
 
     def _before(self, trade_id: int, further: int = 0) -> Moment | None:
         """Return the known trade in front of an id, or one so much further back; None if there is none."""

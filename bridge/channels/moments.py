@@ -6,10 +6,10 @@ in a push and the other way in a list.
 
 from collections.abc import Iterable
 
+from bridge.channels.figures import SECOND
+
 Moment = tuple[int, int]
 """The id of a trade, and its time in µs since the epoch."""
-
-SECOND = 1_000_000  # µs
 
 
 def is_later(time_us: int, other_us: int) -> bool:

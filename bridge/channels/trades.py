@@ -155,7 +155,7 @@ class Trades:
                 self._hold(push, [line], clean=False)
             case _:
                 outcome.duplicates += 1
-                outcome.live_duplicates += line[0] > series.listed_to and not source.overlapping
+                outcome.live_duplicates += line[0] > series.listed_to
 
     def _link(self, push: _Push, moment: Moment) -> None:
         """Open a stretch in front of the first trade of a session, or of the first ones behind a loss."""
@@ -251,7 +251,7 @@ class Trades:
             self._restart(known, outcome, received_us)
         else:
             first = self._held[known.symbol][0]
-            known.doubt(first.line[:2], first.series.session, received_us)
+            known.note_held(first.line[:2], first.series.session, received_us)
 
     def _refute(self, known: Known, old: Collection[int]) -> None:
         """Drop held trades that a list shows to be old."""
@@ -261,7 +261,7 @@ class Trades:
         self._held[known.symbol] = [one for one in held if one.line[0] not in old]
         if not self._held[known.symbol]:
             del self._held[known.symbol], self._held_since_us[known.symbol]
-            known.undoubt()
+            known.forget_held()
 
     def _restart(self, known: Known, outcome: Outcome, received_us: int) -> None:
         """Begin a new epoch with the held trades."""

@@ -25,7 +25,7 @@ from bridge.errors import ShardLost
 from bridge.kafka import quirks
 from bridge.kafka.client import connection, reading
 from bridge.kafka.topics import Topic
-from bridge.ledger import Watermark, advanced
+from bridge.ledger import Heard, Watermark, advanced
 from bridge.plan import shard_of
 from bridge.records import Record
 from bridge.spool.progress import Owner
@@ -37,12 +37,6 @@ _SPOOL = b"spool"
 
 _PATIENCE = 60.0  # seconds to read the whole state
 _POLL_MS = 500
-
-Heard = Mapping[str, int]
-"""The last-heard time of each private channel of an account, in microseconds since the epoch.
-
-All that was pushed on the channel up to then was received.
-"""
 
 
 class Unsaved(NamedTuple):

@@ -246,13 +246,16 @@ class Simulator:
             for client in subscribers:
                 damaged = self._mishaps.damaged(update)
                 client.write(frame if damaged is None else binary(damaged))
-                due_us = _now_us() + round(client.lag * 1e6)
-                self.history.record_written(update, client.number, due_us, damaged=damaged is not None)
+                self._record_written(client, update, damaged=damaged is not None)
                 if damaged is not None:
                     self.truth.bad["damaged"] += 1
                 else:
                     self.truth.record_written(update)
         return bool(subscribers)
+
+    def _record_written(self, client: Client, update: Update, *, damaged: bool) -> None:
+        due_us = _now_us() + round(client.lag * 1e6)
+        self.history.record_written(update, client.number, due_us, damaged=damaged)
 
     def _write_to_all(self, payload: bytes) -> int:
         listening = self.clients.listening()
@@ -327,13 +330,15 @@ class Simulator:
                 return
             case "damaged":
                 client.write(binary(corrupted(update)))
-                due_us = _now_us() + round(client.lag * 1e6)
-                self.history.record_written(update, client.number, due_us, damaged=True)
+                self._record_written(client, update, damaged=True)
                 self.truth.bad["clean_damaged"] += 1
                 return
             case "empty":
                 empty: list[Any] | dict[str, Any] = [] if update.channel == "trades" else {}
                 update = Update(update.channel, update.symbol, [True, empty, update.symbol])
+        self._write_clean(client, update)
+
+    def _write_clean(self, client: Client, update: Update) -> None:
         self.history.record_first(update)
         client.write(self._frame(update))
         self.truth.record_written(update)
@@ -341,10 +346,7 @@ class Simulator:
     def _write_belated(self, client: Client, update: Update) -> None:
         """Write a first list or snapshot that is late, with what has changed since."""
         if client.listens and client.subscriber.wants(update.channel, update.symbol, None):
-            update = self._protocol.first(update.channel, update.symbol, self._clock())
-            self.history.record_first(update)
-            client.write(self._frame(update))
-            self.truth.record_written(update)
+            self._write_clean(client, self._protocol.first(update.channel, update.symbol, self._clock()))
             self.clients.flush()
 
     async def _misbehave(self) -> None:

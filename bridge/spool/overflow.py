@@ -187,14 +187,12 @@ class Overflow:
 
     def make_room(self) -> bool:
         """Try again to append the records that the disk did not take; return whether reading can resume."""
-        if not self.active:
-            self._refusing = False
-            return True
-        if self._spool is None or self._spool.full(_ROOM):
-            return False
-        entries, self._held = self._held, []
-        if entries:
-            return self.put(entries)
+        if self.active:
+            if self._spool is None or self._spool.full(_ROOM):
+                return False
+            entries, self._held = self._held, []
+            if entries and not self.put(entries):
+                return False
         self._refusing = False
         return True
 

@@ -13,12 +13,11 @@ import structlog
 from msgspec.structs import replace
 
 from bridge.ledger import Gap
-from bridge.records import EVENTS, Cause, Kind, Mark, Record
+from bridge.records import EVENTS, MOST_DETAIL, Cause, Kind, Mark, Record
 from bridge.watch.metrics import Metrics
 
 log = structlog.get_logger(__name__)
 
-_DETAIL = 500  # characters of an event's detail
 
 # The fields of an event that its log line has, as far as they apply.
 _LOGGED = (
@@ -133,7 +132,7 @@ class Journal:
     def _record(self, kind: Kind, mark: Mark | None, about: About) -> None:
         now_us = time.time_ns() // 1000
         if (detail := about.get("detail")) is not None:
-            about["detail"] = detail[:_DETAIL]
+            about["detail"] = detail[:MOST_DETAIL]
         event = Event(event=kind, received_us=now_us, replica=self._replica, shard=self._shard, **about)
         key = event.symbol or event.account or str(self._shard)
         counter = self._metrics.counter

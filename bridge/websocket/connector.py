@@ -27,11 +27,12 @@ from bridge.config import ExchangeConfig
 from bridge.exchange.requests import Credentials
 from bridge.exchange.session import Session, Timing
 from bridge.exchange.subscribing import subscribe_requests
+from bridge.ledger import Heard
 from bridge.records import Cause
 from bridge.watch.watch import Watch
 from bridge.websocket.courtesy import Courtesy, calm, spread
 from bridge.websocket.feed import Ended, Feed, Receiver, until
-from bridge.websocket.listening import Heard, Listening, Missed
+from bridge.websocket.listening import Listening, Missed
 from bridge.websocket.rotation import Outcome, Rotation
 from bridge.websocket.stream import Stream
 

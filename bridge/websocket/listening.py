@@ -13,11 +13,7 @@ it could save one. Both count as "not listened to", and leave a gap without a be
 from collections.abc import Collection, Mapping
 from typing import NamedTuple
 
-Heard = Mapping[str, int]
-"""The last-heard time of each private channel of an account, in microseconds since the epoch.
-
-All that was pushed on the channel up to then was received.
-"""
+from bridge.ledger import Heard
 
 
 class Missed(NamedTuple):

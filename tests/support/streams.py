@@ -52,6 +52,12 @@ class Network(asyncio.Transport):
             self._closing = True
             asyncio.get_running_loop().call_soon(self._stream.connection_lost, None)
 
+    def read_and_lose(self, data: bytes) -> None:
+        """Read what has arrived, then lose the connection."""
+        self.arrived += data
+        self.read()
+        self.lose()
+
     def write(self, data: Any) -> None:
         """Take bytes for the exchange."""
         self.written += data

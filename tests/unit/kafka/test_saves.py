@@ -18,8 +18,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from bridge.config import KafkaConfig
 from bridge.kafka.partition import Partition
 from bridge.kafka.queues import Queues
-from bridge.kafka.state import Heard, Save, ShardState
+from bridge.kafka.state import Save, ShardState
 from bridge.kafka.topics import Topic
+from bridge.ledger import Heard
 from bridge.records import DEADLETTER, EVENTS, STATE, Record
 from bridge.spool.overflow import Overflow
 from bridge.spool.progress import Owner

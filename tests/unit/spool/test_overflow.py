@@ -285,7 +285,8 @@ def test_what_was_committed_after_the_spool_was_read_is_not_repeated_after_a_kil
     outage.teardown()
 
 
-def test_committed_offsets_outlive_a_process_that_reads_nothing_of_their_partition() -> None:
+def killed_behind_a_commit() -> Outage:
+    """Return an outage whose first process had spooled and committed some records when it was killed."""
     outage = Outage()
     outage.begin()
     outage.receive([0, 1, 1])
@@ -294,6 +295,11 @@ def test_committed_offsets_outlive_a_process_that_reads_nothing_of_their_partiti
     outage.request_the_commit()
     outage.commit()
     outage.end(stop=False, by_another=False)
+    return outage
+
+
+def test_committed_offsets_outlive_a_process_that_reads_nothing_of_their_partition() -> None:
+    outage = killed_behind_a_commit()
     assert outage.process.partitions == []
     outage.request_the_commit()
     outage.commit()
@@ -519,14 +525,7 @@ def test_what_an_owner_left_behind_is_reported_unless_it_ended_with_nothing_left
 
 
 def test_what_was_in_memory_of_a_killed_process_is_not_lost_if_its_spool_is_continued() -> None:
-    outage = Outage()
-    outage.begin()
-    outage.receive([0, 1, 1])
-    outage.overflow()
-    outage.send(1)
-    outage.request_the_commit()
-    outage.commit()
-    outage.end(stop=False, by_another=False)
+    outage = killed_behind_a_commit()
     assert outage.process.overflow.recovered
     assert "records_lost" not in outage.process.events
     outage.end(stop=False, by_another=True)

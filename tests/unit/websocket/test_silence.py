@@ -61,6 +61,17 @@ class Scene:
             self.session.receive(answer(request_id), False, self.now)
         self.take()
 
+    def feed(self) -> Feed:
+        """Return a feed of the session that has no connection."""
+        return Feed(
+            cast("Stream", None),
+            self.session,
+            self.source,
+            courtesy=Courtesy(5.0, 20.0),
+            receiver=Nobody(),
+            watch=self.watch,
+        )
+
     def take(self) -> list[Any]:
         """Return the requests to send, those that are held with them."""
         while self.session.held:
@@ -216,14 +227,7 @@ def test_nothing_is_missing_as_long_as_a_rotation_withholds_what_the_session_bri
 
     async def scenario() -> None:
         scene = Scene()
-        feed = Feed(
-            cast("Stream", None),
-            scene.session,
-            scene.source,
-            courtesy=Courtesy(5.0, 20.0),
-            receiver=Nobody(),
-            watch=scene.watch,
-        )
+        feed = scene.feed()
         feed.withheld = True
         scene.session.tick(scene.now + 10)
         feed._report()
@@ -241,14 +245,7 @@ def test_nothing_is_missing_as_long_as_a_rotation_withholds_what_the_session_bri
 def test_a_feed_requests_again_what_its_source_has_lost() -> None:
     async def scenario() -> None:
         scene = Scene()
-        feed = Feed(
-            cast("Stream", None),
-            scene.session,
-            scene.source,
-            courtesy=Courtesy(5.0, 20.0),
-            receiver=Nobody(),
-            watch=scene.watch,
-        )
+        feed = scene.feed()
         assert set(scene.source.channels) == {"trades"}
         scene.source.incomplete.update({"trades", "depth"})
         feed._report()

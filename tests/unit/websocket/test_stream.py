@@ -137,9 +137,7 @@ def test_a_lost_connection_hands_over_by_turns_what_was_read() -> None:
         listener = Listener()
         listener.attach()
         await turns()
-        listener.network.arrived += numbered(*range(READ // SIZE))
-        listener.network.read()
-        listener.network.lose()
+        listener.network.read_and_lose(numbered(*range(READ // SIZE)))
         sizes = []
 
         def observe() -> None:
@@ -159,9 +157,7 @@ def test_a_pause_while_a_lost_connection_hands_over_ends_it() -> None:
         listener = Listener()
         listener.attach()
         await turns()
-        listener.network.arrived += numbered(*range(READ // SIZE))
-        listener.network.read()
-        listener.network.lose()
+        listener.network.read_and_lose(numbered(*range(READ // SIZE)))
         await turns(3)
         assert not listener.ended()
         before = listener.numbers.copy()
