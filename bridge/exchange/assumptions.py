@@ -1,0 +1,229 @@
+"""What the bridge assumes about the exchange, on what basis, and what it does when that is wrong; pure.
+
+The API document leaves much open. Each assumption has a name: `probe` tries the assumption of that name on the
+real exchange, and `simulate --dialect NAME` plays an exchange for which it does not hold.
+"""
+
+import enum
+from dataclasses import dataclass
+
+
+class Basis(enum.StrEnum):
+    """How well an assumption is founded."""
+
+    DOCUMENTED = "documented"
+    SEEN = "seen by others"
+    ASSUMED = "assumed"
+
+
+@dataclass(frozen=True, slots=True)
+class Assumption:
+    """One assumption about the exchange.
+
+    `costs_data` if data would be lost where it does not hold, even though the loss is reported.
+    """
+
+    name: str
+    assumed: str
+    basis: Basis
+    otherwise: str
+    costs_data: bool = False
+
+
+_D, _S, _A = Basis.DOCUMENTED, Basis.SEEN, Basis.ASSUMED
+
+_ROWS = (
+    # Frames
+    Assumption(
+        "compressed",
+        "A frame is binary: one zlib stream.",
+        _D,
+        "Raw deflate and plain JSON, binary or text, are read as well.",
+    ),
+    Assumption(
+        "one_message",
+        "A frame is one JSON message of at most `exchange.max_frame_bytes`, readable without the frames before it.",
+        _S,
+        "The frame becomes a dead letter, and what it may have held is requested again or reported as a gap.",
+        costs_data=True,
+    ),
+    Assumption(
+        "no_other_fields",
+        "Messages and their items have the documented fields and no others.",
+        _D,
+        "Other fields are ignored.",
+    ),
+    Assumption(
+        "spelling",
+        "JSON is written without blanks, with its fields in the order of the API document.",
+        _A,
+        "Any JSON is read; it may take up to 1.6 times as long.",
+    ),
+    Assumption(
+        "known_methods",
+        "Every message is a push of a channel that was subscribed to, or the answer to a request.",
+        _D,
+        "Other messages become dead letters.",
+    ),
+    Assumption(
+        "answer_order",
+        "A push may come before the answer to its subscribe request.",
+        _S,
+        "Messages are matched by `id` and `method`, never by position, so either order works.",
+    ),
+    # Connections
+    Assumption(
+        "no_redirect",
+        "The handshake is answered at the configured address.",
+        _A,
+        "A redirect is refused as an error of the configuration or the exchange; nothing is sent elsewhere.",
+        costs_data=True,
+    ),
+    Assumption(
+        "pings_answered",
+        "`server.ping` is answered within `exchange.reply_timeout`, after all that was pushed before.",
+        _D,
+        "The session is replaced.",
+        costs_data=True,
+    ),
+    Assumption(
+        "clock",
+        "`server.time` is right to a second, and the local clock is less than 5 s off.",
+        _D,
+        "Requests are signed with the server's clock. Latencies are wrong by the difference.",
+    ),
+    Assumption(
+        "thirty_subscriptions",
+        "A connection may have `exchange.subscriptions_per_session` subscriptions.",
+        _S,
+        "Subscriptions that stay silent are reported; lower `exchange.subscriptions_per_session`.",
+        costs_data=True,
+    ),
+    # Subscribing
+    Assumption(
+        "one_answer",
+        "A subscribe request for several markets has one answer.",
+        _S,
+        "Further answers to the same request are ignored.",
+    ),
+    Assumption(
+        "adds",
+        "A subscribe request adds to the subscriptions of its channel that the connection already has.",
+        _S,
+        "Subscriptions that fall silent are requested again, all of a channel in one request, and then reported.",
+        costs_data=True,
+    ),
+    Assumption(
+        "unknown_refused",
+        "A subscribe request for a market that does not exist is refused.",
+        _S,
+        "A market that brings no list or snapshot is requested once more and then reported as silent.",
+    ),
+    Assumption(
+        "clean_first",
+        "Each new subscription to trades or depth begins with a list or a snapshot.",
+        _S,
+        "It is requested once more; if it does not come, the subscription is reported as silent.",
+        costs_data=True,
+    ),
+    Assumption(
+        "clean_again",
+        "A subscribe request for what is subscribed already is accepted, and brings a list or snapshot again.",
+        _S,
+        "What was lost is reported as a gap at the next session, and consumers of depth wait for its snapshot.",
+        costs_data=True,
+    ),
+    # Trades
+    Assumption(
+        "newest_first",
+        "The trades of a list are in order, newest first.",
+        _S,
+        "They are sorted.",
+    ),
+    Assumption(
+        "long_lists",
+        "A list of trades reaches back at least 20 trades.",
+        _A,
+        "Trades of an interruption that are not in the list are reported as a gap.",
+        costs_data=True,
+    ),
+    Assumption(
+        "ids_rise",
+        "The ids of the trades of a market rise with their times.",
+        _S,
+        "Ids that begin anew are noticed and reported as `ids_restarted`; no trade is taken for a repeat.",
+    ),
+    Assumption(
+        "trade_times",
+        "The time of a trade is a number of seconds.",
+        _D,
+        "Milliseconds and microseconds are told apart by size.",
+    ),
+    Assumption(
+        "pushed_once",
+        "A trade is pushed once on a connection, in order.",
+        _A,
+        "Repeats are dropped and counted; late ones are records when they come.",
+    ),
+    # Depth
+    Assumption(
+        "both_sides",
+        "A push of depth has both sides, as lists of [price, amount].",
+        _D,
+        "A side that is missing is empty; levels that are objects are read.",
+    ),
+    Assumption(
+        "best_ask_last",
+        "The asks of a snapshot come highest price first, like its bids.",
+        _S,
+        "A snapshot is sorted.",
+    ),
+    # Tickers
+    Assumption(
+        "high_24h",
+        "A ticker has `high_24h`, though the API document does not name it.",
+        _S,
+        "It is null.",
+    ),
+    Assumption(
+        "ticker_figures",
+        "Every figure of a ticker is there, as text.",
+        _D,
+        'One that is missing, null, "" or "-" is null; a number keeps its digits.',
+    ),
+    Assumption(
+        "ticker_times",
+        "A ticker has a `timestamp` in milliseconds.",
+        _D,
+        "Seconds and microseconds are told apart by size; without a usable one, `time_us` is null.",
+    ),
+    Assumption(
+        "flat_tickers",
+        "The tickers of a push are one list.",
+        _D,
+        "A list inside the list is read as well.",
+    ),
+    Assumption(
+        "lists_markets",
+        "`all_ticker` names every market within a minute of subscribing.",
+        _S,
+        'With `"*"`, a market is subscribed to when it is first named.',
+    ),
+    # Accounts
+    Assumption(
+        "signed_with_server_time",
+        "A login that is signed with the server's clock is accepted.",
+        _S,
+        "The account is reported as refused, and tried again ever less often.",
+        costs_data=True,
+    ),
+    Assumption(
+        "no_private_snapshot",
+        "Private channels push changes only, and nothing when they are subscribed to.",
+        _S,
+        "What comes first becomes records like any change.",
+    ),
+)
+
+ASSUMPTIONS: dict[str, Assumption] = {row.name: row for row in _ROWS}
+"""All assumptions by name, in the order of the document."""
