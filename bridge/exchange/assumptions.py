@@ -1,7 +1,7 @@
 """What the bridge assumes about the exchange, on what basis, and what it does when that is wrong; pure.
 
-The API document leaves much open. Each assumption has a name: `probe` tries the assumption of that name on the
-real exchange, and `simulate --dialect NAME` plays an exchange for which it does not hold.
+The API document leaves much open. Each assumption has a name: `probe` tries the assumption of that name on
+the real exchange, and `simulate --dialect NAME` plays an exchange for which it does not hold.
 """
 
 import enum
@@ -42,7 +42,7 @@ _ROWS = (
     ),
     Assumption(
         "one_message",
-        "A frame is one JSON message of at most `exchange.max_frame_bytes`, readable without the frames before it.",
+        "A frame is one JSON message of at most `exchange.max_frame_bytes`, whole without others.",
         _S,
         "The frame becomes a dead letter, and what it may have held is requested again or reported as a gap.",
         costs_data=True,
@@ -110,7 +110,7 @@ _ROWS = (
         "adds",
         "A subscribe request adds to the subscriptions of its channel that the connection already has.",
         _S,
-        "Subscriptions that fall silent are requested again, all of a channel in one request, and then reported.",
+        "Subscriptions that stay silent are requested again, all of a channel at once, then reported.",
         costs_data=True,
     ),
     Assumption(
@@ -128,9 +128,9 @@ _ROWS = (
     ),
     Assumption(
         "clean_again",
-        "A subscribe request for what is subscribed already is accepted, and brings a list or snapshot again.",
+        "A repeated subscribe request is accepted, and brings a list or snapshot again.",
         _S,
-        "What was lost is reported as a gap at the next session, and consumers of depth wait for its snapshot.",
+        "A lost push is made up for by the next session only, or reported as a gap by it.",
         costs_data=True,
     ),
     # Trades
