@@ -76,6 +76,32 @@ def check_configuration(config: _ConfigFile = None) -> int:
     return uvloop.run(check.check(settings))
 
 
+@app.command(short_help="Try every assumption about the exchange on the configured one.")
+def probe(
+    config: _ConfigFile = None,
+    seconds: Annotated[float, typer.Option(metavar="N", min=1, help="Seconds to listen.")] = 60.0,
+    record: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Directory for one sample of each form of public message."),
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    try_limits: Annotated[
+        bool,
+        typer.Option("--try-limits", help="Try how many subscriptions and connections are allowed."),
+    ] = False,
+) -> int:
+    """Try every assumption about the exchange on the configured one.
+
+    Needs no Kafka. Exits with status 1 if the exchange cannot be visited, or if something does not hold that
+    would cost data.
+    """
+    from bridge import probe as probing  # noqa: PLC0415
+
+    settings = load(config)
+    logs.configure(settings.log)
+    return uvloop.run(probing.probe(settings, seconds, record=record, json=json, limits=try_limits))
+
+
 @app.command(short_help="Simulate the exchange: a WebSocket server with generated markets.")
 def simulate(
     port: Annotated[

@@ -67,8 +67,8 @@ _ROWS = (
     ),
     Assumption(
         "answer_order",
-        "A push may come before the answer to its subscribe request.",
-        _S,
+        "A subscribe request is answered before its first push.",
+        _A,
         "Messages are matched by `id` and `method`, never by position, so either order works.",
     ),
     # Connections
@@ -99,7 +99,20 @@ _ROWS = (
         "Subscriptions that stay silent are reported; lower `exchange.subscriptions_per_session`.",
         costs_data=True,
     ),
-    # Subscribing
+    Assumption(
+        "connections",
+        "As many connections may be open as the configuration needs.",
+        _A,
+        "Connections are opened ever less often; `/readyz` and `/status` say which are missing.",
+        costs_data=True,
+    ),
+    # Requests
+    Assumption(
+        "answers_in_time",
+        "Every request is answered within `exchange.reply_timeout`.",
+        _A,
+        "Answers other than to pings are waited for up to 60 s, as long as pings are answered.",
+    ),
     Assumption(
         "one_answer",
         "A subscribe request for several markets has one answer.",
@@ -215,6 +228,13 @@ _ROWS = (
         "A login that is signed with the server's clock is accepted.",
         _S,
         "The account is reported as refused, and tried again ever less often.",
+        costs_data=True,
+    ),
+    Assumption(
+        "two_logins",
+        "An API key may be logged in on two connections at once.",
+        _A,
+        "The older connection ends when the next one logs in; the time between is reported as a gap.",
         costs_data=True,
     ),
     Assumption(

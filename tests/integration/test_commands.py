@@ -9,16 +9,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from tests.support.kafka_broker import Broker, free_ports
 from tests.support.process import ROOT
 from tests.support.waiting import eventually
+from tests.unit.test_golden import Sample
+from tests.unit.test_golden import test_a_sample_becomes_its_records_and_its_dead_letter as assert_is_golden
 
 TEXT = (ROOT / "docs" / "commands.md").read_text()
 BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", TEXT, re.DOTALL | re.MULTILINE)
 COMMANDS = [line for language, text in BLOCKS if language == "sh" for line in text.splitlines()]
-RUN, RUN_WITH_ENVIRONMENT, CHECK, SIMULATE, SIMULATE_FAULTS, DEMO = COMMANDS
+RUN, RUN_WITH_ENVIRONMENT, CHECK, PROBE, SIMULATE, SIMULATE_FAULTS, DEMO = COMMANDS
 
 SECONDS = 140.0
 
@@ -114,6 +117,16 @@ def test_check_prints_what_is_shown(simulated: Example) -> None:
         return [re.sub(r"[+-]?\d[\d.]*|localhost", "N", line) for line in text.splitlines()]
 
     assert shape(done.stdout) == shape(simulated.here(shown))
+
+
+def test_probe_finds_nothing_wrong_and_keeps_samples_that_the_golden_test_takes(simulated: Example) -> None:
+    done = simulated.run(PROBE)
+    assert done.returncode == 0, done.stdout
+    assert done.stdout.splitlines()[-1] == "no assumption failed that costs data"
+    samples = sorted((simulated.folder / "samples").rglob("*.json"))
+    assert {path.parent.name for path in samples} == {"all_ticker", "depth", "ticker", "trades"}
+    for path in samples:
+        assert_is_golden(msgspec.json.decode(path.read_bytes(), type=Sample))
 
 
 def test_run_logs_what_is_shown_and_ends_as_described(simulated: Example) -> None:

@@ -44,7 +44,7 @@ def test_every_command_is_listed_with_the_summary_of_its_help() -> None:
 @pytest.mark.parametrize("name", COMMANDS)
 def test_the_options_of_a_command_are_those_of_its_help(name: str) -> None:
     expected = [
-        (f"{one.opts[0]} {one.metavar}", shown(one.default), one.help)
+        (" ".join(filter(None, (one.opts[0], one.metavar))), shown(one.default), one.help)
         for one in COMMANDS[name].params
         if isinstance(one, typer.core.TyperOption)
     ]

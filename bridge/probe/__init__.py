@@ -1,0 +1,50 @@
+"""Tries every assumption about the exchange on the configured one; see `bridge.exchange.assumptions`."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from bridge.config import Config
+from bridge.errors import VisitFailed
+from bridge.probe import report
+from bridge.probe.findings import Findings
+from bridge.probe.messages import Messages
+from bridge.probe.samples import Samples
+from bridge.probe.steps import Probe
+
+Say = Callable[[str], None]
+"""Where a line goes: to the standard output, or to a test."""
+
+
+async def probe(
+    config: Config,
+    seconds: float,
+    *,
+    record: Path | None = None,
+    json: bool = False,
+    limits: bool = False,
+    say: Say = print,
+) -> int:
+    """Visit the exchange, print what was found, and return the exit status.
+
+    Listens for `seconds`, besides about half a minute of trying. `record` is a directory for one sample of
+    each form of message. `limits` tries how many subscriptions and connections there may be. The status is 1
+    if the exchange could not be visited, or if an assumption does not hold on which data depends.
+    """
+    messages = Messages(Findings(), config.exchange.max_frame_bytes)
+    keep = None if record is None else Samples(record).keep
+    visit = Probe(config, messages, keep)
+    begun, failed = time.monotonic(), ""
+    try:
+        await visit.run(seconds, limits=limits)
+    except VisitFailed as error:
+        failed = f"the exchange at {config.exchange.url} could not be visited: {error}"
+    took = time.monotonic() - begun
+    if json:
+        say(report.as_json(messages.findings, messages, visit.timed, took).decode())
+    else:
+        for line in report.lines(messages.findings, messages, visit.timed, took):
+            say(line)
+    if failed:
+        say(failed)
+    return 1 if failed or messages.findings.costs_data else 0

@@ -1,0 +1,167 @@
+"""One connection of the probe: sends requests, waits for their answers, reads all that comes."""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable, Sequence
+from types import TracebackType
+from typing import Self
+
+import orjson
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
+
+from bridge.config import ExchangeConfig
+from bridge.errors import VisitFailed
+from bridge.exchange import requests
+from bridge.exchange.requests import Credentials, Request
+from bridge.probe.messages import Answered, Line, Messages
+
+Keep = Callable[[bytes], None]
+"""Takes the JSON text of each message."""
+
+
+class _Connect(connect):
+    """A connection attempt that ends at a redirect instead of following it."""
+
+    def process_redirect(self, exc: Exception) -> Exception | str:
+        return exc
+
+
+class Wire:
+    """An open connection within its context; `keep` gets every message, None: none.
+
+    Raises:
+        VisitFailed: the connection could not be opened.
+    """
+
+    def __init__(
+        self,
+        config: ExchangeConfig,
+        messages: Messages,
+        credentials: Credentials | None = None,
+        keep: Keep | None = None,
+    ) -> None:
+        self.line = Line(mask=credentials.mask if credentials else str)
+        self.closed = ""  # why the exchange closed it; "" while it is open
+        self._config = config
+        self._messages = messages
+        self._credentials = credentials
+        self._keep = keep
+        self._next_id = 1  # of requests, +1 for each
+        self._news = asyncio.Event()  # set by each message and by the end of the connection
+        self._connection: ClientConnection  # open from `__aenter__` on
+        self._reading: asyncio.Task[None]  # reads until the connection is closed
+
+    async def __aenter__(self) -> Self:
+        opening = _Connect(
+            self._config.url,
+            compression=None,
+            max_size=self._config.max_frame_bytes,
+            open_timeout=self._config.reply_timeout,
+            close_timeout=1,
+            ping_interval=None,
+        )
+        try:
+            self._connection = await opening
+        except InvalidStatus as error:
+            location = error.response.headers.get("Location")
+            if location is not None:
+                self._messages.findings.note("no_redirect", False, f"to {location}")
+            status = error.response.status_code
+            raise VisitFailed(f"handshake answered with HTTP {status}{_to(location)}") from None
+        except (OSError, EOFError, TimeoutError, WebSocketException) as error:
+            raise VisitFailed(str(error) or type(error).__name__) from None
+        self._messages.findings.note("no_redirect", True, self._config.url)
+        self._reading = asyncio.create_task(self._read())
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._connection.close()
+        await self._reading
+
+    async def ping(self) -> float | None:
+        """Return the seconds until a ping was answered; None if it was not in time."""
+        sent = time.monotonic()
+        answered = await self._ask(requests.ping)
+        well = answered.number > 0 and answered.error is None
+        seconds = answered.at - sent
+        shown = f"{seconds * 1000:.0f} ms" if well else answered.error or "no answer"
+        self._messages.findings.note("pings_answered", well, shown)
+        return seconds if well else None
+
+    async def server_time(self) -> tuple[float, float] | None:
+        """Return the bounds of what the server's clock is ahead of ours, in seconds; None if it is not read.
+
+        Its time counts whole seconds: at S it is anything from S to S + 1. Example: asked at 100.20 and
+        answered at 100.30 by our clock, 105 means that it is from 4.70 to 5.80 s ahead.
+        """
+        sent = time.time()
+        answered = await self._ask(requests.time)
+        if not isinstance(answered.result, int | float):
+            return None
+        return answered.result - time.time(), answered.result + 1 - sent
+
+    async def log_in(self) -> Answered:
+        """Log in, signed with the server's clock."""
+        assert self._credentials is not None  # noqa: S101 - a wire without credentials has nothing to log in
+        bounds = await self.server_time()
+        milliseconds = int((time.time() + (bounds[0] if bounds else 0.0)) * 1000)
+        credentials = self._credentials
+        return await self._ask(lambda number: requests.auth(number, credentials, milliseconds))
+
+    async def subscribe(self, channel: str, symbols: Sequence[str]) -> Answered:
+        """Subscribe, and return the answer."""
+        self.line.asked.update((channel, symbol) for symbol in symbols or [""])
+        return await self._ask(lambda number: requests.subscribe(number, channel, symbols))
+
+    async def until(self, condition: Callable[[], bool], seconds: float) -> bool:
+        """Wait until a message makes a condition true, for at most so long; return whether it does."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while not condition() and not self.closed:
+                    self._news.clear()
+                    await self._news.wait()
+        return condition()
+
+    async def clean_comes(self, channel: str, symbol: str, after: int = 0) -> bool:
+        """Wait for one more list or snapshot than there were; return whether it comes in time."""
+        pushed = self.line.pushed[channel, symbol]
+        return await self.until(lambda: pushed.clean > after, self._config.reply_timeout)
+
+    async def _ask(self, request: Callable[[int], Request]) -> Answered:
+        """Send a request and wait for its answer; without one its number is 0."""
+        number = self._next_id
+        self._next_id += 1
+        answered = self.line.answers[number]
+        text = request(number)
+        try:
+            await self._connection.send(text)
+        except ConnectionClosed:
+            return answered
+        in_time = await self.until(lambda: answered.number > 0, self._config.reply_timeout)
+        if in_time or not self.closed:
+            self._messages.findings.note("answers_in_time", in_time, orjson.loads(text)["method"])
+        return answered
+
+    async def _read(self) -> None:
+        try:
+            async for message in self._connection:
+                binary = isinstance(message, bytes)
+                frame = message if isinstance(message, bytes) else message.encode()
+                text = self._messages.take(self.line, frame, binary, time.monotonic())
+                if text is not None and self._keep is not None:
+                    self._keep(text)
+                self._news.set()
+        except WebSocketException as error:
+            self.closed = self.line.mask(str(error))
+        else:
+            self.closed = "closed by the exchange"
+        finally:
+            self._news.set()
+
+
+def _to(location: str | None) -> str:
+    return "" if location is None else f", a redirect to {location}"
