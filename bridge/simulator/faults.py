@@ -13,12 +13,14 @@ _SHARES = (
     "clean_again",
     "damaged",
     "bad_item",
+    "bad_params",
     "duplicated",
     "reordered",
     "clean_damaged",
     "clean_missing",
     "clean_late",
     "clean_empty",
+    "clean_short",
 )
 
 
@@ -27,7 +29,8 @@ class Faults:
     """Faults to inject; the defaults inject none.
 
     Shares are fractions of 1. The frames of `corrupt`, `bad_json` and `unknown_method` are sent in addition
-    to the good ones, so nothing good is lost; those of `damaged`, `bad_item` and `clean_damaged` in place.
+    to the good ones, so nothing good is lost; those of `damaged`, `bad_item`, `bad_params` and
+    `clean_damaged` in place.
     """
 
     drop: float = 0.0  # seconds between cuts of all connections; 0: never
@@ -41,13 +44,15 @@ class Faults:
     unknown_method: float = 0.0  # share of updates followed by a frame with an unknown method
     clean_again: float = 0.0  # share of trades and depth updates followed by the full list
     damaged: float = 0.0  # share of updates that a connection gets with a damaged zlib stream
-    bad_item: float = 0.0  # share of trades and depth updates that a connection gets with one bad figure
+    bad_item: float = 0.0  # share of updates, not tickers, that a connection gets with one bad figure
+    bad_params: float = 0.0  # the same with params that are not what the document says
     duplicated: float = 0.0  # share of trades, depth and private updates that are sent twice
     reordered: float = 0.0  # share of trades updates that are sent after the next one of their symbol
     clean_damaged: float = 0.0  # share of first lists and snapshots with a damaged zlib stream
     clean_missing: float = 0.0  # share of first lists and snapshots that are not sent
-    clean_late: float = 0.0  # share of first lists and snapshots that are sent `late_by` seconds later
+    clean_late: float = 0.0  # share of first lists, as they are, and snapshots sent `late_by` seconds later
     clean_empty: float = 0.0  # share of first lists of trades that are sent without their trades
+    clean_short: float = 0.0  # share of first lists of trades with their newest few only
     late_by: float = 5.0  # seconds
     lag: float = 0.0  # maximum seconds by which a connection's messages are late, each its own
     whole_seconds: bool = False  # whether trades have times in whole seconds

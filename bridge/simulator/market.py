@@ -14,7 +14,9 @@ _TICKS = 100
 _LOTS = 10_000
 _LEVELS = 25  # of each side of a book
 _MOST_LEVELS = 2 * _LEVELS
-_HISTORY = 100  # trades in a clean list
+LISTED = 100
+"""How many trades a clean list has."""
+
 _WELL_KNOWN = ("BTC_USDT", "ETH_USDT", "LTC_USDT", "XRP_USDT", "DFT_USDT", "EOS_USDT", "TRX_USDT", "BCH_USDT")
 _FIRST_ID = 12_900_000_000
 _EVEN = 0.5
@@ -62,7 +64,8 @@ class Market:
     rng: random.Random
     asks: Levels = field(default_factory=dict)  # from 25 to 51 levels; all prices above those of `bids`
     bids: Levels = field(default_factory=dict)
-    trades: deque[dict[str, Any]] = field(default_factory=lambda: deque(maxlen=_HISTORY))  # oldest first
+    listed: int = LISTED  # how many trades a list has, at most
+    trades: deque[dict[str, Any]] = field(init=False)  # oldest first, at most `listed`
     last_id: int = _FIRST_ID  # of the newest trade; the next one's is 1 to 3 higher
     open: int = 0  # ticks; the ticker's 24 hours begin with the market and never end
     high: int = 0  # ticks
@@ -77,6 +80,7 @@ class Market:
     _stray: int = 0  # by how much the next id is out of line; 0: it is not
 
     def __post_init__(self) -> None:
+        self.trades = deque(maxlen=self.listed)
         middle = self.rng.randint(100_000, 6_000_000)
         self.open = self.high = self.low = self.last = middle
         for step in range(1, _LEVELS + 1):
@@ -216,9 +220,10 @@ class Market:
 class Exchange:
     """All markets. The same seed makes the same events."""
 
-    def __init__(self, symbols: Sequence[str], seed: int) -> None:
+    def __init__(self, symbols: Sequence[str], seed: int, *, listed: int = LISTED) -> None:
         self.rng = random.Random(seed)  # noqa: S311 - decides what happens next, and seeds each market
         self.markets: dict[str, Market] = {}  # by symbol, in the order in which they were listed
+        self._listed = listed  # trades in a clean list, at most
         self._names: list[str] = []  # the keys of `markets`, for `choice`
         self._changed: set[str] = set()  # symbols whose ticker has changed since the last `all_ticker`
         for symbol in symbols:
@@ -232,7 +237,7 @@ class Exchange:
         """
         if symbol in self.markets:
             raise ValueError(f"{symbol} is already listed")
-        self.markets[symbol] = Market(symbol, random.Random(self.rng.random()))  # noqa: S311
+        self.markets[symbol] = Market(symbol, random.Random(self.rng.random()), listed=self._listed)  # noqa: S311
         self._names = list(self.markets)
         self._changed.add(symbol)
 

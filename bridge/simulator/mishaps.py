@@ -3,7 +3,7 @@
 import random
 from collections import Counter, defaultdict, deque
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Any, Literal
 
 from bridge.simulator import encoding
 from bridge.simulator.extras import corrupted
@@ -12,8 +12,12 @@ from bridge.simulator.market import Update
 from bridge.simulator.protocol import PRIVATE
 
 _NO_FIGURE = "x"
+_FEW = 4  # trades in a short list, at most
+# A figure of each private channel that is not needed to know which change an item is.
+_LAST_FIGURE = {"order": "price", "order_algo": "algo_price", "balance": "total"}
+_NO_PARAMS: tuple[Any, ...] = (None, {}, "x", [0])
 
-Spoiling = Literal["damaged", "missing", "late", "empty"]
+Spoiling = Literal["damaged", "missing", "late", "empty", "short"]
 """What happens to a first list or snapshot: the answer to a subscribe request."""
 
 
@@ -58,9 +62,18 @@ class Mishaps:
         """Return what one connection gets in place of an update's frame; None if it gets the frame."""
         if self._happens(self.faults.damaged):
             return corrupted(update)
-        if _has_items(update) and self._happens(self.faults.bad_item):
-            return encoding.compress(encoding.text(_with_bad_figure(update)))
+        if _has_items(update):
+            if self._happens(self.faults.bad_item):
+                return encoding.compress(encoding.text(_with_bad_figure(update)))
+            if self._happens(self.faults.bad_params):
+                wrong = replace(update, params=self.rng.choice(_NO_PARAMS))
+                return encoding.compress(encoding.text(wrong))
         return None
+
+    def shortened(self, update: Update) -> Update:
+        """Return a list of trades with its newest few only."""
+        clean, trades, symbol = update.params
+        return replace(update, params=[clean, trades[: self.rng.randint(1, _FEW)], symbol])
 
     def plan(self, channel: str, symbol: str, *spoilings: Spoiling | None) -> None:
         """Decide what happens to the next first lists or snapshots of a symbol; None: nothing."""
@@ -79,6 +92,8 @@ class Mishaps:
             spoiling = "late"
         elif update.channel == "trades" and self._happens(self.faults.clean_empty):
             spoiling = "empty"
+        elif update.channel == "trades" and self._happens(self.faults.clean_short):
+            spoiling = "short"
         if spoiling is not None:
             self.spoiled[spoiling] += 1
         return spoiling
@@ -88,12 +103,15 @@ class Mishaps:
 
 
 def _has_items(update: Update) -> bool:
-    """Return whether an update is one of trades or depth, and not empty."""
-    return update.channel in ("trades", "depth") and bool(update.params[1])
+    """Return whether an update is one of trades, depth or an account, and not empty."""
+    return update.channel in PRIVATE or (update.channel in ("trades", "depth") and bool(update.params[1]))
 
 
 def _with_bad_figure(update: Update) -> Update:
-    """Return an update of trades or depth in which one figure, of its first item, is none."""
+    """Return an update in which one figure, of its first item, is none."""
+    if update.channel in PRIVATE:
+        first, *others = update.params
+        return replace(update, params=[{**first, _LAST_FIGURE[update.channel]: _NO_FIGURE}, *others])
     clean, content, symbol = update.params
     if update.channel == "trades":
         content = [{**content[0], "price": _NO_FIGURE}, *content[1:]]

@@ -6,10 +6,11 @@ import hmac
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import orjson
 
+from bridge.simulator.dialects import DOCUMENTED, Dialect
 from bridge.simulator.market import Exchange, Update
 
 PUBLIC = ("trades", "depth", "ticker", "all_ticker")
@@ -54,25 +55,6 @@ class Reply:
 
 
 @dataclass(frozen=True, slots=True)
-class Dialect:
-    """How the exchange behaves where the API document leaves it open or clients have seen both ways.
-
-    Replies come compressed or as plain text, before or after the first update of a subscription. An unknown
-    market is refused or, as other clients have seen, acknowledged. A subscribe request adds to the
-    subscriptions of its channel or, as in ViaBTC's server, replaces them, up to the first market that it
-    refuses.
-    """
-
-    replies: Literal["zlib", "text"] = "zlib"
-    confirm: Literal["before", "after"] = "before"
-    unknown_market: Literal["refuse", "ack"] = "refuse"
-    subscribe: Literal["adds", "replaces"] = "adds"
-
-
-DOCUMENTED = Dialect()
-
-
-@dataclass(frozen=True, slots=True)
 class Protocol:
     """Replies to requests from the state of the markets; `secrets` maps API keys to secrets."""
 
@@ -103,7 +85,7 @@ class Protocol:
         if self.max_subscriptions and number > self.max_subscriptions:
             raise HangUp
         reply = Reply(request_id, result)
-        return [reply, *updates] if self.dialect.confirm == "before" else [*updates, reply]
+        return [reply, *updates] if self.dialect.answer_order == "answer_first" else [*updates, reply]
 
     def _result(
         self, subscriber: Subscriber, method: str, params: list[Any], now: float
@@ -151,10 +133,10 @@ class Protocol:
         names = [str(name).upper() for name in params]
         markets = self.market.markets
         unknown = [name for name in names if name not in markets] if channel != "balance" else []
-        if self.dialect.subscribe == "replaces":
+        if self.dialect.adds == "replaces":
             subscriber.subscriptions[channel].clear()
-        if unknown and self.dialect.unknown_market == "refuse":
-            if self.dialect.subscribe == "replaces":
+        if unknown and self.dialect.unknown_refused == "refused":
+            if self.dialect.adds == "replaces":
                 subscriber.subscriptions[channel].update(names[: names.index(unknown[0])])
             raise _Refused(_INVALID, f"invalid market: {', '.join(unknown)}")
         subscriber.subscriptions[channel].update(names)

@@ -21,13 +21,14 @@ from bridge.simulator import encoding
 from bridge.simulator.accounts import Account
 from bridge.simulator.audience import Audience
 from bridge.simulator.client import Client, binary, text
+from bridge.simulator.dialects import DOCUMENTED, Dialect, spoken
 from bridge.simulator.extras import Extras, corrupted
 from bridge.simulator.faults import Faults
 from bridge.simulator.history import History
 from bridge.simulator.market import Exchange, Update, symbol_names
 from bridge.simulator.mishaps import Mishaps, Spoiling
 from bridge.simulator.pace import Pace
-from bridge.simulator.protocol import DOCUMENTED, Dialect, HangUp, Protocol, Reply
+from bridge.simulator.protocol import HangUp, Protocol, Reply
 from bridge.simulator.truth import Truth
 
 _TICK = 0.005  # seconds between two checks for due events
@@ -69,7 +70,7 @@ class Simulator:
         setup: Setup = _DEFAULT,
     ) -> None:
         self.symbols = symbol_names(symbols) if isinstance(symbols, int) else list(symbols)  # at the start
-        self.market = Exchange(self.symbols, setup.seed)  # changes with each event
+        self.market = Exchange(self.symbols, setup.seed, listed=dialect.long_lists)  # changes with each event
         self.truth = Truth(self.market, keep_trades=setup.keep_trades)  # counts of the updates it has sent
         self.history = History(keep=setup.keep_history)  # all that it has done, if kept
         self.clients = Audience(setup.backlog)  # the connected clients
@@ -244,7 +245,7 @@ class Simulator:
         if subscribers:
             frame = self._frame(update)
             for client in subscribers:
-                damaged = self._mishaps.damaged(update)
+                damaged = self._mishaps.damaged(spoken(update, self._dialect))
                 client.write(frame if damaged is None else binary(damaged))
                 self._record_written(client, update, damaged=damaged is not None)
                 if damaged is not None:
@@ -264,9 +265,9 @@ class Simulator:
         return len(listening)
 
     def _frame(self, update: Update) -> bytes:
-        faults = self._faults
+        faults, said = self._faults, spoken(update, self._dialect)
         json = encoding.text(
-            update, newest_first=faults.newest_first, nested_all_ticker=faults.nested_all_ticker
+            said, newest_first=faults.newest_first, nested_all_ticker=faults.nested_all_ticker
         )
         return binary(encoding.compress(json))
 
@@ -314,7 +315,7 @@ class Simulator:
                 self._write_first(client, message)
             else:
                 json = encoding.reply(message.request_id, message.result, message.error)
-                as_text = self._dialect.replies == "text"
+                as_text = self._dialect.compressed == "answers"
                 client.write(text(json) if as_text else binary(encoding.compress(json)))
         self.clients.flush()
 
@@ -336,6 +337,8 @@ class Simulator:
             case "empty":
                 empty: list[Any] | dict[str, Any] = [] if update.channel == "trades" else {}
                 update = Update(update.channel, update.symbol, [True, empty, update.symbol])
+            case "short":
+                update = self._mishaps.shortened(update)
         self._write_clean(client, update)
 
     def _write_clean(self, client: Client, update: Update) -> None:
@@ -344,9 +347,14 @@ class Simulator:
         self.truth.record_written(update)
 
     def _write_belated(self, client: Client, update: Update) -> None:
-        """Write a first list or snapshot that is late, with what has changed since."""
+        """Write a first list as it was when it was due, or a snapshot with what has changed since.
+
+        A snapshot as it was would spoil the book of every consumer, and nobody could find that out.
+        """
         if client.listens and client.subscriber.wants(update.channel, update.symbol, None):
-            self._write_clean(client, self._protocol.first(update.channel, update.symbol, self._clock()))
+            if update.channel == "depth":
+                update = self._protocol.first(update.channel, update.symbol, self._clock())
+            self._write_clean(client, update)
             self.clients.flush()
 
     async def _misbehave(self) -> None:

@@ -36,6 +36,7 @@ _STARTS = (0, 1_000, 5_000_000_000)  # where ids begin anew; the last is below t
 _SHARES = {
     "damaged": (0.002, 0.1),
     "bad_item": (0.002, 0.1),
+    "bad_params": (0.002, 0.1),
     "duplicated": (0.02, 0.5),
     "reordered": (0.02, 0.5),
     "clean_again": (0.01, 0.1),
@@ -43,8 +44,17 @@ _SHARES = {
     "clean_missing": (0.2, 0.9),
     "clean_late": (0.2, 0.9),
     "clean_empty": (0.2, 0.9),
+    "clean_short": (0.2, 0.9),
     "corrupt": (0.01, 0.05),
     "bad_json": (0.01, 0.05),
+}
+# Ways of the exchange, one of which a run has for each of these assumptions.
+_DIALECTS = {
+    "compressed": ("zlib", "answers"),
+    "answer_order": ("answer_first", "push_first"),
+    "adds": ("adds", "replaces"),
+    "long_lists": ("100", "100", "5", "20", "200"),
+    "trade_times": ("fraction", "fraction", "rounded"),
 }
 _LATE = (0.5, 2.0, 4.0, 10.0)  # seconds by which lists and snapshots are late; a bridge waits for 3
 
@@ -94,9 +104,7 @@ class Settings:
     max_session_age: float  # seconds
     warm: bool  # whether the bridge is ready before the first action
     faults: str  # those of the exchange that last for the whole run
-    replies: Literal["zlib", "text"]  # how the exchange answers requests
-    confirm: Literal["before", "after"]  # whether it confirms a subscription before or after its first update
-    subscribe: Literal["adds", "replaces"]  # what a subscribe request does to the one before it
+    dialect: str  # how the exchange behaves where the API document leaves it open
 
     def __str__(self) -> str:
         return " ".join(f"{field.name}={getattr(self, field.name)}" for field in dataclasses.fields(self))
@@ -157,9 +165,7 @@ def _settings(rng: random.Random) -> Settings:
         max_session_age=_moment(rng.uniform(12, 30)),
         warm=rng.random() < 0.7,
         faults=",".join(faults),
-        replies=rng.choice(("zlib", "text")),
-        confirm=rng.choice(("before", "after")),
-        subscribe=rng.choice(("adds", "replaces")),
+        dialect=",".join(f"{name}={rng.choice(ways)}" for name, ways in _DIALECTS.items()),
     )
 
 
@@ -219,6 +225,11 @@ def _at_the_exchange(rng: random.Random, seconds: float, calm: float) -> list[Ac
         else:
             offset = rng.choice(_STRAY)
             actions.append(Action(_moment(at), "stray id", number=offset, symbol=rng.choice(SYMBOLS)))
+            if rng.random() < 0.5:
+                # Lists with it as their newest trade come late, when it is no longer the newest.
+                late = f"clean_late=0.8,late_by={rng.choice(_LATE)}"
+                actions.append(Action(_moment(at), "faults", seconds=2.0, text=late))
+                actions.append(Action(_moment(at + rng.uniform(0.02, 0.4)), "hang up"))
         at += rng.expovariate(1 / (2.5 * calm))
     return actions
 

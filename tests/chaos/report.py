@@ -6,6 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from bridge.simulator import parse_dialect
 from tests.chaos.plan import Plan
 from tests.chaos.replica import Life
 from tests.chaos.run import REPLY_TIMEOUT, Seen
@@ -14,11 +15,19 @@ from tests.chaos.verifier import Conditions, Verdict, Violation, verify
 _SECOND = 1_000_000  # µs
 _MIB = 1024 * 1024
 _MEMORY = 128 * _MIB  # bytes that a bridge may use besides what its settings allow it to hold
-_GROWTH = 1.25  # by how much a process may be larger in its last third than in the third before
-_SAMPLES = 240  # of memory, from which on growth is looked at: two minutes
+# By how much a replica may be larger in the last third of a run than in the third before.
+_GROWTH, _MORE = 1.3, 20 * _MIB
+_SAMPLES = 600  # of memory, from which on growth is looked at: five minutes
 _SHOWN = 6  # violations of one kind that are shown in full
 _AROUND = 5 * _SECOND  # of a violation: what is shown of events and actions
-_WRONG = ("internal error", "Traceback (most recent call last)", "Unclosed", "was never awaited")
+_WRONG = (
+    "internal error",
+    "Traceback (most recent call last)",
+    "Unclosed",
+    "was never awaited",
+    "never retrieved",
+    "Task was destroyed",
+)
 # The columns of the table: words first, then figures that can be added, then the largest memory of a process.
 _COLUMNS = (
     "seed",
@@ -42,6 +51,13 @@ _COLUMNS = (
     "violations",
     "memory_mib",
 )
+# To what the time of a trade may be rounded, in µs, by the dialect of its times.
+_UNITS_US = {
+    "milliseconds": (1_000,),
+    "whole": (_SECOND,),
+    "mixed": (1, 1_000),
+    "rounded": (1, _SECOND),
+}
 _KEPT = 400  # characters of a log line
 
 
@@ -50,6 +66,7 @@ def judge(plan: Plan, seen: Seen) -> Verdict:
     conditions = Conditions(
         delivery=plan.settings.delivery,
         reply_timeout=REPLY_TIMEOUT,
+        units_us=_UNITS_US.get(parse_dialect(plan.settings.dialect).trade_times, (1,)),
         accounts={"key": "main"},
         running=[interval for lives in seen.lives for life in lives for interval in _running(life)]
         if plan.settings.replicas == 1
@@ -155,21 +172,31 @@ def _check_memory(number: int, lives: Sequence[Life], pending: int, verdict: Ver
         if max(life.memory, default=0) > _MEMORY + 3 * pending:
             what = f"{max(life.memory) // _MIB} MiB"
             verdict.add("memory", what, f"replica {number}", life.begun_us)
-        third = len(life.memory) // 3
-        if len(life.memory) >= _SAMPLES:
-            before, last = (
-                statistics.median(part) for part in (life.memory[third:-third], life.memory[-third:])
-            )
-            if last > before * _GROWTH:
-                what = f"from {before // _MIB:.0f} to {last // _MIB:.0f} MiB"
-                verdict.add("memory grows", what, f"replica {number}", life.begun_us)
+    # Of one process after another, since what is saved and read again can grow too.
+    thirds = _thirds([sample for life in lives for sample in life.memory])
+    if thirds and thirds[2] > thirds[1] * _GROWTH + _MORE:
+        what = f"from {thirds[1] // _MIB} to {thirds[2] // _MIB} MiB"
+        verdict.add("memory grows", what, f"replica {number}", lives[-1].begun_us)
+
+
+def _thirds(memory: Sequence[int]) -> list[int]:
+    """Return the median memory in each third of a run; none of a run that is too short to say anything."""
+    if len(memory) < _SAMPLES:
+        return []
+    third = len(memory) // 3
+    parts = memory[:third], memory[third:-third], memory[-third:]
+    return [round(statistics.median(part)) for part in parts]
 
 
 def _memory(seen: Seen) -> str:
-    """Return the largest memory of each process, in the order of starting them."""
-    return " | ".join(
-        " ".join(str(max(life.memory, default=0) // _MIB) for life in lives) for lives in seen.lives
-    )
+    """Return the largest memory of each process in the order of starting them, and how it went on."""
+    said = []
+    for lives in seen.lives:
+        largest = " ".join(str(max(life.memory, default=0) // _MIB) for life in lives)
+        thirds = _thirds([sample for life in lives for sample in life.memory])
+        trend = " → ".join(str(one // _MIB) for one in thirds)
+        said.append(f"{largest}, median by thirds {trend}" if thirds else largest)
+    return " | ".join(said)
 
 
 def _largest(seen: Seen) -> int:

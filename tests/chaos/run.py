@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from bridge.channels import CHANNELS
-from bridge.simulator import Dialect, Setup, parse
+from bridge.simulator import Setup, parse, parse_dialect
 from bridge.simulator.history import History
 from tests.chaos.plan import SYMBOLS, Action, Plan, Settings
 from tests.chaos.replica import Life, Replica
@@ -62,9 +62,7 @@ def run(plan: Plan, folder: Path) -> Seen:
                 rate=settings.rate,
                 accounts=ACCOUNTS,
                 faults=parse(settings.faults),
-                dialect=Dialect(
-                    replies=settings.replies, confirm=settings.confirm, subscribe=settings.subscribe
-                ),
+                dialect=parse_dialect(settings.dialect),
                 setup=Setup(seed=plan.seed, keep_history=True),
             )
         )

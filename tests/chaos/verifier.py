@@ -3,11 +3,15 @@
 Takes the records of all topics in the order of their partitions, and the history of the exchange.
 """
 
+import base64
+import zlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate, pairwise
 from typing import Any, NamedTuple, TypeAlias
+
+import orjson
 
 from bridge.channels.order import STATUSES as ORDER
 from bridge.channels.order_algo import STATUSES as ORDER_ALGO
@@ -42,6 +46,7 @@ class Conditions:
     reply_timeout: float = 3.0  # seconds
     accounts: Mapping[str, str] = field(default_factory=dict)  # name in the bridge by name at the exchange
     running: Sequence[Interval] = ()  # in µs: a bridge ran and was not frozen; empty: always
+    units_us: Sequence[int] = (1,)  # to which the exchange may have rounded the time of a trade, down
     broker_down: Sequence[Interval] = ()  # in µs
     starved: Sequence[Interval] = ()  # in µs: the machine had no time for anybody
 
@@ -84,15 +89,17 @@ def verify(records: Mapping[str, Sequence[Json]], history: History, conditions: 
         mine = [event for event in events if event["channel"] == "trades" and event["symbol"] == symbol]
         if conditions.delivery == "at-least-once":
             trades[symbol] = _without_repeated(trades.get(symbol, []), takeovers, verdict)
-        _Trades(symbol, happened, trades.get(symbol, []), mine).check(verdict, conditions, busy)
+        found = trades.get(symbol, [])
+        _Trades(symbol, happened, found, mine, conditions.units_us).check(verdict, conditions, busy)
     for symbol, found in _by(once.get("depth", ()), _symbol).items():
         _check_depth(symbol, found, history, verdict)
     rotated = _rotated(events, letters)
     for (channel, symbol), made in history.tickers.items():
         found = [one for one in once.get(channel, ()) if one["symbol"] == symbol]
         _Tickers(channel, made).check(found, rotated, verdict)
+    bad = _bad_changes(letters)
     for key, changes in history.changes.items():
-        _check_account(conditions.accounts.get(key, key), changes, once, events, history, verdict)
+        _check_account(conditions.accounts.get(key, key), changes, once, bad, events, history, verdict)
     return verdict
 
 
@@ -222,7 +229,8 @@ def _without_repeated(found: Sequence[Json], takeovers: Sequence[int], verdict: 
     first: dict[tuple[object, ...], Json] = {}
     kept = []
     for record in found:
-        known = first.setdefault(_trade(record), record)
+        # A list may have the time of the same trade rounded.
+        known = first.setdefault((*_trade(record), record["time_us"] // _SECOND), record)
         begin, end = known["received_us"], record["received_us"]
         if known is not record and any(begin <= moment <= end for moment in takeovers):
             verdict.figures["trades repeated after a takeover"] += 1
@@ -232,27 +240,35 @@ def _without_repeated(found: Sequence[Json], takeovers: Sequence[int], verdict: 
 
 
 def _trade(record: Json) -> tuple[object, ...]:
-    """Return what tells a trade from all others."""
-    return tuple(record[name] for name in ("id", "time_us", "price", "amount", "side"))
+    """Return what tells a trade from all others, besides its time."""
+    return tuple(record[name] for name in ("id", "price", "amount", "side"))
 
 
 class _Trades:
     """The trades of one symbol: those that happened, in order, and the records and events about them."""
 
     def __init__(
-        self, symbol: str, happened: Sequence[Trade], found: Sequence[Json], events: Sequence[Json]
+        self,
+        symbol: str,
+        happened: Sequence[Trade],
+        found: Sequence[Json],
+        events: Sequence[Json],
+        units_us: Sequence[int],
     ) -> None:
         self.symbol = symbol
         self.happened = happened
         self.found = found
         self.gaps = [one for one in events if one["event"] == "gap"]
         self.restarts = [one for one in events if one["event"] == "ids_restarted"]
-        # The places in `happened`, by everything that a record says of a trade, and by id and time.
+        self._coarsest_us = max(units_us)
+        # The places in `happened`, by everything that a record says of a trade, and by id and time. A trade
+        # has one place and as many times as there are units.
         self._places: defaultdict[tuple[object, ...], list[int]] = defaultdict(list)
         self._moments: defaultdict[tuple[int, int], list[int]] = defaultdict(list)
         for place, trade in enumerate(happened):
-            self._places[trade[:5]].append(place)
-            self._moments[trade.id, trade.time_us].append(place)
+            for time_us in {trade.time_us // unit * unit for unit in units_us}:
+                self._places[trade.id, trade.price, trade.amount, trade.side, time_us].append(place)
+                self._moments[trade.id, time_us].append(place)
 
     def check(self, verdict: Verdict, conditions: Conditions, busy: Sequence[Interval]) -> None:
         """Add what is wrong."""
@@ -279,14 +295,16 @@ class _Trades:
 
     def _on_kafka(self, verdict: Verdict) -> list[tuple[int, int]]:
         """Return the place of each record's trade, and when it was received, in the order of the topic."""
-        left = {what: list(places) for what, places in self._places.items()}
+        seen: set[int] = set()
         found = []
         for record in self.found:
-            what = _trade(record)
-            places = left.get(what)
-            if places:
-                found.append((places.pop(0), record["received_us"]))
-            elif places is None:
+            what = (*_trade(record), record["time_us"])
+            places = self._places.get(what, ())
+            place = next((place for place in places if place not in seen), None)
+            if place is not None:
+                seen.add(place)
+                found.append((place, record["received_us"]))
+            elif not places:
                 said = f"{what} never happened"
                 verdict.add("invented trade", said, self.symbol, record["received_us"])
             else:
@@ -387,7 +405,7 @@ class _Trades:
         if strictly:
             return False
         begin = gap["after_us"] if gap["after_us"] is not None else -1
-        end = gap["before_us"] if gap["before_us"] is not None else _FOREVER
+        end = gap["before_us"] + self._coarsest_us - 1 if gap["before_us"] is not None else _FOREVER
         return bool(begin <= self.happened[place].time_us <= end)
 
     def _epoch(self, place: int) -> int:
@@ -536,15 +554,31 @@ class _Tickers:
 # Private channels
 
 
+def _bad_changes(letters: Iterable[Json]) -> Counter[tuple[object, ...]]:
+    """Return the channel and identity of each change with a bad figure, as often as it is a dead letter."""
+    bad: Counter[tuple[object, ...]] = Counter()
+    frames = {
+        (one["session"], one["received_us"], one["channel"], one["frame_base64"])
+        for one in letters
+        if one["channel"] in PRIVATE and one["reason"] == "payload"
+    }
+    for _, _, channel, frame in frames:
+        params = orjson.loads(zlib.decompress(base64.b64decode(frame)))["params"]
+        if isinstance(params, list) and params and isinstance(params[0], dict):
+            bad[channel, *_identity_of_item(channel, params[0])] += 1
+    return bad
+
+
 def _check_account(
     account: str,
     changes: Sequence[Change],
     once: Mapping[str, Sequence[Json]],
+    bad: Mapping[tuple[object, ...], int],
     events: Iterable[Json],
     history: History,
     verdict: Verdict,
 ) -> None:
-    """Check that each change is on Kafka as often as it was sent, or inside a gap of its channel."""
+    """Check that each change is on Kafka as often as it was sent, or a dead letter, or inside a gap."""
     gaps = _by(
         (one for one in events if one["event"] == "gap" and one["account"] == account),
         lambda gap: gap["channel"],
@@ -554,12 +588,16 @@ def _check_account(
         there = Counter(map(_identity, records))
         verdict.figures[f"{channel} records"] += len(records)
         verdict.figures[f"{channel} gaps"] += len(gaps.get(channel, ()))
+        verdict.figures[f"{channel} dead letters"] += sum(
+            number for what, number in bad.items() if what[0] == channel
+        )
         made: defaultdict[tuple[object, ...], list[Change]] = defaultdict(list)
         for change in changes:
             if change.update.channel == channel:
                 made[_identity_at_exchange(change)].append(change)
         for what, same in made.items():
-            _check_change(account, channel, what, same, there.pop(what, 0), gaps, history, verdict)
+            number = there.pop(what, 0), bad.get((channel, *what), 0)
+            _check_change(account, channel, what, same, number, gaps, history, verdict)
         for what in there:
             verdict.add("invented change", f"{channel} {what} never happened", account)
 
@@ -569,12 +607,13 @@ def _check_change(
     channel: str,
     what: tuple[object, ...],
     same: Sequence[Change],
-    number: int,
+    numbers: tuple[int, int],
     gaps: Mapping[str, Sequence[Json]],
     history: History,
     verdict: Verdict,
 ) -> None:
-    """Check changes that cannot be told apart, of which `number` are on Kafka."""
+    """Check changes that cannot be told apart, of which so many are records and dead letters."""
+    number, bad = numbers
     most = sum(_sendings(change) for change in same)
     if number > most:
         said = f"{channel} {what} is on Kafka {number} times, and was sent {most} times"
@@ -582,11 +621,11 @@ def _check_change(
     missing = [
         change for change in same if not any(_in(gap, change, history) for gap in gaps.get(channel, ()))
     ]
-    verdict.figures[f"{channel} in gaps"] += max(0, len(same) - max(number, len(missing)))
-    if number < len(missing):
+    verdict.figures[f"{channel} in gaps"] += max(0, len(same) - max(number + bad, len(missing)))
+    if number + bad < len(missing):
         made_us, settled_us = missing[-1].made_us, history.settled_us(missing[-1])
         said = (
-            f"{channel} {what} is not on Kafka and in no gap: made at {made_us}, "
+            f"{channel} {what} is not on Kafka, no dead letter and in no gap: made at {made_us}, "
             f"sent at {settled_us} to connections {[one.connection for one in missing[-1].writings]}"
         )
         verdict.add("change lost unreported", said, account, made_us)
@@ -612,9 +651,12 @@ def _identity(record: Json) -> tuple[object, ...]:
 
 
 def _identity_at_exchange(change: Change) -> tuple[object, ...]:
-    item = change.update.params[0]
-    if change.update.channel == "balance":
+    return _identity_of_item(change.update.channel, change.update.params[0])
+
+
+def _identity_of_item(channel: str, item: Json) -> tuple[object, ...]:
+    if channel == "balance":
         return item["currency"], item["free"], item["used"]
-    statuses = ORDER if change.update.channel == "order" else ORDER_ALGO
+    statuses = ORDER if channel == "order" else ORDER_ALGO
     time_us = item["timestamp"] * 1000
     return item["symbol"], item["id"], statuses[item["status"]], time_us, item.get("filled")

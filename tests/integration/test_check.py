@@ -62,7 +62,7 @@ def test_check_names_each_market_that_the_exchange_refuses(
     kafka: Broker, prefix: str, tmp_path: Path
 ) -> None:
     with ExchangeThread(
-        symbols=SYMBOLS, rate=100, dialect=Dialect(replies="text"), accounts=ACCOUNTS
+        symbols=SYMBOLS, rate=100, dialect=Dialect(compressed="answers"), accounts=ACCOUNTS
     ) as exchange:
         channels = {"trades": ["NOPE_USDT"], "depth": ["BTC_USDT", "LATER_USDT"]}
         settings = config(exchange.url, kafka, prefix, {"channels": channels}, accounts=True)
@@ -77,7 +77,9 @@ def test_check_names_each_market_that_the_exchange_refuses(
 
 
 def test_a_market_that_is_confirmed_but_not_seen_is_only_noted() -> None:
-    with ExchangeThread(symbols=SYMBOLS, rate=100, dialect=Dialect(unknown_market="ack")) as exchange:
+    with ExchangeThread(
+        symbols=SYMBOLS, rate=100, dialect=Dialect(unknown_refused="acknowledged")
+    ) as exchange:
         ready, printed = visit(exchange, channels={"trades": ["BTC_USDT", "QUIET_USDT"], "all_ticker": True})
     assert ready
     assert "1 of 2 configured markets seen in all_ticker" in printed
@@ -89,7 +91,7 @@ def test_markets_that_were_not_seen_are_subscribed_to_in_sessions_of_the_configu
     names = [f"NO{number}_USDT" for number in range(5)]
     faults = Faults(max_subscriptions=2)
     with ExchangeThread(
-        symbols=SYMBOLS, rate=100, dialect=Dialect(unknown_market="ack"), faults=faults
+        symbols=SYMBOLS, rate=100, dialect=Dialect(unknown_refused="acknowledged"), faults=faults
     ) as exchange:
         size = {"subscriptions_per_session": 2}
         ready, printed = visit(exchange, size, channels={"trades": ["BTC_USDT", *names]})

@@ -175,7 +175,7 @@ def test_an_empty_list_or_book_is_an_answer(channel: str) -> None:
 @pytest.mark.parametrize("channel", ["trades", "depth"])
 def test_all_markets_go_on_when_a_subscribe_replaces_the_one_before_it(channel: str) -> None:
     async def scenario() -> None:
-        dialect = Dialect(subscribe="replaces")
+        dialect = Dialect(adds="replaces")
         async with Simulator(symbols=SYMBOLS, rate=100, dialect=dialect) as exchange:
             exchange.spoil(channel, "ETH_USDT", "damaged")
             async with bridge(exchange) as one:

@@ -24,19 +24,18 @@ from tests.support.process import ACCOUNTS, SYMBOLS, RunningBridge, config
 from tests.support.waiting import eventually
 
 
-@pytest.mark.parametrize("replies", ["zlib", "text"])
-@pytest.mark.parametrize("confirm", ["before", "after"])
+@pytest.mark.parametrize("compressed", ["zlib", "answers"])
+@pytest.mark.parametrize("order", ["answer_first", "push_first"])
 def test_all_channels_arrive_complete_and_in_order(
     kafka: Broker,
     prefix: str,
     tmp_path: Path,
-    replies: Literal["zlib", "text"],
-    confirm: Literal["before", "after"],
+    compressed: Literal["zlib", "answers"],
+    order: Literal["answer_first", "push_first"],
 ) -> None:
-    delivery = "exactly-once" if replies == "zlib" else "at-least-once"
-    with ExchangeThread(
-        symbols=SYMBOLS, rate=400, accounts=ACCOUNTS, dialect=Dialect(replies=replies, confirm=confirm)
-    ) as exchange:
+    delivery = "exactly-once" if compressed == "zlib" else "at-least-once"
+    dialect = Dialect(compressed=compressed, answer_order=order)
+    with ExchangeThread(symbols=SYMBOLS, rate=400, accounts=ACCOUNTS, dialect=dialect) as exchange:
         settings = config(exchange.url, kafka, prefix, {"kafka": {"delivery": delivery}}, accounts=True)
         with RunningBridge(tmp_path, settings) as bridge:
             bridge.wait_ready()

@@ -147,7 +147,7 @@ def test_replies_may_be_plain_text_but_updates_are_always_compressed() -> None:
         assert len(client.texts) == 1
         assert len(client.frames) >= 5
 
-    meeting(scenario, dialect=Dialect(replies="text"))
+    meeting(scenario, dialect=Dialect(compressed="answers"))
 
 
 def test_a_signature_with_the_exchanges_time_opens_the_private_channels() -> None:
@@ -161,18 +161,31 @@ def test_a_signature_with_the_exchanges_time_opens_the_private_channels() -> Non
     meeting(scenario, accounts=ACCOUNTS, rate=0, faults=Faults(clock_offset=-60.0))
 
 
-@pytest.mark.parametrize("confirm", ["before", "after"])
+@pytest.mark.parametrize("order", ["answer_first", "push_first"])
 @pytest.mark.parametrize("channel", [*PUBLIC, "all_ticker"])
 def test_the_reply_comes_before_or_after_the_first_update(
-    channel: str, confirm: Literal["before", "after"]
+    channel: str, order: Literal["answer_first", "push_first"]
 ) -> None:
     async def scenario(exchange: Simulator, client: Listener) -> None:
         assert await client.result(f"{channel}.subscribe", SYMBOLS[:1]) == OK
         await client.heard(channel)
         kinds = ["update" if one["id"] is None else "reply" for one in client.messages]
-        assert kinds == (["reply", "update"] if confirm == "before" else ["update", "reply"])
+        assert kinds == (["reply", "update"] if order == "answer_first" else ["update", "reply"])
 
-    meeting(scenario, rate=0, dialect=Dialect(confirm=confirm))
+    meeting(scenario, rate=0, dialect=Dialect(answer_order=order))
+
+
+def test_a_late_list_is_as_it_was_when_it_was_due() -> None:
+    async def scenario(exchange: Simulator, client: Listener) -> None:
+        await soon(lambda: exchange.market.markets[SYMBOLS[0]].trades, PATIENCE, "a trade")
+        assert await client.result("trades.subscribe", SYMBOLS[:1]) == OK
+        await soon(lambda: any(clean for clean, *_ in client.updates("trades")), PATIENCE, "a list")
+        live = [trades for clean, trades, _ in client.updates("trades") if not clean]
+        (late,) = [trades for clean, trades, _ in client.updates("trades") if clean]
+        assert live, "something was to happen before the list came"
+        assert max(trade["id"] for trade in late) < live[0][-1]["id"]
+
+    meeting(scenario, rate=300, faults=Faults(clean_late=1.0, late_by=1.0))
 
 
 def test_public_channels_start_with_a_snapshot_followed_by_changes() -> None:
@@ -250,7 +263,7 @@ def test_an_unknown_market_is_named_in_the_refusal_or_acknowledged() -> None:
         assert await client.heard("depth") == [[True, {}, "NOPE_USDT"]]
 
     meeting(refusing, rate=0)
-    meeting(acknowledging, rate=0, dialect=Dialect(unknown_market="ack"))
+    meeting(acknowledging, rate=0, dialect=Dialect(unknown_refused="acknowledged"))
 
 
 @pytest.mark.parametrize("message", ["hello", '{"id":"1","method":"server.ping","params":[]}', '{"id":1}'])

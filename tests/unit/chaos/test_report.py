@@ -1,5 +1,7 @@
 """What a chaos run says of itself."""
 
+import pytest
+
 from bridge.simulator.history import History
 from tests.chaos.plan import plan
 from tests.chaos.replica import Life
@@ -35,13 +37,36 @@ def test_an_internal_error_in_a_log_is_found() -> None:
     assert kinds(seen(life, log=[{"event": "starting"}, {"event": "internal error, stopping"}])) == ["log"]
 
 
-def test_memory_that_is_large_or_grows_is_found() -> None:
-    flat = Life(BEGIN, BEGIN + 1, status=-9, memory=[60 * 2**20] * 300)
-    assert not kinds(seen(flat))
+def test_memory_that_is_large_is_found() -> None:
     large = Life(BEGIN, BEGIN + 1, status=-9, memory=[500 * 2**20])
     assert kinds(seen(large)) == ["memory"]
-    grows = Life(BEGIN, BEGIN + 1, status=-9, memory=[30 * 2**20 + n * 2**18 for n in range(300)])
-    assert kinds(seen(grows)) == ["memory grows"]
+
+
+def grown(*mebibytes: int, samples: int = 30) -> list[Life]:
+    """Return processes one after another, each with this memory all the time."""
+    return [Life(BEGIN, BEGIN + 1, status=-9, memory=[one * 2**20] * samples) for one in mebibytes]
+
+
+def test_memory_that_grows_over_several_processes_is_found_in_a_run_of_five_minutes() -> None:
+    assert not kinds(seen(*grown(*[60] * 30)))
+    assert not kinds(seen(*grown(*[60] * 20, *[95] * 10)))
+    assert kinds(seen(*grown(*[60] * 20, *[100] * 10))) == ["memory grows"]
+    assert not kinds(seen(*grown(*[60] * 20, *[100] * 10, samples=19)))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Task exception was never retrieved",
+        "Task was destroyed but it is pending!",
+        "Unclosed client session",
+        "Traceback (most recent call last):",
+    ],
+)
+def test_what_python_complains_about_in_a_log_is_found(text: str) -> None:
+    life = Life(BEGIN, BEGIN + 1, status=-9)
+    assert kinds(seen(life, log=[{"text": text}])) == ["log"]
+    assert not kinds(seen(life, log=[{"logger": "aiokafka.consumer", "event": text}]))
 
 
 def test_the_report_names_each_violation_with_its_time_and_the_seed() -> None:

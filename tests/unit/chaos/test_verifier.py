@@ -1,8 +1,11 @@
 """The verifier of a chaos run finds what is wrong, and nothing else."""
 
+import base64
+import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import orjson
 import pytest
 
 from bridge.simulator.history import (
@@ -98,6 +101,26 @@ ALL = records(*HAPPENED)
 
 
 # Trades
+
+
+def test_a_time_may_be_rounded_where_the_exchange_rounds_it() -> None:
+    exact = [one._replace(time_us=one.time_us + 300_000) for one in HAPPENED]
+    topic = records(*exact)
+    topic[3]["time_us"] = exact[3].time_us - 300_000
+    assert not kinds({"trades": topic}, history(*exact), units_us=(1, SECOND))
+    assert kinds({"trades": topic}, history(*exact)) == ["invented trade", "trades lost unreported"]
+    later = {"time_us": exact[3].time_us, "seq": 7, "received_us": topic[-1]["received_us"]}
+    again = [*topic, {**topic[3], **later}]
+    assert kinds({"trades": again}, history(*exact), units_us=(1, SECOND)) == ["trade twice"]
+
+
+def test_a_gap_with_rounded_bounds_covers_what_happened_in_their_second() -> None:
+    exact = [one._replace(time_us=one.time_us + 300_000) for one in HAPPENED]
+    kept = records(*exact[:2], *exact[3:])
+    bounds = {"after_id": 99, "after_us": at(1), "before_id": None, "before_us": at(2)}
+    topics = {"trades": kept, "events": [gap(None, None, 4, **bounds)]}
+    assert "trades lost unreported" not in kinds(topics, history(*exact), units_us=(1, SECOND))
+    assert "trades lost unreported" in kinds(topics, history(*exact))
 
 
 def test_all_trades_once_are_right() -> None:
@@ -434,6 +457,37 @@ ACCOUNTS = {"accounts": {"key": "main"}}
 def test_all_changes_once_are_right() -> None:
     made, topic = balances(1, 2, 3)
     assert not kinds({"balance": topic}, made, **ACCOUNTS)
+
+
+def letter_of(params: object, channel: str = "balance", seconds: float = 2) -> dict[str, Any]:
+    """Return a dead letter of a push with these params."""
+    frame = zlib.compress(orjson.dumps({"method": f"{channel}.update", "params": params, "id": None}))
+    text = base64.b64encode(frame).decode()
+    about = {"session": "s", "received_us": at(seconds), "reason": "payload", "channel": channel}
+    return {**about, "frame_base64": text}
+
+
+def test_a_change_that_is_missing_is_right_if_a_dead_letter_has_it() -> None:
+    made, topic = balances(1, 2, 3)
+    kept = [topic[0], {**topic[2], "session": "t", "seq": 0}]
+    item = made.changes["key"][1].update.params[0]
+    right = letter_of([{**item, "total": "x"}])
+    assert not kinds({"balance": kept, "deadletter": [right, right]}, made, **ACCOUNTS)
+    for wrong in (letter_of([{**item, "free": "7"}]), letter_of(None), letter_of([0]), letter_of([])):
+        assert kinds({"balance": kept, "deadletter": [wrong]}, made, **ACCOUNTS) == ["change lost unreported"]
+
+
+def test_second_copies_of_a_dead_letter_count_once() -> None:
+    made, topic = balances(1, 2, 3)
+    same = made.changes["key"][1].update
+    made.changes["key"].append(Change(same, at(2.1), [Writing(0, at(2.1))]))
+    kept = [topic[0], {**topic[2], "session": "t", "seq": 0}]
+    letter = letter_of(same.params)
+    topics = {"balance": kept, "deadletter": [letter, letter]}
+    assert kinds(topics, made, **ACCOUNTS) == ["change lost unreported"]
+    assert not kinds(
+        {**topics, "deadletter": [letter, letter_of(same.params, seconds=2.1)]}, made, **ACCOUNTS
+    )
 
 
 def test_a_change_that_is_missing_is_right_inside_a_gap_of_its_channel_only() -> None:

@@ -4,6 +4,7 @@ import random
 import zlib
 from typing import cast
 
+import orjson
 import pytest
 
 from bridge.simulator import Faults
@@ -63,8 +64,28 @@ def test_a_damaged_frame_is_no_stream_and_one_with_a_bad_item_is_json() -> None:
         assert b'"x"' in zlib.decompress(spoiled)
 
 
-def test_a_ticker_gets_no_bad_item() -> None:
-    assert mishaps(bad_item=1.0).damaged(Update("ticker", "BTC_USDT", [{}])) is None
+@pytest.mark.parametrize(
+    ("channel", "figure"), [("order", "price"), ("order_algo", "algo_price"), ("balance", "total")]
+)
+def test_a_bad_item_of_a_private_channel_is_still_known(channel: str, figure: str) -> None:
+    item = {"id": "1", figure: "2"}
+    spoiled = mishaps(bad_item=1.0).damaged(Update(channel, "BTC_USDT", [item], "key"))
+    assert spoiled is not None
+    assert orjson.loads(zlib.decompress(spoiled))["params"] == [{"id": "1", figure: "x"}]
+
+
+@pytest.mark.parametrize("channel", ["trades", "depth", "order", "order_algo", "balance"])
+def test_bad_params_are_no_items(channel: str) -> None:
+    params = (
+        [False, {"asks": [], "bids": [["1", "2"]]}, "BTC_USDT"] if channel == "depth" else [{"id": "1"}] * 3
+    )
+    spoiled = mishaps(bad_params=1.0).damaged(Update(channel, "BTC_USDT", params))
+    assert spoiled is not None
+    assert orjson.loads(zlib.decompress(spoiled))["params"] in (None, {}, "x", [0])
+
+
+def test_a_ticker_gets_neither_a_bad_item_nor_bad_params() -> None:
+    assert mishaps(bad_item=1.0, bad_params=1.0).damaged(Update("ticker", "BTC_USDT", [{}])) is None
 
 
 def snapshot(channel: str = "depth", symbol: str = "BTC_USDT") -> Update:
@@ -88,6 +109,16 @@ def test_only_lists_of_trades_are_empty_by_chance() -> None:
     subject = mishaps(clean_empty=1.0)
     assert subject.spoils(snapshot("trades")) == "empty"
     assert subject.spoils(snapshot("depth")) is None
+
+
+def test_a_short_list_has_the_newest_trades() -> None:
+    subject = mishaps(clean_short=1.0)
+    assert subject.spoils(snapshot("depth")) is None
+    full = Update("trades", "BTC_USDT", [True, [{"id": one} for one in range(100, 0, -1)], "BTC_USDT"])
+    assert subject.spoils(full) == "short"
+    shortened = subject.shortened(full).params[1]
+    assert shortened == full.params[1][: len(shortened)]
+    assert 0 < len(shortened) < 5
 
 
 def test_what_happens_to_the_next_lists_of_a_symbol_can_be_planned() -> None:

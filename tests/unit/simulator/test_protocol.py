@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
+from bridge.simulator.dialects import Dialect
 from bridge.simulator.market import Exchange, Update
-from bridge.simulator.protocol import PRIVATE, PUBLIC, Dialect, HangUp, Protocol, Reply, Subscriber
+from bridge.simulator.protocol import PRIVATE, PUBLIC, HangUp, Protocol, Reply, Subscriber
 
 NOW = 1_600_000_000.25
 SYMBOLS = ["BTC_USDT", "ETH_USDT"]
@@ -113,7 +114,7 @@ def test_a_ticker_subscription_starts_with_the_current_tickers() -> None:
 
 
 def test_the_reply_may_come_after_the_first_update() -> None:
-    replies = protocol(dialect=Dialect(confirm="after")).request(
+    replies = protocol(dialect=Dialect(answer_order="push_first")).request(
         Subscriber(), request("depth.subscribe", SYMBOLS), NOW
     )
     assert [type(reply) for reply in replies] == [Update, Update, Reply]
@@ -155,7 +156,7 @@ def test_one_unknown_market_fails_the_whole_request_and_is_named() -> None:
 
 
 def test_an_unknown_market_may_be_acknowledged_with_an_empty_book() -> None:
-    exchange = protocol(dialect=Dialect(unknown_market="ack"))
+    exchange = protocol(dialect=Dialect(unknown_refused="acknowledged"))
     for channel, expected in (
         ("depth", [Update("depth", "NOPE_USDT", [True, {}, "NOPE_USDT"])]),
         ("trades", []),
@@ -202,7 +203,7 @@ def test_one_subscription_too_many_closes_the_connection() -> None:
 
 
 def test_a_subscribe_may_replace_the_subscriptions_of_its_channel() -> None:
-    exchange, me = protocol(dialect=Dialect(subscribe="replaces")), Subscriber()
+    exchange, me = protocol(dialect=Dialect(adds="replaces")), Subscriber()
     exchange.request(me, request("depth.subscribe", ["BTC_USDT"]), NOW)
     exchange.request(me, request("trades.subscribe", ["BTC_USDT"]), NOW)
     exchange.request(me, request("trades.subscribe", ["ETH_USDT"]), NOW)
@@ -210,7 +211,7 @@ def test_a_subscribe_may_replace_the_subscriptions_of_its_channel() -> None:
 
 
 def test_a_replacing_subscribe_keeps_the_markets_in_front_of_the_one_that_it_refuses() -> None:
-    exchange, me = protocol(dialect=Dialect(subscribe="replaces")), Subscriber()
+    exchange, me = protocol(dialect=Dialect(adds="replaces")), Subscriber()
     exchange.request(me, request("depth.subscribe", ["BTC_USDT"]), NOW)
     assert error(exchange.request(me, request("depth.subscribe", ["ETH_USDT", "NOPE", "BTC_USDT"]), NOW))
     assert me.subscriptions == {"depth": {"ETH_USDT"}}
