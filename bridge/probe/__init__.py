@@ -7,7 +7,7 @@ from pathlib import Path
 from bridge.config import Config
 from bridge.errors import VisitFailed
 from bridge.probe import report
-from bridge.probe.findings import Findings
+from bridge.probe.findings import Findings, shown
 from bridge.probe.messages import Messages
 from bridge.probe.samples import Samples
 from bridge.probe.steps import Probe
@@ -38,7 +38,7 @@ async def probe(
     try:
         await visit.run(seconds, limits=limits)
     except VisitFailed as error:
-        failed = f"the exchange at {config.exchange.url} could not be visited: {error}"
+        failed = f"the exchange at {config.exchange.url} could not be visited: {shown(str(error))}"
     took = time.monotonic() - begun
     if json:
         say(report.as_json(messages.findings, messages, visit.timed, took).decode())

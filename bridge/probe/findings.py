@@ -5,6 +5,14 @@ from dataclasses import dataclass, field
 
 from bridge.exchange.assumptions import ASSUMPTIONS
 
+_SHOWN = 160  # characters of a text from the exchange
+
+
+def shown(text: str) -> str:
+    """Return a text from the exchange as it may be printed: one short line without control characters."""
+    printable = "".join(one if one.isprintable() else "·" for one in text[:_SHOWN])
+    return printable + ("…" if len(text) > _SHOWN else "")
+
 
 class Verdict(enum.StrEnum):
     """What was found of an assumption."""
@@ -37,14 +45,14 @@ class Findings:
     of: dict[str, Finding] = field(default_factory=lambda: {name: Finding() for name in ASSUMPTIONS})
 
     def note(self, name: str, holds: bool, evidence: str) -> None:
-        """Add a case for or against an assumption, with what shows it.
+        """Add a case for or against an assumption, with what shows it, in the words of the exchange too.
 
         Raises:
             KeyError: there is no assumption of this name.
         """
         finding = self.of[name]
         if not (finding.failed or (holds and finding.held)):
-            finding.evidence = evidence
+            finding.evidence = shown(evidence)
         if holds:
             finding.held += 1
         else:

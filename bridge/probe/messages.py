@@ -36,6 +36,7 @@ _TICKER = (
 _FIGURES = _TICKER[1:-1]
 
 _LONG = 20  # trades that a list reaches back, at least
+_MOST_MARKETS = 10_000  # that are remembered by name
 _REMEMBERED = 1000  # ids of live trades, for each market of a connection
 _SHOWN = 80  # characters of a message that are shown as evidence
 _MOST_NAMES = 20  # fields that are remembered by name
@@ -112,7 +113,7 @@ class Messages:
         try:
             message = orjson.loads(text)
         except orjson.JSONDecodeError as error:
-            note("one_message", False, line.mask(f"not JSON: {error}: {_shown(text)}"))
+            note("one_message", False, line.mask(f"not JSON: {error}: {_begin(text)}"))
             return None
         note("one_message", True, f"{len(text)} bytes")
         blanks = _BLANK.search(_STRING.sub(b'""', text))
@@ -121,11 +122,11 @@ class Messages:
             case {"method": str(method), "params": list(params)} if method.endswith(".update"):
                 self._fields(_PUSH, message, "a push")
                 self._push(line, method.removesuffix(".update"), params, now)
-            case {"id": int(number)} if "method" not in message:
+            case {"id": int(number)} if "method" not in message and number in line.answers:
                 self._fields(_ANSWER, message, "an answer")
                 self._answer(line, line.answers[number], message, now)
             case _:
-                note("known_methods", False, line.mask(_shown(text)))
+                note("known_methods", False, line.mask(_begin(text)))
         return text
 
     def _text(self, frame: bytes, binary: bool) -> bytes | None:
@@ -143,14 +144,14 @@ class Messages:
         if answered.number == 1:
             error = message.get("error")
             known = error in (None, False, 0, "")
-            answered.error = None if known else line.mask(_shown(orjson.dumps(error)))
+            answered.error = None if known else line.mask(_begin(orjson.dumps(error)))
             answered.result, answered.at = message.get("result"), now
 
     def _push(self, line: Line, channel: str, params: list[Any], now: float) -> None:
-        self.measured.pushes[channel] += 1
         if channel not in CHANNELS:
             self.findings.note("known_methods", False, f"{channel}.update")
             return
+        self.measured.pushes[channel] += 1
         begins_clean = CHANNELS[channel].begins_clean
         symbols = [str(params[2]).upper()] if begins_clean and len(params) > 2 else [""]  # noqa: PLR2004
         items = list(_flat(params)) if not begins_clean else []
@@ -158,7 +159,9 @@ class Messages:
             symbols = [str(item.get("symbol") or item.get("currency") or "").upper() for item in items]
         for symbol in symbols:
             asked = (channel, symbol) in line.asked
-            self.findings.note("known_methods", asked, f"{channel}.update of {symbol}")
+            self.findings.note("known_methods", asked, f"{channel}.update of {symbol or 'all'}")
+            if not asked:
+                return  # what was not asked for is neither judged nor remembered
             pushed = line.pushed[channel, symbol]
             if not pushed.number:
                 pushed.first = now
@@ -173,14 +176,14 @@ class Messages:
                 self._depth(params[0] is True, params[1])
             case "ticker" | "all_ticker":
                 nested = bool(params) and isinstance(params[0], list)
-                self.findings.note("flat_tickers", not nested, _shown(orjson.dumps(params)))
+                self.findings.note("flat_tickers", not nested, _begin(orjson.dumps(params)))
                 for item in items:
                     self._ticker(item, lists=CHANNELS[channel].lists_markets)
 
     def _extra(self, params: list[Any], channel: str) -> None:
         known = 3
         if len(params) > known:
-            self.findings.note("no_other_fields", False, f"{channel}: {_shown(orjson.dumps(params[known:]))}")
+            self.findings.note("no_other_fields", False, f"{channel}: {_begin(orjson.dumps(params[known:]))}")
 
     def _fields(self, known: tuple[str, ...], item: Mapping[str, Any], where: str) -> None:
         """Note fields that are not documented, and the order of those that are."""
@@ -238,12 +241,12 @@ class Messages:
     def _depth(self, clean: bool, book: object) -> None:
         note = self.findings.note
         if not isinstance(book, dict):
-            note("both_sides", False, _shown(orjson.dumps(book)))
+            note("both_sides", False, _begin(orjson.dumps(book)))
             return
         self._fields(_SIDES, book, "a book")
         sides = [book.get(name) for name in _SIDES]
         lists = all(isinstance(side, list) and all(map(_is_level, side)) for side in sides)
-        note("both_sides", lists, _shown(orjson.dumps(book)))
+        note("both_sides", lists, _begin(orjson.dumps(book)))
         if clean and lists and len(book["asks"]) > 1:
             asks = [float(level[0]) for level in book["asks"]]
             highest_first = asks == sorted(asks, reverse=True)
@@ -254,7 +257,7 @@ class Messages:
             return
         note = self.findings.note
         symbol = str(item.get("symbol", "")).upper()
-        if lists and symbol:
+        if lists and symbol and (symbol in self.markets or len(self.markets) < _MOST_MARKETS):
             self.markets[symbol] = self.markets.get(symbol, 0) + 1
         self._fields(_TICKER, item, "a ticker")
         note("high_24h", "high_24h" in item, symbol)
@@ -308,7 +311,6 @@ def _within(value: object, bounds: tuple[float, float]) -> bool:
     return isinstance(value, int | float) and bounds[0] < value < bounds[1]
 
 
-def _shown(text: bytes) -> str:
-    shown = text[:_SHOWN].decode(errors="replace")
-    printable = "".join(one if one.isprintable() else "·" for one in shown)
-    return printable + ("…" if len(text) > _SHOWN else "")
+def _begin(text: bytes) -> str:
+    """Return how a message begins, as evidence."""
+    return text[:_SHOWN].decode(errors="replace") + ("…" if len(text) > _SHOWN else "")

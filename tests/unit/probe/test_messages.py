@@ -37,6 +37,7 @@ class Seen:
         self.findings = Findings()
         self.messages = Messages(self.findings, 65_536)
         self.line = Line(asked=set(ASKED))
+        self.line.answers[4]  # a request that waits for its answer
 
     def text(self, text: bytes) -> None:
         self.messages.take(self.line, zlib.compress(text), binary=True, now=1.0)
@@ -164,3 +165,19 @@ def test_credentials_that_the_exchange_repeats_are_not_shown() -> None:
     seen.text(b'{"method":"hello secret-key","id":null}')
     assert seen.line.answers[4].error == '{"code":3,"message":"bad key ***"}'
     assert "secret-key" not in seen.findings.of["known_methods"].evidence
+
+
+def test_what_was_not_asked_for_takes_no_memory() -> None:
+    seen = Seen()
+    for number in range(100):
+        seen.push("trades", [True, trades(*range(30, 0, -1)), f"M{number}_USDT"])
+        seen.push(f"kline{number}", [])
+        seen.text(b'{"error":null,"result":"pong","id":%d}' % (1000 + number))
+    assert (len(seen.line.pushed), len(seen.line.answers)) == (0, 1)
+    assert seen.messages.measured.pushes.keys() == {"trades"}
+
+
+def test_control_characters_of_the_exchange_are_not_printed() -> None:
+    seen = Seen()
+    seen.push("trades", [False, trades(1), "\x1b[2JX\r\nholds:"])
+    assert seen.findings.of["known_methods"].evidence == "trades.update of ·[2JX··HOLDS:"
