@@ -48,12 +48,15 @@ MOST_KNOWN = 2 * _WINDOW
 # Open stretches of a symbol. With one more, the oldest is given up.
 _MOST_OPEN = 8
 
-# Pushes may overtake each other: within so many µs, and so many of them.
+# Pushes may overtake each other: within so many µs on their way, and so many of them.
 OUT_OF_ORDER = 1_000_000
 _OVERTAKEN = 8
 
 # The newest trades whose times are looked at: one with an absurd id or time among them does not matter.
 _NEWEST = 5
+
+# An id that is higher than its neighbours by so much is out of line.
+_FAR = 10**8
 
 # µs by which the time of a trade may be later than that of all before it.
 _ABSURD = 3600 * SECOND
@@ -136,25 +139,38 @@ class Known:
             return Verdict.REPEAT
         if any(same_time(past_us, time_us) for past_us in self._past.get(trade_id, ())):
             return Verdict.PAST
-        return self._judge_unknown(place, time_us, has_id=has_id, listed=listed)
+        return self._judge_unknown(trade_id, time_us, place, has_id=has_id, listed=listed)
 
-    def _judge_unknown(self, place: int, time_us: int, *, has_id: bool, listed: bool) -> Verdict:
+    def _judge_unknown(
+        self, trade_id: int, time_us: int, place: int, *, has_id: bool, listed: bool
+    ) -> Verdict:
         """Return how a trade relates to the known ones, whose ids have its id at this place, or would."""
         if not self.ids:
             return Verdict.NEW
         newest_us = self.newest_us
-        # A few ids above may be out of line; more are not.
-        if (not place or has_id or place <= len(self.ids) - _NEWEST) and is_later(time_us, newest_us):
+        if (not place or has_id or self._is_in_line(place + 1, trade_id)) and is_later(time_us, newest_us):
             return Verdict.RESTART
-        if not has_id and (place or (self.young and not listed)):
+        if place and not has_id:
             return Verdict.NEW
-        if same_time(time_us, newest_us) and (has_id or not self.young):
+        is_close = self.young and 2 * trade_id > self.ids[0]
+        if same_time(time_us, newest_us) and not is_close:
             return Verdict.DOUBTFUL
-        return Verdict.CONFLICT if has_id else Verdict.OLD
+        if has_id:
+            return Verdict.CONFLICT
+        # Nothing of a young epoch is forgotten. What a list shows from before it is history.
+        is_new = self.young and (not listed or is_later(time_us, min(self.times)))
+        return Verdict.NEW if is_new else Verdict.OLD
 
     def has(self, trade_id: int) -> bool:
         """Return whether a known trade of this epoch has this id."""
         return self._is_at(bisect_left(self.ids, trade_id), trade_id)
+
+    def _is_in_line(self, place: int, trade_id: int) -> bool:
+        """Return whether there is a known trade at this place, above an id and not far out of line.
+
+        One such trade above it may be out of line itself; with a second one behind it, ids rise there.
+        """
+        return place < len(self.ids) and self.ids[place] - trade_id < _FAR
 
     def _is_at(self, place: int, trade_id: int) -> bool:
         return place < len(self.ids) and self.ids[place] == trade_id
@@ -169,6 +185,15 @@ class Known:
         *others, newest_us = sorted(self.times[-_NEWEST:])
         return others[-1] if others and newest_us - others[-1] > _ABSURD else newest_us
 
+    @property
+    def last(self) -> Moment:
+        """The newest known trade that is in line: with the time `newest_us`, and no absurd id."""
+        newest_us, lowest = self.newest_us, self.ids[-_NEWEST:][0]
+        newest = zip(self.times[-_NEWEST:], self.ids[-_NEWEST:], strict=True)
+        in_line = [one for one in newest if one[0] <= newest_us and one[1] < lowest + _FAR]
+        time_us, trade_id = max(in_line, default=(self.times[-1], self.ids[-1]))
+        return trade_id, time_us
+
     def add(self, trade_id: int, time_us: int) -> None:
         """Add a trade that is new."""
         insert(self.ids, self.times, trade_id, time_us)
@@ -176,10 +201,9 @@ class Known:
 
     def restart(self, first: Moment, session: str) -> list[Gap]:
         """Begin a new epoch in front of its first trade; return the gaps, at last the one in front of it."""
-        last = (self.ids[-1], self.newest_us)
+        last = self.last
         if self.open.overtaken:
-            place = max(0, len(self.ids) - 1 - _OVERTAKEN)
-            last = (self.ids[place], self.times[place])
+            last = self._before(last[0], _OVERTAKEN - 1) or last
         self._opened = self._without_held
         gaps = self._give_up(self._opened)
         past = [(trade_id, time_us) for trade_id, times in self._past.items() for time_us in times]
@@ -188,16 +212,17 @@ class Known:
         self.epoch, self.epoch_us, self.young = self.epoch + 1, first[1], True
         return [*gaps, self._gap(Found(Stretch(*last, *first), 0, "ids_restarted"), session, closed=False)]
 
-    def note_overtaking(self) -> None:
-        """Remember that pushes of this symbol may overtake each other."""
-        if not self.open.overtaken:
+    def note_overtaking(self, late: Moment) -> None:
+        """Remember that pushes of this symbol may overtake each other, if this one was overtaken."""
+        last, last_us = self.last
+        if late[0] < last and not is_later(late[1], last_us) and not self.open.overtaken:
             self.open = self.open._replace(revision=self.open.revision + 1, overtaken=True)
 
     def note_held(self, moment: Moment, session: str, now_us: int) -> None:
         """Remember with the next record that a trade is held: if the process ends, it is missing, too."""
         if len(self._without_held) == len(self._opened):
             trade_id, time_us = moment
-            stretch = Stretch(self.ids[-1], self.newest_us, trade_id + 1, time_us)
+            stretch = Stretch(*self.last, trade_id + 1, time_us)
             self._opened = _in_order([*self._opened, _Opened(stretch, session, "ids_restarted", now_us)])
             self.settle()
 
@@ -230,7 +255,7 @@ class Known:
         if cause == "damaged_frame":
             # What was lost may have been pushed out of order: behind the first trade that came after it.
             for one in self._opened:
-                if one.session == session and one.cause == cause and now_us - one.since_us < OUT_OF_ORDER:
+                if (one.session, one.cause, one.since_us) == (session, cause, now_us):
                     self._opened.remove(one)
                     opened = one._replace(stretch=Stretch(*one.stretch[:2], *trade))
         self._opened = _in_order([*self._opened, opened])
@@ -302,6 +327,12 @@ class Known:
             found = Found(Stretch(*last, *without_proof[0]), len(without_proof), cause)
             lost.append(self._gap(found, session, closed=False))
         filled = [n for n in new if reach is not None and n[0] > reach]
+        if reach is not None and self.open.overtaken and not follows:
+            # The session before it may have ended in front of a push that was overtaken.
+            begin = self._begin((filled or [high])[0][0], cause) or low
+            if begin[0] < reach:
+                end = next(one.moment for one in listed if one.is_known)
+                lost.append(self._gap(Found(Stretch(*begin, *end), 0, cause), session, closed=False))
         if filled and not follows and (last := self._before(filled[0][0])):
             closed.append(Found(Stretch(*last, *filled[0]), len(filled), cause))
         self._opened = meanwhile

@@ -1,7 +1,7 @@
 """When trades happened: their ids and times, and what two times say of each other; pure.
 
-The exchange tells times with a fraction of a second or in whole seconds, and the same trade may come one way
-in a push and the other way in a list.
+The exchange tells times in whole seconds, in milliseconds or in microseconds, and the same trade may come one
+way in a push and another way in a list. Two times are compared in the coarser of their units.
 """
 
 from collections.abc import Iterable
@@ -13,17 +13,24 @@ Moment = tuple[int, int]
 
 
 def is_later(time_us: int, other_us: int) -> bool:
-    """Return whether a time is certainly later: one of them may be in whole seconds."""
-    if time_us % SECOND and other_us % SECOND:
-        return time_us > other_us
-    return time_us // SECOND > other_us // SECOND
+    """Return whether a time is certainly later."""
+    unit = _unit(time_us, other_us)
+    return time_us // unit > other_us // unit
 
 
 def same_time(time_us: int, other_us: int) -> bool:
-    """Return whether two times can be of one trade: one of them may be in whole seconds."""
-    if time_us == other_us:
-        return True
-    return not (time_us % SECOND and other_us % SECOND) and -SECOND < time_us - other_us < SECOND
+    """Return whether two times can be of one trade: the coarser one may be rounded up or down."""
+    return abs(time_us - other_us) < _unit(time_us, other_us)
+
+
+def _unit(time_us: int, other_us: int) -> int:
+    """Return the coarser of the units in which two times seem to be, in µs."""
+    if not (time_us % SECOND and other_us % SECOND):
+        return SECOND
+    return 1 if time_us % _MILLISECOND and other_us % _MILLISECOND else _MILLISECOND
+
+
+_MILLISECOND = 1000
 
 
 def times_by_id(moments: Iterable[Moment]) -> dict[int, list[int]]:

@@ -129,7 +129,7 @@ class Trades:
             if since_us > now_us:  # the clock was set back
                 self._held_since_us[symbol] = now_us
             elif since_us + patience_us <= now_us:
-                self._restart(self._known[symbol], outcome, now_us)
+                self._end_hold(self._known[symbol], outcome, now_us)
         for known in self._known.values():
             outcome.gaps += known.give_up(now_us, patience_us)
         return outcome
@@ -143,7 +143,8 @@ class Trades:
                 if not series.linked:
                     self._link(push, moment)
                 elif known.ids and line[0] < known.ids[-1]:
-                    known.note_overtaking()
+                    known.note_overtaking(moment)
+                self._refute(known, (line[0],))
                 known.add(*moment)
                 outcome.records.append(_record(known, series, line, received_us, clean=False))
             case Verdict.CONFLICT:
@@ -168,9 +169,8 @@ class Trades:
             return
         if not series.resumed_us:
             series.resumed_us = received_us
-        if 0 <= received_us - series.resumed_us < OUT_OF_ORDER:
-            outcome.gaps += known.open_before(moment, source.session, "damaged_frame", received_us)
-        else:
+        outcome.gaps += known.open_before(moment, source.session, "damaged_frame", series.resumed_us)
+        if not 0 <= received_us - series.resumed_us < OUT_OF_ORDER:
             series.linked = True
 
     def _take_list(self, push: _Push, lines: list[_Line], cause: Cause | None = None) -> None:
@@ -235,26 +235,28 @@ class Trades:
             or (clean and len(new) < len(lines))
             or any(is_later(line[1], newest_us) for line in lines)
         )
-        if is_clear and earlier:
-            self._restart(known, outcome, received_us)
-            # In the new epoch, trades may be missing between them.
-            if clean:
-                self._take_list(push, lines, cause)
-            for line in () if clean else lines:
-                self._take_unusual(push, line)
-            return
-        outcome.duplicates += len(lines) - len(new)
-        held = earlier | {line[0]: _Held(line, series, clean) for line in new}
-        self._held[known.symbol] = [held[trade_id] for trade_id in sorted(held)]
-        self._held_since_us.setdefault(known.symbol, received_us)
-        if is_clear:
-            self._restart(known, outcome, received_us)
-        else:
+        # In the new epoch, trades may be missing between those that were held and these, or in a list.
+        is_first = not earlier and not (clean and outcome.bad)
+        if not is_clear or not earlier:
+            outcome.duplicates += len(lines) - len(new)
+            more = new if is_first or not is_clear else new[:1]
+            held = earlier | {line[0]: _Held(line, series, clean) for line in more}
+            self._held[known.symbol] = [held[trade_id] for trade_id in sorted(held)]
+            self._held_since_us.setdefault(known.symbol, received_us)
+        if not is_clear:
             first = self._held[known.symbol][0]
             known.note_held(first.line[:2], first.series.session, received_us)
+            return
+        self._restart(known, outcome, received_us)
+        if is_first:
+            return
+        if clean:
+            self._take_list(push, lines, cause)
+        for line in () if clean else lines:
+            self._take_unusual(push, line)
 
     def _refute(self, known: Known, old: Collection[int]) -> None:
-        """Drop held trades that a list shows to be old."""
+        """Drop held trades that are shown to be old."""
         held = self._held.get(known.symbol)
         if not held or all(one.line[0] not in old for one in held):
             return
@@ -263,13 +265,28 @@ class Trades:
             del self._held[known.symbol], self._held_since_us[known.symbol]
             known.forget_held()
 
+    def _end_hold(self, known: Known, outcome: Outcome, now_us: int) -> None:
+        """Decide what trades are that nothing has explained in time."""
+        held = self._held[known.symbol]
+        if known.young and is_later(known.newest_us, held[-1].line[1]):
+            # Ids went on above them, and nothing is known below: they were overtaken.
+            known.forget_held()
+            self._release(known, outcome, now_us)
+        else:
+            self._restart(known, outcome, now_us)
+
     def _restart(self, known: Known, outcome: Outcome, received_us: int) -> None:
         """Begin a new epoch with the held trades."""
-        held = self._held.pop(known.symbol)
-        del self._held_since_us[known.symbol]
+        held = self._held[known.symbol]
         outcome.gaps += known.restart(held[0].line[:2], held[0].series.session)
-        for line, series, clean in held:
-            series.linked = not series.lost
+        for one in held:
+            one.series.linked = not one.series.lost
+        self._release(known, outcome, received_us)
+
+    def _release(self, known: Known, outcome: Outcome, received_us: int) -> None:
+        """Add the held trades."""
+        del self._held_since_us[known.symbol]
+        for line, series, clean in self._held.pop(known.symbol):
             known.add(*line[:2])
             outcome.records.append(_record(known, series, line, received_us, clean=clean))
 

@@ -128,8 +128,8 @@ class World:
     def restart_ids(self) -> None:
         """Ids begin anew."""
         self.now_us += self.rng.choice([0, 2_000_000])
-        if self.whole_seconds:  # two trades with one id and one time could not be told apart
-            self.now_us += 1_000_000
+        # Two trades with one id and one time could not be told apart.
+        self.now_us += 1_000_000 if self.whole_seconds else 2
         self.epoch += 1
         self.next_id = self.rng.choice([0, 0, 3, 500])
         if not self.keeps_history:

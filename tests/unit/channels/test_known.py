@@ -393,3 +393,126 @@ def test_a_restart_with_a_held_trade_breaks_nothing(bridge: Bridge) -> None:
     bridge.overdue(NOW_US)
     bridge.overdue(NOW_US + PATIENCE_US)
     assert bridge.ids.count(1) == 1
+
+
+def test_bounds_in_front_of_a_new_epoch_are_of_one_trade_that_is_in_line(bridge: Bridge) -> None:
+    session = bridge.open()
+    bridge.recent(session, FIRST, FIRST + 99)
+    bridge.push(session, 2**62, second=FIRST + 100)
+    bridge.push(session, FIRST + 101)
+    bridge.push(session, 1, second=5000)
+    (gap,) = [one for one in bridge.gaps if one.cause == "ids_restarted"]
+    assert gap.stretch[:3:2] == (FIRST + 101, 1)
+    assert gap.stretch.after_us == (1_597_000_000 + FIRST + 101) * 1_000_000
+
+
+def test_a_far_lower_id_in_the_second_in_which_an_epoch_began_is_the_next_epoch(bridge: Bridge) -> None:
+    session = bridge.open()
+    bridge.recent(session, FIRST, FIRST + 99)
+    bridge.push(session, 503, second=FIRST + 100)
+    for trade_id in (7, 8, 11):
+        bridge.push(session, trade_id, second=FIRST + 100)
+    for trade_id in (12, 13):
+        bridge.push(session, trade_id, second=FIRST + 101)
+    assert bridge.bounds[-2:] == [(FIRST + 99, 503, False), (503, 7, False)]
+    assert bridge.ids[-6:] == [503, 7, 8, 11, 12, 13]
+
+
+def test_a_low_id_in_the_first_second_of_a_symbol_that_was_overtaken_begins_no_epoch() -> None:
+    bridge = Bridge()
+    session = bridge.open()
+    for trade_id in (3, 1, 4, 5):
+        bridge.push(session, trade_id, second=FIRST)
+    bridge.push(session, 6, second=FIRST + 1)
+    bridge.overdue(NOW_US)
+    bridge.overdue(NOW_US + PATIENCE_US)
+    assert bridge.gaps == []
+    assert sorted(bridge.ids) == [1, 3, 4, 5, 6]
+
+
+def test_an_epoch_that_begins_among_the_few_known_ids_of_a_quiet_symbol_is_one() -> None:
+    bridge = Bridge()
+    session = bridge.open()
+    bridge.push(session, 2, 3, 4, 7, second=FIRST)
+    bridge.push(session, 63, 66, 69, clean=True, second=FIRST + 60)
+    bridge.push(session, 5, second=FIRST + 90)
+    bridge.push(session, 7, second=FIRST + 90)
+    assert bridge.bounds[-1][1:] == (5, False)
+    assert bridge.ids[-2:] == [5, 7]
+
+
+def test_a_push_that_is_lost_after_it_was_overtaken_is_missing_in_front_of_a_later_trade(
+    bridge: Bridge,
+) -> None:
+    """Of 101 to 104, 103 is pushed first and lost; 104 comes seconds later."""
+    session = bridge.open()
+    bridge.recent(session, FIRST, FIRST + 100)
+    bridge.trades.lost(session, None)
+    for trade_id, seconds in ((FIRST + 101, 0), (FIRST + 102, 0.1), (FIRST + 104, 3), (FIRST + 105, 6)):
+        bridge.push(session, trade_id, now_us=NOW_US + int(seconds * 1e6))
+    bridge.overdue(NOW_US + PATIENCE_US)
+    after, before, closed = bridge.bounds[-1]
+    assert (after <= FIRST + 100, before, closed) == (True, FIRST + 104, False)
+
+
+def test_a_bad_item_in_the_list_that_begins_an_epoch_is_inside_a_gap(bridge: Bridge) -> None:
+    session = bridge.open()
+    items: list[object] = [
+        {"id": one, "time": 1_597_005_000 + one, "price": "1", "amount": "2", "type": "buy"}
+        for one in reversed(range(20))
+    ]
+    items[10] = {"id": "?"}
+    bridge.send(bridge.trades.push(msgspec.json.encode([True, items, SYMBOL]), session, NOW_US))
+    bridge.overdue(NOW_US)
+    bridge.overdue(NOW_US + PATIENCE_US)
+    assert bridge.bounds == [(FIRST + 99, 0, False), (0, 19, False)]
+
+
+@pytest.mark.parametrize("pushed", [0.123456, 0.123999])
+@pytest.mark.parametrize("listed", [0.123, 0.124, 0, 1])
+def test_the_same_trade_in_a_coarser_unit_of_time_is_a_repeat(
+    bridge: Bridge, pushed: float, listed: float
+) -> None:
+    """However it was rounded."""
+    session = bridge.open()
+    bridge.push(session, FIRST + 100, second=FIRST + 100 + pushed)
+    outcome = bridge.push(session, FIRST + 100, clean=True, second=FIRST + 100 + listed)
+    assert (outcome.records, outcome.bad, outcome.duplicates) == ([], [], 1)
+
+
+def test_a_held_trade_that_another_session_explains_becomes_one_record(bridge: Bridge) -> None:
+    """The first trade of an epoch is overtaken; its id is half as high."""
+    session = bridge.open()
+    bridge.recent(session, FIRST, FIRST + 99)
+    for trade_id, second in ((5, 0.2), (2, 0.2), (7, 0.3), (10, 9)):
+        bridge.push(session, trade_id, second=FIRST + 200 + second)
+    other = bridge.open()
+    bridge.push(other, 2, second=FIRST + 200.2)
+    bridge.overdue(NOW_US + PATIENCE_US)
+    assert bridge.ids.count(2) == 1
+
+
+def test_a_list_fills_in_the_lost_first_trade_of_an_epoch_whatever_its_id() -> None:
+    bridge = Bridge()
+    session = bridge.open()
+    bridge.push(session, 4, second=FIRST + 0.1)
+    bridge.trades.lost(session, None)  # the id 3, later
+    bridge.push(session, 6, second=FIRST + 0.3)
+    items = [
+        {"id": one, "time": 1_597_000_000 + FIRST + tenth / 10, "price": "1", "amount": "2", "type": "buy"}
+        for one, tenth in ((7, 4), (6, 3), (3, 2), (4, 1))
+    ]
+    bridge.send(bridge.trades.push(msgspec.json.encode([True, items, SYMBOL]), bridge.open(), NOW_US))
+    assert sorted(bridge.ids) == [3, 4, 6, 7]
+
+
+def test_where_pushes_overtake_each_other_a_list_that_reaches_back_a_little_proves_nothing(
+    bridge: Bridge,
+) -> None:
+    """The session ended in front of 108, which 109 and 110 had overtaken."""
+    session = bridge.open()
+    bridge.recent(session, FIRST, FIRST + 99)
+    for one in (101, 100, 102, 103, 104, 105, 106, 107, 109, 110):
+        bridge.push(session, FIRST + one)
+    bridge.recent(bridge.open(), FIRST + 109, FIRST + 111)
+    assert any(after < FIRST + 108 < before and not closed for after, before, closed in bridge.bounds)
