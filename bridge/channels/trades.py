@@ -7,6 +7,7 @@ and where some may be missing; here is what is done about it.
 
 import re
 from collections.abc import Collection
+from itertools import pairwise
 from typing import Annotated, Literal, NamedTuple
 
 import msgspec
@@ -235,8 +236,10 @@ class Trades:
             or (clean and len(new) < len(lines))
             or any(is_later(line[1], newest_us) for line in lines)
         )
-        # In the new epoch, trades may be missing between those that were held and these, or in a list.
-        is_first = not earlier and not (clean and outcome.bad)
+        # In the new epoch, trades may be missing between those that were held and these, or in a list; and a
+        # list may show a third epoch.
+        is_line = not outcome.bad and all(one[0] < other[0] for one, other in pairwise(lines))
+        is_first = not earlier and (is_line or not clean)
         if not is_clear or not earlier:
             outcome.duplicates += len(lines) - len(new)
             more = new if is_first or not is_clear else new[:1]

@@ -516,3 +516,14 @@ def test_where_pushes_overtake_each_other_a_list_that_reaches_back_a_little_prov
         bridge.push(session, FIRST + one)
     bridge.recent(bridge.open(), FIRST + 109, FIRST + 111)
     assert any(after < FIRST + 108 < before and not closed for after, before, closed in bridge.bounds)
+
+
+def test_a_list_that_shows_two_new_epochs_fills_in_both(bridge: Bridge) -> None:
+    ids = [FIRST + 99, FIRST + 100, 1, 2, 3, 4, 1, 2]
+    items = [
+        {"id": one, "time": 1_597_000_000 + FIRST + 99 + place, "price": "1", "amount": "2", "type": "buy"}
+        for place, one in enumerate(ids)
+    ]
+    bridge.send(bridge.trades.push(msgspec.json.encode([True, items[::-1], SYMBOL]), bridge.open(), NOW_US))
+    assert bridge.ids[-6:] == [1, 2, 3, 4, 1, 2]
+    assert [gap.cause for gap in bridge.gaps].count("ids_restarted") == 2
