@@ -16,10 +16,10 @@ from tests.support.process import SYMBOLS, Command, toml
 KEY, SECRET = "an-api-key-of-this-test", "its-secret"
 
 OTHERWISE: dict[str, dict[str, Any]] = {
-    "adds": {"dialect": Dialect(subscribe="replaces")},
-    "compressed": {"dialect": Dialect(replies="text")},
-    "answer_order": {"dialect": Dialect(confirm="after")},
-    "unknown_refused": {"dialect": Dialect(unknown_market="ack")},
+    "adds": {"dialect": Dialect(adds="replaces")},
+    "compressed": {"dialect": Dialect(compressed="answers")},
+    "answer_order": {"dialect": Dialect(answer_order="push_first")},
+    "unknown_refused": {"dialect": Dialect(unknown_refused="acknowledged")},
     "newest_first": {"faults": Faults(newest_first=False)},
     "flat_tickers": {"faults": Faults(nested_all_ticker=True)},
     "one_message": {"faults": Faults(corrupt=0.2)},
