@@ -279,7 +279,12 @@ class Known:
         (low, low_us), (high, high_us) = listed[0].moment, listed[-1].moment
         between = range(bisect_left(self.ids, low), bisect_right(self.ids, high))
         ids = {one.moment[0] for one in listed}
-        return any(self.ids[n] not in ids and low_us <= self.times[n] <= high_us for n in between)
+        return any(
+            self.ids[n] not in ids
+            and not is_later(low_us, self.times[n])
+            and not is_later(self.times[n], high_us)
+            for n in between
+        )
 
     def prove(
         self, listed: Sequence[Listed], session: str, cause: Cause, *, follows: bool
@@ -291,8 +296,11 @@ class Known:
         just goes on from. What the records of the list fill stays open until `settle`, to be called before
         the last one: with only a part of them on Kafka, the next list fills it.
         """
-        low, high = listed[0].moment, listed[-1].moment
-        reach = next((one.moment[0] for one in listed if one.is_known), None)
+        low = listed[0].moment
+        # Behind the last one that is in line with what is known, the ids of an older list are strays.
+        high = next((one.moment for one in reversed(listed) if not self._is_behind(one.moment)), low)
+        reached = next((one.moment for one in listed if one.is_known), None)
+        reach = reached and reached[0]
         new = [one.moment for one in listed if not one.is_known and not self._is_open_at(one.moment)]
         lost: list[Gap] = []
         closed: list[Found] = []
@@ -310,7 +318,7 @@ class Known:
                 rest.append(one._replace(stretch=Stretch(*high, *before)))
             inside = [n for n in listed if after[0] < n.moment[0] < before[0]]
             filled = [n.moment for n in inside if not n.is_known]
-            if reach is not None and reach <= after[0]:
+            if reached and reached[0] <= after[0] and not is_later(reached[1], after[1]):
                 if filled or not rest:
                     closed.append(Found(Stretch(*after, *(filled or [before])[0]), len(filled), one.cause))
                 meanwhile.append(one)
@@ -326,13 +334,12 @@ class Known:
         if without_proof and (last := self._begin(low[0], cause)) and not self._is_open_at(low):
             found = Found(Stretch(*last, *without_proof[0]), len(without_proof), cause)
             lost.append(self._gap(found, session, closed=False))
-        filled = [n for n in new if reach is not None and n[0] > reach]
-        if reach is not None and self.open.overtaken and not follows:
+        filled = [n for n in new if reach is not None and reach < n[0] <= high[0]]
+        if reached and self.open.overtaken and not follows:
             # The session before it may have ended in front of a push that was overtaken.
             begin = self._begin((filled or [high])[0][0], cause) or low
-            if begin[0] < reach:
-                end = next(one.moment for one in listed if one.is_known)
-                lost.append(self._gap(Found(Stretch(*begin, *end), 0, cause), session, closed=False))
+            if begin[0] < reached[0]:
+                lost.append(self._gap(Found(Stretch(*begin, *reached), 0, cause), session, closed=False))
         if filled and not follows and (last := self._before(filled[0][0])):
             closed.append(Found(Stretch(*last, *filled[0]), len(filled), cause))
         self._opened = meanwhile
@@ -371,6 +378,11 @@ class Known:
         """
         overtaken = self.open.overtaken or cause == "damaged_frame"
         return self._before(trade_id, _OVERTAKEN if overtaken else 0)
+
+    def _is_behind(self, moment: Moment) -> bool:
+        """Return whether known trades with lower ids are later, so that its id is too high for its time."""
+        place = bisect_left(self.ids, moment[0])
+        return any(is_later(time_us, moment[1]) for time_us in self.times[max(0, place - _NEWEST) : place])
 
     def _is_open_at(self, moment: Moment) -> bool:
         """Return whether a trade is in an open stretch; one of a later time is behind it whatever its id."""

@@ -527,3 +527,32 @@ def test_a_list_that_shows_two_new_epochs_fills_in_both(bridge: Bridge) -> None:
     bridge.send(bridge.trades.push(msgspec.json.encode([True, items[::-1], SYMBOL]), bridge.open(), NOW_US))
     assert bridge.ids[-6:] == [1, 2, 3, 4, 1, 2]
     assert [gap.cause for gap in bridge.gaps].count("ids_restarted") == 2
+
+
+@pytest.mark.parametrize("stray", [2**62, FIRST + 5000], ids=["far", "near"])
+def test_an_older_list_that_ends_with_an_id_out_of_line_closes_nothing(bridge: Bridge, stray: int) -> None:
+    bridge.push(bridge.open(), FIRST + 110)
+    items = [
+        {"id": one, "time": 1_597_000_000 + second, "price": "1", "amount": "2", "type": "buy"}
+        for one, second in [(stray, FIRST + 100), (FIRST + 99, FIRST + 99), (FIRST + 98, FIRST + 98)]
+    ]
+    bridge.send(bridge.trades.push(msgspec.json.encode([True, items, SYMBOL]), bridge.open(), NOW_US))
+    bridge.overdue(NOW_US)
+    bridge.overdue(NOW_US + PATIENCE_US)
+    assert bridge.ids[-1] == stray
+    assert bridge.bounds == [(FIRST + 99, FIRST + 110, False)]
+
+
+def test_a_known_trade_that_is_later_than_its_id_says_is_no_overlap() -> None:
+    bridge = Bridge()
+    session = bridge.open()
+    bridge.push(session, 10, 30, clean=True)
+    bridge.push(session, 15, second=35)
+    session = bridge.open()
+    bridge.push(session, 60)
+    items = [
+        {"id": one, "time": 1_597_000_000 + second, "price": "1", "amount": "2", "type": "buy"}
+        for one, second in [(60, 60), (50, 50), (15, 35)]
+    ]
+    bridge.send(bridge.trades.push(msgspec.json.encode([True, items, SYMBOL]), session, NOW_US))
+    assert (30, 50, False) in bridge.bounds
