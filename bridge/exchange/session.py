@@ -204,6 +204,11 @@ class Session:
         return self._wanted.keys()
 
     @property
+    def newest_request(self) -> int:
+        """The id of the newest request; ids rise by 1. 0 before the first."""
+        return self._next_id - 1
+
+    @property
     def held(self) -> int:
         """The number of subscribe requests that wait for `send_held`."""
         return len(self._queue)

@@ -130,20 +130,21 @@ class Connector:
     def note_heard(self) -> None:
         """Update the last-heard times of private channels; record the gap before the present session, once.
 
-        Example, in seconds: a session listens to `order` until 100 and ends. The next one confirms `order` at
-        107. The first call after that records a gap from 100 to 107, and `heard_us` becomes 107 or later.
-        If `order` was never listened to before, the gap has no beginning.
+        Example, in seconds: a session listens to `order`, its last ping with an answer went out at 100, and
+        it ends. The next one confirms `order` at 107. The first call after that records a gap from 100 to
+        107, and the last-heard time becomes 107 or later. If `order` was never listened to before, the gap
+        has no beginning.
         """
         if self.account is None or not self._feeds:
             return
         feed = self._feeds[0]
-        for missed in self._listening.note(feed.listening, feed.heard_us):
+        for missed in self._listening.note(feed.listening, feed.read_up_to):
             self._record_gap(feed, missed)
 
     def savable(self, complete_us: int | None, saved: Heard) -> Heard:
         """As `Listening.savable`; during a rotation, nothing beyond its beginning."""
         for feed in self._feeds[:1]:
-            self._listening.advance(feed.listening, feed.heard_us)
+            self._listening.advance(feed.listening, feed.read_up_to)
         limits = [limit for limit in (complete_us, self._rotating_us) if limit is not None]
         return self._listening.savable(min(limits, default=None), saved)
 
@@ -362,7 +363,8 @@ class Connector:
         self._watch.metrics.counter("reconnects_total", reason=self._cause).value += 1
         self.note_heard()
         # A channel that the new session listened to before the old one stopped has no gap.
-        self._listening.keep({channel for channel, us in new.listening.items() if us <= old.heard_us})
+        read_us = old.read_up_to.pushed_us
+        self._listening.keep({channel for channel, us in new.listening.items() if us <= read_us})
         await self._end(old, "rotated")
         await until(new.live.wait(), new)
         self.note_heard()

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
@@ -26,6 +27,7 @@ from bridge.exchange.frames import Push
 from bridge.exchange.session import Session
 from bridge.watch.watch import Watch
 from bridge.websocket.courtesy import Courtesy
+from bridge.websocket.listening import NOTHING_READ, ReadUpTo
 from bridge.websocket.silence import Silence
 from bridge.websocket.stream import Stream
 
@@ -87,18 +89,18 @@ class Feed:
         # Whether what it receives is held back, so that nobody knows yet which series have begun. Changed by
         # a rotation only.
         self.withheld = False
-        self._withheld_since_us = 0  # what `heard_us` was when that began
+        self._read_before_withheld = NOTHING_READ  # what `read_up_to` was when that began
         self.listening: dict[str, int] = {}  # by channel: when it was first confirmed, µs since the epoch
         self._stream = stream
         self._courtesy = courtesy
         self._receiver = receiver
         self._journal = watch.journal
         self._last_frame_us = 0  # when the last frame was read, µs since the epoch; 0 before the first
-        # When the last read was handed over that had emptied the socket, µs since the epoch; 0 before it.
-        self._caught_up_us = 0
-        # While behind after a pause: what `_caught_up_us` was when it began, see `heard_us`.
-        self._behind_since_us: int | None = None
-        self._catch_up_ping: int | None = None  # id of the ping sent on resume, whose pong ends being behind
+        # What is read for certain, delivered or withheld; set by `begin`, moved on by each pong.
+        self._read_up_to = NOTHING_READ
+        # By each sending of requests since the last pong: the id of its newest one, and when it began, µs
+        # since the epoch.
+        self._sendings: deque[tuple[int, int]] = deque()
         self._fruitful = False  # set by the first push
         self._due: list[CleanDue] = []  # not looked at yet; emptied as soon as nothing is withheld
         self._silence = Silence(session, source, watch.journal)
@@ -115,6 +117,8 @@ class Feed:
 
     def begin(self) -> None:
         """Start the session; `ended` is its task from here on."""
+        now_us = time.time_ns() // 1000
+        self._read_up_to = ReadUpTo(now_us, now_us)  # nothing can be pushed to it before
         self.ended = asyncio.create_task(self._drive(), name=f"session {self.source.session}")
         self.session.start(time.monotonic())
         self._stream.attach(self._take)
@@ -130,7 +134,7 @@ class Feed:
         self.deliver = receiver.push
         self._receiver = receiver
         if withheld and not self.withheld:
-            self._withheld_since_us = self._read_up_to_us
+            self._read_before_withheld = self._read_up_to
         self.withheld = withheld
         self._wake.set()
 
@@ -153,30 +157,22 @@ class Feed:
         return self._stream.held_bytes
 
     @property
-    def heard_us(self) -> int:
-        """The last-heard time: all that was pushed up to then has been read; in microseconds since the epoch.
+    def read_up_to(self) -> ReadUpTo:
+        """Up to when everything that was pushed is read and delivered for certain.
 
-        A read so large that the socket may hold more does not move it, since the rest may be lost with the
-        connection. Nor does what a rotation withholds, since that is lost if the process is killed.
+        Only a pong proves that: it comes behind all that was pushed before it, so all that was pushed before
+        its ping was *sent* has been read with it. When a frame was read proves nothing. Example, in seconds:
+        a ping goes out at 100 and its pong is read at 100.1. At 103 the process is frozen, at 110 the
+        exchange closes the connection, and at 118 the process wakes and reads what the network still holds,
+        a push of 104. What was pushed from 105 to 110 may be lost, and what happened after 110 was never
+        pushed. This stays at 100: the ping that goes out at 118 is not answered any more.
 
-        After a pause this stays where it was until the session has caught up. Example, in seconds: a frame
-        is read at 100, reading pauses at 101 and resumes at 160. What was pushed since 100 waits in buffers
-        of the network, or is lost if the exchange has closed the connection. So at 160 a ping goes out; its
-        pong, read at 163, comes after all of that. From 101 to 163 the session is behind, and this is 100;
-        then it is 163, and so on with every frame. A second pause at 162 leaves it at 100.
+        What a rotation withholds does not move it, since that is lost if the process is killed.
         """
-        read_us = self._read_up_to_us
-        return min(self._withheld_since_us, read_us) if self.withheld else read_us
-
-    @property
-    def _read_up_to_us(self) -> int:
-        return self._caught_up_us if self._behind_since_us is None else self._behind_since_us
+        return self._read_before_withheld if self.withheld else self._read_up_to
 
     def pause(self) -> None:
         """Stop reading from the connection; pings continue."""
-        if self._behind_since_us is None and self._caught_up_us:
-            self._behind_since_us = self._caught_up_us
-        self._catch_up_ping = None
         self.session.pause()
         if not self.ended.done():
             self._stream.pause_reading()
@@ -185,17 +181,14 @@ class Feed:
         """Resume reading."""
         now = time.monotonic()
         self.session.resume(now)
-        self._catch_up_ping = self.session.ping(now)
+        self.session.ping(now)  # its pong says when all that has waited in the network is read
         self._wake.set()
         if not self.ended.done():
             self._stream.resume_reading()
 
     def _take(self, frames: Sequence[bytes], binary: bool) -> None:
         now, received_us = time.monotonic(), time.time_ns() // 1000
-        read_up_to_us = self._read_up_to_us
         self._last_frame_us = received_us
-        if not self._stream.behind:
-            self._caught_up_us = received_us
         self._frames.value += len(frames)
         self._bytes.value += sum(map(len, frames))
         receive, source = self.session.receive, self.source
@@ -203,7 +196,7 @@ class Feed:
             try:
                 push = receive(frame, binary, now)
             except BadFrame as bad:
-                bad.heard_us = read_up_to_us
+                bad.heard_us = self._read_up_to.pushed_us
                 self._receiver.bad(bad, source, received_us, frame)
                 continue
             if push is None:
@@ -227,9 +220,7 @@ class Feed:
                     return Ended(over.reason, over.detail, self._fruitful)
                 if closed.done():
                     return Ended("closed", self._close_detail(), self._fruitful)
-                async with asyncio.timeout(_SEND_TIMEOUT):
-                    for request in self.session.to_send():
-                        await self._stream.send(request)
+                await self._send(self.session.to_send())
                 await self._sleep_until(self.session.next_call())
                 self.session.tick(time.monotonic())
         except ConnectionClosed:
@@ -246,6 +237,14 @@ class Feed:
             for fence in self._fences.values():
                 fence.cancel()
             await self._stream.close()
+
+    async def _send(self, requests: Sequence[str]) -> None:
+        if not requests:
+            return
+        self._sendings.append((self.session.newest_request, time.time_ns() // 1000))
+        async with asyncio.timeout(_SEND_TIMEOUT):
+            for request in requests:
+                await self._stream.send(request)
 
     async def _sleep_until(self, moment: float) -> None:
         try:
@@ -276,8 +275,10 @@ class Feed:
         match event:
             case Ponged(request_id, seconds):
                 self._ping_seconds.observe(seconds)
-                if request_id == self._catch_up_ping:
-                    self._behind_since_us = self._catch_up_ping = None
+                while self._sendings and self._sendings[0][0] < request_id:
+                    self._sendings.popleft()
+                if self._sendings:
+                    self._read_up_to = ReadUpTo(self._sendings[0][1], self._last_frame_us)
                 fence = self._fences.pop(request_id, None)
                 if fence is not None and not fence.done():
                     fence.set_result(None)

@@ -55,9 +55,6 @@ class Stream(ClientConnection):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401
         super().__init__(*args, **kwargs)
-        # Whether the last read brought more than one turn hands over: then the socket may hold more messages
-        # that were pushed before it. A smaller read has emptied the socket.
-        self.behind = False
         # Whole messages, each with `binary`, that were received before `attach`, or that websockets' parser
         # brought during a pause. They are handed over before everything else.
         self._early: deque[tuple[bytes, bool]] = deque()
@@ -115,14 +112,12 @@ class Stream(ClientConnection):
         if self._cuts or self._paused or self._parts:
             self._parts.append(data)
             self._have += len(data)
-            self.behind = self._have > _TURN
             if self._have >= self._need and self._turn is None and not self._paused:
                 self._go_on()
                 if self._have >= self._need and not self._paused:
                     self.transport.pause_reading()
                     self._schedule()
         else:
-            self.behind = len(data) > _TURN
             self._parse(data)
 
     def connection_lost(self, exc: Exception | None) -> None:

@@ -18,13 +18,14 @@ from bridge.errors import BadFrame
 from bridge.exchange.frames import Push
 from bridge.exchange.requests import Credentials
 from bridge.records import Record
-from bridge.simulator import Simulator
+from bridge.simulator import Setup, Simulator
 from bridge.watch.events import Journal
 from bridge.watch.metrics import Metrics
 from bridge.watch.watch import Watch
 from bridge.websocket.connector import Account, Connector
 from bridge.websocket.courtesy import Courtesy
-from tests.support.waiting import soon
+from tests.support.exchange import ExchangeThread
+from tests.support.waiting import eventually, soon
 
 ACCOUNT = Credentials("MYKEY123", "s3cr3t")
 WANTED = {"order": ["BTC_USDT"], "balance": ["USDT"]}
@@ -76,6 +77,11 @@ class AccountConnector(Connector):
         (gap,) = [one for one in self.gaps() if one["channel"] == channel]
         return gap["cause"], gap["after_us"] / 1e6, gap["before_us"] / 1e6
 
+    def began(self, channel: str) -> float:
+        """Return when a channel was first listened to, in seconds."""
+        first = next(one for one in self.events("gap") if one["channel"] == channel)
+        return float(first["before_us"]) / 1e6
+
     def heard_until(self, channel: str) -> int:
         """Return the last-heard time of a channel, in microseconds since the epoch."""
         self.note_heard()
@@ -87,7 +93,9 @@ class AccountConnector(Connector):
 
 
 @asynccontextmanager
-async def account(exchange: Simulator, **settings: object) -> AsyncIterator[AccountConnector]:
+async def account(
+    exchange: Simulator | ExchangeThread, **settings: object
+) -> AsyncIterator[AccountConnector]:
     """Run the connector of an account for the duration of the context, which begins when it is live."""
     connector = AccountConnector(exchange.url, settings)
     running = asyncio.create_task(connector.run())
@@ -109,7 +117,6 @@ def test_a_session_that_was_dead_when_it_was_to_be_rotated_leaves_a_gap() -> Non
     async def scenario() -> None:
         quick = {"max_session_age": 6.0, "ping_interval": 6.0, "reply_timeout": 4.0}
         async with simulator() as exchange, account(exchange, **quick) as one:
-            last = max(one.times("order"))
             exchange.clients.mute()
             muted = time.time()
             await soon(lambda: one.reconnects("timeout"), 20, "its replacement")
@@ -117,7 +124,7 @@ def test_a_session_that_was_dead_when_it_was_to_be_rotated_leaves_a_gap() -> Non
             cause, after, before = one.gap("order")
             first = min(at for at in one.times("order") if at > before)
             assert (cause, one.reconnects("rotated")) == ("timeout", 0)
-            assert last - 0.001 <= after <= muted + 0.5 < before <= first
+            assert one.began("order") <= after <= muted < before <= first
 
     uvloop.run(scenario())
 
@@ -129,6 +136,7 @@ def test_a_refused_channel_has_a_gap_until_a_retry_is_accepted() -> None:
         async with simulator() as exchange, account(exchange, reconnect_max=0.2) as one:
             exchange.shut("order")
             await exchange.drop_all()
+            dropped = time.time()
             last = max(one.times("order"))
             await soon(lambda: "order BTC_USDT: refused" in str(one.missing()), 20, "a refusal")
             await soon(
@@ -141,7 +149,8 @@ def test_a_refused_channel_has_a_gap_until_a_retry_is_accepted() -> None:
             one.note_heard()
             cause, after, before = one.gap("order")
             assert cause == "closed"
-            assert last - 0.001 <= after < one.gap("balance")[2] < reopened < before
+            assert one.began("order") <= after <= dropped
+            assert dropped - 1 < one.gap("balance")[2] < reopened < before
             assert before <= min(at for at in one.times("order") if at > last)
             assert len(one.events("session_begun")) == 2
 
@@ -202,6 +211,42 @@ def test_a_pause_that_the_connection_survives_leaves_no_gap() -> None:
             assert one.gaps() == []
 
     uvloop.run(scenario())
+
+
+def test_a_connection_that_is_cut_while_the_process_is_frozen_leaves_a_gap_from_before_the_cut() -> None:
+    """The process finds what the network still holds when it wakes, and that says nothing about the rest."""
+    accounts = {ACCOUNT.api_key: ACCOUNT.secret}
+    setup = Setup(keep_history=True)
+    with ExchangeThread(symbols=["BTC_USDT"], rate=2000, accounts=accounts, setup=setup) as exchange:
+
+        def sent() -> int:
+            return exchange.truth.counts()["order"]
+
+        def lost_since(moment: float) -> list[int]:
+            """Return when changes were made that went to no connection."""
+            changes = exchange.simulator.history.changes[ACCOUNT.api_key]
+            made = [one.made_us for one in changes if not one.writings]
+            return [us for us in made if us > moment * 1e6]
+
+        async def scenario() -> None:
+            async with account(exchange, ping_interval=0.1) as one:
+                heard_us = one.heard_until("order")
+                await soon(lambda: one.heard_until("order") > heard_us, 20, "a pong")
+                # The loop does not turn, as if the process were frozen.
+                before = sent()
+                eventually(lambda: sent() > before + 5, 20, "pushes that nobody reads")
+                cut = time.time()
+                exchange.call(exchange.simulator.clients.cut)
+                eventually(lambda: len(lost_since(cut)) > 5, 20, "lost changes")
+                received = len(one.times("order"))
+                await soon(one.gaps, 20, "the gap")
+                cause, after, until = one.gap("order")
+                assert cause == "closed"
+                assert after <= cut < until
+                assert len([at for at in one.times("order")[received:] if at < until]) > 5
+                assert all(after < us / 1e6 < until for us in lost_since(cut))
+
+        uvloop.run(scenario())
 
 
 @pytest.mark.parametrize("words", ["invalid api key {}", "{}"])

@@ -1,13 +1,15 @@
 """What is saved of the time that private channels were listened to is never more than what is on Kafka.
 
-The law: every change of an account up to the saved last-heard time is on Kafka, or inside a gap that is
-there; whatever is received, sent, lost, killed, spooled and saved in between. So after a kill at any moment
-the next process, which reports a gap from the saved time on, leaves nothing unreported.
+The law: every change of an account that was pushed up to the saved last-heard time is on Kafka, or inside a
+gap that is there; whatever waits in the network, is received, sent, lost, killed, spooled and saved in
+between. So after a kill at any moment the next process, which reports a gap from the saved time on, leaves
+nothing unreported.
 """
 
 import shutil
 import tempfile
 from pathlib import Path
+from typing import TypeAlias
 
 import msgspec
 import pytest
@@ -26,11 +28,14 @@ from bridge.spool.overflow import Overflow
 from bridge.spool.progress import Owner
 from bridge.spool.spool import Spool
 from bridge.watch.metrics import Metrics
-from bridge.websocket.listening import Listening
+from bridge.websocket.listening import NOTHING_READ, Listening, ReadUpTo
 
 TOPICS = {name: Topic(name, 3, 1_000_000) for name in ("order", "balance", "trades", EVENTS, DEADLETTER)}
 METRICS = Metrics()
 STEP = 10  # µs
+
+Message: TypeAlias = tuple[str, bytes, int]
+"""What the exchange sends: a channel, `confirmed` or `pong`; a symbol or the channel; when it was sent."""
 
 
 class Process:
@@ -55,7 +60,7 @@ class Process:
         self.queues.recover()
         self.listening = Listening(heard)
         self.channels: dict[str, int] = {}  # to which the open session listens, and since when
-        self.heard_us = 0  # when its last frame was read
+        self.read_up_to = NOTHING_READ  # by the open session
 
     @property
     def partitions(self) -> list[Partition]:
@@ -65,11 +70,11 @@ class Process:
         self.overflow.events()
 
     def savable(self, complete_us: int | None) -> dict[str, Heard]:
-        self.listening.advance(self.channels, self.heard_us)
+        self.listening.advance(self.channels, self.read_up_to)
         return {"main": self.listening.savable(complete_us, self.state.heard.get("main", {}))}
 
     def note(self, now: int) -> None:
-        for missed in self.listening.note(self.channels, self.heard_us):
+        for missed in self.listening.note(self.channels, self.read_up_to):
             event = msgspec.json.encode({"channel": missed.channel, "gap": missed[1:]})
             self.queues.add([Record(EVENTS, b"main", event, now)])
             self.listening.record(missed, now)
@@ -77,13 +82,17 @@ class Process:
     def hang_up(self, now: int) -> None:
         self.note(now)
         self.channels = {}
+        self.read_up_to = NOTHING_READ
         self.listening.begin_session()
 
 
 class Account(RuleBasedStateMachine):
     """An account's changes, its sessions, Kafka and the processes between them.
 
-    `saved` is the last-heard time that is on Kafka, `changes` are the times of all changes by channel.
+    `saved` is the last-heard time that is on Kafka, `changes` are the times of all changes by channel. The
+    exchange pushes each change at once to what is `subscribed`. `network` holds what the exchange has sent
+    and the process has not read: changes, confirmations and pongs, each of the latter with when its ping was
+    sent.
     """
 
     exactly_once = True
@@ -107,17 +116,26 @@ class Account(RuleBasedStateMachine):
 
     def listen(self) -> None:
         """Listen to both channels, and deliver all that waits."""
-        self.confirm("order")
-        self.confirm("balance")
+        self.subscribe("order")
+        self.subscribe("balance")
+        self.read(1000)
+        self.ping()
+        self.read(1000)
         self.note()
         self.deliver(1000)
 
     def start(self) -> None:
         self.replicas += 1
         self.asked = False
+        self.connect()
         self.process = Process(
             self.folder, f"replica-{self.replicas}", self.owner, self.progress, dict(self.saved)
         )
+
+    def connect(self) -> None:
+        self.network: list[Message] = []
+        self.subscribed: set[str] = set()
+        self.connected = True
 
     def tick(self) -> int:
         self.now += STEP
@@ -129,25 +147,58 @@ class Account(RuleBasedStateMachine):
     def change(self, channel: str, key: bytes) -> None:
         now = self.tick()
         self.changes[channel].append(now)
-        if channel in self.process.channels:
-            self.process.heard_us = now
-            self.process.queues.add([Record(channel, key, b"{}", now)])
+        if channel in self.subscribed:
+            self.network.append((channel, key, now))
 
     @rule(channel=st.sampled_from(["order", "balance"]))
-    def confirm(self, channel: str) -> None:
-        self.process.channels.setdefault(channel, self.tick())
-        self.process.heard_us = self.now
+    def subscribe(self, channel: str) -> None:
+        if not self.connected:
+            return
+        self.subscribed.add(channel)
+        self.network.append(("confirmed", channel.encode(), self.tick()))
 
-    @rule(trade=st.booleans())
-    def pong(self, *, trade: bool) -> None:
-        if trade:
-            self.process.queues.add([Record("trades", b"A", b"{}", self.tick())])
-        if self.process.channels:
-            self.process.heard_us = self.tick()
+    @rule()
+    def ping(self) -> None:
+        sent_us = self.tick()
+        if self.connected:
+            self.network.append(("pong", b"", sent_us))
+
+    @rule()
+    def trade(self) -> None:
+        """Receive a trade over another session."""
+        self.process.queues.add([Record("trades", b"A", b"0", self.tick())])
+
+    @rule(most=st.integers(1, 6))
+    def read(self, most: int) -> None:
+        """Read some of what waits in the network."""
+        now, process = self.tick(), self.process
+        reading, self.network = self.network[:most], self.network[most:]
+        for what, key, sent_us in reading:
+            if what == "confirmed":
+                process.channels.setdefault(key.decode(), now)
+            elif what == "pong":
+                process.read_up_to = ReadUpTo(sent_us, now)
+            else:
+                process.queues.add([Record(what, key, b"%d" % sent_us, now)])
+
+    @rule(channel=st.sampled_from(["order", "balance"]), key=st.sampled_from([b"A", b"B", b"C", b"D"]))
+    def freeze(self, channel: str, key: bytes) -> None:
+        """Read a change and a pong at once, late, as a process does that was frozen."""
+        self.change(channel, key)
+        self.ping()
+        self.read(1000)
+
+    @rule()
+    def cut(self) -> None:
+        """Lose the connection at the exchange's side; what it has sent can still be read."""
+        self.connected = False
+        self.subscribed.clear()
 
     @rule()
     def hang_up(self) -> None:
+        """Note the end of the session, whose rest is lost, and open another one."""
         self.process.hang_up(self.tick())
+        self.connect()
 
     @rule()
     def note(self) -> None:
@@ -230,7 +281,7 @@ class Account(RuleBasedStateMachine):
                 event = msgspec.json.decode(record.value)
                 self.gaps.append((event["channel"], *event["gap"]))
             else:
-                self.kafka.add((record.channel, record.time_us))
+                self.kafka.add((record.channel, int(record.value)))
 
     def save(self, save: Save) -> None:
         self.owner = msgspec.json.decode(save.values[b"owner"], type=Owner)
@@ -287,7 +338,7 @@ class Account(RuleBasedStateMachine):
             self.kill(disk_lost=True, by_another=False)
             self.listen()
             for channel in self.changes:
-                assert self.saved[channel] == self.process.heard_us
+                assert self.saved[channel] == self.process.read_up_to.pushed_us
                 self.check(channel, self.now)
         finally:
             self.process.overflow.close()

@@ -1,5 +1,8 @@
 """Until when private channels were listened to, and the gaps that follow from it."""
 
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -62,7 +65,7 @@ class Listening:
         """Open a session in place of the one before, if any."""
         session = Session(WANTED, timing=Timing(), wall_offset=0.0, max_frame_bytes=1000, credentials=ACCOUNT)
         self._feed = Feed(
-            cast("Stream", SimpleNamespace(behind=False)),  # every read empties the socket
+            cast("Stream", SimpleNamespace(send=_send)),
             session,
             Source("S", "main", "closed"),
             courtesy=Courtesy(5.0, 20.0),
@@ -78,6 +81,20 @@ class Listening:
         for request in answered:
             result = 1_700_000_000 if request == "time" else {"status": "success"}
             self._read({"id": REQUESTS.index(request) + 1, "result": result, "error": None}, at)
+
+    def pinged(self, *, at: int) -> None:
+        """Send a ping."""
+        self._feed.session.ping(0.0)
+        with self._time(at):
+            asyncio.run(self._feed._send(self._feed.session.to_send()))
+
+    @property
+    def newest_request(self) -> int:
+        return self._feed.session.newest_request
+
+    def ponged(self, *, at: int, request: int | None = None) -> None:
+        """Read the answer to a ping, to the newest if none is given."""
+        self._read({"id": request or self.newest_request, "result": "pong", "error": None}, at)
 
     def pushed(self, *, at: int) -> None:
         self._read({"method": "order.update", "params": [], "id": None}, at)
@@ -111,10 +128,19 @@ class Listening:
         ]
 
     def _read(self, message: dict[str, Any], at: int) -> None:
-        with self._monkeypatch.context() as patch:
-            patch.setattr("time.time_ns", lambda: at * 1_000_000_000)
+        with self._time(at):
             self._feed._take([msgspec.json.encode(message)], binary=False)
             self._feed._report()
+
+    @contextmanager
+    def _time(self, seconds: int) -> Iterator[None]:
+        with self._monkeypatch.context() as patch:
+            patch.setattr("time.time_ns", lambda: seconds * 1_000_000_000)
+            yield
+
+
+async def _send(request: str) -> None:
+    """Send it nowhere."""
 
 
 def test_the_documented_gap_before_a_session(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -122,7 +148,9 @@ def test_the_documented_gap_before_a_session(monkeypatch: pytest.MonkeyPatch) ->
     listening = Listening(monkeypatch, {})
     listening.connect()
     listening.confirmed("time", "auth", "order", at=90)
-    listening.pushed(at=100)
+    listening.pinged(at=100)
+    listening.ponged(at=102)
+    listening.pushed(at=104)
     assert listening.heard() == {"order": 100}
     first = ("order", None, 90)
     assert listening.gaps() == [first]
@@ -133,9 +161,42 @@ def test_the_documented_gap_before_a_session(monkeypatch: pytest.MonkeyPatch) ->
     listening.confirmed("order", at=107)
     assert listening.heard() == {"order": 107}
     assert listening.gaps() == [first, ("order", 100, 107)]
-    listening.pushed(at=110)
+    listening.pinged(at=110)
+    assert listening.heard() == {"order": 107}
+    listening.ponged(at=111)
     assert listening.heard() == {"order": 110}
     assert listening.gaps() == [first, ("order", 100, 107)]
+
+
+def test_a_gap_begins_where_the_last_answered_ping_was_sent_whatever_was_read_since(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The times are those of the docstring of `Feed.read_up_to`: a process is frozen from 103 to 118."""
+    listening = Listening(monkeypatch, {"order": 50})
+    listening.connect()
+    listening.confirmed("time", "auth", "order", at=60)
+    listening.pinged(at=100)
+    listening.ponged(at=101)
+    listening.pushed(at=118)
+    listening.pinged(at=118)
+    assert listening.heard() == {"order": 100}
+    listening.connect()
+    listening.confirmed("time", "auth", "order", at=120)
+    assert listening.heard() == {"order": 120}
+    assert listening.gaps() == [("order", 50, 60), ("order", 100, 120)]
+
+
+def test_a_late_pong_counts_for_the_time_when_its_own_ping_was_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    listening = Listening(monkeypatch, {"order": 50})
+    listening.connect()
+    listening.confirmed("time", "auth", "order", at=60)
+    listening.pinged(at=70)
+    first = listening.newest_request
+    listening.pinged(at=80)
+    listening.ponged(at=90, request=first)
+    assert listening.heard() == {"order": 70}
+    listening.ponged(at=91)
+    assert listening.heard() == {"order": 80}
 
 
 def test_the_gap_is_bounded_by_the_confirmation_even_if_it_is_noted_later(
@@ -144,7 +205,8 @@ def test_the_gap_is_bounded_by_the_confirmation_even_if_it_is_noted_later(
     listening = Listening(monkeypatch, {"order": 100})
     listening.connect()
     listening.confirmed("time", "auth", "order", at=107)
-    listening.pushed(at=120)
+    listening.pinged(at=120)
+    listening.ponged(at=121)
     assert listening.heard() == {"order": 120}
     assert listening.gaps() == [("order", 100, 107)]
 
@@ -157,7 +219,7 @@ def test_each_channel_has_a_gap_of_its_own(monkeypatch: pytest.MonkeyPatch) -> N
     assert listening.heard() == {"order": 100, "balance": 105}
     assert listening.gaps() == [("balance", None, 105)]
     listening.confirmed("order", at=107)
-    assert listening.heard() == {"order": 107, "balance": 107}
+    assert listening.heard() == {"order": 107, "balance": 105}
     assert listening.gaps() == [("balance", None, 105), ("order", 100, 107)]
 
 
