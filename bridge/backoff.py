@@ -14,15 +14,16 @@ class Backoff:
         self._longest = longest
         self._bound = shortest  # seconds, the most that the next wait may take; doubles with each
 
-    def next(self, *, longer: bool = False) -> float:
-        """Return the seconds to wait before the next attempt.
+    def next(self, *, longer: bool = False, share: tuple[float, float] = (0.0, 1.0)) -> float:
+        """Return the seconds to wait before the next attempt, drawn from this `share` of the bound.
 
         `longer`, if the other side is overloaded: the bound is four times as high, and the wait at least half
         of it.
         """
         bound = min(self._longest, 4 * self._bound) if longer else self._bound
         self._bound = min(self._longest, 2 * bound)
-        return random.uniform(bound / 2 if longer else 0, bound)  # noqa: S311
+        low, high = (0.5, 1.0) if longer else share
+        return random.uniform(low * bound, high * bound)  # noqa: S311
 
     def reset(self) -> None:
         """Start over after an attempt that succeeded."""

@@ -33,6 +33,7 @@ Kind: TypeAlias = Literal[
     "session_rotated",
     "subscription_refused",
     "subscription_silent",
+    "short_lives",
     "takeover",
     "spool_begun",
     "spool_ended",

@@ -46,9 +46,7 @@ class Bridge:
         self.replica = f"{socket.gethostname()}-{uuid.uuid4().hex[:8]}"  # a new name at each start
         self._config = config
         # One for the process: its limits of handshakes and subscribe requests hold for all shards together.
-        self._courtesy = Courtesy(
-            config.exchange.handshakes_per_second, config.exchange.subscribes_per_second
-        )
+        self._courtesy = Courtesy.of(config.exchange)
         # Why the topics are not prepared yet, for /readyz; None once they are.
         self._trouble: str | None = f"no response from {config.kafka.bootstrap_servers} yet"
         self._leases: Leases | None = None  # None until the topics are prepared

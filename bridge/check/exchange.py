@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import chain
 
-from websockets.asyncio.client import ClientConnection, connect
+from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import WebSocketException
 
 from bridge import plan
@@ -20,7 +20,8 @@ from bridge.exchange.events import ClockRead, Confirmed, Event, Ponged, Subscrip
 from bridge.exchange.requests import Credentials
 from bridge.exchange.session import Session, Timing
 from bridge.exchange.subscribing import subscribe_requests
-from bridge.websocket.courtesy import Courtesy
+from bridge.websocket import opening
+from bridge.websocket.courtesy import Courtesy, Handshake
 
 _WINDOW = 1.0  # seconds that a signature's time may be off; the REST API allows no more for one in the future
 
@@ -97,7 +98,7 @@ async def check_exchange(config: Config, say: Say, listening: float = _LISTENING
     subscriptions = [*public, *chain.from_iterable(private.values())]
     markets = {symbol for channel, symbol in subscriptions if _is_by_market(channel)}
     search = _Search(markets, plan.plan(config, 0).follows, listening)
-    budget = Courtesy(config.exchange.handshakes_per_second, config.exchange.subscribes_per_second)
+    budget = Courtesy.of(config.exchange)
     visitor = _Visitor(config.exchange, budget, say)
     well, unseen = [], set[str]()
     if markets or not config.channels.empty():
@@ -205,7 +206,7 @@ async def _listen(
         VisitFailed: any of that failed, except for subscriptions and markets that do not exist.
     """
     config, budget = visitor.config, visitor.budget
-    await budget.admit(subscribe_requests(wanted))
+    await budget.admit(Handshake(subscribe_requests(wanted), repeated=False))
     session = Session(
         wanted,
         timing=Timing(config.ping_interval, config.reply_timeout, config.stale_after),
@@ -213,16 +214,9 @@ async def _listen(
         max_frame_bytes=config.max_frame_bytes,
         credentials=credentials,
     )
-    opening = connect(
-        config.url,
-        compression=None,
-        max_size=config.max_frame_bytes,
-        open_timeout=config.reply_timeout,
-        ping_interval=None,
-    )
     result = _Result()
     try:
-        async with opening as connection:
+        async with await opening.connection(config, ClientConnection) as connection:
             session.start(time.monotonic())
             session.ping(time.monotonic())
             async with asyncio.timeout(2 * config.reply_timeout):
@@ -239,7 +233,7 @@ async def _listen(
     except TimeoutError:
         raise VisitFailed(f"no response within {config.reply_timeout:g} s") from None
     except (OSError, EOFError, WebSocketException, BadFrame) as error:
-        raise VisitFailed(session.mask(str(error)) or type(error).__name__) from None
+        raise VisitFailed(session.mask(opening.in_words(error))) from None
     return result
 
 

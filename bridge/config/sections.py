@@ -55,10 +55,17 @@ class ExchangeConfig(Section):
     reconnect_min: Seconds = Field(
         default=0.5,
         description="Maximum seconds to wait before the first reconnect. The maximum doubles with each "
-        "failure; the actual wait is random, between 0 and the maximum.",
+        "session that has not been live for a minute; the actual wait is random.",
     )
     reconnect_max: Seconds = Field(
-        default=30.0, description="Maximum seconds to wait between two connection attempts."
+        default=30.0,
+        description="Maximum seconds to wait between two sessions of the same subscriptions. If sessions "
+        "keep ending soon, the process opens one in a third of this time, for all of them together.",
+    )
+    refused_max: Seconds = Field(
+        default=300.0,
+        description="Maximum seconds between two connection attempts of the whole process while the exchange "
+        "refuses them. It also bounds what a `Retry-After` header may ask for.",
     )
     handshakes_per_second: Rate = Field(
         default=5.0,

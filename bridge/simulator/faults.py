@@ -60,6 +60,13 @@ class Faults:
     nested_all_ticker: bool = False  # all_ticker's list inside one more list
     idle_limit: float = 60.0  # seconds without a message from the client after which it is cut off
     max_age: float = 0.0  # seconds after which a connection is cut; 0: never
+    refuse_all: int = 0  # the HTTP status with which every handshake is answered; 0: none
+    retry_after: float = 0.0  # seconds, as Retry-After of refused handshakes; 0: not sent
+    max_connections: int = 0  # more are answered with HTTP 403; 0: no limit
+    oldest_closed: int = 0  # the oldest connection is closed if there is one more than this; 0: no limit
+    close_after: float = 0.0  # seconds after its first subscribe at which a connection is closed; 0: never
+    close_code: int = 1000  # with which connections are closed by these faults
+    one_login: bool = False  # whether a login closes the connection that the key had logged in before
     max_subscriptions: int = 0  # per connection; it is cut at one more; 0: no limit
     clock_offset: float = 0.0  # seconds by which the exchange's clock is ahead
 

@@ -92,6 +92,7 @@ class Simulator:
         self._to_refuse = 0  # of the next handshakes, how many are answered with 502
         # When handshakes were accepted within the last second, in monotonic seconds.
         self._admitted: list[float] = []
+        self._closing: set[asyncio.Future[None]] = set()  # closing handshakes under way
         self._server: Server  # listens from `__aenter__` on
         self._pacing: asyncio.Task[None]  # makes events; ended by `quiesce`
         self._misbehaving: asyncio.Task[None]  # injects the faults that depend on time
@@ -275,32 +276,46 @@ class Simulator:
         return time.time() + self._faults.clock_offset
 
     def _admit(self, connection: ServerConnection, _request: Request) -> Response | None:
+        faults = self._faults
         if self._to_refuse > 0:
             self._to_refuse -= 1
-            self.refusals += 1
-            return connection.respond(HTTPStatus.BAD_GATEWAY, "502 Bad Gateway\n")
+            return self._refused(connection, HTTPStatus.BAD_GATEWAY)
+        if faults.refuse_all:
+            return self._refused(connection, HTTPStatus(faults.refuse_all))
+        if 0 < faults.max_connections <= len(self.clients):
+            return self._refused(connection, HTTPStatus.FORBIDDEN)
         if self._faults.max_handshakes:
             second = time.monotonic() - 1
             self._admitted = [moment for moment in self._admitted if moment > second]
             if len(self._admitted) >= self._faults.max_handshakes:
-                self.refusals += 1
-                response = connection.respond(HTTPStatus.TOO_MANY_REQUESTS, "429 Too Many Requests\n")
-                response.headers["Retry-After"] = "1"
-                return response
+                return self._refused(connection, HTTPStatus.TOO_MANY_REQUESTS, faults.retry_after or 1)
             self._admitted.append(time.monotonic())
         self.handshakes += 1
         return None
+
+    def _refused(
+        self, connection: ServerConnection, status: HTTPStatus, retry_after: float = 0.0
+    ) -> Response:
+        self.refusals += 1
+        response = connection.respond(status, f"{status.value} {status.phrase}\n")
+        if after := retry_after or self._faults.retry_after:
+            response.headers["Retry-After"] = f"{after:g}"
+        if HTTPStatus.MULTIPLE_CHOICES <= status < HTTPStatus.BAD_REQUEST:
+            response.headers["Location"] = self.url
+        return response
 
     async def _serve(self, connection: ServerConnection) -> None:
         client = Client(connection)
         client.lag = self._lags.uniform(0, self._faults.lag)
         client.number = self.history.record_opened(_now_us(), round(client.lag * 1e6))
         self.clients.enter(client)
+        if 0 < self._faults.oldest_closed < len(self.clients):
+            self._close(min(self.clients, key=lambda one: one.opened))
         try:
             async for message in connection:
                 client.heard = time.monotonic()
                 if not client.muted:
-                    self._reply(client, self._protocol.request(client.subscriber, message, self._clock()))
+                    self._take(client, message)
         except HangUp:
             client.cut()
         except ConnectionClosed:
@@ -308,6 +323,25 @@ class Simulator:
         finally:
             self.clients.leave(client)
             self.history.record_closed(client.number, _now_us())
+
+    def _take(self, client: Client, message: str | bytes) -> None:
+        """Reply to a request; a subscribe or a login may close a connection."""
+        subscriber = client.subscriber
+        fresh, known = not subscriber.subscriptions, subscriber.account
+        self._reply(client, self._protocol.request(subscriber, message, self._clock()))
+        if self._faults.close_after and fresh and subscriber.subscriptions:
+            loop = asyncio.get_running_loop()
+            loop.call_later(self._faults.close_after, self._close, client)
+        if self._faults.one_login and subscriber.account != known:
+            for one in self.clients:
+                if one is not client and one.subscriber.account == subscriber.account:
+                    self._close(one)
+
+    def _close(self, client: Client) -> None:
+        """Close a connection in order, with the code of the faults."""
+        closing = asyncio.ensure_future(client.connection.close(self._faults.close_code))
+        self._closing.add(closing)
+        closing.add_done_callback(self._closing.discard)
 
     def _reply(self, client: Client, messages: Iterable[Reply | Update]) -> None:
         for message in messages:

@@ -12,16 +12,11 @@ import time
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from http import HTTPStatus
-from typing import cast
 
 import structlog
-from websockets.asyncio.client import connect
-from websockets.exceptions import InvalidStatus, WebSocketException
+from websockets.exceptions import WebSocketException
 
-from bridge import __version__
-from bridge.backoff import Backoff
-from bridge.channels import BEGIN_CLEAN
+from bridge.channels import BEGIN_CLEAN, CHANNELS
 from bridge.channels.channel import Source
 from bridge.config import ExchangeConfig
 from bridge.exchange.requests import Credentials
@@ -30,19 +25,17 @@ from bridge.exchange.subscribing import subscribe_requests
 from bridge.ledger import Heard
 from bridge.records import Cause
 from bridge.watch.watch import Watch
-from bridge.websocket.courtesy import Courtesy, calm, spread
+from bridge.websocket import opening
+from bridge.websocket.courtesy import ACCOUNT, LIFE, LISTING, OTHER, Courtesy, Handshake, calm, spread
 from bridge.websocket.feed import Ended, Feed, Receiver, until
 from bridge.websocket.listening import Listening, Missed
+from bridge.websocket.retrying import Retrying
 from bridge.websocket.rotation import Outcome, Rotation
-from bridge.websocket.stream import Stream
 
 log = structlog.get_logger(__name__)
 
-_CLOSING_HANDSHAKE = 2.0  # seconds
 _AGE_JITTER = 0.1  # of max_session_age
 _LONG_LIFE = 600.0  # seconds; a shorter life cannot be moved away from a full hour
-
-_OVERLOADED = (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.BAD_GATEWAY, HTTPStatus.SERVICE_UNAVAILABLE)
 _SPREAD = 10.0  # seconds over which reconnects around a full hour are spread
 
 # Rotations in a row that are postponed because the new session is refused subscriptions that the old one has.
@@ -93,6 +86,8 @@ class Connector:
         self._cause: Cause = "takeover"  # why the next session is opened: how the one before it ended
         self._feeds: list[Feed] = []  # open sessions: the one in use, then, in a rotation, the new one
         self._rotation: Rotation | None = None  # the one under way, if any
+        self._live_at: float | None = None  # since when sessions have been live without a break; monotonic s
+        self._retrying = Retrying(config, self._rank, time.monotonic())
         self._reading = asyncio.Event()  # cleared by `pause`, set by `resume`
         self._reading.set()
         self._trouble = "not connected yet"  # why no session is open, for `/readyz`
@@ -100,26 +95,48 @@ class Connector:
 
     async def run(self) -> None:
         """Keep a session alive until cancelled."""
-        backoff = Backoff(self._config.reconnect_min, self._config.reconnect_max)
-        while True:
-            await self._reading.wait()
-            try:
-                ended = await self._serve()
-            except Exception as error:  # noqa: BLE001 - an internal error costs a session, not the pending records
-                self._log.exception("internal error in a session")
-                ended = Ended("closed", f"internal error: {error!r}")
-            self._trouble = f"{ended.reason}: {ended.detail}"
-            self._watch.metrics.counter("reconnects_total", reason=ended.reason).value += 1
-            if ended.fruitful:
-                backoff.reset()
-            # Refused credentials would be refused again: the next try has the longest wait there is.
-            longest = self._config.reconnect_max
-            delay = longest if ended.reason == "rejected" else backoff.next(longer=ended.overloaded)
-            delay += spread(time.time() + delay, min(longest, _SPREAD))
-            self._log.warning(
-                "session ended", reason=ended.reason, detail=ended.detail, next_try_in=round(delay, 3)
-            )
-            await asyncio.sleep(delay)
+        self._courtesy.enter()
+        try:
+            while True:
+                await self._reading.wait()
+                await self._serve_once()
+        finally:
+            self._courtesy.leave()
+
+    async def _serve_once(self) -> None:
+        """Serve until there is no session any more, report why, and wait before the next."""
+        self._live_at = None
+        try:
+            ended = await self._serve()
+        except Exception as error:  # noqa: BLE001 - an internal error costs a session, not the pending records
+            self._log.exception("internal error in a session")
+            ended = Ended("closed", f"internal error: {error!r}")
+        self._trouble = f"{ended.reason}: {ended.detail}"
+        self._watch.metrics.counter("reconnects_total", reason=ended.reason).value += 1
+        now = time.monotonic()
+        delay = self._retrying.ended(ended, now, self._live_at)
+        delay += spread(time.time() + delay, min(self._config.reconnect_max, _SPREAD))
+        not_before = self._courtesy.wait(now, self._handshake())
+        self._log.warning(
+            "session ended",
+            reason=ended.reason,
+            detail=ended.detail,
+            next_try_in=round(max(delay, not_before), 3),
+        )
+        if self._retrying.reports_short_lives:
+            self._report_short_lives(ended)
+        await asyncio.sleep(delay)
+
+    def _report_short_lives(self, ended: Ended) -> None:
+        number = self._retrying.short_lives
+        self._log.error("sessions keep ending soon", sessions=number, detail=ended.detail)
+        self._watch.journal.record(
+            "short_lives",
+            account=self.account,
+            cause=ended.reason,
+            detail=f"{number} sessions in a row ended within {LIFE:g} s ({self._name()}); the last one: "
+            f"{ended.detail}",
+        )
 
     @property
     def held_bytes(self) -> int:
@@ -191,17 +208,18 @@ class Connector:
         self._listening.begin_session()
         self._rotating_us = None
         try:
+            await self._courtesy.admit(self._handshake())
+            self._retrying.tried()
             feed = await self._open(self._receiver, self._cause)
         except TimeoutError:
-            return Ended("timeout", f"no connection to {self._config.url}")
-        except InvalidStatus as error:
-            overloaded = error.response.status_code in _OVERLOADED
-            return Ended("refused", f"{self._config.url}: {error}", overloaded=overloaded)
+            return Ended("timeout", f"no connection to {self._config.url}", opened=False)
         except (OSError, EOFError, WebSocketException) as error:
-            return Ended("refused", f"{self._config.url}: {error}")
+            return Ended("refused", f"{self._config.url}: {opening.in_words(error)}", opened=False)
         try:
             self._begin(feed)
             await until(feed.live.wait(), feed)
+            if feed.live.is_set():
+                self._live_at = time.monotonic()
             self.note_heard()
             timeout = self._lifetime()
             while True:
@@ -212,7 +230,7 @@ class Connector:
                     self._cause = ended.reason
                     return ended
                 served, feed = feed, await self._rotate(feed)
-                timeout = self._lifetime() if feed is not served else self._config.reconnect_max
+                timeout = self._lifetime() if feed is not served else self._retrying.until_rotation()
         finally:
             self.note_heard()
             await asyncio.gather(*(self._end(feed, "stopped") for feed in self._feeds))
@@ -234,22 +252,7 @@ class Connector:
 
     async def _open(self, receiver: Receiver, cause: Cause) -> Feed:
         config = self._config
-        await self._courtesy.admit(subscribe_requests(self.wanted))
-        try:
-            opened = await connect(
-                config.url,
-                create_connection=Stream,
-                compression=None,
-                max_size=config.max_frame_bytes,
-                open_timeout=config.reply_timeout,
-                close_timeout=_CLOSING_HANDSHAKE,
-                ping_interval=None,
-                user_agent_header=f"digifinex-bridge/{__version__}",
-            )
-        except InvalidStatus as error:
-            if error.response.status_code == HTTPStatus.TOO_MANY_REQUESTS:
-                self._courtesy.pause(time.monotonic(), self._asked_to_wait(error))
-            raise
+        opened = await opening.stream(config, self._courtesy)
         session = Session(
             self.wanted,
             timing=Timing(
@@ -261,7 +264,7 @@ class Connector:
             begins_clean=BEGIN_CLEAN,
         )
         return Feed(
-            cast("Stream", opened),
+            opened,
             session,
             Source(uuid.uuid4().hex[:16], self.account, cause),
             courtesy=self._courtesy,
@@ -298,13 +301,23 @@ class Connector:
         age = self._config.max_session_age * random.uniform(1 - _AGE_JITTER, 1)  # noqa: S311
         return age if age < _LONG_LIFE else calm(time.time() + age) - time.time()
 
-    def _asked_to_wait(self, refusal: InvalidStatus) -> float:
-        """Return the seconds until the next handshake: as the exchange asks for, or else the longest."""
-        answer = refusal.response.headers.get("Retry-After", "")
-        return float(answer) if answer.isdecimal() else self._config.reconnect_max
+    @property
+    def _rank(self) -> int:
+        if self.account is not None:
+            return ACCOUNT
+        return LISTING if any(CHANNELS[channel].lists_markets for channel in self.wanted) else OTHER
+
+    def _handshake(self) -> Handshake:
+        return self._retrying.handshake(subscribe_requests(self.wanted))
 
     async def _rotate(self, old: Feed) -> Feed:
         """Replace a session by a new one; return the one that stays in use."""
+        handshake = self._retrying.handshake_to_rotate(
+            subscribe_requests(self.wanted), time.monotonic(), self._postponed
+        )
+        await until(self._courtesy.admit(handshake), old)
+        if old.ended.done():
+            return old
         rotation = self._rotation = Rotation(old, self._receiver)
         self._rotating_us = time.time_ns() // 1000
         try:
@@ -319,7 +332,8 @@ class Connector:
         except (OSError, EOFError, WebSocketException) as error:
             rotation.abandon()
             self._rotating_us = None
-            self._log.warning("rotation postponed: could not connect", detail=str(error))
+            self._retrying.rotation_failed()
+            self._log.warning("rotation postponed: could not connect", detail=opening.in_words(error))
             return old
         self._begin(new)
         outcome = await rotation.run(new, accept_refusals=self._postponed >= _MOST_POSTPONED)
@@ -335,6 +349,7 @@ class Connector:
                 await self._end(new, "rejected")
                 return old
             case Outcome.NEW_ENDED:
+                self._retrying.rotation_failed()
                 await self._end(new, "rotated")
                 return old
             case Outcome.OLD_ENDED:
@@ -353,12 +368,15 @@ class Connector:
             detail=f"replaces session {old.source.session}",
         )
         self._postponed = 0
+        self._retrying.rotated()
         self._listening.keep(new.listening)
         await self._end(old, "rotated")
         return new
 
     async def _go_on_alone(self, new: Feed, old: Feed) -> Feed:
         """Keep a new session whose predecessor ended before it was replaced: that counts as a reconnect."""
+        self._postponed = 0
+        self._retrying.rotated()
         self._cause = new.source.cause = old.ended.result().reason
         self._watch.metrics.counter("reconnects_total", reason=self._cause).value += 1
         self.note_heard()

@@ -9,6 +9,7 @@ from typing import Literal, Protocol
 
 import structlog
 from websockets.exceptions import ConnectionClosed
+from websockets.frames import CloseCode
 
 from bridge.channels.channel import Source
 from bridge.errors import BadFrame
@@ -37,6 +38,7 @@ EndReason = Literal["closed", "refused", "timeout", "stale", "rejected", "rotate
 Deliver = Callable[[Push, Source, int, bytes], None]
 
 _SEND_TIMEOUT = 10.0  # seconds
+_OVERLOADED = (CloseCode.POLICY_VIOLATION, CloseCode.TRY_AGAIN_LATER)
 
 
 class Receiver(Protocol):
@@ -54,15 +56,12 @@ class Receiver(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """Why a session ended, or did not open.
-
-    `fruitful` if it received a push, `overloaded` if the exchange said that it is overloaded.
-    """
+    """Why a session ended, or was not `opened`; `overloaded` if the exchange said that it is."""
 
     reason: EndReason
     detail: str
-    fruitful: bool = False
     overloaded: bool = False
+    opened: bool = True
 
 
 class Feed:
@@ -101,7 +100,6 @@ class Feed:
         # By each sending of requests since the last pong: the id of its newest one, and when it began, µs
         # since the epoch.
         self._sendings: deque[tuple[int, int]] = deque()
-        self._fruitful = False  # set by the first push
         self._due: list[CleanDue] = []  # not looked at yet; emptied as soon as nothing is withheld
         self._silence = Silence(session, source, watch.journal)
         self._wake = asyncio.Event()  # set when the session has something to send, report or do
@@ -202,7 +200,6 @@ class Feed:
             if push is None:
                 self._wake.set()
             else:
-                self._fruitful = True
                 self.deliver(push, source, received_us, frame)
         if source.incomplete:
             self._wake.set()
@@ -217,20 +214,20 @@ class Feed:
                 if self.session.over:
                     over = self.session.over
                     self._stream.transport.abort()  # a silent exchange would not answer a closing handshake
-                    return Ended(over.reason, over.detail, self._fruitful)
+                    return Ended(over.reason, over.detail)
                 if closed.done():
-                    return Ended("closed", self._close_detail(), self._fruitful)
+                    return self._closed()
                 await self._send(self.session.to_send())
                 await self._sleep_until(self.session.next_call())
                 self.session.tick(time.monotonic())
         except ConnectionClosed:
-            return Ended("closed", self._close_detail(), self._fruitful)
+            return self._closed()
         except TimeoutError:
             self._stream.transport.abort()
-            return Ended("timeout", f"request not sent within {_SEND_TIMEOUT:g} s", self._fruitful)
+            return Ended("timeout", f"request not sent within {_SEND_TIMEOUT:g} s")
         except Exception as error:  # noqa: BLE001 - whatever it is, the session is over and is replaced
             self._log.exception("internal error in a session")
-            return Ended("closed", f"internal error: {error!r}", self._fruitful)
+            return Ended("closed", f"internal error: {error!r}")
         finally:
             self._connected.value -= 1
             closed.cancel()
@@ -330,9 +327,10 @@ class Feed:
                 detail=refused.error,
             )
 
-    def _close_detail(self) -> str:
+    def _closed(self) -> Ended:
         code, reason = self._stream.close_code, self.session.mask(self._stream.close_reason or "")
-        return f"closed by the exchange (code {code}{f', {reason!r}' if reason else ''})"
+        detail = f"closed by the exchange (code {code}{f', {reason!r}' if reason else ''})"
+        return Ended("closed", detail, overloaded=code in _OVERLOADED)
 
 
 async def until(condition: Coroutine[object, object, object], *feeds: Feed) -> None:

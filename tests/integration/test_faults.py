@@ -226,7 +226,7 @@ def test_a_bad_symbol_is_named_and_affects_nothing_else(kafka: Broker, prefix: s
 def test_a_dead_feed_is_replaced(kafka: Broker, prefix: str, tmp_path: Path) -> None:
     """A connection that falls silent costs no trade that the next clean list still has."""
     with ExchangeThread(symbols=SYMBOLS, rate=60, faults=Faults(mute_after=2.0)) as exchange:
-        quick = {"ping_interval": 0.3, "reply_timeout": 0.5, "reconnect_min": 0.05}
+        quick = {"ping_interval": 0.3, "reply_timeout": 0.5, "reconnect_min": 0.05, "reconnect_max": 0.3}
         with RunningBridge(tmp_path, config(exchange.url, kafka, prefix, {"exchange": quick})) as bridge:
             eventually(lambda: bridge.metric("reconnects_total", reason="timeout") > 3, 40, "timeouts")
             all_trades_arrive(bridge, exchange)

@@ -1,0 +1,226 @@
+"""Connectors of an exchange that refuses connections or closes them soon: reported, and never a storm."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+
+import msgspec
+import pytest
+import uvloop
+
+from bridge.channels.channel import Source
+from bridge.config import ExchangeConfig
+from bridge.errors import BadFrame
+from bridge.exchange.frames import Push
+from bridge.exchange.requests import Credentials
+from bridge.records import Record
+from bridge.simulator import Faults, Simulator
+from bridge.watch.events import Journal
+from bridge.watch.metrics import Metrics
+from bridge.watch.watch import Watch
+from bridge.websocket.connector import Account, Connector
+from bridge.websocket.courtesy import Courtesy
+from tests.support.waiting import soon
+
+SYMBOLS = ["BTC_USDT", "ETH_USDT", "LTC_USDT", "XRP_USDT"]
+STEADY = 0.5  # seconds between two handshakes in a steady state, with these settings
+QUICK = {"reconnect_min": 0.01, "reconnect_max": 3 * STEADY, "refused_max": 2 * STEADY}
+
+
+class Nobody:
+    """Takes what sessions receive, and drops it."""
+
+    def push(self, push: Push, source: Source, received_us: int, frame: bytes) -> None:
+        """Drop it."""
+
+    def bad(self, bad: BadFrame, source: Source, received_us: int, frame: bytes) -> None:
+        raise AssertionError(bad)
+
+    def lost(self, source: Source) -> None:
+        raise AssertionError(source)
+
+
+class Process:
+    """Connectors of one process, and the events that they record."""
+
+    def __init__(self, exchange: Simulator, settings: dict[str, object]) -> None:
+        self._recorded: list[Record] = []
+        metrics = Metrics()
+        self._watch = Watch("0", metrics, Journal("replica", 0, self._recorded.extend, metrics))
+        self._config = ExchangeConfig.model_validate({"url": exchange.url, **QUICK, **settings})
+        self.courtesy = Courtesy.of(self._config)
+        self.connectors: list[Connector] = []
+
+    def connector(self, channel: str, symbols: Sequence[str], account: str | None = None) -> None:
+        """Add one."""
+        known = Account(account, Credentials(account, "secret")) if account else None
+        self.connectors.append(
+            Connector(
+                {channel: list(symbols)},
+                config=self._config,
+                courtesy=self.courtesy,
+                receiver=Nobody(),
+                watch=self._watch,
+                account=known,
+            )
+        )
+
+    def events(self, kind: str) -> list[dict[str, object]]:
+        """Return the recorded events of a kind."""
+        return [
+            event
+            for record in self._recorded
+            if (event := msgspec.json.decode(record.value))["event"] == kind
+        ]
+
+    @property
+    def live(self) -> int:
+        """How many have nothing missing."""
+        return sum(not connector.missing() for connector in self.connectors)
+
+
+@asynccontextmanager
+async def running(process: Process) -> AsyncIterator[None]:
+    """Run all connectors for the duration of the context."""
+    tasks = [asyncio.create_task(connector.run()) for connector in process.connectors]
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+
+
+def tries(exchange: Simulator) -> int:
+    return exchange.handshakes + exchange.refusals
+
+
+async def assert_steady(exchange: Simulator) -> None:
+    """Wait until handshakes are rare, and assert that they stay so."""
+    begin = time.monotonic()
+    before, since = tries(exchange), begin
+    while time.monotonic() - since < 8 * STEADY:
+        await asyncio.sleep(0.05)  # as they happen elsewhere, nothing can be awaited
+        if tries(exchange) - before > (time.monotonic() - since) / STEADY + 1:
+            before, since = tries(exchange), time.monotonic()
+        assert time.monotonic() - begin < 60, "handshakes do not become rare"
+
+
+@pytest.mark.parametrize(
+    "faults",
+    [
+        pytest.param(Faults(refuse_all=403), id="403 for all"),
+        pytest.param(Faults(refuse_all=503, retry_after=0.2), id="503 for all"),
+        pytest.param(Faults(refuse_all=301), id="a redirect for all"),
+        pytest.param(Faults(max_connections=2), id="a cap of connections by 403"),
+        pytest.param(Faults(oldest_closed=2), id="the oldest connection closed"),
+        pytest.param(Faults(close_after=0.01), id="closed after the snapshot"),
+        pytest.param(Faults(close_after=0.01, close_code=1008), id="closed with 1008"),
+        pytest.param(Faults(close_after=0.01, close_code=1012), id="closed with 1012"),
+        pytest.param(Faults(close_after=0.01, close_code=1013), id="closed with 1013"),
+        pytest.param(Faults(max_subscriptions=1), id="a silent close over a cap of subscriptions"),
+    ],
+)
+def test_a_server_that_goes_on_refusing_or_closing_is_asked_ever_less_often(faults: Faults) -> None:
+    """And all is well soon after the exchange is well again."""
+
+    async def scenario() -> None:
+        async with Simulator(symbols=SYMBOLS, rate=20, faults=faults) as exchange:
+            process = Process(exchange, {})
+            for symbol in SYMBOLS:
+                process.connector("trades", [symbol, "BTC_USDT"])
+            async with running(process):
+                await assert_steady(exchange)
+                exchange.inject(Faults())
+                if not faults.max_subscriptions:
+                    await soon(lambda: process.live == len(SYMBOLS), 60, "all sessions")
+
+    uvloop.run(scenario())
+
+
+def test_sessions_that_keep_ending_soon_are_reported() -> None:
+    async def scenario() -> None:
+        async with Simulator(symbols=SYMBOLS, rate=20, faults=Faults(close_after=0.01)) as exchange:
+            process = Process(exchange, {})
+            process.connector("trades", SYMBOLS)
+            async with running(process):
+                await soon(lambda: len(process.events("short_lives")) == 2, 60, "two reports")
+            first, second = process.events("short_lives")
+            assert first["cause"] == "closed"
+            assert str(first["detail"]).startswith("3 sessions in a row ended within 60 s (trades BTC_USDT")
+            assert str(second["detail"]).startswith("6 sessions in a row")
+
+    uvloop.run(scenario())
+
+
+def test_two_sessions_that_log_in_with_one_key_close_each_other_ever_less_often_and_it_is_reported() -> None:
+    """Only one login a key is accepted: the older connection is closed."""
+
+    async def scenario() -> None:
+        faults, accounts = Faults(one_login=True), {"main": "secret"}
+        async with Simulator(symbols=SYMBOLS, rate=20, faults=faults, accounts=accounts) as exchange:
+            process = Process(exchange, {})
+            process.connector("order", ["BTC_USDT"], "main")
+            process.connector("balance", ["USDT"], "main")
+            process.connector("trades", SYMBOLS)
+            async with running(process):
+                await assert_steady(exchange)
+                reports = process.events("short_lives")
+                assert reports
+                assert {report["account"] for report in reports} == {"main"}
+                assert not process.connectors[2].missing()
+
+    uvloop.run(scenario())
+
+
+def test_a_refused_login_delays_its_account_only() -> None:
+    async def scenario() -> None:
+        async with Simulator(symbols=SYMBOLS, rate=20, accounts={"main": "other"}) as exchange:
+            process = Process(exchange, {"reconnect_max": 300.0})
+            process.connector("order", ["BTC_USDT"], "main")
+            process.connector("trades", SYMBOLS)
+            async with running(process):
+                await soon(lambda: "auth failed" in str(process.connectors[0].missing()), 20, "a refusal")
+                await soon(lambda: not process.connectors[1].missing(), 20, "the others")
+                await exchange.drop_all()
+                await soon(lambda: exchange.handshakes == 3, 20, "a third connection")
+                await soon(lambda: not process.connectors[1].missing(), 20, "the others again")
+
+    uvloop.run(scenario())
+
+
+def test_accounts_and_all_ticker_come_back_first_after_a_cut_of_all() -> None:
+    async def scenario() -> None:
+        async with Simulator(symbols=SYMBOLS, rate=20, accounts={"main": "secret"}) as exchange:
+            process = Process(exchange, {"reconnect_min": 0.5, "reconnect_max": 1.0})
+            for symbol in SYMBOLS:
+                process.connector("trades", [symbol])
+            process.connector("all_ticker", [])
+            process.connector("order", ["BTC_USDT"], "main")
+            async with running(process):
+                await soon(lambda: process.live == 6, 60, "all sessions")
+                await exchange.drop_all(refuse=1)
+                await soon(lambda: len(exchange.clients) >= 3, 60, "some sessions again")
+                order = sorted(exchange.clients, key=lambda client: client.opened)
+                await soon(lambda: process.live == 6, 60, "all sessions again")
+                first = {channel for client in order[:2] for channel in client.subscriber.subscriptions}
+                assert first == {"order", "all_ticker"}
+
+    uvloop.run(scenario())
+
+
+def test_a_redirect_is_not_followed() -> None:
+    async def scenario() -> None:
+        async with Simulator(symbols=SYMBOLS, faults=Faults(refuse_all=302)) as exchange:
+            process = Process(
+                exchange, {"reconnect_max": 300.0, "reconnect_min": 300.0, "refused_max": 300.0}
+            )
+            process.connector("trades", SYMBOLS)
+            async with running(process):
+                await soon(
+                    lambda: "redirect" in str(process.connectors[0].missing()), 20, "why it is refused"
+                )
+                assert exchange.refusals == 1
+
+    uvloop.run(scenario())
