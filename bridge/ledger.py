@@ -45,13 +45,17 @@ class Watermark(msgspec.Struct, omit_defaults=True):
 
     @property
     def last(self) -> tuple[int, int]:
-        """The id and the time, in µs, of the trade with the highest id."""
-        return self.ids[-1], self.times[-1]
+        """The id and the time, in µs, of the newest trade; the highest id may be out of line."""
+        time_us, trade_id = max(zip(self.times, self.ids, strict=True))
+        return trade_id, time_us
 
     @property
-    def newness(self) -> tuple[int, int]:
-        """A value that is higher for the newer of two watermarks of a symbol."""
-        return self.epoch, self.ids[-1]
+    def newness(self) -> tuple[int, ...]:
+        """A value that is higher for the newer of two watermarks of a symbol.
+
+        With an id far out of line the highest one stays the same, so the others count as well.
+        """
+        return self.epoch, *self.ids[: -KEPT - 1 : -1]
 
 
 Watermarks: TypeAlias = Mapping[bytes, Watermark]
@@ -124,7 +128,7 @@ def newest(one: Watermarks, other: Watermarks) -> dict[bytes, Watermark]:
 
 
 def _newer(one: Watermark, other: Watermark) -> Watermark:
-    if one.newness != other.newness:
+    if one.newness[:2] != other.newness[:2]:
         return max(one, other, key=lambda watermark: watermark.newness)
     both = _copy(max(one, other, key=lambda watermark: watermark.open.revision))
     for trade_id, time_us in (

@@ -249,8 +249,8 @@ class ShardState:
         return found
 
 
-def _newness(key: bytes, value: bytes | None) -> tuple[int, int]:
-    """Return a number that is higher for the newer of two values of a key."""
+def _newness(key: bytes, value: bytes | None) -> tuple[int, ...]:
+    """Return a value that is higher for the newer of two values of a key."""
     if value is None:
         return -1, -1
     if key.startswith(_TRADES):

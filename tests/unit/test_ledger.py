@@ -1,6 +1,7 @@
 """Watermarks: what a restart has to know to repeat no trade and to miss none."""
 
 import msgspec
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -8,6 +9,7 @@ from bridge.channels.channel import Source
 from bridge.channels.trades import Trades
 from bridge.ledger import KEPT, KEPT_OPEN, Watermark, Watermarks, advanced
 from bridge.records import EVENTS, Open, Record, Stretch
+from bridge.spool.gaps import Gaps
 
 SYMBOL = b"ETH_USDT"
 
@@ -162,3 +164,17 @@ def test_a_crash_at_any_record_repeats_no_trade_and_misses_none(data: st.DataObj
     on_kafka += ids_of(push(trades, Source("last"), stream, clean=True))
     assert without_holes(sorted(on_kafka), stream)
     assert max(on_kafka) == stream[-1]
+
+
+@pytest.mark.parametrize("stray", [2**62, 400])
+def test_an_id_out_of_line_hides_no_trades_that_damage_to_a_spool_has_cost(stray: int) -> None:
+    in_front = after(*range(100), stray)
+    in_front.times[-1] = at(99)
+    behind = {SYMBOL: advanced({SYMBOL: in_front}, map(record, range(100, 110)))[SYMBOL]}
+    gaps = Gaps()
+    gaps.open({SYMBOL: in_front}, behind)
+    gaps.close(record(110))
+    (lost,) = gaps.closed()
+    assert lost.after.last[1] == at(99)
+    gaps.open(behind, behind)
+    assert not gaps.any_open
