@@ -43,6 +43,9 @@ class Watermark(msgspec.Struct, omit_defaults=True):
     past: list[tuple[int, int]] = []
     """Ids and times of the newest trades of the epoch before."""
 
+    reported: int = 0
+    """The newest epoch whose beginning is reported; its trades may not be on Kafka yet."""
+
     @property
     def last(self) -> tuple[int, int]:
         """The id and the time, in µs, of the newest trade; the highest id may be out of line."""
@@ -141,7 +144,9 @@ def _newer(one: Watermark, other: Watermark) -> Watermark:
 
 
 def _copy(one: Watermark) -> Watermark:
-    return Watermark(list(one.ids), list(one.times), one.open, one.epoch, one.epoch_us, one.past)
+    return Watermark(
+        list(one.ids), list(one.times), one.open, one.epoch, one.epoch_us, one.past, one.reported
+    )
 
 
 def _advance(watermark: Watermark, mark: Mark) -> None:
@@ -149,6 +154,7 @@ def _advance(watermark: Watermark, mark: Mark) -> None:
     trade_id, time_us, epoch, open_now = mark
     if open_now.revision >= watermark.open.revision:
         watermark.open = open_now
+    watermark.reported = max(watermark.reported, epoch)
     if trade_id is None or epoch < watermark.epoch:
         return
     if epoch > watermark.epoch:

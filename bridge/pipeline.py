@@ -12,7 +12,7 @@ from bridge.channels.figures import Name
 from bridge.errors import BadFrame, BadItem, DeadLetterReason
 from bridge.exchange.frames import Push
 from bridge.ledger import Gap, Watermarks
-from bridge.records import MOST_DETAIL, Record, deadletter
+from bridge.records import MOST_DETAIL, Record, deadletter, session_of
 from bridge.watch.metrics import Counter, Gauge, Histogram
 from bridge.watch.watch import Watch
 
@@ -127,7 +127,7 @@ class Pipeline:
                 self._record_gap(gap, lane)
             bad = outcome.bad
             for record in self._emit(outcome.records):
-                bad = [*bad, f"a record of {len(record.value)} bytes is too large for its topic"]
+                bad = [*bad, _too_large(record)]
             if bad:
                 if push.channel in BEGIN_CLEAN:
                     self._lost(push.channel, source, _symbol(push.params))
@@ -142,9 +142,19 @@ class Pipeline:
         """Report what has waited for a list for longer than `patience_us`; both are in µs."""
         for lane in self._lanes.values():
             outcome = lane.normaliser.overdue(now_us, patience_us)
+            if not lane.wanted:
+                continue
             for gap in outcome.gaps:
                 self._record_gap(gap, lane)
-            self._emit(outcome.records)
+            for record in self._emit(outcome.records):
+                self._deadletter(
+                    "payload",
+                    record.channel,
+                    _too_large(record),
+                    Source(session_of(record)),
+                    now_us,
+                    record.value,
+                )
 
     def bad(self, bad: BadFrame, source: Source, received_us: int, frame: bytes) -> None:
         """Make a dead letter of a frame that is not a message of the protocol.
@@ -214,6 +224,10 @@ class Pipeline:
         if self._emit([letter(detail, frame)]):
             detail = f"frame of {len(frame)} bytes omitted: too large for its topic; {detail}"
             self._emit([letter(detail, b"")])
+
+
+def _too_large(record: Record) -> str:
+    return f"a record of {len(record.value)} bytes is too large for its topic"
 
 
 def _symbol(params: bytes) -> bytes | None:

@@ -65,16 +65,19 @@ class Open(NamedTuple):
     """The open stretches of a symbol, by ascending ids.
 
     `revision` grows with each change; `overtaken` once pushes of the symbol have overtaken each other.
+    `since` is when each stretch was opened, in µs since the epoch; 0: not known.
     """
 
     revision: int = 0
     stretches: tuple[Stretch, ...] = ()
     overtaken: bool = False
+    since: tuple[int, ...] = ()
 
 
 Mark: TypeAlias = tuple[int | None, int, int, Open]
 """What a record changes in a watermark: the id and time in µs of its trade, the epoch of its ids, and what is
-open once it is on Kafka. The id is None, and the time 0, in a gap that closes a stretch."""
+open once it is on Kafka. The id is None, and the time 0, in an event: a gap that closes a stretch, or the
+beginning of the epoch."""
 
 
 class Record(msgspec.Struct, frozen=True, gc=False, array_like=True):

@@ -33,12 +33,13 @@ import enum
 from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
+from itertools import islice
 from typing import NamedTuple
 
 from bridge.channels.figures import SECOND
 from bridge.channels.moments import Moment, is_later, same_time, times_by_id
 from bridge.ledger import Gap, Watermark, insert
-from bridge.records import Cause, Mark, Stretch
+from bridge.records import Cause, Mark, Open, Stretch
 
 # Trades that are remembered: several times as many as a clean list was seen to repeat. The same number of
 # earlier epochs.
@@ -82,12 +83,27 @@ class Listed(NamedTuple):
 
 
 class _Opened(NamedTuple):
-    """An open stretch, what opened it, and when it was seen first (µs since the epoch; 0: not yet)."""
+    """An open stretch, what opened it, and when.
+
+    The time is in µs since the epoch, negative if that was before a takeover, and 0 if it is unknown.
+    """
 
     stretch: Stretch
     session: str | None
     cause: Cause
     since_us: int
+
+
+def _seen(one: _Opened, now_us: int, patience_us: int) -> _Opened:
+    """Return an open stretch with the time from which it has waited.
+
+    The clock may have been set back since then. A takeover leaves it a quarter of its time at least, for the
+    list that is about to come.
+    """
+    since_us = one.since_us
+    if since_us < 0:
+        since_us = max(-since_us, now_us - patience_us * 3 // 4)
+    return one if 0 < one.since_us <= now_us else one._replace(since_us=min(since_us, now_us) or now_us)
 
 
 def _in_order(opened: Iterable[_Opened]) -> list[_Opened]:
@@ -105,7 +121,18 @@ class Found(NamedTuple):
 class Known:
     """The known trades of one symbol, from all sessions, and the stretches between them."""
 
-    __slots__ = ("_opened", "_past", "epoch", "epoch_us", "ids", "open", "symbol", "times", "young")
+    __slots__ = (
+        "_opened",
+        "_past",
+        "_reported",
+        "epoch",
+        "epoch_us",
+        "ids",
+        "open",
+        "symbol",
+        "times",
+        "young",
+    )
 
     def __init__(self, symbol: bytes, watermark: Watermark | None) -> None:
         known = watermark or Watermark([], [])
@@ -115,15 +142,18 @@ class Known:
         self.times = array("q", known.times)
         self.epoch = known.epoch  # how often ids have begun anew
         self.epoch_us = known.epoch_us  # when the first trade of this epoch happened; 0 in the first one
+        # The newest epoch that was reported before a takeover, maybe in front of its first trade.
+        self._reported = known.reported
         # Until the first clean list of an epoch, a pushed trade below the lowest id is a late one.
         self.young = watermark is None
         # The open stretches as the next record saves them. Differs from `_opened` only between `prove` and
         # `settle`.
         self.open = known.open
+        since = known.open.since or (0,) * len(known.open.stretches)
         # A gap may reach Kafka before the trades of its session: what was open behind these is not.
         self._opened = [
-            _Opened(stretch, None, "takeover", 0)
-            for stretch in known.open.stretches
+            _Opened(stretch, None, "takeover", -since_us)
+            for stretch, since_us in zip(known.open.stretches, since, strict=True)
             if self.ids and stretch.after_id <= self.ids[-1]
         ]
         # The newest trades of earlier epochs, at most _WINDOW: the times by id, which each epoch may have.
@@ -138,6 +168,8 @@ class Known:
         if has_id and same_time(self.times[place], time_us):
             return Verdict.REPEAT
         if any(same_time(past_us, time_us) for past_us in self._past.get(trade_id, ())):
+            return Verdict.PAST
+        if self.epoch and place == len(self.ids) and self._is_late(trade_id, time_us):
             return Verdict.PAST
         return self._judge_unknown(trade_id, time_us, place, has_id=has_id, listed=listed)
 
@@ -160,6 +192,16 @@ class Known:
         # Nothing of a young epoch is forgotten. What a list shows from before it is history.
         is_new = self.young and (not listed or is_later(time_us, min(self.times)))
         return Verdict.NEW if is_new else Verdict.OLD
+
+    def _is_late(self, trade_id: int, time_us: int) -> bool:
+        """Return whether a trade above all known ones goes on from the epoch before.
+
+        A session that lags may bring it. It is inside the gap behind that epoch.
+        """
+        if not self.ids or not is_later(self.epoch_us, time_us):
+            return False
+        before = islice(reversed(self._past), _NEWEST)
+        return min((abs(trade_id - one) for one in before), default=trade_id) < trade_id - self.ids[-1]
 
     def has(self, trade_id: int) -> bool:
         """Return whether a known trade of this epoch has this id."""
@@ -210,7 +252,8 @@ class Known:
         self._past = times_by_id([*past, *zip(self.ids, self.times, strict=True)][-_WINDOW:])
         self.ids, self.times = array("q"), array("q")
         self.epoch, self.epoch_us, self.young = self.epoch + 1, first[1], True
-        return [*gaps, self._gap(Found(Stretch(*last, *first), 0, "ids_restarted"), session, closed=False)]
+        cause: Cause = "ids_restarted" if self.epoch > self._reported else "takeover"
+        return [*gaps, self._gap(Found(Stretch(*last, *first), 0, cause), session, closed=False)]
 
     def note_overtaking(self, late: Moment) -> None:
         """Remember that pushes of this symbol may overtake each other, if this one was overtaken."""
@@ -268,10 +311,7 @@ class Known:
             return []
         if now_us is None:
             return self._give_up(self._without_held)
-        # The clock may have been set back since a stretch was opened.
-        self._opened = [
-            one if 0 < one.since_us <= now_us else one._replace(since_us=now_us) for one in self._opened
-        ]
+        self._opened = [_seen(one, now_us, patience_us) for one in self._opened]
         return self._give_up(one for one in self._opened if one.since_us + patience_us <= now_us)
 
     def omits(self, listed: Sequence[Listed]) -> bool:
@@ -356,7 +396,8 @@ class Known:
         """Save with the next record what is open now."""
         stretches = tuple(one.stretch for one in self._opened)
         if stretches != self.open.stretches:
-            self.open = self.open._replace(revision=self.open.revision + 1, stretches=stretches)
+            since = tuple(abs(one.since_us) for one in self._opened)
+            self.open = Open(self.open.revision + 1, stretches, self.open.overtaken, since)
 
     @property
     def _without_held(self) -> list[_Opened]:

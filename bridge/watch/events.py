@@ -13,7 +13,7 @@ import structlog
 from msgspec.structs import replace
 
 from bridge.ledger import Gap
-from bridge.records import EVENTS, MOST_DETAIL, Cause, Kind, Mark, Record
+from bridge.records import EVENTS, MOST_DETAIL, Cause, Kind, Mark, Open, Record
 from bridge.watch.metrics import Metrics
 
 log = structlog.get_logger(__name__)
@@ -123,7 +123,9 @@ class Journal:
         if gap.session is not None:
             bounds["session"] = gap.session
         if gap.cause == "ids_restarted":
-            self._record("ids_restarted", None, bounds)
+            # The gap's mark would say that the gap is on Kafka, too.
+            mark = gap.mark and (None, 0, gap.mark[2], Open())
+            self._record("ids_restarted", mark, bounds)
         bounds["cause"] = gap.cause
         bounds["filled"] = gap.filled
         bounds["closed_by"] = "clean_list" if gap.closed else None

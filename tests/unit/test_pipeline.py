@@ -1,6 +1,6 @@
 """What cannot become a record is reported, and consumers see where it was lost."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import msgspec
@@ -26,12 +26,12 @@ UNREADABLE: tuple[DeadLetterReason, ...] = ("decompression", "json", "payload")
 class Sessions:
     """A pipeline, and what it makes of the pushes of any session."""
 
-    def __init__(self) -> None:
+    def __init__(self, wanted: Collection[str] = CHANNELS) -> None:
         self.records: list[Record] = []
         self.metrics = Metrics()
         self.too_large = 10**9  # bytes of a record's value
         self.pipeline = Pipeline(
-            wanted=CHANNELS,
+            wanted=wanted,
             emit=self._emit,
             watermarks={},
             watch=Watch("0", self.metrics, Journal("replica", 0, self._emit, self.metrics)),
@@ -243,3 +243,24 @@ def test_a_known_trade_in_a_live_push_counts_as_a_live_duplicate_but_not_in_a_li
     source.overlapping = False
     sessions.push(source, "trades", [False, [{**TRADE, "id": 9}], "BTC_USDT"])
     assert counter.value == 1
+
+
+def held_trade(sessions: Sessions) -> None:
+    """Bring a trade that may begin a new epoch of ids."""
+    sessions.push(Source("s"), "trades", [True, [TRADE], "A"])
+    sessions.push(Source("t"), "trades", [False, [TRADE | {"id": 1}], "A"])
+
+
+def test_a_trade_that_was_held_and_is_too_large_becomes_a_dead_letter() -> None:
+    sessions = Sessions()
+    held_trade(sessions)
+    sessions.too_large = 100
+    sessions.pipeline.overdue(RECEIVED_US, 0)
+    assert sessions.metrics.counter("deadletters_total", reason="payload").value == 1
+
+
+def test_of_a_channel_that_is_only_read_for_its_markets_nothing_is_reported_late() -> None:
+    sessions = Sessions(wanted=())
+    held_trade(sessions)
+    sessions.pipeline.overdue(RECEIVED_US, 0)
+    assert sessions.records == []

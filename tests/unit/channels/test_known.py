@@ -556,3 +556,55 @@ def test_a_known_trade_that_is_later_than_its_id_says_is_no_overlap() -> None:
     ]
     bridge.send(bridge.trades.push(msgspec.json.encode([True, items, SYMBOL]), session, NOW_US))
     assert (30, 50, False) in bridge.bounds
+
+
+def test_a_session_that_lags_behind_a_new_epoch_begins_no_other(bridge: Bridge) -> None:
+    """What it brings of the old epoch is inside the gap in front of the new one."""
+    lagging, session = bridge.open(), bridge.open()
+    bridge.recent(lagging, FIRST + 50, FIRST + 99)
+    bridge.recent(session, FIRST + 50, FIRST + 99)
+    for trade_id in range(1, 4):
+        bridge.push(session, trade_id, second=5000 + trade_id)
+    for trade_id in range(FIRST + 100, FIRST + 110):
+        assert bridge.push(lagging, trade_id).records == []
+    for trade_id in range(4, 20):
+        bridge.push(session, trade_id, second=5000 + trade_id)
+    assert bridge.ids[-19:] == list(range(1, 20))
+    assert [gap.cause for gap in bridge.gaps] == ["ids_restarted"]
+
+
+def test_a_restart_between_the_report_of_a_new_epoch_and_its_first_trade_reports_it_no_more(
+    bridge: Bridge,
+) -> None:
+    outcome = bridge.trades.push(
+        msgspec.json.encode(
+            [False, [{"id": 1, "time": 1_597_005_000, "price": "1", "amount": "2", "type": "buy"}], SYMBOL]
+        ),
+        bridge.open(),
+        NOW_US,
+    )
+    outcome.records.clear()
+    bridge.send(outcome)
+    bridge.restart()
+    bridge.push(bridge.open(), *range(1, 6), clean=True, second=5000)
+    assert [gap.cause for gap in bridge.gaps] == ["ids_restarted", "takeover"]
+    assert bridge.bounds == [(FIRST + 99, 1, False)] * 2
+    assert bridge.ids[-5:] == list(range(1, 6))
+
+
+def test_restarts_faster_than_a_list_is_waited_for_do_not_delay_a_gap_for_ever(bridge: Bridge) -> None:
+    bridge.push(bridge.open(), FIRST + 200)
+    for second in range(0, 24, 6):
+        bridge.restart()
+        for later in (0, 5.5):
+            bridge.overdue(NOW_US + int((second + later) * 1e6))
+    assert bridge.bounds == [(FIRST + 99, FIRST + 200, False)]
+
+
+def test_after_a_long_stop_the_list_of_the_next_session_is_waited_for(bridge: Bridge) -> None:
+    bridge.push(bridge.open(), FIRST + 102)
+    bridge.restart()
+    bridge.overdue(NOW_US + 9 * PATIENCE_US)
+    bridge.overdue(NOW_US + 9 * PATIENCE_US + PATIENCE_US // 5)
+    bridge.recent(bridge.open(), FIRST + 50, FIRST + 102)
+    assert bridge.bounds == [(FIRST + 99, FIRST + 100, True)]

@@ -86,12 +86,15 @@ def test_a_gap_in_trades_has_its_bounds_and_its_cause(
 
 def test_where_ids_begin_anew_an_event_of_its_own_says_so_in_front_of_the_gap(recorded: Recorded) -> None:
     gap = Gap(b"BTC_USDT", Stretch(7, 1_000_000, 1, 2_000_000), 0, False, "ids_restarted", "session-1")
+    gap = gap._replace(mark=(None, 0, 4, Open(9)))
     recorded.journal.record_gap(gap)
     events = [msgspec.json.decode(record.value) for record in recorded.records]
     assert [one["event"] for one in events] == ["ids_restarted", "gap"]
     for one in events:
         assert (one["after_id"], one["before_id"], one["session"]) == (7, 1, "session-1")
     assert recorded.counted("events_total", event="ids_restarted") == 1
+    # What is open counts once the gap itself is on Kafka.
+    assert [one.mark for one in recorded.records] == [(None, 0, 4, Open()), gap.mark]
 
 
 def test_a_gap_without_a_known_beginning_counts_by_its_own_cause(recorded: Recorded) -> None:
