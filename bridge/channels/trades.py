@@ -3,6 +3,8 @@
 A session starts with a clean list (recent trades), followed by new trades. After a reconnect the list
 repeats trades that are known, and usually fills in those that were missed. `known` says which trades are new
 and where some may be missing; here is what is done about it.
+
+Longer than 350 lines because both kinds of push, and trades that are held between them, end in the same records.
 """
 
 import re
