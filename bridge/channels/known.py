@@ -217,9 +217,14 @@ class Known:
     def _is_at(self, place: int, trade_id: int) -> bool:
         return place < len(self.ids) and self.ids[place] == trade_id
 
-    def is_of_earlier_epoch(self, time_us: int) -> bool:
-        """Return whether a trade of a list happened before this epoch, so in the gap in front of it."""
-        return bool(self.epoch) and time_us // SECOND < self.epoch_us // SECOND
+    def is_of_earlier_epoch(self, time_us: int, *, is_before_past: bool) -> bool:
+        """Return whether a trade of a list happened before this epoch, so in the gap in front of it.
+
+        Of the second in which the epoch began, those are which the list has in front of one from before it:
+        they may be known, although only the newest of them are remembered.
+        """
+        second, first = time_us // SECOND, self.epoch_us // SECOND
+        return bool(self.epoch) and (second < first or (is_before_past and second == first))
 
     @property
     def newest_us(self) -> int:
@@ -313,6 +318,16 @@ class Known:
             return self._give_up(self._without_held)
         self._opened = [_seen(one, now_us, patience_us) for one in self._opened]
         return self._give_up(one for one in self._opened if one.since_us + patience_us <= now_us)
+
+    def give_up_conflict(self, moment: Moment, session: str, cause: Cause) -> list[Gap]:
+        """Return the gap, if any, around a trade that happened later than the known one with its id."""
+        trade_id, time_us = moment
+        place = bisect_left(self.ids, trade_id)
+        if not self._is_at(place, trade_id) or not is_later(time_us, self.times[place]):
+            return []
+        self._past.setdefault(trade_id, []).append(time_us)
+        stretch = Stretch(trade_id, self.times[place], *self.last)
+        return [self._gap(Found(stretch, 0, cause), session, closed=False)]
 
     def omits(self, listed: Sequence[Listed]) -> bool:
         """Return whether a list lacks a known trade that happened between its first and its last one."""

@@ -46,14 +46,15 @@ def judge_list(known: Known, moments: Sequence[Moment]) -> Judged:
     fresh: list[int] = []
     judged: list[Listed] = []
     conflicts: list[int] = []
-    for place, (trade_id, time_us) in enumerate(moments):
-        verdict = Verdict.NEW if first else known.judge(trade_id, time_us, listed=True)
+    verdicts = [Verdict.NEW if first else known.judge(*one, listed=True) for one in moments]
+    past = max((place for place, one in enumerate(verdicts) if one is Verdict.PAST), default=-1)
+    for place, ((trade_id, time_us), verdict) in enumerate(zip(moments, verdicts, strict=True)):
         if trade_id in times:
             if not same_time(times[trade_id], time_us):
                 conflicts.append(place)
         elif verdict is Verdict.CONFLICT:
             conflicts.append(place)
-        elif verdict not in _NOT_NEW and not known.is_of_earlier_epoch(time_us):
+        elif verdict not in _NOT_NEW and not known.is_of_earlier_epoch(time_us, is_before_past=place < past):
             is_known = verdict is Verdict.REPEAT
             if not is_known:
                 fresh.append(place)
@@ -80,7 +81,7 @@ def new_epoch(known: Known, moments: Sequence[Moment]) -> int:
         return len(moments)
     newest_us = known.newest_us
     verdicts = [known.judge(*moment, listed=True) for moment in moments]
-    begin = max((n for n, one in enumerate(verdicts) if one in _KNOWN), default=-1) + 1
+    begin = max((n for n, one in enumerate(verdicts) if one in KNOWN), default=-1) + 1
     highest_before = list(accumulate((trade_id for trade_id, _ in moments), max))
     highest_behind = list(accumulate((trade_id for trade_id, _ in reversed(moments)), max))[::-1]
     seen: set[int] = set()
@@ -129,7 +130,7 @@ def _falls(lines: Sequence[Line]) -> int:
     return sum(one[0] >= next_one[0] for one, next_one in pairwise(lines))
 
 
-_KNOWN = (Verdict.REPEAT, Verdict.PAST)
+KNOWN = (Verdict.REPEAT, Verdict.PAST)
 
 # In a list, these are no trades of the present epoch that Kafka lacks.
 _NOT_NEW = (Verdict.OLD, Verdict.PAST, Verdict.DOUBTFUL)

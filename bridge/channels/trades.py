@@ -4,7 +4,7 @@ A session starts with a clean list (recent trades), followed by new trades. Afte
 repeats trades that are known, and usually fills in those that were missed. `known` says which trades are new
 and where some may be missing; here is what is done about it.
 
-Longer than 350 lines because both kinds of push, and trades that are held between them, end in the same records.
+Longer than 350 lines because both kinds of push, and what is held between them, end in the same records.
 """
 
 import re
@@ -18,7 +18,7 @@ from msgspec import Meta, Raw, Struct
 from bridge.channels.channel import Channel, Outcome, Overlap, Series, Source, SubscribedBy
 from bridge.channels.figures import SECOND, USUAL, USUAL_NAME, Figure, Name, Time, exact, microseconds
 from bridge.channels.known import MOST_KNOWN, OUT_OF_ORDER, Found, Known, Verdict
-from bridge.channels.lists import history_ends, judge_list, new_epoch, oldest_first
+from bridge.channels.lists import KNOWN, history_ends, judge_list, new_epoch, oldest_first
 from bridge.channels.moments import Moment, is_later
 from bridge.errors import BadItem
 from bridge.ledger import Watermarks
@@ -32,6 +32,9 @@ _RECORD = (
 
 # Trades within one second that show that ids begin anew.
 _SEVERAL = 3
+
+# Trades in a list that is not marked as one, at least; pushes have fewer.
+_LISTED = 10
 
 
 class Trade(Struct, gc=False):
@@ -99,6 +102,8 @@ class Trades:
         known = self._known.get(series.key)
         if known is None:
             known = self._known[series.key] = Known(series.key, None)
+        if not clean and len(lines) > 1 and known.ids and lines[0][0] <= known.ids[-1]:
+            clean, lines = self._without_repeated(_Push(known, series, source, received_us, outcome), lines)
         if clean:
             self._take_list(_Push(known, series, source, received_us, outcome), lines)
         else:
@@ -137,6 +142,25 @@ class Trades:
             outcome.gaps += known.give_up(now_us, patience_us)
         return outcome
 
+    def _without_repeated(self, push: _Push, lines: list[_Line]) -> tuple[bool, list[_Line]]:
+        """Return whether a push without the mark of a list is one, and what of it is to be looked at.
+
+        A list is what a session begins with if it repeats known trades. In any push, what happened before a
+        known trade begins no epoch.
+        """
+        known, series, _, _, outcome = push
+        verdicts = [known.judge(*line[:2], listed=True) for line in lines]
+        repeats = [place for place, one in enumerate(verdicts) if one in KNOWN]
+        if not repeats:
+            return False, lines
+        if len(lines) >= _LISTED and not (
+            series.seq or series.linked or series.lost or series.listed_to >= 0
+        ):
+            return True, lines
+        old = [place for place in range(repeats[-1]) if verdicts[place] is not Verdict.NEW]
+        outcome.duplicates += len(old)
+        return False, [line for place, line in enumerate(lines) if place not in old]
+
     def _take_unusual(self, push: _Push, line: _Line) -> None:
         """Take a pushed trade that does not simply follow the newest known one."""
         known, series, source, received_us, outcome = push
@@ -152,6 +176,7 @@ class Trades:
                 outcome.records.append(_record(known, series, line, received_us, clean=False))
             case Verdict.CONFLICT:
                 outcome.bad.append(_conflict(line))
+                outcome.gaps += known.give_up_conflict(moment, source.session, source.cause)
             case Verdict.RESTART | Verdict.DOUBTFUL:
                 self._hold(push, [line], clean=False)
             case Verdict.OLD if series.begun and not source.overlapping:
@@ -214,6 +239,8 @@ class Trades:
                 known.settle()
             outcome.records.append(_record(known, series, line, received_us, clean=True))
         known.settle()
+        for place in judged.conflicts:
+            outcome.gaps += known.give_up_conflict(moments[begin + place], source.session, cause)
         outcome.gaps += [known.closed(one, source.session, is_saved=bool(fresh)) for one in closed]
         self._refute(known, {moment[0] for moment in moments[begin:end]})
         if judged.listed:

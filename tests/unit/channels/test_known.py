@@ -608,3 +608,67 @@ def test_after_a_long_stop_the_list_of_the_next_session_is_waited_for(bridge: Br
     bridge.overdue(NOW_US + 9 * PATIENCE_US + PATIENCE_US // 5)
     bridge.recent(bridge.open(), FIRST + 50, FIRST + 102)
     assert bridge.bounds == [(FIRST + 99, FIRST + 100, True)]
+
+
+@pytest.mark.parametrize("second", [None, FIRST + 99], ids=["seconds apart", "within one second"])
+def test_after_a_restart_a_list_that_is_not_marked_as_one_is_a_list(second: int | None) -> None:
+    bridge = Bridge()
+    bridge.push(bridge.open(), *range(FIRST, FIRST + 100), clean=True, second=second)
+    bridge.restart()
+    bridge.push(bridge.open(), *range(FIRST + 5, FIRST + 105), second=second)
+    bridge.overdue(NOW_US)
+    bridge.overdue(NOW_US + PATIENCE_US)
+    assert bridge.ids == list(range(FIRST, FIRST + 105))
+    assert all(closed for _, _, closed in bridge.bounds)
+
+
+@pytest.mark.parametrize("trades", [3, 100])
+def test_a_push_that_repeats_trades_of_one_second_begins_no_epoch(trades: int) -> None:
+    bridge = Bridge()
+    session = bridge.open()
+    bridge.push(session, *range(FIRST, FIRST + 100), clean=True, second=FIRST)
+    bridge.restart()
+    session = bridge.open()
+    bridge.push(session, FIRST + 100, second=FIRST)
+    bridge.push(session, *range(FIRST + 70 - trades, FIRST + 70), second=FIRST)
+    bridge.push(session, *range(FIRST + 71 - trades, FIRST + 101), second=FIRST)
+    assert bridge.ids == list(range(FIRST, FIRST + 101))
+    assert not any(gap.cause == "ids_restarted" for gap in bridge.gaps)
+
+
+def test_a_repeated_push_behind_a_loss_is_no_list_that_makes_it_good(bridge: Bridge) -> None:
+    session = bridge.open()
+    bridge.recent(session, FIRST, FIRST + 99)
+    bridge.push(session, *range(FIRST + 100, FIRST + 120))
+    bridge.trades.lost(session, None)
+    bridge.push(session, *range(FIRST + 100, FIRST + 120))
+    bridge.push(session, FIRST + 125)
+    bridge.overdue(NOW_US + PATIENCE_US)
+    assert any(before == FIRST + 125 and not closed for _, before, closed in bridge.bounds)
+
+
+def test_what_was_on_kafka_before_an_epoch_of_the_same_second_is_not_repeated_after_a_restart() -> None:
+    bridge = Bridge()
+    session = bridge.open()
+    bridge.push(session, *range(FIRST, FIRST + 100), clean=True, second=FIRST)
+    bridge.push(session, 1, second=FIRST)
+    bridge.push(session, 2, second=FIRST)
+    bridge.push(session, 3, second=FIRST)
+    bridge.restart()
+    items = [
+        {"id": one, "time": 1_597_000_000 + FIRST, "price": "1", "amount": "2", "type": "buy"}
+        for one in (4, 3, 2, 1, *range(FIRST + 99, FIRST, -1))
+    ]
+    bridge.send(bridge.trades.push(msgspec.json.encode([True, items, SYMBOL]), bridge.open(), NOW_US))
+    assert bridge.ids[100:] == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("clean", [False, True], ids=["pushed", "in a list"])
+def test_a_later_trade_with_the_id_of_a_known_one_is_inside_a_gap(bridge: Bridge, clean: bool) -> None:
+    session = bridge.open()
+    bridge.recent(session, FIRST, FIRST + 120)
+    outcome = bridge.push(session, FIRST + 90, clean=clean, second=FIRST + 110)
+    assert len(outcome.bad) == 1
+    (gap,) = outcome.gaps
+    assert (gap.stretch.after_id, gap.stretch.before_id, gap.closed) == (FIRST + 90, FIRST + 120, False)
+    assert bridge.push(bridge.open(), FIRST + 90, clean=clean, second=FIRST + 110).gaps == []
