@@ -119,19 +119,30 @@ def simulate(
         str,
         typer.Option(metavar="FAULTS", help="Faults to inject, for example drop=1.5,refuse=3,corrupt=0.01"),
     ] = "",
+    dialect: Annotated[
+        str,
+        typer.Option(
+            metavar="DIALECT",
+            help="Assumptions about the exchange that do not hold, for example adds,long_lists=20",
+        ),
+    ] = "",
 ) -> None:
     """Simulate the exchange: a WebSocket server with generated markets.
 
     Prints its address, and runs until it receives SIGTERM or SIGINT. Serves the public channels only.
     """
-    from bridge.simulator import Setup, Simulator, parse  # noqa: PLC0415
+    from bridge.simulator import Setup, Simulator, parse, parse_dialect  # noqa: PLC0415
 
     try:
         injected = parse(faults)
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--faults") from None
+    try:
+        spoken = parse_dialect(dialect)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--dialect") from None
     setup = Setup(seed=seed, host=host, port=port)
-    exchange = Simulator(symbols=symbols, rate=rate, faults=injected, setup=setup)
+    exchange = Simulator(symbols=symbols, rate=rate, faults=injected, dialect=spoken, setup=setup)
     try:
         uvloop.run(_until_stopped(exchange))
     except OSError as error:

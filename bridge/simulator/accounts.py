@@ -71,7 +71,7 @@ class Account:
         self._open.append(order)
         currency, reserved = _reserve(order)
         self._move(currency, -reserved, reserved)
-        return [self._update("order", market.symbol, item), self._balance(currency)]
+        return [self._update("order", market.symbol, item), self.balance(currency)]
 
     def _change(self, order: _Open, now: float) -> list[Update]:
         """Fill an order in part or completely, or cancel it."""
@@ -97,7 +97,7 @@ class Account:
         }
         return [
             self._update("order", order.market.symbol, order.item),
-            *(self._balance(one) for one in currencies),
+            *(self.balance(one) for one in currencies),
         ]
 
     def _fill(self, order: _Open, lots: int) -> str:
@@ -143,8 +143,9 @@ class Account:
         self.free[currency] = self.free.get(currency, _MONEY) + free
         self.used[currency] = self.used.get(currency, 0) + used
 
-    def _balance(self, currency: str) -> Update:
-        free, used = self.free[currency], self.used[currency]
+    def balance(self, currency: str) -> Update:
+        """Return the present balance of a currency."""
+        free, used = self.free.get(currency, _MONEY), self.used.get(currency, 0)
         item = {
             "currency": currency,
             "free": _money_text(free),

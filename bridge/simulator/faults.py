@@ -44,8 +44,10 @@ class Faults:
     unknown_method: float = 0.0  # share of updates followed by a frame with an unknown method
     clean_again: float = 0.0  # share of trades and depth updates followed by the full list
     damaged: float = 0.0  # share of updates that a connection gets with a damaged zlib stream
-    bad_item: float = 0.0  # share of updates, not tickers, that a connection gets with one bad figure
-    bad_params: float = 0.0  # the same with params that are not what the document says
+    # Share of updates, but no tickers, that a connection gets with one bad figure, and with params that are
+    # not what the document says. Of private changes all connections get the same.
+    bad_item: float = 0.0
+    bad_params: float = 0.0
     duplicated: float = 0.0  # share of trades, depth and private updates that are sent twice
     reordered: float = 0.0  # share of trades updates that are sent after the next one of their symbol
     clean_damaged: float = 0.0  # share of first lists and snapshots with a damaged zlib stream

@@ -198,5 +198,6 @@ def full_book_text(asks: Sequence[Sequence[str]], bids: Sequence[Sequence[str]])
 
 
 def ticker_text(item: Mapping[str, Any], time_us: int) -> bytes:
-    """Return a ticker, for comparison."""
-    return orjson.dumps([time_us, *(item[name] for name in FIGURES)])
+    """Return a ticker, for comparison; a figure that is not known is null, however it is written."""
+    figures = [item.get(name) for name in FIGURES]
+    return orjson.dumps([time_us, *(None if figure in ("", "-") else figure for figure in figures)])

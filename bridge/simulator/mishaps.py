@@ -62,6 +62,13 @@ class Mishaps:
         """Return what one connection gets in place of an update's frame; None if it gets the frame."""
         if self._happens(self.faults.damaged):
             return corrupted(update)
+        return None if update.channel in PRIVATE else self.bad(update)
+
+    def bad(self, update: Update) -> bytes | None:
+        """Return an update's frame with a bad figure or bad params; None if nothing of it is bad.
+
+        Of a private change all connections get the same: it tells no two of them apart but by its content.
+        """
         if _has_items(update):
             if self._happens(self.faults.bad_item):
                 return encoding.compress(encoding.text(_with_bad_figure(update)))

@@ -10,14 +10,15 @@ from typing import Any
 
 import orjson
 
-from bridge.simulator.dialects import DOCUMENTED, Dialect
+from bridge.simulator.accounts import Account
+from bridge.simulator.dialects import CAP, DOCUMENTED, Dialect
 from bridge.simulator.market import Exchange, Update
 
 PUBLIC = ("trades", "depth", "ticker", "all_ticker")
 PRIVATE = ("order", "order_algo", "balance")
 
 _WINDOW_MS = (-1_000, 5_000)  # the age that the timestamp of a signature may have
-_INVALID, _AUTH_FAILED, _UNAVAILABLE, _NOT_FOUND, _NEED_AUTH = 2, 3, 3, 4, 6
+_INVALID, _AUTH_FAILED, _UNAVAILABLE, _NOT_FOUND, _REPEATED, _NEED_AUTH = 2, 3, 3, 4, 5, 6
 _SUCCESS = {"status": "success"}
 
 
@@ -63,6 +64,7 @@ class Protocol:
     dialect: Dialect = DOCUMENTED
     max_subscriptions: int = 0  # per connection; 0: no limit
     shut: set[str] = field(default_factory=set)  # channels of which every subscription is refused
+    accounts: Mapping[str, Account] = field(default_factory=dict)  # by API key
 
     def request(self, subscriber: Subscriber, message: str | bytes, now: float) -> list[Reply | Update]:
         """Return the messages that answer a client's, in order; `now` is the exchange's clock in seconds.
@@ -84,8 +86,10 @@ class Protocol:
         number = sum(map(len, subscriber.subscriptions.values()))
         if self.max_subscriptions and number > self.max_subscriptions:
             raise HangUp
-        reply = Reply(request_id, result)
-        return [reply, *updates] if self.dialect.answer_order == "answer_first" else [*updates, reply]
+        replies = [Reply(request_id, result)]
+        if self.dialect.one_answer == "each" and method.endswith(".subscribe"):
+            replies *= max(1, len(params))
+        return [*replies, *updates] if self.dialect.answer_order == "answer_first" else [*updates, *replies]
 
     def _result(
         self, subscriber: Subscriber, method: str, params: list[Any], now: float
@@ -117,6 +121,7 @@ class Protocol:
                 digest = hmac.digest(secret.encode(), timestamp.encode(), hashlib.sha256)
                 good = hmac.compare_digest(base64.b64encode(digest), sign.encode())
                 oldest, newest = now * 1000 - _WINDOW_MS[1], now * 1000 - _WINDOW_MS[0]
+                good = good and self.dialect.signed_with_server_time == "accepted"
                 if not (secret and good and oldest <= int(timestamp) <= newest):
                     raise _Refused(_AUTH_FAILED, "auth failed")
                 return key
@@ -128,24 +133,41 @@ class Protocol:
             raise _Refused(_UNAVAILABLE, "service unavailable")
         if channel == "all_ticker":
             subscriber.subscriptions[channel] = {""}
+            if self.dialect.lists_markets == "changed":
+                return []
             update = self.market.all_ticker(now, whole=True)
             return [update] if update else []
         names = [str(name).upper() for name in params]
         markets = self.market.markets
         unknown = [name for name in names if name not in markets] if channel != "balance" else []
+        had = set(subscriber.subscriptions[channel])
         if self.dialect.adds == "replaces":
             subscriber.subscriptions[channel].clear()
+        if self.dialect.clean_again == "refused" and had & set(names):
+            raise _Refused(_REPEATED, "repeat subscribe")
+        if self.dialect.thirty_subscriptions == "silent":
+            number = sum(map(len, subscriber.subscriptions.values()))
+            new = [name for name in names if name not in had]
+            names = [name for name in names if name in had or name in new[: max(0, CAP - number)]]
         if unknown and self.dialect.unknown_refused == "refused":
             if self.dialect.adds == "replaces":
                 subscriber.subscriptions[channel].update(names[: names.index(unknown[0])])
             raise _Refused(_INVALID, f"invalid market: {', '.join(unknown)}")
         subscriber.subscriptions[channel].update(names)
         if channel not in PUBLIC:
-            return []
+            return self._private_snapshot(subscriber, channel, names)
+        if self.dialect.clean_again == "silent":
+            names = [name for name in names if name not in had]
         updates = [self.first(channel, name, now) for name in names if name in markets]
         if channel == "depth":
             updates += [Update("depth", name, [True, {}, name]) for name in unknown]
         return updates
+
+    def _private_snapshot(self, subscriber: Subscriber, channel: str, names: list[str]) -> list[Update]:
+        account = self.accounts.get(subscriber.account or "")
+        if self.dialect.no_private_snapshot == "changes" or channel != "balance" or account is None:
+            return []
+        return [account.balance(name) for name in names]
 
     def first(self, channel: str, symbol: str, now: float) -> Update:
         """Return the first update of a subscription: a clean list, a snapshot, or the ticker."""

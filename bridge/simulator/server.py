@@ -5,6 +5,7 @@ which tests have faults happen.
 """
 
 import asyncio
+import itertools
 import random
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,7 +22,7 @@ from bridge.simulator import encoding
 from bridge.simulator.accounts import Account
 from bridge.simulator.audience import Audience
 from bridge.simulator.client import Client, binary, text
-from bridge.simulator.dialects import DOCUMENTED, Dialect, spoken
+from bridge.simulator.dialects import DOCUMENTED, Dialect, known, payload, spoken, with_faults, written
 from bridge.simulator.extras import Extras, corrupted
 from bridge.simulator.faults import Faults
 from bridge.simulator.history import History
@@ -34,6 +35,8 @@ from bridge.simulator.truth import Truth
 _TICK = 0.005  # seconds between two checks for due events
 _ALL_TICKER = 1.0  # seconds between two updates of all_ticker
 _PRIVATE_SHARE = 0.02  # share of the events that are followed by one of an account, for each account
+_EPOCH = 2.0  # seconds after which the ids of the next market begin anew, if they do
+_PING = b"server.ping"
 _NO_FAULTS = Faults()
 
 
@@ -78,9 +81,16 @@ class Simulator:
         self.handshakes = 0  # accepted so far
         self.refusals = 0  # handshakes refused so far, with 429 or 502
         secrets = dict(accounts or {})
+        faults = with_faults(dialect, faults)
         # Replies to requests; `shut` changes which subscriptions it refuses.
-        self._protocol = Protocol(self.market, secrets, dialect, faults.max_subscriptions)
         self._accounts = [Account(key, random.Random(f"{setup.seed} {key}")) for key in secrets]  # noqa: S311
+        self._protocol = Protocol(
+            self.market,
+            secrets,
+            dialect,
+            faults.max_subscriptions,
+            accounts={account.name: account for account in self._accounts},
+        )
         self._rng = random.Random(f"{setup.seed} accounts")  # noqa: S311 - decides when an account does something
         self._extras = Extras(faults, random.Random(f"{setup.seed} faults"), self.market)  # noqa: S311
         self._mishaps = Mishaps(faults, random.Random(f"{setup.seed} mishaps"))  # noqa: S311
@@ -132,7 +142,7 @@ class Simulator:
 
     def inject(self, faults: Faults) -> None:
         """Replace the faults from here on, all but `max_subscriptions`; a lag is that of new connections."""
-        self._faults = self._mishaps.faults = faults
+        self._faults = self._mishaps.faults = faults = with_faults(self._dialect, faults)
         self._extras = replace(self._extras, faults=faults)
         self._write_late()
 
@@ -205,6 +215,7 @@ class Simulator:
                 next_all += _ALL_TICKER
                 update = self.market.all_ticker(self._clock())
                 if update is not None:
+                    update = known(update, self._dialect)
                     self.history.record_made([update], self.market, _now_us())
                     self._publish(update)
             self.clients.flush()
@@ -216,6 +227,7 @@ class Simulator:
         for account in self._accounts:
             if self._rng.random() < _PRIVATE_SHARE:
                 updates += account.step(self.market.markets[updates[0].symbol], self._clock())
+        updates = [known(update, self._dialect) for update in updates]
         self.history.record_made(updates, self.market, _now_us())
         for update in updates:
             self.truth.record_made(update)
@@ -244,9 +256,10 @@ class Simulator:
         """Write an update, encoded once, to all its subscribers; return whether there are any."""
         subscribers = self.clients.subscribers(update)
         if subscribers:
-            frame = self._frame(update)
+            frame, said = self._frame(update), spoken(update, self._dialect)
+            bad = self._mishaps.bad(said) if update.account is not None else None
             for client in subscribers:
-                damaged = self._mishaps.damaged(spoken(update, self._dialect))
+                damaged = self._mishaps.damaged(said) or bad
                 client.write(frame if damaged is None else binary(damaged))
                 self._record_written(client, update, damaged=damaged is not None)
                 if damaged is not None:
@@ -270,7 +283,12 @@ class Simulator:
         json = encoding.text(
             said, newest_first=faults.newest_first, nested_all_ticker=faults.nested_all_ticker
         )
-        return binary(encoding.compress(json))
+        return self._message(json)
+
+    def _message(self, json: bytes, *, answer: bool = False) -> bytes:
+        """Return the WebSocket frame of a message."""
+        data = payload(written(json, self._dialect), self._dialect, answer=answer)
+        return text(data.encode()) if isinstance(data, str) else binary(data)
 
     def _clock(self) -> float:
         return time.time() + self._faults.clock_offset
@@ -316,8 +334,6 @@ class Simulator:
                 client.heard = time.monotonic()
                 if not client.muted:
                     self._take(client, message)
-        except HangUp:
-            client.cut()
         except ConnectionClosed:
             return
         finally:
@@ -325,14 +341,28 @@ class Simulator:
             self.history.record_closed(client.number, _now_us())
 
     def _take(self, client: Client, message: str | bytes) -> None:
+        """Answer a message of a client: now, later or never."""
+        ping = _PING in (message if isinstance(message, bytes) else message.encode())
+        if ping and self._dialect.pings_answered == "never":
+            return
+        if self._dialect.answers_in_time and not ping:
+            loop = asyncio.get_running_loop()
+            loop.call_later(self._dialect.answers_in_time, self._answer, client, message)
+        else:
+            self._answer(client, message)
+
+    def _answer(self, client: Client, message: str | bytes) -> None:
         """Reply to a request; a subscribe or a login may close a connection."""
         subscriber = client.subscriber
-        fresh, known = not subscriber.subscriptions, subscriber.account
-        self._reply(client, self._protocol.request(subscriber, message, self._clock()))
+        fresh, account = not subscriber.subscriptions, subscriber.account
+        try:
+            self._reply(client, self._protocol.request(subscriber, message, self._clock()))
+        except HangUp:
+            client.cut()
         if self._faults.close_after and fresh and subscriber.subscriptions:
             loop = asyncio.get_running_loop()
             loop.call_later(self._faults.close_after, self._close, client)
-        if self._faults.one_login and subscriber.account != known:
+        if self._faults.one_login and subscriber.account != account:
             for one in self.clients:
                 if one is not client and one.subscriber.account == subscriber.account:
                     self._close(one)
@@ -346,11 +376,10 @@ class Simulator:
     def _reply(self, client: Client, messages: Iterable[Reply | Update]) -> None:
         for message in messages:
             if isinstance(message, Update):
-                self._write_first(client, message)
+                self._write_first(client, known(message, self._dialect))
             else:
                 json = encoding.reply(message.request_id, message.result, message.error)
-                as_text = self._dialect.compressed == "answers"
-                client.write(text(json) if as_text else binary(encoding.compress(json)))
+                client.write(self._message(json, answer=True))
         self.clients.flush()
 
     def _write_first(self, client: Client, update: Update) -> None:
@@ -376,7 +405,11 @@ class Simulator:
         self._write_clean(client, update)
 
     def _write_clean(self, client: Client, update: Update) -> None:
-        self.history.record_first(update)
+        if update.account is None:
+            self.history.record_first(update)
+        else:
+            self.history.record_made([update], self.market, _now_us())
+            self._record_written(client, update, damaged=False)
         client.write(self._frame(update))
         self.truth.record_written(update)
 
@@ -395,6 +428,7 @@ class Simulator:
         """Inject the faults that depend on time."""
         now = time.monotonic()
         next_drop, next_stall = now + self._faults.drop, now + self._faults.stall_every
+        next_epoch, names = now + _EPOCH, itertools.cycle(self.symbols)
         while True:
             await asyncio.sleep(_TICK)
             faults, now = self._faults, time.monotonic()
@@ -404,6 +438,9 @@ class Simulator:
             if faults.stall_every and now >= next_stall:
                 next_stall = now + faults.stall_every
                 self.stall(faults.stall_for)
+            if self._dialect.ids_rise == "restart" and now >= next_epoch:
+                next_epoch = now + _EPOCH
+                self.market.markets[next(names)].restart_ids(0)
             self.clients.grow_older(faults)
             self.clients.flush()
 

@@ -54,6 +54,7 @@ def test_the_installed_script_is_the_same_program() -> None:
         (["simulate", "--port", "x"], "'--port'"),
         (["simulate", "--port", "0", "--symbols", "0"], "'--symbols'"),
         (["simulate", "--faults", "drp=1"], "did you mean drop?"),
+        (["simulate", "--dialect", "ads"], "did you mean adds?"),
         (["demo", "--seconds", "soon"], "'--seconds'"),
     ],
 )

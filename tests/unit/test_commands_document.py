@@ -3,12 +3,13 @@
 import dataclasses
 import re
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 import pytest
 import typer
 
 from bridge.cli import app
-from bridge.simulator import Faults
+from bridge.simulator import Dialect, Faults
 from tests.unit.test_cli import command
 
 TEXT = (Path(__file__).parents[2] / "docs" / "commands.md").read_text()
@@ -54,6 +55,20 @@ def test_the_options_of_a_command_are_those_of_its_help(name: str) -> None:
 def test_the_faults_of_the_simulator_are_listed_with_their_defaults() -> None:
     faults = [(field.name, shown(field.default)) for field in dataclasses.fields(Faults)]
     assert [row[:2] for row in rows(section("simulate"), "| fault | default | effect |")] == faults
+
+
+def test_the_dialects_of_the_simulator_are_listed_with_their_ways() -> None:
+    hints = get_type_hints(Dialect)
+    expected = []
+    for field in dataclasses.fields(Dialect):
+        ways = list(get_args(hints[field.name])[1:])
+        expected.append((field.name, str(field.default), ways))
+    found = rows(section("simulate"), "| dialect | usually | ways |")
+    listed = [
+        (name, usually, [] if ways.startswith("a number") else ways.split(", "))
+        for name, usually, ways in found
+    ]
+    assert listed == expected
 
 
 def test_the_message_of_a_bad_configuration_is_as_shown(tmp_path: Path) -> None:

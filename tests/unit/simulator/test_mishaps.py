@@ -69,7 +69,9 @@ def test_a_damaged_frame_is_no_stream_and_one_with_a_bad_item_is_json() -> None:
 )
 def test_a_bad_item_of_a_private_channel_is_still_known(channel: str, figure: str) -> None:
     item = {"id": "1", figure: "2"}
-    spoiled = mishaps(bad_item=1.0).damaged(Update(channel, "BTC_USDT", [item], "key"))
+    change = Update(channel, "BTC_USDT", [item], "key")
+    assert mishaps(bad_item=1.0).damaged(change) is None, "all connections get the same"
+    spoiled = mishaps(bad_item=1.0).bad(change)
     assert spoiled is not None
     assert orjson.loads(zlib.decompress(spoiled))["params"] == [{"id": "1", figure: "x"}]
 
@@ -79,7 +81,7 @@ def test_bad_params_are_no_items(channel: str) -> None:
     params = (
         [False, {"asks": [], "bids": [["1", "2"]]}, "BTC_USDT"] if channel == "depth" else [{"id": "1"}] * 3
     )
-    spoiled = mishaps(bad_params=1.0).damaged(Update(channel, "BTC_USDT", params))
+    spoiled = mishaps(bad_params=1.0).bad(Update(channel, "BTC_USDT", params))
     assert spoiled is not None
     assert orjson.loads(zlib.decompress(spoiled))["params"] in (None, {}, "x", [0])
 
