@@ -235,10 +235,13 @@ class Known:
     @property
     def last(self) -> Moment:
         """The newest known trade that is in line: with the time `newest_us`, and no absurd id."""
-        newest_us, lowest = self.newest_us, self.ids[-_NEWEST:][0]
-        newest = zip(self.times[-_NEWEST:], self.ids[-_NEWEST:], strict=True)
-        in_line = [one for one in newest if one[0] <= newest_us and one[1] < lowest + _FAR]
-        time_us, trade_id = max(in_line, default=(self.times[-1], self.ids[-1]))
+        newest_us, ids = self.newest_us, list(self.ids[-_NEWEST:])
+        while len(ids) > 1 and ids[-1] - ids[0] > max(_FAR, 1000 * (ids[-2] - ids[0])):
+            ids.pop()
+        newest = zip(self.times[-_NEWEST:], ids, strict=False)  # the times of the others are left over
+        time_us, trade_id = max(
+            (one for one in newest if one[0] <= newest_us), default=(self.times[-1], self.ids[-1])
+        )
         return trade_id, time_us
 
     def add(self, trade_id: int, time_us: int) -> None:
@@ -441,11 +444,16 @@ class Known:
         return any(is_later(time_us, moment[1]) for time_us in self.times[max(0, place - _NEWEST) : place])
 
     def _is_open_at(self, moment: Moment) -> bool:
-        """Return whether a trade is in an open stretch; one of a later time is behind it whatever its id."""
+        """Return whether a trade is in an open stretch, by its id and its time.
+
+        One of a later time is behind it whatever its id. If the id that ends it is far away, one of the same
+        second may be, too.
+        """
         trade_id, time_us = moment
         return any(
             one.stretch.after_id < trade_id <= one.stretch.before_id
             and not is_later(time_us, one.stretch.before_us)
+            and (one.stretch.before_id - trade_id < _FAR or is_later(one.stretch.before_us, time_us))
             for one in self._opened
         )
 

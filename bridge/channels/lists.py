@@ -74,8 +74,8 @@ def new_epoch(known: Known, moments: Sequence[Moment]) -> int:
     """Return where a new epoch may begin in a list; its length if it does not.
 
     It does not begin in front of known trades. An id that two trades have shows it; one that is just low does
-    not if ids go on behind it as in front of it. Example, with 1 to 9 known: in 8 9 1 2 3, where 1 to 3 are
-    later, it begins with 1. In 8 9 1 10 11 it does not: that 1 is out of line.
+    not if most ids behind it go on as in front of it. Example, with 1 to 9 known: in 8 9 1 2 3, where 1 to 3
+    are later, it begins with 1. In 8 9 1 10 11 it does not: that 1 is out of line.
     """
     if not known.ids:
         return len(moments)
@@ -83,7 +83,6 @@ def new_epoch(known: Known, moments: Sequence[Moment]) -> int:
     verdicts = [known.judge(*moment, listed=True) for moment in moments]
     begin = max((n for n, one in enumerate(verdicts) if one in KNOWN), default=-1) + 1
     highest_before = list(accumulate((trade_id for trade_id, _ in moments), max))
-    highest_behind = list(accumulate((trade_id for trade_id, _ in reversed(moments)), max))[::-1]
     seen: set[int] = set()
     for place in range(begin, len(moments)):
         trade_id = moments[place][0]
@@ -99,8 +98,8 @@ def new_epoch(known: Known, moments: Sequence[Moment]) -> int:
             and is_later(moments[first - 1][1], newest_us)
         ):
             first -= 1
-        is_lower = not first or highest_before[first - 1] > highest_behind[first]
-        if is_twice or known.has(trade_id) or is_lower:
+        higher = sum(one[0] > highest_before[first - 1] for one in moments[first:]) if first else 0
+        if is_twice or known.has(trade_id) or 2 * higher < len(moments) - first:
             return first
     return len(moments)
 

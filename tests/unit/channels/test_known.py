@@ -672,3 +672,31 @@ def test_a_later_trade_with_the_id_of_a_known_one_is_inside_a_gap(bridge: Bridge
     (gap,) = outcome.gaps
     assert (gap.stretch.after_id, gap.stretch.before_id, gap.closed) == (FIRST + 90, FIRST + 120, False)
     assert bridge.push(bridge.open(), FIRST + 90, clean=clean, second=FIRST + 110).gaps == []
+
+
+def test_a_new_epoch_in_a_list_is_one_although_the_list_ends_with_an_id_out_of_line(bridge: Bridge) -> None:
+    ids = [FIRST + 98, FIRST + 99, 1, 2, 3, 2**62]
+    items = [
+        {"id": one, "time": 1_597_000_000 + FIRST + 98 + place, "price": "1", "amount": "2", "type": "buy"}
+        for place, one in enumerate(ids)
+    ]
+    bridge.send(bridge.trades.push(msgspec.json.encode([True, items[::-1], SYMBOL]), bridge.open(), NOW_US))
+    assert bridge.bounds == [(FIRST + 99, 1, False)]
+    assert bridge.ids[-4:] == [1, 2, 3, 2**62]
+
+
+def test_an_id_out_of_line_at_the_end_of_a_damaged_list_hides_no_loss_of_the_same_second() -> None:
+    bridge = Bridge()
+    session = bridge.open()
+    items = [
+        {"id": "?"},
+        *(
+            {"id": one, "time": 1_597_000_000, "price": "1", "amount": "2", "type": "buy"}
+            for one in (FIRST, 2**62)
+        ),
+    ]
+    bridge.send(bridge.trades.push(msgspec.json.encode([True, items, SYMBOL]), session, NOW_US))
+    bridge.trades.lost(session, SYMBOL.encode())
+    bridge.push(session, FIRST + 2, second=0)
+    bridge.overdue(NOW_US + PATIENCE_US)
+    assert any(before == FIRST + 2 for _, before, _ in bridge.bounds)
