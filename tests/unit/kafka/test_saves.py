@@ -181,16 +181,31 @@ class Account(RuleBasedStateMachine):
             else:
                 process.queues.add([Record(what, key, b"%d" % sent_us, now)])
 
-    @rule(channel=st.sampled_from(["order", "balance"]), key=st.sampled_from([b"A", b"B", b"C", b"D"]))
-    def freeze(self, channel: str, key: bytes) -> None:
-        """Read a change and a pong at once, late, as a process does that was frozen."""
+    @rule(
+        channel=st.sampled_from(["order", "balance"]),
+        key=st.sampled_from([b"A", b"B", b"C", b"D"]),
+        cut=st.booleans(),
+    )
+    def freeze(self, channel: str, key: bytes, *, cut: bool) -> None:
+        """Read a change and a pong at once, late, as a process does that was frozen while it listened.
+
+        If the connection was cut meanwhile, another change was lost.
+        """
+        self.subscribe(channel)
+        self.read(1000)
+        self.note()
         self.change(channel, key)
         self.ping()
+        if cut:
+            self.cut(now=0)
+            self.change(channel, key)
         self.read(1000)
 
-    @rule()
-    def cut(self) -> None:
+    @rule(now=st.integers(0, 4))
+    def cut(self, *, now: int) -> None:
         """Lose the connection at the exchange's side; what it has sent can still be read."""
+        if now:
+            return  # not too often
         self.connected = False
         self.subscribed.clear()
 
