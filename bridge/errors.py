@@ -42,17 +42,12 @@ class ExchangeError(BridgeError):
 
 
 class BadFrame(ExchangeError):
-    """A frame that is not a message of the protocol; `reason` is the reason of its dead letter.
-
-    `heard_us` is set by whoever received it: all that was pushed up to then has been read, in microseconds
-    since the epoch; 0 if nothing was read before.
-    """
+    """A frame that is not a message of the protocol; `reason` is the reason of its dead letter."""
 
     def __init__(self, reason: DeadLetterReason, detail: str) -> None:
         super().__init__(f"{reason}: {detail}")
         self.reason: DeadLetterReason = reason
         self.detail = detail
-        self.heard_us = 0
 
 
 class BadItem(ExchangeError):

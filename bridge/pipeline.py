@@ -21,6 +21,9 @@ log = structlog.get_logger(__name__)
 # What a normaliser raises for params of the wrong shape.
 _WRONG_SHAPE = (BadItem, msgspec.ValidationError, UnicodeError)
 
+# Of a gap in a private channel: the frame is in the dead letters.
+_NOT_ALL = "a push could not become records, or not all of it"
+
 _decode_by_symbol = msgspec.json.Decoder(tuple[Raw, Raw, Name]).decode
 
 Emit = Callable[[Sequence[Record]], Sequence[Record]]
@@ -105,17 +108,17 @@ class Pipeline:
         try:
             outcome = lane.normalise(push.params, source, received_us)
         except _WRONG_SHAPE as error:
-            self._lost(push.channel, source, _symbol(push.params))
+            self._lost_push(push, source, _symbol(push.params), received_us)
             self._deadletter("payload", push.channel, str(error), source, received_us, frame)
             return
         except (msgspec.DecodeError, RecursionError) as error:
-            self._lost(push.channel, source, None)
+            self._lost_push(push, source, None, received_us)
             self._deadletter("json", None, str(error), source, received_us, frame)
             return
         except Exception as error:
             # An internal error must not end the session: the next one would receive the same push.
             log.exception("internal error in a normaliser", channel=push.channel, session=source.session)
-            self._lost(push.channel, source, None)
+            self._lost_push(push, source, None, received_us)
             self._deadletter("payload", push.channel, repr(error), source, received_us, frame)
             return
         lane.last_push.value = received_us / 1e6
@@ -131,6 +134,7 @@ class Pipeline:
             if bad:
                 if push.channel in BEGIN_CLEAN:
                     self._lost(push.channel, source, _symbol(push.params))
+                self._lost_private(push.channel, _NOT_ALL, source, received_us)
                 self._deadletter("payload", push.channel, _summary(bad), source, received_us, frame)
             lane.duplicates.value += outcome.duplicates
             if outcome.live_duplicates and not source.overlapping:
@@ -169,18 +173,7 @@ class Pipeline:
             return
         self.lost(source)
         for channel in source.channels:
-            if CHANNELS[channel].private:
-                self._journal.record(
-                    "gap",
-                    session=source.session,
-                    account=source.account,
-                    channel=channel,
-                    cause="damaged_frame",
-                    detail="a frame could not be read",
-                    after_us=min(bad.heard_us or received_us, received_us),
-                    before_us=received_us,
-                    filled=0,
-                )
+            self._lost_private(channel, "a frame could not be read", source, received_us)
 
     def lost(self, source: Source) -> None:
         """Note that a frame of this session could not be read, which is reported already."""
@@ -193,6 +186,26 @@ class Pipeline:
         self._lanes[channel].normaliser.lost(source, symbol)
         if channel in BEGIN_CLEAN:
             source.incomplete.add(channel)
+
+    def _lost_push(self, push: Push, source: Source, symbol: bytes | None, received_us: int) -> None:
+        self._lost(push.channel, source, symbol)
+        self._lost_private(push.channel, _NOT_ALL, source, received_us)
+
+    def _lost_private(self, channel: str, detail: str, source: Source, received_us: int) -> None:
+        """Record the loss of something that a private channel has pushed: it comes never again."""
+        if source.account is None or not CHANNELS[channel].private:
+            return
+        self._journal.record(
+            "gap",
+            session=source.session,
+            account=source.account,
+            channel=channel,
+            cause="damaged_frame",
+            detail=detail,
+            after_us=min(source.heard_us or received_us, received_us),
+            before_us=received_us,
+            filled=0,
+        )
 
     def _record_gap(self, gap: Gap, lane: _Lane) -> None:
         lane.recovered.value += gap.filled

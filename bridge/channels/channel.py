@@ -80,13 +80,25 @@ class Source:
     `cause` is why it was opened: what ended the session before it, or that the shard was taken over.
     """
 
-    __slots__ = ("_series", "account", "cause", "channels", "incomplete", "overlapping", "session")
+    __slots__ = (
+        "_series",
+        "account",
+        "cause",
+        "channels",
+        "heard_us",
+        "incomplete",
+        "overlapping",
+        "session",
+    )
 
     def __init__(self, session: str, account: str | None = None, cause: Cause = "takeover") -> None:
         self.session = session
         self.account = account
         self.cause = cause
         self.channels: Collection[str] = ()  # those that the session subscribes to; set by the feed
+        # What was pushed up to then is delivered, µs since the epoch; 0 before the session begins. Set by the
+        # feed, see `Feed.read_up_to`.
+        self.heard_us = 0
         # Channels of which a new list or snapshot has to be asked for, because something of them was lost.
         # Filled by the pipeline, emptied by the feed once the session knows.
         self.incomplete: set[str] = set()

@@ -117,6 +117,7 @@ class Feed:
         """Start the session; `ended` is its task from here on."""
         now_us = time.time_ns() // 1000
         self._read_up_to = ReadUpTo(now_us, now_us)  # nothing can be pushed to it before
+        self.source.heard_us = now_us
         self.ended = asyncio.create_task(self._drive(), name=f"session {self.source.session}")
         self.session.start(time.monotonic())
         self._stream.attach(self._take)
@@ -134,6 +135,7 @@ class Feed:
         if withheld and not self.withheld:
             self._read_before_withheld = self._read_up_to
         self.withheld = withheld
+        self.source.heard_us = self.read_up_to.pushed_us
         self._wake.set()
 
     async def fence(self) -> None:
@@ -194,7 +196,6 @@ class Feed:
             try:
                 push = receive(frame, binary, now)
             except BadFrame as bad:
-                bad.heard_us = self._read_up_to.pushed_us
                 self._receiver.bad(bad, source, received_us, frame)
                 continue
             if push is None:
@@ -276,6 +277,8 @@ class Feed:
                     self._sendings.popleft()
                 if self._sendings:
                     self._read_up_to = ReadUpTo(self._sendings[0][1], self._last_frame_us)
+                    if not self.withheld:
+                        self.source.heard_us = self._read_up_to.pushed_us
                 fence = self._fences.pop(request_id, None)
                 if fence is not None and not fence.done():
                     fence.set_result(None)

@@ -117,9 +117,9 @@ class Rotation:
                 self._release(new.source)
             raise
         if new.ended.done():
-            old.deliver_to(self._receiver)
             for message, came in self._aside:
                 self._remember(message, came)
+            old.deliver_to(self._receiver)
             if not old.ended.done():
                 return Outcome.NEW_ENDED
         outcome = self._go_on_with(new, Outcome.OLD_ENDED if old_ended else Outcome.ROTATED)

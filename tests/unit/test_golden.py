@@ -14,6 +14,7 @@ from bridge.records import DEAD_LETTER_REASONS
 from tests.support.bridge import RECEIVED_US, Bridge
 from tests.support.schemas import Json, validate
 
+PRIVATE = [name for name, channel in CHANNELS.items() if channel.private]
 GOLDEN = Path(__file__).parents[1] / "golden"
 
 
@@ -74,6 +75,9 @@ def test_a_sample_becomes_its_records_and_its_dead_letter(sample: Sample) -> Non
         values = [validate(record) for record in bridge.records]
         if sample.deadletter is not None:
             assert_is_letter(values.pop(), sample.deadletter, frame)
+            if sample.deadletter.channel in PRIVATE:
+                gap = values.pop()
+                assert (gap["event"], gap["channel"]) == ("gap", sample.deadletter.channel)
         assert values == sample.records, form
         assert_counted(bridge, sample.deadletter)
 

@@ -9,6 +9,7 @@ import pytest
 from bridge.channels import CHANNELS
 from bridge.channels.channel import Source
 from bridge.errors import BadFrame, DeadLetterReason
+from bridge.exchange.frames import Push
 from bridge.pipeline import Pipeline
 from bridge.records import DEADLETTER, EVENTS, Record
 from bridge.watch.events import Journal
@@ -41,10 +42,8 @@ class Sessions:
     def push(self, source: Source, channel: str, params: Any) -> None:
         self.pipeline.push(push(channel, params), source, RECEIVED_US, b"a frame")
 
-    def damaged(self, source: Source, reason: DeadLetterReason = "decompression", heard_us: int = 0) -> None:
-        bad = BadFrame(reason, "why")
-        bad.heard_us = heard_us
-        self.pipeline.bad(bad, source, RECEIVED_US, b"damaged")
+    def damaged(self, source: Source, reason: DeadLetterReason = "decompression") -> None:
+        self.pipeline.bad(BadFrame(reason, "why"), source, RECEIVED_US, b"damaged")
 
     def seqs(self, channel: str, name: str) -> list[int]:
         """Return the `seq` of each record of a symbol or currency."""
@@ -203,7 +202,8 @@ def test_a_frame_of_an_account_that_cannot_be_read_is_a_gap_of_its_private_chann
     sessions, source = Sessions(), Source("s", "main")
     source.channels = {"order": (), "balance": ()}.keys()
     sessions.push(source, "balance", [{"currency": "USDT", "free": "1", "total": "1", "used": "0"}])
-    sessions.damaged(source, reason, heard_us=RECEIVED_US - 5)
+    source.heard_us = RECEIVED_US - 5
+    sessions.damaged(source, reason)
     sessions.push(source, "balance", [{"currency": "USDT", "free": "1", "total": "1", "used": "0"}])
     events = sessions.events()
     assert [event["channel"] for event in events] == ["order", "balance"]
@@ -215,6 +215,45 @@ def test_a_frame_of_an_account_that_cannot_be_read_is_a_gap_of_its_private_chann
         assert counter.value == 1
     assert sessions.seqs("balance", "USDT") == [0, 2]
     assert source.incomplete == set()
+
+
+BALANCE = {"currency": "USDT", "free": "1", "total": "1", "used": "0"}
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        b"[{]",
+        b'{"currency":"USDT"}',
+        b'"USDT"',
+        b"null",
+        b"[" * 5000,
+        b'[{"currency":"USDT","free":"1","total":"1","used":"0"},7]',
+        b'[{"currency":"USDT","free":"1","total":"1","used":{}}]',
+    ],
+    ids=["no JSON", "no list", "text", "null", "too deep", "an item that is no object", "a bad figure"],
+)
+def test_a_push_of_a_private_channel_that_cannot_become_records_is_a_gap_of_that_channel(
+    params: bytes,
+) -> None:
+    sessions, source = Sessions(), Source("s", "main")
+    source.channels = {"order": (), "balance": ()}.keys()
+    source.heard_us = RECEIVED_US - 5
+    sessions.pipeline.push(Push("balance", params), source, RECEIVED_US, b"a frame")
+    (event,) = sessions.events()
+    assert (event["event"], event["channel"], event["account"]) == ("gap", "balance", "main")
+    assert (event["cause"], event["session"]) == ("damaged_frame", "s")
+    assert (event["after_us"], event["before_us"]) == (RECEIVED_US - 5, RECEIVED_US)
+    assert sessions.dead_letters() == 1
+
+
+def test_a_private_record_too_large_for_its_topic_is_a_gap_of_its_channel() -> None:
+    sessions, source = Sessions(), Source("s", "main")
+    sessions.push(source, "balance", [BALANCE])
+    assert sessions.events() == []
+    sessions.too_large = 1000
+    sessions.push(source, "balance", [{**BALANCE, "free": "1" + "0" * 1000}])
+    assert [(event["event"], event["channel"]) for event in sessions.events()] == [("gap", "balance")]
 
 
 def test_a_frame_that_was_reported_for_another_session_is_lost_without_a_report() -> None:
