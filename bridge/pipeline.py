@@ -7,7 +7,7 @@ import structlog
 from msgspec import Raw
 
 from bridge.channels import BEGIN_CLEAN, CHANNELS
-from bridge.channels.channel import Normalise, Normaliser, Source
+from bridge.channels.channel import Normalise, Normaliser, Outcome, Source
 from bridge.channels.figures import Name
 from bridge.errors import BadFrame, BadItem, DeadLetterReason
 from bridge.exchange.frames import Push
@@ -24,7 +24,17 @@ _WRONG_SHAPE = (BadItem, msgspec.ValidationError, UnicodeError)
 # Of a gap in a private channel: the frame is in the dead letters.
 _NOT_ALL = "a push could not become records, or not all of it"
 
-_decode_by_symbol = msgspec.json.Decoder(tuple[Raw, Raw, Name]).decode
+
+class _Named(msgspec.Struct, array_like=True):
+    clean: Raw
+    body: Raw
+    symbol: Name
+
+
+_decode_named = msgspec.json.Decoder(_Named).decode
+
+MOST_REMARKED = 64
+"""Fields that the exchange has added which are reported of one channel."""
 
 Emit = Callable[[Sequence[Record]], Sequence[Record]]
 """Queue records for Kafka; return those that are too large for it."""
@@ -50,6 +60,7 @@ class _Lane:
         "normaliser",
         "on_markets",
         "recovered",
+        "remarked",
         "wanted",
     )
 
@@ -62,6 +73,7 @@ class _Lane:
     duplicates: Counter
     live_duplicates: Counter
     recovered: Counter
+    remarked: set[str]  # fields added by the exchange that are reported; at most MOST_REMARKED
 
 
 class Pipeline:
@@ -97,6 +109,7 @@ class Pipeline:
             lane.duplicates = metrics.counter("duplicates_total", channel=name)
             lane.live_duplicates = metrics.counter("live_duplicates_total", channel=name)
             lane.recovered = metrics.counter("recovered_total", channel=name)
+            lane.remarked = set()
 
     def push(self, push: Push, source: Source, received_us: int, frame: bytes) -> None:
         """Make records of one push. If any of it cannot become a record, `frame` becomes a dead letter."""
@@ -121,6 +134,7 @@ class Pipeline:
             self._lost_push(push, source, None, received_us)
             self._deadletter("payload", push.channel, repr(error), source, received_us, frame)
             return
+        self._remark(push, outcome, lane, source)
         lane.last_push.value = received_us / 1e6
         if outcome.time_us is not None:
             lane.lag.observe((received_us - outcome.time_us) / 1e6)
@@ -207,6 +221,19 @@ class Pipeline:
             filled=0,
         )
 
+    def _remark(self, push: Push, outcome: Outcome, lane: _Lane, source: Source) -> None:
+        """Report fields that the exchange has added, each once."""
+        for field in (*push.added, *outcome.added):
+            if lane.wanted and field not in lane.remarked and len(lane.remarked) < MOST_REMARKED:
+                lane.remarked.add(field)
+                self._journal.record(
+                    "unknown_field",
+                    session=source.session,
+                    account=source.account,
+                    channel=push.channel,
+                    field=field,
+                )
+
     def _record_gap(self, gap: Gap, lane: _Lane) -> None:
         lane.recovered.value += gap.filled
         self._journal.record_gap(gap)
@@ -246,7 +273,7 @@ def _too_large(record: Record) -> str:
 def _symbol(params: bytes) -> bytes | None:
     """Return the symbol in params `[clean, …, symbol]`; None if they are not like that."""
     try:
-        return _decode_by_symbol(params)[2].encode()
+        return _decode_named(params).symbol.encode()
     except (msgspec.DecodeError, UnicodeError, RecursionError):
         return None
 

@@ -41,6 +41,7 @@ Kind: TypeAlias = Literal[
     "spool_discarded",
     "spool_damaged",
     "records_lost",
+    "unknown_field",
 ]
 """Every kind of event that the bridge records."""
 

@@ -3,17 +3,17 @@
 from msgspec import Raw, Struct
 
 from bridge.channels.channel import Channel, Overlap, SubscribedBy
-from bridge.channels.figures import Figure, Name, exact
+from bridge.channels.figures import NULL, Figure, Name, exact_or_null
 from bridge.channels.private import Head, normaliser
 
 
 class Balance(Struct, gc=False):
-    """One item of a push."""
+    """One item of a push; any figure may be left out."""
 
     currency: Name
-    free: Figure
-    total: Figure
-    used: Figure
+    free: Figure = NULL
+    total: Figure = NULL
+    used: Figure = NULL
 
 
 class BalanceRecord(Struct, frozen=True, gc=False):
@@ -31,7 +31,7 @@ class BalanceRecord(Struct, frozen=True, gc=False):
 
 
 def _record(head: Head, balance: Balance) -> tuple[BalanceRecord, None]:
-    free, total, used = exact((balance.free, balance.total, balance.used))
+    free, total, used = exact_or_null((balance.free, balance.total, balance.used))
     return BalanceRecord(*head, free=free, total=total, used=used), None
 
 

@@ -142,6 +142,9 @@ class Outcome(msgspec.Struct, gc=False):
     gaps: list[Gap] = []
     """The gaps in front of the records, where the channel can detect them."""
 
+    added: list[str] = []
+    """The paths of fields of the push that the exchange has added, if they are new; one may be repeated."""
+
 
 Normalise = Callable[[bytes, Source, int], Outcome]
 """Turn the params of a push, its source, and the time of reception in µs since the epoch into records.

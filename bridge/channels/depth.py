@@ -6,64 +6,112 @@ from decimal import Decimal
 import msgspec
 from msgspec import Raw, Struct
 
-from bridge.channels.channel import Channel, Independent, Outcome, Overlap, Source, SubscribedBy
-from bridge.channels.figures import USUAL, USUAL_NAME, Figure, Name, exact
+from bridge.channels.additions import REFUSED, Reader, path_of
+from bridge.channels.channel import (
+    Channel,
+    Independent,
+    Normalise,
+    Outcome,
+    Overlap,
+    Source,
+    SubscribedBy,
+)
+from bridge.channels.figures import USUAL, Figure, exact
+from bridge.channels.items import ParamsReader, decode_params
 from bridge.errors import BadItem
 from bridge.records import Record
 
 # digifinex.depth.v1: head, seq, received_us, symbol, snapshot, asks, bids.
 _RECORD = b'%b%d,"received_us":%d,"symbol":%b,"snapshot":%b,"asks":%b,"bids":%b}'
 
+_MISSING = Raw(b"[]")
+_BOOK = "params[1]"
+
 
 class Book(Struct, gc=False):
     """The book in a push; a missing side is empty."""
 
-    asks: Raw = Raw(b"[]")
-    bids: Raw = Raw(b"[]")
+    asks: Raw = _MISSING
+    bids: Raw = _MISSING
 
 
 _Level = tuple[str, str]
 
-_decode = msgspec.json.Decoder(tuple[bool, Book, Name]).decode
 _decode_levels = msgspec.json.Decoder(list[_Level]).decode
-_decode_odd_levels = msgspec.json.Decoder(list[list[Figure]] | None).decode
+_decode_sides = msgspec.json.Decoder(tuple[list[_Level], list[_Level]]).decode
+_decode_odd_side = msgspec.json.Decoder(list[Raw] | None).decode
+_decode_figures = msgspec.json.Decoder(list[Figure]).decode
+_decode_object = msgspec.json.Decoder(dict[str, Figure]).decode
 _encode = msgspec.json.Encoder().encode
 
-# A push as the exchange nearly always writes it: its levels are copied into the record unparsed.
-_LEVELS = rb"\[(?:,?\[%b,%b\])*+\]" % (USUAL, USUAL)
-_usual = re.compile(
-    rb'\[(true|false),\{"asks":(%b),"bids":(%b)\},%b\]' % (_LEVELS, _LEVELS, USUAL_NAME)
-).fullmatch
-_usual_levels = re.compile(_LEVELS).fullmatch
+# A side as the exchange nearly always writes it, and as records have it.
+_LEVEL = rb"\[%b,%b\]" % (USUAL, USUAL)
+_SIDE = rb"\[(?:%b(?:,%b)*+)?+\]" % (_LEVEL, _LEVEL)
+_is_usual = re.compile(_SIDE).fullmatch
+_usual_sides = re.compile(rb"\[(%b),(%b)\]" % (_SIDE, _SIDE)).fullmatch
 
 
-def normalise(params: bytes, source: Source, received_us: int) -> Outcome:
-    """Return the record of a push; a push has exactly one."""
-    usual = _usual(params)
-    clean, asks, bids, symbol = usual.groups() if usual else _unusual(params)
-    if clean == b"true":
-        asks = _sorted(asks, best_is_highest=False)
-        bids = _sorted(bids, best_is_highest=True)
-    series = source.series("depth", symbol)
-    if clean == b"true":
-        series.begun = True
-    value = _RECORD % (series.head, series.next_seq(), received_us, series.name, clean, asks, bids)
-    return Outcome([Record("depth", series.key, value, received_us)])
+def normaliser() -> Normalise:
+    """Return a function that turns a push into its one record."""
+    books = Reader(Book, _BOOK)
+    reader = ParamsReader(
+        lambda: books.strict_type, lambda body, outcome: books.read_odd(body, outcome.added)
+    )
+
+    def normalise(params: bytes, source: Source, received_us: int) -> Outcome:
+        outcome = Outcome([])
+        try:
+            push = reader.decode(params)
+        except REFUSED:
+            push = reader.read_odd(params, outcome)
+        asks: bytes = push.body.asks
+        bids: bytes = push.body.bids
+        if push.body.asks is push.body.bids is _MISSING and _decode_object(decode_params(params).body):
+            raise BadItem("a book with neither asks nor bids")
+        if not (_is_usual(asks) and _is_usual(bids)):
+            asks, bids = _sides(asks, bids, outcome)
+        series = source.series("depth", push.symbol.encode())
+        if push.clean:
+            asks = _sorted(asks, best_is_highest=False)
+            bids = _sorted(bids, best_is_highest=True)
+            series.begun = True
+        snapshot = b"true" if push.clean else b"false"
+        value = _RECORD % (series.head, series.next_seq(), received_us, series.name, snapshot, asks, bids)
+        outcome.records.append(Record("depth", series.key, value, received_us))
+        return outcome
+
+    return normalise
 
 
-def _unusual(params: bytes) -> tuple[bytes, bytes, bytes, bytes]:
-    clean, book, symbol = _decode(params)
-    return (b"true" if clean else b"false", _levels(book.asks), _levels(book.bids), symbol.encode())
+def _sides(asks: bytes, bids: bytes, outcome: Outcome) -> tuple[bytes, bytes]:
+    """Return both sides in the usual form."""
+    try:
+        usual = _usual_sides(_encode(_decode_sides(b"[%b,%b]" % (asks, bids))))
+    except REFUSED:
+        usual = None
+    if usual:
+        return usual[1], usual[2]
+    return _exact_side(asks, f"{_BOOK}.asks[]", outcome), _exact_side(bids, f"{_BOOK}.bids[]", outcome)
 
 
-def _levels(side: Raw) -> bytes:
-    if _usual_levels(side):
-        return bytes(side)
-    levels = _decode_odd_levels(side) or []
-    for level in levels:
-        if len(level) < 2:  # noqa: PLR2004
-            raise BadItem(f"a level of {len(level)} figures")
-    return _encode([list(exact(level[:2])) for level in levels])
+def _exact_side(side: bytes, path: str, outcome: Outcome) -> bytes:
+    levels = _decode_odd_side(side) or []
+    return _encode([_exact_level(level, path, outcome) for level in levels])
+
+
+def _exact_level(level: Raw, path: str, outcome: Outcome) -> list[Raw]:
+    """Return the price and amount of a level, which may be an object, and may have more than that."""
+    if bytes(level)[:1] == b"{":
+        named = _decode_object(level)
+        outcome.added += [path_of(path, name) for name in named if name not in ("price", "amount")]
+        figures = [named[name] for name in ("price", "amount") if name in named]
+    else:
+        figures = _decode_figures(level)
+        if len(figures) > 2:  # noqa: PLR2004
+            outcome.added.append(f"{path}[2]")
+    if len(figures) < 2:  # noqa: PLR2004
+        raise BadItem(f"a level of {len(figures)} figures")
+    return list(exact(figures[:2]))
 
 
 def _sorted(side: bytes, *, best_is_highest: bool) -> bytes:
@@ -81,6 +129,6 @@ CHANNEL = Channel(
     meaning="Order book: full snapshots, and the changes between them.",
     subscribed_by=SubscribedBy.MARKET,
     overlap=Overlap.SNAPSHOT,
-    normaliser=lambda _: Independent("depth", normalise),
+    normaliser=lambda _: Independent("depth", normaliser()),
     begins_clean=True,
 )

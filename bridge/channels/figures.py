@@ -18,29 +18,35 @@ Figure = Raw
 Name = Annotated[str, Meta(min_length=1, max_length=64)]
 """A symbol or currency."""
 
-Time = float | str
+Time = int | float | str
 """A time as received: an integer, a fraction, in exponent form, or a string of one of these."""
 
 NULL = Raw(b"null")
 
-# Units of time in µs, for `microseconds`.
+# Units of time in µs.
 MILLISECOND = 1_000
 SECOND = 1_000_000
 
-USUAL = rb'"[0-9]++(?:\.[0-9]++)?"'
+USUAL = rb'"[0-9]++(?:\.[0-9]++)?+"'
 """Regular expression of a decimal as the exchange nearly always writes it, and as records have it."""
 
-USUAL_NAME = rb'"([A-Za-z0-9_]{1,64}+)"'
-"""Regular expression of a symbol as the exchange nearly always writes it."""
-
 # Each Raw is one whole JSON value, so a comma between two of them cannot be part of a value.
-_plain = re.compile(rb"(?:%b,?)++" % USUAL).fullmatch
+plain = re.compile(rb"(?:%b,?+)++" % USUAL).fullmatch
+"""Whether figures, joined by commas, are as `exact` returns them; saves the call where many are."""
+
+plain_or_null = re.compile(rb"(?:(?:%b|null),?+)++" % USUAL).fullmatch
+"""Whether figures, joined by commas, are as `exact_or_null` returns them."""
+
 # An exponent has at most three digits, since decimal types, here and at consumers, have limits too.
 _decimal = re.compile(r"-?[0-9]+(?:\.[0-9]+)?(?:[eE][+-]?[0-9]{1,3})?").fullmatch
 _encode = msgspec.json.encode
 
-_YEAR_5138 = 1e17  # µs
 _EMPTY = ("", "-")
+_YEAR_2010 = 1_262_304_000 * SECOND  # µs
+_YEAR_2100 = 4_102_444_800 * SECOND  # µs
+# Between these years, seconds are below the first, and milliseconds between both.
+_MILLISECONDS = 1e11
+_MICROSECONDS = 1e14
 
 
 def exact(figures: Sequence[Figure]) -> Sequence[Raw]:
@@ -49,7 +55,7 @@ def exact(figures: Sequence[Figure]) -> Sequence[Raw]:
     Raises:
         BadItem: one of them is missing, empty, or not a decimal.
     """
-    if _plain(b",".join(figures)):
+    if plain(b",".join(figures)):
         return figures
     texts = exact_or_null(figures)
     if NULL in texts:
@@ -63,7 +69,7 @@ def exact_or_null(figures: Sequence[Figure]) -> Sequence[Raw]:
     Raises:
         BadItem: one of them is not a decimal.
     """
-    if _plain(b",".join(figures)):
+    if plain_or_null(b",".join(figures)):
         return figures
     return [_exact_or_null(figure) for figure in figures]
 
@@ -83,19 +89,19 @@ def _exact_or_null(figure: Figure) -> Raw:
     return Raw(_encode(digits))
 
 
-def microseconds(time: Time, unit: int) -> int:
-    """Return a time as integer microseconds since the epoch; `unit` is the length of its own unit in µs.
+def microseconds(time: Time) -> int:
+    """Return a time in seconds, milliseconds or microseconds as integer microseconds since the epoch.
 
     A double holds seconds of this century to a quarter of a microsecond, so rounding restores the digits.
 
     Raises:
-        BadItem: not a time between 1970 and 5138.
+        BadItem: not a time between 2010 and 2100.
     """
     if isinstance(time, str):
         if not _decimal(time):
             raise BadItem(f"{time[:80]!r} is not a time")
         time = float(time)
-    micros = time * unit
-    if not 1 <= micros < _YEAR_5138:
-        raise BadItem(f"{time!r} is not a time")
-    return round(micros)
+    micros = time * (SECOND if time < _MILLISECONDS else MILLISECOND if time < _MICROSECONDS else 1)
+    if _YEAR_2010 <= micros < _YEAR_2100:
+        return round(micros)
+    raise BadItem(f"{str(time)[:80]} is not a time")

@@ -5,16 +5,7 @@ from typing import Literal
 from msgspec import Raw, Struct
 
 from bridge.channels.channel import Channel, Overlap, SubscribedBy
-from bridge.channels.figures import (
-    MILLISECOND,
-    NULL,
-    Figure,
-    Name,
-    Time,
-    exact,
-    exact_or_null,
-    microseconds,
-)
+from bridge.channels.figures import NULL, Figure, Name, Time, exact_or_null, microseconds
 from bridge.channels.private import MODES, Head, normaliser
 
 STATUSES = {
@@ -27,7 +18,7 @@ STATUSES = {
 
 
 class Order(Struct, gc=False):
-    """One item of a push."""
+    """One item of a push; any figure may be left out."""
 
     id: Name
     mode: Literal[1, 2]
@@ -36,11 +27,11 @@ class Order(Struct, gc=False):
     status: Literal[0, 1, 2, 3, 4]
     symbol: Name
     timestamp: Time
-    price: Figure
-    amount: Figure
-    filled: Figure
-    notional: Figure
+    price: Figure = NULL
     price_avg: Figure = NULL
+    amount: Figure = NULL
+    filled: Figure = NULL
+    notional: Figure = NULL
 
 
 class OrderRecord(Struct, frozen=True, gc=False):
@@ -66,9 +57,10 @@ class OrderRecord(Struct, frozen=True, gc=False):
 
 
 def _record(head: Head, order: Order) -> tuple[OrderRecord, int]:
-    time_us = microseconds(order.timestamp, MILLISECOND)
-    price, amount, filled, notional = exact((order.price, order.amount, order.filled, order.notional))
-    (price_avg,) = exact_or_null((order.price_avg,))
+    time_us = microseconds(order.timestamp)
+    price, price_avg, amount, filled, notional = exact_or_null(
+        (order.price, order.price_avg, order.amount, order.filled, order.notional)
+    )
     record = OrderRecord(
         *head,
         time_us=time_us,

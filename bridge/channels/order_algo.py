@@ -5,14 +5,14 @@ from typing import Literal
 from msgspec import Raw, Struct
 
 from bridge.channels.channel import Channel, Overlap, SubscribedBy
-from bridge.channels.figures import MILLISECOND, Figure, Name, Time, exact, microseconds
+from bridge.channels.figures import NULL, Figure, Name, Time, exact_or_null, microseconds
 from bridge.channels.private import MODES, Head, normaliser
 
 STATUSES = {-2: "failed", -1: "canceled", 0: "waiting", 1: "triggering", 2: "triggered"}
 
 
 class OrderAlgo(Struct, gc=False):
-    """One item of a push."""
+    """One item of a push; any figure may be left out."""
 
     id: Name
     mode: Literal[1, 2]
@@ -20,9 +20,9 @@ class OrderAlgo(Struct, gc=False):
     status: Literal[-2, -1, 0, 1, 2]
     symbol: Name
     timestamp: Time
-    algo_price: Figure
-    trigger_price: Figure
-    amount: Figure
+    algo_price: Figure = NULL
+    trigger_price: Figure = NULL
+    amount: Figure = NULL
 
 
 class OrderAlgoRecord(Struct, frozen=True, gc=False):
@@ -45,8 +45,8 @@ class OrderAlgoRecord(Struct, frozen=True, gc=False):
 
 
 def _record(head: Head, order: OrderAlgo) -> tuple[OrderAlgoRecord, int]:
-    time_us = microseconds(order.timestamp, MILLISECOND)
-    algo_price, trigger_price, amount = exact((order.algo_price, order.trigger_price, order.amount))
+    time_us = microseconds(order.timestamp)
+    algo_price, trigger_price, amount = exact_or_null((order.algo_price, order.trigger_price, order.amount))
     record = OrderAlgoRecord(
         *head,
         time_us=time_us,

@@ -8,7 +8,7 @@ import msgspec
 from msgspec import Struct
 
 from bridge.channels.channel import Independent, Normaliser, Outcome, Source, schema_name
-from bridge.channels.items import decode_items
+from bridge.channels.items import ItemsReader
 from bridge.errors import BadItem
 from bridge.records import Record
 
@@ -44,7 +44,7 @@ def normaliser(
     `name` is the item's field with the symbol or currency. `called` is how a bad item is named in the reason,
     such as "order {0.id}".
     """
-    decoder = msgspec.json.Decoder(list[item_type])  # type: ignore[valid-type]
+    read = ItemsReader(item_type).read
     encode = msgspec.json.Encoder().encode
     name_of = attrgetter(name)
     schema = schema_name(channel)
@@ -52,7 +52,7 @@ def normaliser(
     def normalise(params: bytes, source: Source, received_us: int) -> Outcome:
         """Return a record for each good item."""
         outcome = Outcome([])
-        for item in decode_items(decoder, item_type, params, outcome):
+        for item in read(params, outcome):
             series = source.series(channel, name_of(item).encode())
             head = Head(schema, source.session, series.seq, received_us, source.account, series.symbol)
             try:

@@ -1,34 +1,34 @@
 """ticker: the last prices and 24-hour figures of a symbol (API document, "Ticker push")."""
 
-import re
-from collections.abc import Iterable, Sequence
-from itertools import chain
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any
 
 import msgspec
-from msgspec import Struct
+from msgspec import Raw, Struct
+from msgspec.structs import astuple
 
-from bridge.channels.channel import Channel, Independent, Normaliser, Outcome, Overlap, Source, SubscribedBy
-from bridge.channels.figures import (
-    MILLISECOND,
-    NULL,
-    USUAL,
-    USUAL_NAME,
-    Figure,
-    Name,
-    Time,
-    exact_or_null,
-    microseconds,
+from bridge.channels.channel import (
+    Channel,
+    Independent,
+    Normaliser,
+    Outcome,
+    Overlap,
+    Source,
+    SubscribedBy,
+    schema_name,
 )
-from bridge.channels.items import decode_items
+from bridge.channels.figures import NULL, Figure, Name, exact_or_null, microseconds, plain_or_null
+from bridge.channels.items import ItemsReader
 from bridge.errors import BadItem
 from bridge.records import Record
 
 
 class Ticker(Struct, gc=False):
-    """One item of a push; any figure may be left out."""
+    """One item of a push; all but the symbol may be left out. The order is that of the record."""
 
     symbol: Name
-    timestamp: Time
+    timestamp: Any = None  # a time that is none must not cost the figures
     open_24h: Figure = NULL
     high_24h: Figure = NULL
     low_24h: Figure = NULL
@@ -42,71 +42,66 @@ class Ticker(Struct, gc=False):
     best_ask_size: Figure = NULL
 
 
-_FIGURES = Ticker.__struct_fields__[2:]
+class TickerRecord(Struct, gc=False):
+    """digifinex.ticker.v1 and digifinex.all_ticker.v1."""
 
-# digifinex.ticker.v1 and digifinex.all_ticker.v1: head, seq, received_us, symbol, time_us, figures.
-_RECORD = b'%b%d,"received_us":%d,"symbol":%b,"time_us":%b,%b}'
-_RECORD_FIGURES = ",".join(f'"{name}":%b' for name in _FIGURES).encode()
+    schema: str
+    session: str
+    seq: int
+    received_us: int
+    symbol: str
+    time_us: int | None
+    open_24h: Raw
+    high_24h: Raw
+    low_24h: Raw
+    base_volume_24h: Raw
+    quote_volume_24h: Raw
+    last: Raw
+    last_qty: Raw
+    best_bid: Raw
+    best_bid_size: Raw
+    best_ask: Raw
+    best_ask_size: Raw
 
-# A ticker as the exchange nearly always writes it, with what follows it in its list: its figures are copied
-# into the record unparsed.
-_usual = re.compile(
-    rb'\{"symbol":%b,(%b),"timestamp":([1-9][0-9]{12})\}(?:,|\]\Z)'
-    % (USUAL_NAME, b",".join(b'"%b":%b' % (name.encode(), USUAL) for name in _FIGURES))
-).findall
-_AROUND = len(b'{"symbol":"",,"timestamp":},')  # bytes of such a ticker besides its three groups
 
-_decode = msgspec.json.Decoder(list[Ticker])
-
-_Line = tuple[bytes, bytes, bytes]
-"""A ticker's symbol, its figures as a record has them, and the digits of its time."""
+_FIGURES = slice(2, len(Ticker.__struct_fields__))
 
 
 def normaliser(channel: str) -> Normaliser:
     """Return the normaliser of a channel whose items are tickers."""
+    read = ItemsReader(Ticker).read
+    encode = msgspec.json.Encoder().encode
+    schema = schema_name(channel)
 
     def normalise(params: bytes, source: Source, received_us: int) -> Outcome:
-        outcome = Outcome([])
-        records, times = outcome.records, []
-        usual = _usual_lines(params)
-        # Appended to the digits of a time to get microseconds: in the usual form they are milliseconds.
-        unit = b"000" if usual else b""
-        for symbol, figures, time in usual or _unusual_lines(params, outcome):
-            time_us = time + unit
-            series = source.series(channel, symbol)
-            value = _RECORD % (
-                series.head,
-                series.next_seq(),
-                received_us,
-                series.name,
-                time_us,
-                figures,
-            )
-            records.append(Record(channel, series.key, value, received_us))
-            times.append(time_us)
-        if times:
-            outcome.time_us = max(map(int, times))
+        outcome, newest_us = Outcome([]), 0
+        session, records = source.session, outcome.records
+        for ticker in read(params, outcome):
+            figures: Sequence[Raw] = astuple(ticker)[_FIGURES]
+            if not plain_or_null(b",".join(figures)):
+                try:
+                    figures = exact_or_null(figures)
+                except BadItem as bad:
+                    outcome.bad.append(f"{ticker.symbol}: {bad}")
+                    continue
+            series = source.series(channel, ticker.symbol.encode())
+            seq, time_us = series.next_seq(), _time_us(ticker.timestamp)
+            record = TickerRecord(schema, session, seq, received_us, series.symbol, time_us, *figures)
+            records.append(Record(channel, series.key, encode(record), received_us))
+            if time_us is not None and time_us > newest_us:
+                newest_us = time_us
+        outcome.time_us = newest_us or None
         return outcome
 
     return Independent(channel, normalise)
 
 
-def _usual_lines(params: bytes) -> Sequence[_Line]:
-    """Return the tickers of a list if all are in the usual form, else none."""
-    lines: list[_Line] = _usual(params, 1)
-    size = sum(map(len, chain.from_iterable(lines))) + len(lines) * _AROUND
-    return lines if size + 1 == len(params) else ()
-
-
-def _unusual_lines(params: bytes, outcome: Outcome) -> Iterable[_Line]:
-    for ticker in decode_items(_decode, Ticker, params, outcome):
-        try:
-            time_us = microseconds(ticker.timestamp, MILLISECOND)
-            figures = exact_or_null([getattr(ticker, name) for name in _FIGURES])
-        except BadItem as bad:
-            outcome.bad.append(f"{ticker.symbol}: {bad}")
-            continue
-        yield ticker.symbol.encode(), _RECORD_FIGURES % tuple(figures), b"%d" % time_us
+def _time_us(time: object) -> int | None:
+    """Return a time in µs, or None if it is missing or unusable."""
+    if type(time) is int or type(time) is float or type(time) is str:
+        with suppress(BadItem):
+            return microseconds(time)
+    return None
 
 
 CHANNEL = Channel(

@@ -7,16 +7,16 @@ and where some may be missing; here is what is done about it.
 Longer than 350 lines because both kinds of push, and what is held between them, end in the same records.
 """
 
-import re
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from itertools import pairwise
 from typing import Annotated, Literal, NamedTuple
 
-import msgspec
-from msgspec import Meta, Raw, Struct
+from msgspec import Meta, Struct
 
+from bridge.channels.additions import REFUSED
 from bridge.channels.channel import Channel, Outcome, Overlap, Series, Source, SubscribedBy
-from bridge.channels.figures import SECOND, USUAL, USUAL_NAME, Figure, Name, Time, exact, microseconds
+from bridge.channels.figures import Figure, Time, exact, microseconds, plain
+from bridge.channels.items import ItemsReader, ParamsReader
 from bridge.channels.known import MOST_KNOWN, OUT_OF_ORDER, Found, Known, Verdict
 from bridge.channels.lists import KNOWN, history_ends, judge_list, new_epoch, oldest_first
 from bridge.channels.moments import Moment, is_later
@@ -30,6 +30,9 @@ _RECORD = (
     b'"side":"%b","snapshot":%b}'
 )
 
+MOST_ID = 2**63 - 1
+_SIDES = {"buy": b"buy", "sell": b"sell"}
+
 # Trades within one second that show that ids begin anew.
 _SEVERAL = 3
 
@@ -40,22 +43,12 @@ _LISTED = 10
 class Trade(Struct, gc=False):
     """One item of a push's list."""
 
-    id: Annotated[int, Meta(ge=0, le=2**63 - 1)]
+    id: Annotated[int, Meta(ge=0, le=MOST_ID)]
     time: Time
     price: Figure
     amount: Figure
     type: Literal["buy", "sell"]
 
-
-_decode = msgspec.json.Decoder(tuple[bool, list[Trade], Name]).decode
-_decode_items = msgspec.json.Decoder(tuple[bool, list[Raw], Name]).decode
-_decode_item = msgspec.json.Decoder(Trade).decode
-
-# A push of one trade as the exchange nearly always writes it.
-_usual = re.compile(
-    rb'\[(true|false),\[\{"id":(0|[1-9][0-9]{0,17}+),"time":([1-9][0-9]{8,9}+(?:\.[0-9]{1,9}+)?),'
-    rb'"price":(%b),"amount":(%b),"type":"(buy|sell)"\}\],%b\]' % (USUAL, USUAL, USUAL_NAME)
-).fullmatch
 
 _Line = tuple[int, int, bytes, bytes, bytes]
 """A trade's id, its time in µs, and its price, amount and side as a record has them."""
@@ -86,6 +79,8 @@ class Trades:
     """
 
     def __init__(self, watermarks: Watermarks) -> None:
+        trades = ItemsReader(Trade, "params[1]", "trade")
+        self._reader = ParamsReader(lambda: trades.strict_type, trades.read_list)
         # By symbol, as in the key of its records; a symbol is added with its first push and never removed.
         self._known = {symbol: Known(symbol, watermark) for symbol, watermark in watermarks.items()}
         # The trades that may begin a new epoch, by symbol, with ascending ids; and since when, µs since the
@@ -96,9 +91,12 @@ class Trades:
     def push(self, params: bytes, source: Source, received_us: int) -> Outcome:
         """Return the records of the trades that are new."""
         outcome = Outcome([])
-        usual = _usual(params)
-        clean, lines, symbol = _usual_push(*usual.groups()) if usual else _unusual_push(params, outcome)
-        series = source.series("trades", symbol)
+        try:
+            read = self._reader.decode(params)
+        except REFUSED:
+            read = self._reader.read_odd(params, outcome)
+        clean, lines = read.clean, _lines(read.body, outcome)
+        series = source.series("trades", read.symbol.encode())
         known = self._known.get(series.key)
         if known is None:
             known = self._known[series.key] = Known(series.key, None)
@@ -351,34 +349,23 @@ def _record(known: Known, series: Series, line: _Line, received_us: int, *, clea
     return Record("trades", series.key, value, received_us, (trade_id, time_us, known.epoch, known.open))
 
 
-def _usual_push(
-    clean: bytes, trade_id: bytes, time: bytes, price: bytes, amount: bytes, side: bytes, symbol: bytes
-) -> tuple[bool, list[_Line], bytes]:
-    return clean == b"true", [(int(trade_id), round(float(time) * SECOND), price, amount, side)], symbol
-
-
-def _unusual_push(params: bytes, outcome: Outcome) -> tuple[bool, list[_Line], bytes]:
-    """Return whether a push is a clean list, its valid trades oldest first, and its symbol."""
-    try:
-        clean, trades, symbol = _decode(params)
-    except (msgspec.ValidationError, UnicodeDecodeError):
-        clean, items, symbol = _decode_items(params)
-        trades = []
-        for item in items:
-            try:
-                trades.append(_decode_item(item))
-            except (msgspec.DecodeError, UnicodeDecodeError) as error:
-                outcome.bad.append(f"trade {bytes(item)[:80]!r}: {error}")
-    lines = []
+def _lines(trades: Sequence[Trade], outcome: Outcome) -> list[_Line]:
+    """Return the valid trades of a list, oldest first."""
+    lines: list[_Line] = []
+    is_newest_first, last_id, last_us = True, MOST_ID + 1, MOST_ID
     for trade in trades:
+        trade_id, price, amount = trade.id, trade.price, trade.amount
         try:
-            price, amount = exact((trade.price, trade.amount))
-            time_us = microseconds(trade.time, SECOND)
+            if not plain(b"%b,%b" % (price, amount)):
+                price, amount = exact((price, amount))
+            time_us = microseconds(trade.time)
         except BadItem as bad:
-            outcome.bad.append(f"trade {trade.id}: {bad}")
+            outcome.bad.append(f"trade {trade_id}: {bad}")
             continue
-        lines.append((trade.id, time_us, bytes(price), bytes(amount), trade.type.encode()))
-    return clean, oldest_first(lines), symbol.encode()
+        lines.append((trade_id, time_us, price, amount, _SIDES[trade.type]))
+        is_newest_first = is_newest_first and trade_id < last_id and time_us <= last_us
+        last_id, last_us = trade_id, time_us
+    return lines[::-1] if is_newest_first else oldest_first(lines)
 
 
 CHANNEL = Channel(

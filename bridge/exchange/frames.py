@@ -1,18 +1,17 @@
 """Turns frames into typed messages: bounded inflate, JSON, and a reason if a frame is no message."""
 
-import re
 import zlib
-from functools import lru_cache
+from collections.abc import Sequence
 from zlib import decompressobj
 
 import msgspec
 from msgspec import Raw
 
+from bridge.channels.additions import Reader
 from bridge.errors import BadFrame
 
 _UPDATE = ".update"
-_USUAL_TAIL = b',"id":null}'
-_LONGEST_HEAD = 64
+_MOST_METHODS = 64
 _RAW_DEFLATE = -15
 
 
@@ -21,6 +20,9 @@ class Push(msgspec.Struct, frozen=True, gc=False):
 
     channel: str
     params: bytes
+
+    added: Sequence[str] = ()
+    """The names of fields beside `params` that the exchange has added; they may have been named before."""
 
 
 class Answer(msgspec.Struct, frozen=True, gc=False):
@@ -44,7 +46,7 @@ class _ErrorBody(msgspec.Struct):
     message: str | None = None
 
 
-_decode_envelope = msgspec.json.Decoder(_Envelope).decode
+_decode_lenient = msgspec.json.Decoder(_Envelope).decode
 _decode_error = msgspec.json.Decoder(_ErrorBody | str | int | float | bool | None).decode
 
 
@@ -104,40 +106,78 @@ def within(text: bytes, limit: int) -> bytes:
     return text
 
 
-def decode(text: bytes) -> Push | Answer:
-    """Return the message in a JSON text, identified by its `method` and `id`, never by its position.
+class Messages:
+    """Decodes the messages of one session, and notices fields that the exchange adds beside `params`."""
 
-    Raises:
-        BadFrame: reason "json", "payload" (not an object, or fields of other types) or
-            "unknown_method" (neither a push nor the answer to a request).
-    """
-    # The usual push is cut out without parsing: its normaliser has to parse the params anyway.
-    begin = text.find(b"[", 0, _LONGEST_HEAD)
-    if begin > 0 and text.endswith(_USUAL_TAIL):
-        channel = _usual_channel(text[:begin])
-        if channel is not None:
-            return Push(channel, text[begin : -len(_USUAL_TAIL)])
+    def __init__(self) -> None:
+        self._reader = Reader(_Envelope)
+        self._decode = self._reader.decode  # changes when a field is noticed
+        self._has_noticed = False
+        # By method of pushes, their channel. A method that the API does not have may be anything, so the
+        # number of those that are remembered is bounded.
+        self._channels: dict[str, str] = {}
+        # Methods with a push that had every field that was noticed so far: nothing is left to report of them.
+        self._settled: set[str] = set()
+
+    def decode(self, text: bytes) -> Push | Answer:
+        """Return the message in a JSON text, identified by its `method` and `id`, never by its position.
+
+        Raises:
+            BadFrame: reason "json", "payload" (not an object, or fields of other types) or
+                "unknown_method" (neither a push nor the answer to a request).
+        """
+        added: Sequence[str] = ()
+        try:
+            envelope = self._decode(text)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            envelope = _decode_envelope(text)
+            added = self._notice(envelope, text)
+        method = envelope.method
+        if method is None:
+            if envelope.id is None:
+                raise BadFrame("unknown_method", "neither a method nor the id of a request")
+            return Answer(envelope.id, envelope.result, _error_text(envelope.error))
+        channel = self._channels.get(method)
+        if channel is None:
+            channel = self._channel(method)
+        if self._has_noticed and method not in self._settled:
+            added = added or self._added(envelope, method)
+        return Push(channel, bytes(envelope.params), added)
+
+    def _notice(self, envelope: "_Envelope", text: bytes) -> list[str]:
+        """Return fields that no message had before. Answers teach none: they would not be reported."""
+        added: list[str] = []
+        if envelope.method is not None:
+            self._reader.read_odd(text, added)
+        if added:
+            self._settled.clear()
+            self._decode = self._reader.decode
+            self._has_noticed = bool(self._reader.noticed)
+        return added
+
+    def _added(self, envelope: "_Envelope", method: str) -> list[str]:
+        """Return the noticed fields that a push has, until its method is settled."""
+        added = self._reader.added(envelope)
+        if len(added) == self._reader.noticed and len(self._settled) < _MOST_METHODS:
+            self._settled.add(method)
+        return added
+
+    def _channel(self, method: str) -> str:
+        if not method.endswith(_UPDATE):
+            raise BadFrame("unknown_method", f"method {method[:100]!r}")
+        channel = method[: -len(_UPDATE)]
+        if len(self._channels) < _MOST_METHODS:
+            self._channels[method] = channel
+        return channel
+
+
+def _decode_envelope(text: bytes) -> _Envelope:
     try:
-        envelope = _decode_envelope(text)
+        return _decode_lenient(text)
     except msgspec.ValidationError as error:
         raise BadFrame("payload", str(error)) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BadFrame("json", str(error)) from None
-    method = envelope.method
-    if method is not None:
-        if method.endswith(_UPDATE):
-            return Push(method[: -len(_UPDATE)], bytes(envelope.params))
-        raise BadFrame("unknown_method", f"method {method[:100]!r}")
-    if envelope.id is None:
-        raise BadFrame("unknown_method", "neither a method nor the id of a request")
-    return Answer(envelope.id, envelope.result, _error_text(envelope.error))
-
-
-@lru_cache(maxsize=64)
-def _usual_channel(head: bytes) -> str | None:
-    """Return the channel of a push from its text before the params; None if it is not written as usual."""
-    usual = re.fullmatch(rb'\{"method":"([a-z_]+)\.update","params":', head)
-    return usual and usual[1].decode()
 
 
 def _error_text(error: Raw) -> str | None:

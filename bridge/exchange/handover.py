@@ -27,6 +27,7 @@ import msgspec
 from msgspec import Raw
 
 from bridge.channels.channel import Channel, Overlap
+from bridge.channels.items import decode_params
 from bridge.errors import BadFrame
 from bridge.exchange.frames import Push
 
@@ -57,7 +58,6 @@ class _Item(msgspec.Struct, gc=False):
 
 _decode_items = msgspec.json.Decoder(list[Raw]).decode
 _decode_item = msgspec.json.Decoder(_Item).decode
-_decode_by_symbol = msgspec.json.Decoder(tuple[bool, Raw, str]).decode
 
 _UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
@@ -130,7 +130,7 @@ class Handover(Generic[Context]):
         if self._overlap(push) is not Overlap.SNAPSHOT:
             return False
         try:
-            return _decode_by_symbol(push.params)[0]
+            return decode_params(push.params).clean
         except _UNREADABLE:
             return False
 
@@ -222,6 +222,6 @@ def _key(push: Push, item: bytes) -> ItemKey:
 def _book(push: Push) -> tuple[str, str | None]:
     """Return the channel and symbol of a push whose params are `[clean, …, symbol]`."""
     try:
-        return push.channel, _decode_by_symbol(push.params)[2].upper()
+        return push.channel, decode_params(push.params).symbol.upper()
     except _UNREADABLE:
         return push.channel, None

@@ -36,7 +36,7 @@ from bridge.exchange.events import (
     RequestSplit,
     SubscriptionRefused,
 )
-from bridge.exchange.frames import Answer, Push, decode, inflate, within
+from bridge.exchange.frames import Answer, Messages, Push, inflate, within
 from bridge.exchange.requests import Credentials
 from bridge.exchange.subscribing import Subscribe, SubscribeQueue, subscribes
 
@@ -133,6 +133,7 @@ class Session:
         self._confirmed: dict[str, dict[str, None]] = {channel: {} for channel in begins_clean}
         self._awaited = Awaited(timing.reply_timeout)  # clean lists and snapshots; none once over
         self._repeats = Repeats(timing.reply_timeout)  # that are needed; none once over
+        self._messages = Messages()
         self._to_send: list[requests.Request] = []  # emptied by `to_send`
         self._events: list[Event] = []  # emptied by `events`
 
@@ -157,7 +158,7 @@ class Session:
             BadFrame: the frame is not a message of the protocol. The session continues.
         """
         limit = self._max_frame_bytes
-        message = decode(inflate(frame, limit) if binary else within(frame, limit))
+        message = self._messages.decode(inflate(frame, limit) if binary else within(frame, limit))
         if type(message) is Push:
             self._fresh_at = now
             return message

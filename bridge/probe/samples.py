@@ -9,7 +9,7 @@ import orjson
 from bridge.channels import CHANNELS
 from bridge.channels.channel import Source
 from bridge.errors import BadFrame, BadItem
-from bridge.exchange.frames import Push, decode
+from bridge.exchange.frames import Messages, Push
 
 _MOST = 20  # samples of a channel
 _RECEIVED_US = 1_600_000_000_000_000
@@ -30,7 +30,7 @@ class Samples:
     def keep(self, text: bytes) -> None:
         """Write a message if it is a push in a new form."""
         try:
-            push = decode(text)
+            push = Messages().decode(text)
         except BadFrame:
             return
         if not isinstance(push, Push) or push.channel not in CHANNELS or CHANNELS[push.channel].private:
@@ -61,9 +61,11 @@ def _sample(text: bytes, push: Push) -> bytes:
     """Return a sample like those of `tests/golden`."""
     letter: dict[str, str] | None = None
     records: list[bytes] = []
+    unknown = [*push.added]
     try:
         outcome = CHANNELS[push.channel].normaliser({}).push(push.params, Source("s1"), _RECEIVED_US)
         records = [record.value for record in outcome.records]
+        unknown += dict.fromkeys(outcome.added)
         if outcome.bad:
             letter = {"reason": "payload", "channel": push.channel, "detail": outcome.bad[0]}
     except (BadItem, msgspec.MsgspecError) as error:
@@ -73,6 +75,8 @@ def _sample(text: bytes, push: Push) -> bytes:
         f'  "frame": {text.decode()}',
         f'  "records": [\n    {lines}\n  ]' if lines else '  "records": []',
     ]
+    if unknown:
+        parts.append(f'  "unknown_fields": {orjson.dumps(unknown).decode()}')
     if letter is not None:
         parts.append(f'  "deadletter": {orjson.dumps(letter).decode()}')
     return ("{\n" + ",\n".join(parts) + "\n}\n").encode()

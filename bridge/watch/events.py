@@ -33,6 +33,7 @@ _LOGGED = (
     "before_id",
     "before_us",
     "filled",
+    "field",
 )
 
 Emit: TypeAlias = Callable[[Sequence[Record]], Sequence[Record] | None]
@@ -57,6 +58,7 @@ class About(TypedDict, total=False):
     before_us: int
     filled: int
     closed_by: ClosedBy | None
+    field: str
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True):
@@ -79,6 +81,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
     before_us: int | None = None
     filled: int | None = None
     closed_by: ClosedBy | None = None
+    field: str | None = None
 
 
 def _log(event: Event) -> None:
@@ -93,6 +96,8 @@ def _log(event: Event) -> None:
             log.warning("gap not filled", **about)
         case "ids_restarted":
             log.warning("trade ids began anew", **about)
+        case "unknown_field":
+            log.warning("unknown field ignored", **about)
         case "records_lost":
             log.warning("previous owner left records undelivered", **about)
 

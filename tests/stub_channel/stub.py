@@ -4,8 +4,8 @@ import msgspec
 from msgspec import Raw, Struct
 
 from bridge.channels.channel import Channel, Independent, Outcome, Overlap, Source, SubscribedBy
-from bridge.channels.figures import MILLISECOND, Figure, Name, Time, exact, microseconds
-from bridge.channels.items import decode_items
+from bridge.channels.figures import Figure, Name, Time, exact, microseconds
+from bridge.channels.items import ItemsReader
 from bridge.errors import BadItem
 from bridge.records import Record
 
@@ -32,16 +32,16 @@ class CandleRecord(Struct, frozen=True, gc=False):
     close: Raw
 
 
-_decoder = msgspec.json.Decoder(list[Candle])
+_read = ItemsReader(Candle).read
 _encode = msgspec.json.Encoder().encode
 
 
 def normalise(params: bytes, source: Source, received_us: int) -> Outcome:
     """Return a record for each candle."""
     outcome = Outcome([])
-    for candle in decode_items(_decoder, Candle, params, outcome):
+    for candle in _read(params, outcome):
         try:
-            time_us = microseconds(candle.timestamp, MILLISECOND)
+            time_us = microseconds(candle.timestamp)
             first, last = exact((candle.open, candle.close))
         except BadItem as bad:
             outcome.bad.append(f"{candle.symbol}: {bad}")

@@ -5,7 +5,7 @@ from typing import Any
 
 from bridge.channels import CHANNELS
 from bridge.channels.channel import Normalise, Outcome, Source
-from bridge.exchange.frames import Push, decode
+from bridge.exchange.frames import Messages, Push
 from bridge.ledger import Watermarks
 from tests.support.schemas import Json, validate
 
@@ -13,9 +13,11 @@ RECEIVED_US = 1_600_000_000_000_000
 
 
 def push(channel: str, params: Any) -> Push:
-    """Return a push of a channel; `params` is JSON text, or a value to encode."""
+    """Return a push; `params` is JSON text, a value to encode, or bytes that need not be JSON."""
+    if isinstance(params, bytes):
+        return Push(channel, params)
     text = params if isinstance(params, str) else json.dumps(params)
-    message = decode(f'{{"method":"{channel}.update","params":{text},"id":null}}'.encode())
+    message = Messages().decode(f'{{"method":"{channel}.update","params":{text},"id":null}}'.encode())
     assert isinstance(message, Push)
     return message
 

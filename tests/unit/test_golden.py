@@ -10,7 +10,7 @@ import pytest
 
 from bridge.channels import CHANNELS
 from bridge.errors import DeadLetterReason
-from bridge.records import DEAD_LETTER_REASONS
+from bridge.records import DEAD_LETTER_REASONS, EVENTS
 from tests.support.bridge import RECEIVED_US, Bridge
 from tests.support.schemas import Json, validate
 
@@ -27,13 +27,14 @@ class Letter(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class Sample(msgspec.Struct, forbid_unknown_fields=True):
-    """A message, and the records and the dead letter that it becomes.
+    """A message, the records and the dead letter that it becomes, and the unknown fields that are reported.
 
     The message is JSON with its exact whitespace (`frame`), text that is not JSON (`text`), or the bytes of a
     binary frame (`base64`).
     """
 
     records: list[Json]
+    unknown_fields: list[str] = []
     deadletter: Letter | None = None
     frame: msgspec.Raw = msgspec.Raw()
     text: str = ""
@@ -72,12 +73,16 @@ def test_a_sample_becomes_its_records_and_its_dead_letter(sample: Sample) -> Non
     for form, frame, binary in forms(sample):
         bridge = Bridge()
         bridge.receive(frame, binary=binary)
-        values = [validate(record) for record in bridge.records]
+        values = [validate(record) for record in bridge.records if record.channel != EVENTS]
+        events = [validate(record) for record in bridge.records if record.channel == EVENTS]
+        unknown = [one["field"] for one in events if one["event"] == "unknown_field"]
+        assert unknown == sample.unknown_fields, form
+        gaps = [one["channel"] for one in events if one["event"] == "gap"]
+        assert len(events) == len(unknown) + len(gaps)
         if sample.deadletter is not None:
             assert_is_letter(values.pop(), sample.deadletter, frame)
-            if sample.deadletter.channel in PRIVATE:
-                gap = values.pop()
-                assert (gap["event"], gap["channel"]) == ("gap", sample.deadletter.channel)
+        letter = sample.deadletter
+        assert gaps == ([letter.channel] if letter is not None and letter.channel in PRIVATE else [])
         assert values == sample.records, form
         assert_counted(bridge, sample.deadletter)
 

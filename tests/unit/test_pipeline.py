@@ -103,7 +103,7 @@ def test_a_depth_push_that_becomes_a_dead_letter_takes_a_seq_of_its_symbol(param
 @pytest.mark.parametrize(
     "params",
     [
-        pytest.param('[false,{"asks":[},"A"]', id="no JSON"),
+        pytest.param(b'[false,{"asks":[},"A"]', id="no JSON"),
         pytest.param([False, {}], id="no symbol"),
         pytest.param([False, {}, ""], id="an empty symbol"),
         pytest.param([False, {}, 5], id="a number for a symbol"),
@@ -182,7 +182,7 @@ def test_a_message_that_the_api_does_not_have_loses_nothing() -> None:
         pytest.param([True, [TRADE, TRADE | {"id": "?"}], "A"], id="a bad trade in the list"),
         pytest.param([False, [TRADE | {"type": "gift"}], "A"], id="a bad live trade"),
         pytest.param([True, [], "A"][:2], id="no symbol"),
-        pytest.param("[true,[}", id="no JSON"),
+        pytest.param(b"[true,[}", id="no JSON"),
     ],
 )
 def test_a_bad_trade_has_the_list_of_its_symbol_requested(params: object) -> None:
@@ -228,7 +228,7 @@ BALANCE = {"currency": "USDT", "free": "1", "total": "1", "used": "0"}
         b'"USDT"',
         b"null",
         b"[" * 5000,
-        b'[{"currency":"USDT","free":"1","total":"1","used":"0"},7]',
+        b'[7,{"currency":"USDT","free":"1","total":"1","used":"0"}]',
         b'[{"currency":"USDT","free":"1","total":"1","used":{}}]',
     ],
     ids=["no JSON", "no list", "text", "null", "too deep", "an item that is no object", "a bad figure"],

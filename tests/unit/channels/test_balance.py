@@ -1,5 +1,6 @@
 """balance: an account's balance of a currency, with all its digits."""
 
+import pytest
 from hypothesis import given, settings
 
 from bridge.channels.channel import Source
@@ -35,10 +36,19 @@ def test_a_record_names_the_account_of_its_session() -> None:
     assert feed.records[0]["account"] == "savings"
 
 
-def test_every_field_is_required() -> None:
-    for name in BALANCE:
-        assert len(bad("balance", [{key: value for key, value in BALANCE.items() if key != name}])) == 1, name
-        assert len(bad("balance", [BALANCE | {name: None}])) == 1, name
+@pytest.mark.parametrize("name", ["free", "total", "used"])
+def test_a_figure_that_is_left_out_or_empty_is_null(name: str) -> None:
+    without = {key: value for key, value in BALANCE.items() if key != name}
+    for balance in (without, *(BALANCE | {name: empty} for empty in ("", "-", None))):
+        (record,) = records("balance", [balance])
+        assert record[name] is None
+        assert all(record[other] for other in ("free", "total", "used") if other != name)
+
+
+def test_the_currency_is_required() -> None:
+    without = {key: value for key, value in BALANCE.items() if key != "currency"}
+    for balance in (without, BALANCE | {"currency": None}):
+        assert len(bad("balance", [balance])) == 1
 
 
 def test_a_bad_balance_uses_no_seq_and_does_not_spoil_the_others() -> None:

@@ -31,6 +31,8 @@ ALGO: Json = {
     "timestamp": 1586767202000,
     "trigger_price": "4000",
 }
+FIGURES = {"price", "price_avg", "amount", "filled", "notional", "algo_price", "trigger_price"}
+
 EACH = pytest.mark.parametrize(("channel", "order"), [("order", ORDER), ("order_algo", ALGO)])
 
 
@@ -74,17 +76,19 @@ def test_each_mode_code_has_a_name_and_any_other_is_bad(channel: str, order: Jso
 
 
 @EACH
-def test_every_field_but_price_avg_is_required(channel: str, order: Json) -> None:
-    for name in order.keys() - {"price_avg"}:
+def test_every_field_but_the_figures_is_required(channel: str, order: Json) -> None:
+    for name in order.keys() - FIGURES:
         assert len(bad(channel, [{key: value for key, value in order.items() if key != name}])) == 1, name
 
 
-@pytest.mark.parametrize("empty", ["", "-", None])
-def test_only_price_avg_may_be_empty(empty: str | None) -> None:
-    (record,) = records("order", [ORDER | {"price_avg": empty}])
-    assert record["price_avg"] is None
-    for name in ("price", "amount", "filled", "notional"):
-        assert bad("order", [ORDER | {name: empty}]) == [f"order {ORDER['id']}: a figure is missing"]
+@EACH
+def test_a_figure_that_is_left_out_or_empty_is_null(channel: str, order: Json) -> None:
+    for name in order.keys() & FIGURES:
+        without = {key: value for key, value in order.items() if key != name}
+        for sent in (without, *(order | {name: empty} for empty in ("", "-", None))):
+            (record,) = records(channel, [sent])
+            assert record[name] is None
+            assert all(record[other] for other in order.keys() & FIGURES if other != name)
 
 
 @EACH

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bridge.errors import BadFrame
-from bridge.exchange.frames import Answer, Push, decode, inflate, within
+from bridge.exchange.frames import Answer, Messages, Push, inflate, within
 from bridge.records import DEAD_LETTER_REASONS
 
 LIMIT = 1 << 20
@@ -43,13 +43,13 @@ def refusal(frame: bytes, limit: int = LIMIT) -> BadFrame:
 
 
 def pushed(text: bytes) -> tuple[str, bytes]:
-    message = decode(text)
+    message = Messages().decode(text)
     assert isinstance(message, Push)
     return message.channel, bytes(message.params)
 
 
 def answered(text: bytes) -> tuple[int, bytes, str | None]:
-    message = decode(text)
+    message = Messages().decode(text)
     assert isinstance(message, Answer)
     return message.id, bytes(message.result), message.error
 
@@ -57,7 +57,7 @@ def answered(text: bytes) -> tuple[int, bytes, str | None]:
 def outcome(frame: bytes) -> str:
     """Return the message in a frame, or why it is none."""
     try:
-        return type(decode(inflate(frame, LIMIT))).__name__
+        return type(Messages().decode(inflate(frame, LIMIT))).__name__
     except BadFrame as bad:
         return bad.reason
 
@@ -268,14 +268,14 @@ def test_an_error_of_any_shape_has_a_text(error: bytes, words: str) -> None:
 )
 def test_a_text_that_is_neither_push_nor_answer_has_a_reason(text: bytes, reason: str) -> None:
     with pytest.raises(BadFrame) as caught:
-        decode(text)
+        Messages().decode(text)
     assert caught.value.reason == reason
 
 
 @pytest.mark.parametrize("form", [b"%s", b'{"method":"x.update","params":%s}', b'{"id":1,"error":%s}'])
 def test_a_hundred_thousand_brackets_are_bad_json(form: bytes) -> None:
     with pytest.raises(BadFrame, match="recursion") as caught:
-        decode(form % (b'{"x":' * 100_000 + b"1" + b"}" * 100_000))
+        Messages().decode(form % (b'{"x":' * 100_000 + b"1" + b"}" * 100_000))
     assert caught.value.reason == "json" or not form.startswith(b"{")
 
 
@@ -287,7 +287,7 @@ def test_nesting_as_deep_as_the_parser_allows_is_an_answer_or_bad_json() -> None
 
 def test_a_detail_quotes_only_the_beginning_of_a_method() -> None:
     with pytest.raises(BadFrame) as caught:
-        decode(b'{"method":"%s"}' % (b"x" * 1_000_000))
+        Messages().decode(b'{"method":"%s"}' % (b"x" * 1_000_000))
     assert len(caught.value.detail) < 200
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from bridge.channels import CHANNELS
 from bridge.errors import BadFrame
-from bridge.exchange.frames import Push, decode
+from bridge.exchange.frames import Messages, Push
 from bridge.exchange.handover import Bad, Handover
 
 Book = dict[str, dict[str, str]]
@@ -28,7 +28,7 @@ class Happened(NamedTuple):
 
 def push(channel: str, params: Any) -> Push:
     text = params if isinstance(params, str) else json.dumps(params, separators=(",", ":"))
-    message = decode(f'{{"method":"{channel}.update","params":{text},"id":null}}'.encode())
+    message = Messages().decode(f'{{"method":"{channel}.update","params":{text},"id":null}}'.encode())
     assert isinstance(message, Push)
     return message
 
@@ -297,7 +297,7 @@ def test_params_nested_as_deep_as_the_stack_allows_do_not_end_a_handover(channel
 
 def test_a_symbol_that_is_not_utf8_does_not_end_a_handover() -> None:
     for channel, params in [("depth", b'[true,{},"\xff"]'), ("ticker", b'[{"symbol":"\xff"}]')]:
-        message = decode(b'{"method":"%s.update","params":%s}' % (channel.encode(), params))
+        message = Messages().decode(b'{"method":"%s.update","params":%s}' % (channel.encode(), params))
         assert isinstance(message, Push)
         handover: Handover[None] = Handover(CHANNELS)
         handover.hold(message, None)

@@ -122,6 +122,7 @@ def test_a_long_detail_is_cut(recorded: Recorded) -> None:
         ),
         ("ids_restarted", {"channel": "trades", "symbol": "BTC_USDT"}, "warning", "trade ids began anew"),
         ("records_lost", {}, "warning", "previous owner left records undelivered"),
+        ("unknown_field", {"channel": "trades", "field": "fee"}, "warning", "unknown field ignored"),
     ],
 )
 def test_an_event_that_nothing_else_logs_is_logged_once(
