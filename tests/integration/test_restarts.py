@@ -13,7 +13,7 @@ from aiokafka.errors import KafkaConnectionError
 
 from bridge.errors import ShardLost
 from bridge.kafka import batches
-from bridge.records import Open, Record
+from bridge.records import EVENTS, Open, Record
 from bridge.spool.spool import Spool
 from tests.support.checks import (
     assert_trades_are,
@@ -22,7 +22,7 @@ from tests.support.checks import (
     gaps_of,
     records_of,
 )
-from tests.support.consumers import read_topic
+from tests.support.consumers import create_topic, read_topic
 from tests.support.delivery import Delivery, kafka_config
 from tests.support.exchange import ExchangeThread
 from tests.support.kafka_broker import Broker
@@ -228,6 +228,53 @@ def test_partitions_whose_records_come_late_in_the_spool_are_delivered(
     delivered = read_topic(kafka.bootstrap, f"{prefix}.trades.v1")
     for symbol in symbols:
         assert [one.json["n"] for one in delivered if one.key == symbol] == list(range(400))
+
+
+@pytest.mark.parametrize("delivery", ["exactly-once", "at-least-once"])
+def test_an_event_is_on_kafka_before_the_trades_behind_it_also_by_way_of_a_spool(
+    kafka: Broker, prefix: str, tmp_path: Path, delivery: str
+) -> None:
+    """When the spool begins, the event is in memory, behind partitions with more trades than one read brings.
+
+    Kafka itself says when it has appended a record.
+    """
+    for topic in ("trades", "events"):
+        create_topic(kafka.bootstrap, f"{prefix}.{topic}.v1", 3, message_timestamp_type="LogAppendTime")
+    symbols = [f"S{n}_USDT".encode() for n in range(6)]
+    event = Record(EVENTS, b"trades", b"{}", 1_600_000_000_000_000)
+    behind = 6
+
+    async def start(max_pending_bytes: int) -> Delivery:
+        keys = {"session_timeout": 0.1, "max_pending_bytes": max_pending_bytes}
+        settings = kafka_config(kafka, prefix, delivery=delivery, **keys)
+        return await Delivery(settings).prepare(Spool(tmp_path, 100 * SPOOL_BYTES))
+
+    async def scenario() -> None:
+        first = await start(2_000_000)
+        for number, symbol in enumerate(symbols):
+            first.queues.add([trade(number, symbol)])
+        first.queues.add([event])
+        for number in itertools.count(behind):
+            first.queues.add([trade(number, symbols[number % 6])])
+            if first.overflow.active:
+                break
+        assert number > 3000
+        first.queues.park()
+        first.overflow.close()
+        second = await start(65_536)
+        running = asyncio.create_task(second.sink.run())
+        await asyncio.wait_for(second.sink.taken_over.wait(), 120)
+        await soon(lambda: running.done() or not second.overflow.active, 60, "the spool's end")
+        second.queues.drain()
+        await running
+        second.overflow.close()
+
+    asyncio.run(scenario())
+    (reported,) = read_topic(kafka.bootstrap, f"{prefix}.events.v1")
+    trades = read_topic(kafka.bootstrap, f"{prefix}.trades.v1")
+    early = [one.json["n"] for one in trades if one.timestamp_ms < reported.timestamp_ms]
+    assert [n for n in early if n >= behind] == []
+    assert len(trades) > 3000
 
 
 @pytest.mark.parametrize(
