@@ -263,6 +263,11 @@ class Known:
         cause: Cause = "ids_restarted" if self.epoch > self._reported else "takeover"
         return [*gaps, self._gap(Found(Stretch(*last, *first), 0, cause), session, closed=False)]
 
+    def begin_behind(self, history: Sequence[Moment], first: Moment) -> None:
+        """Begin with a trade in front of which a list shows those of another epoch."""
+        self._past = times_by_id(history)
+        self.epoch, self.epoch_us = self.epoch + 1, first[1]
+
     def note_overtaking(self, late: Moment) -> None:
         """Remember that pushes of this symbol may overtake each other, if this one was overtaken."""
         last, last_us = self.last
@@ -332,6 +337,13 @@ class Known:
         stretch = Stretch(trade_id, self.times[place], *self.last)
         return [self._gap(Found(stretch, 0, cause), session, closed=False)]
 
+    def give_up_skipped(
+        self, before: Moment, moment: Moment, behind: Moment, session: str, cause: Cause
+    ) -> Gap:
+        """Return the gap around a trade of a list that is out of line, and may be known or not."""
+        self._past.setdefault(moment[0], []).append(moment[1])
+        return self._gap(Found(Stretch(*before, *behind), 0, cause), session, closed=False)
+
     def omits(self, listed: Sequence[Listed]) -> bool:
         """Return whether a list lacks a known trade that happened between its first and its last one."""
         (low, low_us), (high, high_us) = listed[0].moment, listed[-1].moment
@@ -398,7 +410,10 @@ class Known:
             begin = self._begin((filled or [high])[0][0], cause) or low
             if begin[0] < reached[0]:
                 lost.append(self._gap(Found(Stretch(*begin, *reached), 0, cause), session, closed=False))
-        if filled and not follows and (last := self._before(filled[0][0])):
+        if filled and not follows:
+            # The one in front of them is known, or a trade of a stretch that the list closes.
+            last = max(one.moment for one in listed if one.moment[0] < filled[0][0])
+            last = max(last, self._before(filled[0][0]) or last)
             closed.append(Found(Stretch(*last, *filled[0]), len(filled), cause))
         self._opened = meanwhile
         self.settle()

@@ -24,6 +24,9 @@ class Judged(NamedTuple):
     conflicts: list[int]
     """Those with the id of another trade."""
 
+    skipped: list[int]
+    """Those with an id below all that is remembered, although they happened after a known trade."""
+
     repeats: int
     """How many are known or old."""
 
@@ -46,6 +49,8 @@ def judge_list(known: Known, moments: Sequence[Moment]) -> Judged:
     fresh: list[int] = []
     judged: list[Listed] = []
     conflicts: list[int] = []
+    skipped: list[int] = []
+    known_us: int | None = None  # the time of the first known trade in the list
     verdicts = [Verdict.NEW if first else known.judge(*one, listed=True) for one in moments]
     past = max((place for place, one in enumerate(verdicts) if one is Verdict.PAST), default=-1)
     for place, ((trade_id, time_us), verdict) in enumerate(zip(moments, verdicts, strict=True)):
@@ -61,8 +66,13 @@ def judge_list(known: Known, moments: Sequence[Moment]) -> Judged:
             if verdict is not Verdict.RESTART:  # which is out of line, if no new epoch begins there
                 judged.append(Listed((trade_id, time_us), is_known))
             times[trade_id] = time_us
+            if is_known and known_us is None:
+                known_us = time_us
+        elif verdict in _OUT_OF_LINE and known_us is not None and not is_later(known_us, time_us):
+            skipped.append(place)
     listed = [judged[place] for place in in_line([one.moment[0] for one in judged])]
-    return Judged(fresh, listed, conflicts, len(moments) - len(fresh) - len(conflicts))
+    repeats = len(moments) - len(fresh) - len(conflicts) - len(skipped)
+    return Judged(fresh, listed, conflicts, skipped, repeats)
 
 
 def history_ends(moments: Sequence[Moment]) -> int:
@@ -133,3 +143,6 @@ KNOWN = (Verdict.REPEAT, Verdict.PAST)
 
 # In a list, these are no trades of the present epoch that Kafka lacks.
 _NOT_NEW = (Verdict.OLD, Verdict.PAST, Verdict.DOUBTFUL)
+
+# In a list, behind a known trade, these are out of line.
+_OUT_OF_LINE = (Verdict.OLD, Verdict.DOUBTFUL)

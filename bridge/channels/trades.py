@@ -18,7 +18,7 @@ from bridge.channels.channel import Channel, Outcome, Overlap, Series, Source, S
 from bridge.channels.figures import Figure, Time, exact, microseconds, plain
 from bridge.channels.items import ItemsReader, ParamsReader
 from bridge.channels.known import MOST_KNOWN, OUT_OF_ORDER, Found, Known, Verdict
-from bridge.channels.lists import KNOWN, history_ends, judge_list, new_epoch, oldest_first
+from bridge.channels.lists import KNOWN, Judged, history_ends, judge_list, new_epoch, oldest_first
 from bridge.channels.moments import Moment, is_later
 from bridge.errors import BadItem
 from bridge.ledger import Watermarks
@@ -213,6 +213,8 @@ class Trades:
         moments = [line[:2] for line in lines]
         # For a symbol without known trades, what is in front of a new epoch is history.
         begin = 0 if known.ids else history_ends(moments)
+        if begin:
+            known.begin_behind(moments[:begin], moments[begin])
         end = new_epoch(known, moments)
         judged = judge_list(known, moments[begin:end])
         fresh = [lines[begin + place] for place in judged.fresh]
@@ -237,8 +239,7 @@ class Trades:
                 known.settle()
             outcome.records.append(_record(known, series, line, received_us, clean=True))
         known.settle()
-        for place in judged.conflicts:
-            outcome.gaps += known.give_up_conflict(moments[begin + place], source.session, cause)
+        self._report_out_of_line(push, judged, moments[begin:], cause)
         outcome.gaps += [known.closed(one, source.session, is_saved=bool(fresh)) for one in closed]
         self._refute(known, {moment[0] for moment in moments[begin:end]})
         if judged.listed:
@@ -251,6 +252,16 @@ class Trades:
                 source.incomplete.add("trades")
         if end < len(lines):
             self._hold(push, lines[end:], clean=True, cause=cause)
+
+    def _report_out_of_line(self, push: _Push, judged: Judged, moments: list[Moment], cause: Cause) -> None:
+        """Report the gaps around trades of a list that become no records although they may be new."""
+        known, session = push.known, push.source.session
+        for place in judged.conflicts:
+            push.outcome.gaps += known.give_up_conflict(moments[place], session, cause)
+        for place in judged.skipped:
+            behind = moments[place + 1] if place + 1 < len(moments) else known.last
+            gap = known.give_up_skipped(moments[place - 1], moments[place], behind, session, cause)
+            push.outcome.gaps.append(gap)
 
     def _hold(self, push: _Push, lines: list[_Line], *, clean: bool, cause: Cause | None = None) -> None:
         """Hold trades that may begin a new epoch, or begin it if that is clear now."""

@@ -700,3 +700,54 @@ def test_an_id_out_of_line_at_the_end_of_a_damaged_list_hides_no_loss_of_the_sam
     bridge.push(session, FIRST + 2, second=0)
     bridge.overdue(NOW_US + PATIENCE_US)
     assert any(before == FIRST + 2 for _, before, _ in bridge.bounds)
+
+
+def test_an_id_below_all_remembered_ones_among_known_trades_of_a_list_is_inside_a_gap(
+    bridge: Bridge,
+) -> None:
+    session = bridge.open()
+    bridge.push(session, FIRST + 100)
+    ids = [FIRST + 99, 5, FIRST + 100]
+    items = [
+        {
+            "id": one,
+            "time": 1_597_000_000 + FIRST + 99 + place / 2,
+            "price": "1",
+            "amount": "2",
+            "type": "buy",
+        }
+        for place, one in enumerate(ids)
+    ]
+    for _ in range(2):
+        params = msgspec.json.encode([True, items[::-1], SYMBOL])
+        bridge.send(bridge.trades.push(params, session, NOW_US))
+    assert [one for one in bridge.bounds if not one[2]] == [(FIRST + 99, FIRST + 100, False)]
+    assert 5 not in bridge.ids
+
+
+def test_what_the_first_list_of_a_symbol_shows_of_another_epoch_is_history_in_the_next_one_too() -> None:
+    bridge = Bridge()
+    ids = [*range(FIRST, FIRST + 50), *range(1, 51)]
+    items = [
+        {"id": one, "time": 1_597_000_000 + place // 10, "price": "1", "amount": "2", "type": "buy"}
+        for place, one in enumerate(ids)
+    ]
+    params = msgspec.json.encode([True, items[::-1], SYMBOL])
+    for _ in range(2):
+        bridge.send(bridge.trades.push(params, bridge.open(), NOW_US))
+        bridge.restart()
+        bridge.send(bridge.trades.push(params, bridge.open(), NOW_US))
+    assert bridge.ids == list(range(1, 51))
+    assert not any(gap.cause == "ids_restarted" for gap in bridge.gaps)
+
+
+def test_a_closed_gap_does_not_reach_over_a_trade_that_another_stretch_waits_for(bridge: Bridge) -> None:
+    """The trade in front of the new ones was not on Kafka yet when the process was killed."""
+    before = dict(bridge.watermarks)
+    outcome = bridge.push(bridge.open(), FIRST + 101)
+    assert outcome.records[0].mark is not None
+    mark = (FIRST + 99, (1_597_000_000 + FIRST + 99) * 1_000_000, 0, outcome.records[0].mark[3])
+    bridge.watermarks = before | advanced(before, [Record("trades", SYMBOL.encode(), b"", NOW_US, mark)])
+    bridge.restart()
+    bridge.recent(bridge.open(), FIRST + 99, FIRST + 103)
+    assert bridge.bounds[-1] == (FIRST + 101, FIRST + 102, True)
