@@ -43,14 +43,13 @@ class ExchangeConfig(Section):
     )
     reply_timeout: Seconds = Field(
         default=10.0,
-        description="Seconds to wait for the response to a request or ping. If none arrives, the session "
-        "is replaced.",
+        description="Seconds to wait for the response to a ping. If none arrives, the session is replaced. "
+        "Any other request is waited for up to 60 s as long as pings are answered.",
     )
     stale_after: Seconds = Field(
         default=120.0,
-        description="Seconds without any data, responses to pings aside, after which a session is "
-        "considered dead and replaced. If it is too short, quiet markets cause needless "
-        "reconnects.",
+        description="Seconds without any data, responses to pings aside, after which a new session takes "
+        "over, without a hole. The time doubles, up to an hour, while the new sessions bring nothing either.",
     )
     reconnect_min: Seconds = Field(
         default=0.5,

@@ -32,7 +32,22 @@ class Confirmed:
 
 @dataclass(frozen=True, slots=True)
 class SubscriptionRefused:
-    """The exchange refused this subscription, with this error text. The session will retry it."""
+    """The exchange refused this subscription because of its symbol, or nobody knows why.
+
+    The session will retry it.
+    """
+
+    channel: str
+    symbols: Symbols
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
+class RequestPostponed:
+    """The exchange refused these subscriptions in one request, and not because of any symbol.
+
+    The session will request the same again.
+    """
 
     channel: str
     symbols: Symbols
@@ -70,16 +85,24 @@ class RepeatRefused:
     error: str
 
 
-Event = ClockRead | Ponged | Confirmed | SubscriptionRefused | RequestSplit | CleanDue | RepeatRefused
+Event = (
+    ClockRead
+    | Ponged
+    | Confirmed
+    | SubscriptionRefused
+    | RequestPostponed
+    | RequestSplit
+    | CleanDue
+    | RepeatRefused
+)
 
 
 @dataclass(frozen=True, slots=True)
 class GivenUp:
     """Why a session decided to end; the connection is still open and has to be closed.
 
-    `timeout`: a request was not answered in time. `stale`: nothing was pushed for too long. `rejected`: the
-    exchange refused a ping or the credentials.
+    `timeout`: a request was not answered in time. `rejected`: the exchange refused a ping or the credentials.
     """
 
-    reason: Literal["timeout", "stale", "rejected"]
+    reason: Literal["timeout", "rejected"]
     detail: str

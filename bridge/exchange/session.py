@@ -33,14 +33,21 @@ from bridge.exchange.events import (
     GivenUp,
     Ponged,
     RepeatRefused,
+    RequestPostponed,
     RequestSplit,
     SubscriptionRefused,
 )
 from bridge.exchange.frames import Answer, Messages, Push, inflate, within
+from bridge.exchange.refusals import Meaning, meaning
 from bridge.exchange.requests import Credentials
 from bridge.exchange.subscribing import Subscribe, SubscribeQueue, subscribes
 
 _YEAR_5138 = 1e11
+
+ANSWER_TIMEOUT = 60.0
+"""Seconds to wait for the answer to a request other than a ping, at least."""
+
+_SAME_MOMENT = 5.0  # seconds within which one answer to a subscribe request helps to explain another
 
 _decode_time = msgspec.json.Decoder(int | float | str).decode
 
@@ -71,12 +78,12 @@ TRANSITIONS: Mapping[SessionState, frozenset[SessionState]] = {
 class Timing:
     """The intervals and timeouts of a session, in seconds.
 
+    `reply_timeout` is for pings; other requests are waited for up to a minute, while pings are answered.
     `retry_refused` is the time until a refused subscription is requested again; it doubles with each retry.
     """
 
     ping_interval: float = 15.0
     reply_timeout: float = 10.0
-    stale_after: float = 120.0
     retry_refused: float = 30.0
 
 
@@ -87,6 +94,7 @@ class _Unanswered:
     method: str
     sent: float
     deadline: float
+    patience: float  # seconds, from when it was sent or reading was resumed to the deadline
     subscribe: Subscribe | None
 
 
@@ -126,7 +134,9 @@ class Session:
         self._unanswered: dict[int, _Unanswered] = {}  # by request id, removed by their answer
         self._next_id = 1  # of requests, +1 for each
         self._next_ping = 0.0  # when the next ping is due; moved on by each ping
-        self._fresh_at = 0.0  # the last push, start, resume or becoming live: `stale_after` counts from here
+        self.fresh_at = 0.0  # when it was last pushed to, started, resumed, or became live
+        self.live_at = NEVER  # when it became live for the first time
+        self._accepted_at = -NEVER  # when the exchange last accepted a subscribe request
         self._paused = False  # between `pause` and `resume`
         self._queue = SubscribeQueue(timing.retry_refused)  # of requests to come; empty once over
         # By channel that begins clean: its confirmed symbols, in that order. Symbols are only added.
@@ -142,7 +152,7 @@ class Session:
     def start(self, now: float) -> None:
         """Begin. To be called once, when the connection is open."""
         self._next_ping = now + self._timing.ping_interval
-        self._fresh_at = now
+        self.fresh_at = now
         self._to_send.append(requests.time(self._expect("server.time", now)))
         if self._credentials is None:
             self._subscribe_wanted(now)
@@ -160,7 +170,7 @@ class Session:
         limit = self._max_frame_bytes
         message = self._messages.decode(inflate(frame, limit) if binary else within(frame, limit))
         if type(message) is Push:
-            self._fresh_at = now
+            self.fresh_at = now
             return message
         assert isinstance(message, Answer)  # noqa: S101
         request = self._unanswered.pop(message.id, None)
@@ -182,9 +192,7 @@ class Session:
             return
         late = next((request for request in self._unanswered.values() if now >= request.deadline), None)
         if late is not None:
-            self._give_up("timeout", f"no response to {late.method} within {self._timing.reply_timeout:g} s")
-        elif now >= self._stale_at():
-            self._give_up("stale", f"no data pushed for {self._timing.stale_after:g} s")
+            self._give_up("timeout", f"no response to {late.method} within {late.patience:g} s")
         else:
             self._queue.hold_due_retries(now)
             self._events += self._awaited.take_due(now)
@@ -196,7 +204,7 @@ class Session:
             return self._next_ping
         deadlines = [request.deadline for request in self._unanswered.values()]
         repeats = [at for channel, at in self._repeats.wished() if not self._is_requesting(channel)]
-        own = (self._next_ping, self._stale_at(), self._queue.retry_at, self._awaited.next_at)
+        own = (self._next_ping, self._queue.retry_at, self._awaited.next_at)
         return min(*own, *deadlines, *repeats)
 
     @property
@@ -243,6 +251,13 @@ class Session:
             if self.state is SessionState.LIVE:
                 self._enter(SessionState.SUBSCRIBING)
 
+    def confirm(self, channel: str, symbols: Sequence[str], now: float) -> None:
+        """Take subscriptions that were refused for confirmed, because the exchange pushes to them."""
+        if not self.over:
+            self._queue.forget(channel, tuple(symbols))
+            self._confirm(channel, symbols, now)
+            self._hold_repeats(now)
+
     def ask_again(self, channel: str, now: float, missing: Sequence[str] = ()) -> None:
         """Request the clean lists or snapshots of a channel again: one was lost, or some are `missing`.
 
@@ -284,10 +299,9 @@ class Session:
         self._paused = False
         if self.over:
             return
-        self._fresh_at = now
-        deadline = now + self._timing.reply_timeout
+        self.fresh_at = now
         for request_id, request in self._unanswered.items():
-            self._unanswered[request_id] = replace(request, deadline=deadline)
+            self._unanswered[request_id] = replace(request, deadline=now + request.patience)
         self._awaited.restart(now)
         self._queue.hold_due_retries(now)
         self._hold_repeats(now)
@@ -376,50 +390,68 @@ class Session:
         self._to_send.append(requests.subscribe(request_id, one.channel, one.symbols))
 
     def _subscribed(self, request: Subscribe, error: str | None, now: float) -> None:
-        """Settle one request. Symbols refused together are requested one by one, to find the bad one."""
+        """Settle one request.
+
+        Symbols refused together are requested one by one, to find the bad one, if there seems to be one: if
+        the error says so, or if it says nothing and the exchange accepts others at the same moment.
+        """
         channel, symbols = request.channel, request.symbols
         if request.repeat:
             if error is not None:
                 self._events.append(RepeatRefused(channel, symbols, error))
             self._awaited.start(channel, symbols, now)
         elif error is None:
-            self._events.append(Confirmed(channel, symbols))
-            if channel in self._confirmed:
-                self._confirmed[channel].update(dict.fromkeys(symbols))
-                self._awaited.start(channel, symbols, now)
-        elif len(symbols) > 1:
-            self._events.append(RequestSplit(channel, symbols, error))
-            self._queue.hold([Subscribe(channel, (symbol,)) for symbol in symbols])
+            self._accepted_at = now
+            self._confirm(channel, symbols, now)
         else:
-            self._events.append(SubscriptionRefused(channel, symbols, error))
-            self._queue.refuse(channel, symbols, now)
+            self._refused(request, error, now)
         self._live_if_answered(now)
         self._hold_repeats(now)
+
+    def _refused(self, request: Subscribe, error: str, now: float) -> None:
+        channel, symbols = request.channel, request.symbols
+        found = meaning(error, symbols)
+        if found is Meaning.UNKNOWN and now - self._accepted_at <= _SAME_MOMENT:
+            found = Meaning.BAD_SYMBOL
+        # Of several symbols, one may exist already, and one may be known to be bad.
+        several = len(symbols) > 1
+        if several and found in (Meaning.BAD_SYMBOL, Meaning.CONFIRMED):
+            self._events.append(RequestSplit(channel, symbols, error))
+            self._queue.hold([Subscribe(channel, (symbol,), again=request.again) for symbol in symbols])
+        elif found is Meaning.CONFIRMED:
+            self._confirm(channel, symbols, now)
+        elif found is Meaning.BAD_SYMBOL or request.retry:
+            self._events.append(SubscriptionRefused(channel, symbols, error))
+            self._queue.refuse(channel, symbols, now)
+        else:
+            self._events.append(RequestPostponed(channel, symbols, error))
+            self._queue.postpone(channel, symbols, now)
+
+    def _confirm(self, channel: str, symbols: Sequence[str], now: float) -> None:
+        self._events.append(Confirmed(channel, tuple(symbols)))
+        if channel in self._confirmed:
+            self._confirmed[channel].update(dict.fromkeys(symbols))
+            self._awaited.start(channel, symbols, now)
 
     def _live_if_answered(self, now: float) -> None:
         asking = any(one.subscribe and one.subscribe.first for one in self._unanswered.values())
         if self.state is SessionState.SUBSCRIBING and not asking and self._queue.only_settled():
-            self._fresh_at = now
+            self.fresh_at = now
+            if self.live_at == NEVER:
+                self.live_at = now
             self._enter(SessionState.LIVE)
 
     def _expect(self, method: str, now: float, subscribe: Subscribe | None = None) -> int:
         """Return the id for a request that is sent now and has to be answered in time."""
         request_id = self._next_id
         self._next_id += 1
-        deadline = now + self._timing.reply_timeout
-        self._unanswered[request_id] = _Unanswered(method, now, deadline, subscribe)
+        patience = self._timing.reply_timeout
+        if method != "server.ping":
+            patience = max(patience, ANSWER_TIMEOUT)
+        self._unanswered[request_id] = _Unanswered(method, now, now + patience, patience, subscribe)
         return request_id
 
-    def _stale_at(self) -> float:
-        """Return when a session without a push counts as stale.
-
-        Private channels are silent until something changes: only an unanswered ping ends their session.
-        """
-        if self._credentials is not None:
-            return NEVER
-        return self._fresh_at + self._timing.stale_after
-
-    def _give_up(self, reason: Literal["timeout", "stale", "rejected"], detail: str) -> None:
+    def _give_up(self, reason: Literal["timeout", "rejected"], detail: str) -> None:
         self.over = GivenUp(reason, detail)
         self._queue.clear()
         self._awaited.clear()

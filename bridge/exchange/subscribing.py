@@ -1,13 +1,17 @@
 """Which subscribe requests a session has still to send, and when it retries refused subscriptions; pure."""
 
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from bridge.exchange.awaited import NEVER
 from bridge.exchange.events import Symbols
 
-_LONGEST_RETRY_WAIT = 900.0  # seconds between two requests for a subscription that is refused again and again
+# Seconds between two requests for a subscription that is refused again and again because of its symbol.
+_LONGEST_RETRY_WAIT = 900.0
+
+# The same if the exchange cannot serve the request now: the shortest and the longest.
+_SOON, _LATER = 1.0, 120.0
 
 # The most symbols that other clients have been seen to put into one subscribe request (FACTS, section 2).
 _SYMBOLS_PER_REQUEST = 20
@@ -16,34 +20,70 @@ _SYMBOLS_PER_REQUEST = 20
 class Subscribe(NamedTuple):
     """One subscribe request.
 
-    `retry` if its one subscription was refused before. `repeat` if all its subscriptions are confirmed, and
-    only their clean lists or snapshots are wanted again.
+    `retry` if its one subscription was refused before. `again` if the same request was refused before, and
+    not because of its symbols. `repeat` if all its subscriptions are confirmed, and only their clean lists or
+    snapshots are wanted again.
     """
 
     channel: str
     symbols: Symbols
     retry: bool = False
     repeat: bool = False
+    again: bool = False
 
     @property
     def first(self) -> bool:
         """Whether the exchange has neither confirmed nor refused its subscriptions."""
-        return not (self.retry or self.repeat)
+        return not (self.retry or self.repeat or self.again)
+
+
+class _Retries:
+    """Requests that were refused, until they are due; the wait for it doubles with each time."""
+
+    def __init__(self, shortest: float, longest: float) -> None:
+        self.at = NEVER  # when they are due; set by the first one since the last time
+        self.waiting: list[Subscribe] = []  # in the order in which they were refused
+        self._shortest = shortest
+        self._longest = longest
+        self._wait = shortest  # seconds from a refusal to the time when it is due
+        self._due_at = -NEVER  # when some were due last
+
+    def add(self, request: Subscribe, now: float) -> None:
+        """Add a request that was refused now."""
+        self.waiting.append(request)
+        if self.at == NEVER:
+            if now - self._due_at > 2 * self._longest:
+                self._wait = self._shortest
+            self.at = now + self._wait
+
+    def take_due(self, now: float) -> list[Subscribe]:
+        """Return all of them once they are due, and forget them."""
+        if now < self.at:
+            return []
+        due, self.waiting = self.waiting, []
+        self.at, self._due_at = NEVER, now
+        self._wait = min(2 * self._wait, self._longest)
+        return due
 
 
 class SubscribeQueue:
     """Subscribe requests that are held until there is budget for them, the oldest first.
 
-    A subscription that was refused on its own is held again after `retry_wait` seconds, a time that doubles
-    with each retry. With 30 s, and a first refusal at 0, that is at 30, 90, 210, 450, 930 and from then on
-    every 900 s.
+    A subscription that was refused because of its symbol is held again after `retry_wait` seconds, a time
+    that doubles with each retry. With 30 s, and a first refusal at 0, that is at 30, 90, 210, 450, 930 and
+    from then on every 900 s. A request that was refused for another reason is held again, as it was, after
+    1, 3, 7, 15, 31, 63, 127 s, and from then on every 120 s.
     """
 
     def __init__(self, retry_wait: float) -> None:
-        self.retry_at = NEVER  # when refused ones are held again; set by the first refusal since a retry
         self._held: deque[Subscribe] = deque()  # oldest first, until `pop`
-        self._refused: list[Subscribe] = []  # refused since the last retry, in that order
-        self._retry_wait = retry_wait  # seconds from a refusal to the next retry, doubled by each retry
+        self._bad = _Retries(retry_wait, _LONGEST_RETRY_WAIT)  # refused because of their symbol
+        self._postponed = _Retries(_SOON, _LATER)  # refused for another reason
+
+    @property
+    def retry_at(self) -> float:
+        """When refused ones are held again."""
+        return min(self._bad.at, self._postponed.at)
 
     def __len__(self) -> int:
         """Return the number of requests that are held."""
@@ -58,18 +98,24 @@ class SubscribeQueue:
         return self._held.popleft()
 
     def refuse(self, channel: str, symbols: Symbols, now: float) -> None:
-        """Take a subscription that was refused on its own, to retry it."""
-        self._refused.append(Subscribe(channel, symbols, retry=True))
-        if self.retry_at == NEVER:
-            self.retry_at = now + self._retry_wait
+        """Take a subscription that was refused because of its symbol, to retry it."""
+        self._bad.add(Subscribe(channel, symbols, retry=True), now)
+
+    def postpone(self, channel: str, symbols: Symbols, now: float) -> None:
+        """Take a request that was refused for another reason, to ask the same again."""
+        self._postponed.add(Subscribe(channel, symbols, again=True), now)
 
     def hold_due_retries(self, now: float) -> None:
-        """Hold the refused subscriptions again, if their retry is due."""
-        if now >= self.retry_at:
-            self._held += self._refused
-            self._refused.clear()
-            self.retry_at = NEVER
-            self._retry_wait = min(2 * self._retry_wait, _LONGEST_RETRY_WAIT)
+        """Hold the refused subscriptions again whose retry is due."""
+        self._held += self._postponed.take_due(now)
+        self._held += self._bad.take_due(now)
+
+    def forget(self, channel: str, symbols: Symbols) -> None:
+        """Retry these subscriptions no longer, except where that is held already."""
+        for retries in (self._bad, self._postponed):
+            retries.waiting = list(_without(retries.waiting, channel, symbols))
+            if not retries.waiting:
+                retries.at = NEVER
 
     def holds(self, channel: str) -> bool:
         """Return whether a request of this channel is held."""
@@ -86,6 +132,15 @@ class SubscribeQueue:
     def clear(self) -> None:
         """Hold nothing."""
         self._held.clear()
+
+
+def _without(requests: Iterable[Subscribe], channel: str, symbols: Symbols) -> Iterator[Subscribe]:
+    """Return requests without these subscriptions."""
+    for one in requests:
+        if one.channel != channel:
+            yield one
+        elif rest := tuple(symbol for symbol in one.symbols if symbol not in symbols):
+            yield one._replace(symbols=rest)
 
 
 def subscribes(channel: str, symbols: Sequence[str]) -> list[Subscribe]:

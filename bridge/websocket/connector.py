@@ -12,6 +12,8 @@ import time
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from math import inf
+from typing import Literal
 
 import structlog
 from websockets.exceptions import WebSocketException
@@ -28,6 +30,7 @@ from bridge.watch.watch import Watch
 from bridge.websocket import opening
 from bridge.websocket.courtesy import ACCOUNT, LIFE, LISTING, OTHER, Courtesy, Handshake, calm, spread
 from bridge.websocket.feed import Ended, Feed, Receiver, until
+from bridge.websocket.freshness import Freshness
 from bridge.websocket.listening import Listening, Missed
 from bridge.websocket.retrying import Retrying
 from bridge.websocket.rotation import Outcome, Rotation
@@ -87,6 +90,7 @@ class Connector:
         self._feeds: list[Feed] = []  # open sessions: the one in use, then, in a rotation, the new one
         self._rotation: Rotation | None = None  # the one under way, if any
         self._live_at: float | None = None  # since when sessions have been live without a break; monotonic s
+        self._freshness = Freshness(config.stale_after, config.reply_timeout)
         self._retrying = Retrying(config, self._rank, time.monotonic())
         self._reading = asyncio.Event()  # cleared by `pause`, set by `resume`
         self._reading.set()
@@ -221,19 +225,44 @@ class Connector:
             if feed.live.is_set():
                 self._live_at = time.monotonic()
             self.note_heard()
-            timeout = self._lifetime()
-            while True:
-                await asyncio.wait({feed.ended}, timeout=timeout)
-                await until(self._reading.wait(), feed)
-                if feed.ended.done():
-                    ended = feed.ended.result()
-                    self._cause = ended.reason
-                    return ended
-                served, feed = feed, await self._rotate(feed)
-                timeout = self._lifetime() if feed is not served else self._retrying.until_rotation()
+            return await self._keep(feed)
         finally:
             self.note_heard()
             await asyncio.gather(*(self._end(feed, "stopped") for feed in self._feeds))
+
+    async def _keep(self, feed: Feed) -> Ended:
+        """Keep a session, and those that replace it, until one ends without being replaced."""
+        not_before = 0.0  # no rotation before this, as the last one was postponed; in monotonic seconds
+        rotate_at = time.monotonic() + self._lifetime()
+        while True:
+            next_at = max(min(rotate_at, self._stale_at(feed)), not_before)
+            await asyncio.wait({feed.ended}, timeout=max(0.0, next_at - time.monotonic()))
+            await until(self._reading.wait(), feed)
+            if feed.ended.done():
+                ended = feed.ended.result()
+                self._cause = ended.reason
+                return ended
+            now = time.monotonic()
+            stale = now >= self._stale_at(feed)
+            if now < not_before or not (stale or now >= rotate_at):
+                continue
+            served, feed = feed, await self._rotate(feed, "stale" if stale else "rotated")
+            now = time.monotonic()
+            if feed is served:
+                not_before = now + self._retrying.until_rotation()
+            else:
+                rotate_at = now + self._lifetime()
+                if stale:
+                    self._freshness.replaced()
+
+    def _stale_at(self, feed: Feed) -> float:
+        """Return when a session is to be replaced because it brings nothing.
+
+        Private channels are silent until something changes, so their sessions are never stale.
+        """
+        if self.account is not None:
+            return inf
+        return self._freshness.stale_at(feed.session.live_at, feed.session.fresh_at)
 
     def _record_gap(self, feed: Feed, missed: Missed) -> None:
         first = missed.after_us is None
@@ -255,9 +284,7 @@ class Connector:
         opened = await opening.stream(config, self._courtesy)
         session = Session(
             self.wanted,
-            timing=Timing(
-                config.ping_interval, config.reply_timeout, config.stale_after, config.reconnect_max
-            ),
+            timing=Timing(config.ping_interval, config.reply_timeout, config.reconnect_max),
             wall_offset=time.time() - time.monotonic(),
             max_frame_bytes=config.max_frame_bytes,
             credentials=self._credentials,
@@ -310,7 +337,7 @@ class Connector:
     def _handshake(self) -> Handshake:
         return self._retrying.handshake(subscribe_requests(self.wanted))
 
-    async def _rotate(self, old: Feed) -> Feed:
+    async def _rotate(self, old: Feed, cause: Literal["rotated", "stale"]) -> Feed:
         """Replace a session by a new one; return the one that stays in use."""
         handshake = self._retrying.handshake_to_rotate(
             subscribe_requests(self.wanted), time.monotonic(), self._postponed
@@ -321,14 +348,14 @@ class Connector:
         rotation = self._rotation = Rotation(old, self._receiver)
         self._rotating_us = time.time_ns() // 1000
         try:
-            return await self._replace_in(rotation, old)
+            return await self._replace_in(rotation, old, cause)
         finally:
             self._rotation = None
 
-    async def _replace_in(self, rotation: Rotation, old: Feed) -> Feed:
+    async def _replace_in(self, rotation: Rotation, old: Feed, cause: Literal["rotated", "stale"]) -> Feed:
         """Open a new session for a rotation that has begun; return the one that stays in use."""
         try:
-            new = await self._open(rotation.receiver_of_new, "rotated")
+            new = await self._open(rotation.receiver_of_new, cause)
         except (OSError, EOFError, WebSocketException) as error:
             rotation.abandon()
             self._rotating_us = None
@@ -355,11 +382,11 @@ class Connector:
             case Outcome.OLD_ENDED:
                 return await self._go_on_alone(new, old)
             case Outcome.ROTATED:
-                return await self._replace(old, new)
+                return await self._replace(old, new, cause)
 
-    async def _replace(self, old: Feed, new: Feed) -> Feed:
+    async def _replace(self, old: Feed, new: Feed, cause: Literal["rotated", "stale"]) -> Feed:
         """Report a rotation, and close the session that was replaced."""
-        self._watch.metrics.counter("reconnects_total", reason="rotated").value += 1
+        self._watch.metrics.counter("reconnects_total", reason=cause).value += 1
         self._log.info("session rotated", old=old.source.session, new=new.source.session)
         self._watch.journal.record(
             "session_rotated",
@@ -370,7 +397,7 @@ class Connector:
         self._postponed = 0
         self._retrying.rotated()
         self._listening.keep(new.listening)
-        await self._end(old, "rotated")
+        await self._end(old, cause)
         return new
 
     async def _go_on_alone(self, new: Feed, old: Feed) -> Feed:

@@ -20,6 +20,7 @@ from bridge.exchange.events import (
     Event,
     Ponged,
     RepeatRefused,
+    RequestPostponed,
     RequestSplit,
     SubscriptionRefused,
     Symbols,
@@ -257,6 +258,7 @@ class Feed:
         now = time.monotonic()
         while self.source.incomplete:
             self.session.ask_again(self.source.incomplete.pop(), now)
+        self._confirm_what_flows(now)
         for event in self.session.events():
             self._act_on(event)
         if not self.withheld:
@@ -286,7 +288,7 @@ class Feed:
                 self._clock_offset.value = offset
             case Confirmed(channel, symbols):
                 self.listening.setdefault(channel, self._last_frame_us)
-                if self.refused.pop((channel, symbols), None):
+                if [one for one in _each(channel, symbols) if self.refused.pop(one, None)]:
                     self._log.info("subscription accepted on retry", channel=channel, symbols=symbols)
             case CleanDue():
                 self._due.append(event)
@@ -299,6 +301,8 @@ class Feed:
                     symbols=event.symbols,
                     error=event.error,
                 )
+            case RequestPostponed():
+                self._note_postponed(event)
             case SubscriptionRefused(channel, symbols):
                 if (channel, symbols) not in self.refused:
                     self._report_refusal(event)
@@ -312,6 +316,33 @@ class Feed:
             if request is not None and request.repeat:
                 self._silence.requested(request.channel, request.symbols)
             self._wake.set()
+
+    def _note_postponed(self, postponed: RequestPostponed) -> None:
+        """Note subscriptions whose request was refused for another reason; report those that are new."""
+        channel, error = postponed.channel, postponed.error
+        new = [one for one in _each(channel, postponed.symbols) if one not in self.refused]
+        for one in _each(channel, postponed.symbols):
+            self.refused[one] = SubscriptionRefused(*one, error)
+        if not new:
+            return
+        names = [symbol for _, symbols in new for symbol in symbols]
+        self._log.warning(
+            "subscribe request refused, retrying it", channel=channel, symbols=names, error=error
+        )
+        self._journal.record(
+            "subscription_refused",
+            session=self.source.session,
+            account=self.source.account,
+            channel=channel,
+            symbol=names[0] if len(names) == 1 else None,
+            detail=error if len(names) < 2 else f"{error}: {' '.join(names)}",  # noqa: PLR2004
+        )
+
+    def _confirm_what_flows(self, now: float) -> None:
+        """Take refused subscriptions for confirmed to which the exchange pushes nevertheless."""
+        for channel, symbols in [*self.refused]:
+            if self.source.flows(channel, symbols[0].encode() if symbols else None):
+                self.session.confirm(channel, symbols, now)
 
     def _report_refusal(self, refused: SubscriptionRefused) -> None:
         self._log.error(
@@ -334,6 +365,11 @@ class Feed:
         code, reason = self._stream.close_code, self.session.mask(self._stream.close_reason or "")
         detail = f"closed by the exchange (code {code}{f', {reason!r}' if reason else ''})"
         return Ended("closed", detail, overloaded=code in _OVERLOADED)
+
+
+def _each(channel: str, symbols: Symbols) -> list[tuple[str, Symbols]]:
+    """Return each of some subscriptions; of a channel without symbols, the one."""
+    return [(channel, (symbol,)) for symbol in symbols] or [(channel, ())]
 
 
 async def until(condition: Coroutine[object, object, object], *feeds: Feed) -> None:

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
 
+import msgspec
 import pytest
 import uvloop
 from structlog.testing import capture_logs
@@ -27,6 +28,9 @@ from bridge.websocket.courtesy import Courtesy, Handshake
 from tests.support.waiting import soon
 
 SYMBOLS = ["BTC_USDT", "ETH_USDT"]
+
+NOT_TO_BE_COMPARED = 1j
+"""A time at which a session can't be called, although times can be added to it."""
 
 
 class Received:
@@ -106,14 +110,15 @@ def tracebacks(lines: Sequence[Mapping[str, Any]]) -> list[object]:
     "setting",
     [
         pytest.param("reply_timeout", id="when it begins"),
-        pytest.param("stale_after", id="in its task"),
+        pytest.param("ping_interval", id="in its task"),
         pytest.param("max_session_age", id="in the connector"),
     ],
 )
 def test_an_internal_error_in_a_session_is_logged_and_the_session_replaced(setting: str) -> None:
     async def scenario() -> None:
         async with Simulator(symbols=SYMBOLS, rate=100) as exchange:
-            async with connected(exchange, Received(), **{setting: None}) as connector:
+            wrong = NOT_TO_BE_COMPARED if setting == "ping_interval" else None
+            async with connected(exchange, Received(), **{setting: wrong}) as connector:
                 await soon(lambda: connector.closed >= 3, 20, "three sessions")
                 assert exchange.handshakes >= 3
                 assert len(tracebacks(lines)) >= 3
@@ -147,7 +152,7 @@ def test_the_old_session_serves_on_if_the_new_one_fails_before_it_has_replaced_i
         async with Simulator(symbols=SYMBOLS, rate=200) as exchange:
             async with connected(exchange, received, max_session_age=0.5) as connector:
                 await soon(lambda: received.sessions, 20, "pushes")
-                connector.set({"stale_after": None})
+                connector.set({"ping_interval": NOT_TO_BE_COMPARED})
                 await soon(lambda: len(tracebacks(lines)) >= 2, 20, "two failed sessions")
                 before = sum(received.sessions.values())
                 await soon(lambda: sum(received.sessions.values()) > before, 20, "pushes")
@@ -234,6 +239,61 @@ def test_a_session_that_ends_while_its_replacement_waits_to_be_admitted_is_over(
                 await soon(lambda: "closed by the exchange" in str(connector.missing()), 20, "why it ended")
 
     uvloop.run(scenario())
+
+
+def test_a_session_of_quiet_markets_is_replaced_ever_less_often_and_only_once_the_new_one_is_live(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The third is wanted after 0.2 s, the fourth after 0.4 s, and so on."""
+    monkeypatch.setattr("bridge.websocket.rotation.NODE_LAG", 0.0)
+
+    async def scenario() -> None:
+        quiet = {"stale_after": 0.1, "reply_timeout": 5.0}
+        async with Simulator(symbols=SYMBOLS, rate=1e-6) as exchange:
+            begin = time.monotonic()
+            async with connected(exchange, Received(), **quiet) as connector:
+                stale = connector.metrics.counter("reconnects_total", reason="stale")
+                await soon(lambda: stale.value >= 4, 60, "four replacements")
+                assert time.monotonic() - begin >= 0.1 + 0.2 + 0.4 + 0.8
+                assert connector.metrics.counter("reconnects_total", reason="rotated").value == 0
+                assert connector.closed == 0
+                kinds = [event["event"] for event in map(json_of, connector.events)]
+        lives = [kind for kind in kinds if kind in ("session_begun", "session_ended")]
+        assert lives[:8] == ["session_begun"] + 3 * ["session_begun", "session_ended"] + ["session_begun"]
+
+    uvloop.run(scenario())
+
+
+def json_of(record: Record) -> dict[str, Any]:
+    decoded: dict[str, Any] = msgspec.json.decode(record.value)
+    return decoded
+
+
+def test_a_subscription_that_was_refused_and_brings_data_is_confirmed() -> None:
+    """The exchange accepts part of the request, and then says in its own words that it is a repetition."""
+
+    async def scenario() -> None:
+        async with Simulator(symbols=SYMBOLS, rate=100) as exchange:  # noqa: SIM117
+            async with connected(exchange, Flowing(), SYMBOLS, ping_interval=0.2) as connector:
+                await soon(lambda: connector.missing() == [], 20, "a live session")
+                exchange.shut("trades")
+                connector.subscribe("trades", ["LTC_USDT"])
+                await soon(lambda: "service unavailable" in str(connector.missing()), 20, "a refusal")
+                assert len(connector.missing()) == 1
+                (client,) = exchange.clients
+                client.subscriber.subscriptions["trades"].add("LTC_USDT")
+                exchange.push("trades", [False, [], "LTC_USDT"])
+                await soon(lambda: connector.missing() == [], 20, "all confirmed")
+
+    uvloop.run(scenario())
+
+
+class Flowing(Received):
+    """Makes a record of whatever comes."""
+
+    def push(self, push: Push, source: Source, received_us: int, frame: bytes) -> None:
+        *_, symbol = msgspec.json.decode(push.params)
+        source.series(push.channel, symbol.encode()).next_seq()
 
 
 @asynccontextmanager

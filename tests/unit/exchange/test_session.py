@@ -21,14 +21,15 @@ from bridge.exchange.events import (
     GivenUp,
     Ponged,
     RepeatRefused,
+    RequestPostponed,
     RequestSplit,
     SubscriptionRefused,
 )
 from bridge.exchange.frames import Push
 from bridge.exchange.requests import Credentials
-from bridge.exchange.session import TRANSITIONS, Session, SessionState, Timing
+from bridge.exchange.session import ANSWER_TIMEOUT, TRANSITIONS, Session, SessionState, Timing
 
-TIMING = Timing(ping_interval=15.0, reply_timeout=10.0, stale_after=120.0)
+TIMING = Timing(ping_interval=15.0, reply_timeout=10.0)
 START = 1000.0
 WALL = 1_600_000_000.0 - START
 ACCOUNT = Credentials("key", "secret")
@@ -373,12 +374,126 @@ def test_only_the_bad_one_of_two_symbols_is_refused() -> None:
 def test_all_ticker_can_be_refused() -> None:
     session = public({"all_ticker": []})
     receive(session, answer(2, error="no"), START)
-    assert session.events() == [SubscriptionRefused("all_ticker", (), "no")]
+    assert session.events() == [RequestPostponed("all_ticker", (), "no")]
     assert session.live
 
 
+UNAVAILABLE = {"code": 3, "message": "service unavailable"}
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        UNAVAILABLE,
+        {"code": 2, "message": "internal error"},
+        {"code": 5, "message": "service timeout"},
+        7,
+        "no",
+    ],
+)
+def test_requests_refused_in_an_outage_are_asked_again_as_they_were(error: object) -> None:
+    """Soon at first, then less often, and never one by one."""
+    symbols = tuple(f"S{number}" for number in range(30))
+    session = public({"trades": symbols})
+    sent(session)
+    receive(session, answer(1, 1_600_000_000), START)
+    receive(session, answer(2, error=error), START)
+    receive(session, answer(3, error=error), START)
+    postponed = [event for event in session.events() if isinstance(event, RequestPostponed)]
+    assert [event.symbols for event in postponed] == [symbols[:20], symbols[20:]]
+    assert session.live
+    asked = list[float]()
+    now = START
+    while len(asked) < 20:
+        now = session.next_call()
+        session.tick(now)
+        for request in all_sent(session, now):
+            if request.method == "trades.subscribe":
+                assert tuple(request.params) in (symbols[:20], symbols[20:])
+                asked.append(now - START)
+                receive(session, answer(request.id, error=error), now)
+            else:
+                receive(session, answer(request.id, "pong"), now)
+    assert asked[::2] == asked[1::2] == pytest.approx([1, 3, 7, 15, 31, 63, 127, 247, 367, 487])
+    session.events()
+    while not session.held:
+        now = session.next_call()
+        session.tick(now)
+        for request in sent(session):
+            receive(session, answer(request.id, "pong"), now)
+    accept_all(session, now)
+    confirmed = [event for event in session.events() if isinstance(event, Confirmed)]
+    assert [event.symbols for event in confirmed] == [symbols[:20], symbols[20:]]
+
+
+def test_an_unexplained_refusal_is_one_of_a_symbol_if_others_are_accepted_at_the_same_moment() -> None:
+    session = public({"trades": ["A", "B"], "depth": ["A"]})
+    receive(session, answer(3, SUCCESS), START)
+    receive(session, answer(2, error="no"), START + 1)
+    assert RequestSplit("trades", ("A", "B"), "no") in session.events()
+    a, b = all_sent(session)[-2:]
+    receive(session, answer(a.id, SUCCESS), START + 2)
+    receive(session, answer(b.id, error="no"), START + 2)
+    assert session.events() == [Confirmed("trades", ("A",)), SubscriptionRefused("trades", ("B",), "no")]
+
+
+def test_an_unexplained_refusal_that_came_before_others_were_accepted_is_found_out_soon() -> None:
+    session = public({"trades": ["A", "B"], "depth": ["A"]})
+    receive(session, answer(2, error="no"), START)
+    receive(session, answer(3, SUCCESS), START)
+    session.tick(START + 1)
+    (again,) = all_sent(session, START + 1)[-1:]
+    receive(session, answer(again.id, error="no"), START + 1)
+    assert RequestSplit("trades", ("A", "B"), "no") in session.events()
+    assert session.live
+
+
+def test_an_outage_of_one_channel_is_no_bad_symbol_although_others_are_accepted() -> None:
+    session = public({"trades": ["A", "B"], "depth": ["A"]})
+    receive(session, answer(3, SUCCESS), START)
+    receive(session, answer(2, error=UNAVAILABLE), START)
+    assert RequestPostponed("trades", ("A", "B"), "service unavailable (code 3)") in session.events()
+
+
+@pytest.mark.parametrize("words", ["repeat subscribe", "Already subscribed", "duplicate subscription"])
+def test_what_is_subscribed_already_counts_as_confirmed(words: str) -> None:
+    """Of a request that was accepted in part, its symbols are asked for one by one."""
+    session = public({"trades": ["A", "B", "BAD"]})
+    receive(session, answer(2, error=NO), START)
+    a, b, bad = all_sent(session)[-3:]
+    receive(session, answer(a.id, error={"code": 5, "message": words}), START)
+    receive(session, answer(b.id, SUCCESS), START)
+    receive(session, answer(bad.id, error=NO), START)
+    assert session.live
+    assert session.events()[1:] == [
+        Confirmed("trades", ("A",)),
+        Confirmed("trades", ("B",)),
+        SubscriptionRefused("trades", ("BAD",), "invalid market (code 2)"),
+    ]
+
+
+def test_several_symbols_of_which_some_are_subscribed_already_are_asked_for_one_by_one() -> None:
+    session = public({"trades": ["A", "B"]})
+    receive(session, answer(2, error="already subscribed"), START)
+    assert session.events() == [RequestSplit("trades", ("A", "B"), "already subscribed")]
+
+
+def test_a_refused_subscription_that_brings_data_is_confirmed_and_not_asked_for_again() -> None:
+    session = public({"trades": ["A", "B", "C"]})
+    receive(session, answer(2, error=UNAVAILABLE), START)
+    session.confirm("trades", ("A",), START)
+    session.tick(START + 1)
+    (again,) = all_sent(session, START + 1)[-1:]
+    assert again.params == ["B", "C"]
+    session.confirm("trades", ("B", "C"), START + 1)
+    assert [event for event in session.events() if isinstance(event, Confirmed)] == [
+        Confirmed("trades", ("A",)),
+        Confirmed("trades", ("B", "C")),
+    ]
+
+
 def test_a_refused_subscription_is_retried_ever_less_often_until_it_is_accepted() -> None:
-    session = live({"trades": ["A"]}, Timing(stale_after=1e9, retry_refused=30.0))
+    session = live({"trades": ["A"]}, Timing(retry_refused=30.0))
     session.subscribe("trades", ["LATER"])
     (request,) = all_sent(session)
     receive(session, answer(request.id, error=NO), START)
@@ -480,22 +595,43 @@ def test_a_refused_ping_ends_the_session() -> None:
 
 
 @pytest.mark.parametrize("answers", range(4))
-def test_an_unanswered_request_ends_the_session(answers: int) -> None:
+def test_an_unanswered_ping_ends_the_session_whatever_else_is_unanswered(answers: int) -> None:
     session = private({"order": ["A"]})
     results = [1_700_000_000, SUCCESS, SUCCESS]
     for request_id, result in enumerate(results[:answers], start=1):
         receive(session, answer(request_id, result), START)
-    session.tick(START + 9.999)
+    session.tick(START + 15)
+    assert session.next_call() == START + 25
+    session.tick(START + 24.999)
     assert over(session) is None
-    if answers == len(results):
-        session.tick(START + 15)
-        assert session.next_call() == START + 25
-        session.tick(START + 25)
-    else:
-        assert session.next_call() == START + 10
-        session.tick(START + 10)
-    what = ["server.time", "server.auth", "order.subscribe", "server.ping"][answers]
-    assert over(session) == GivenUp("timeout", f"no response to {what} within 10 s")
+    session.tick(START + 25)
+    assert over(session) == GivenUp("timeout", "no response to server.ping within 10 s")
+
+
+@pytest.mark.parametrize("answers", range(3))
+def test_any_other_request_is_waited_for_up_to_a_minute_while_pings_are_answered(answers: int) -> None:
+    session = private({"order": ["A"]})
+    results = [1_700_000_000, SUCCESS]
+    for request_id, result in enumerate(results[:answers], start=1):
+        receive(session, answer(request_id, result), START)
+    sent(session)
+    assert run_with_pongs(session, 1000) == START + 60
+    what = ["server.time", "server.auth", "order.subscribe"][answers]
+    assert over(session) == GivenUp("timeout", f"no response to {what} within 60 s")
+
+
+def test_a_session_with_answers_slower_than_reply_timeout_becomes_live() -> None:
+    session = private({"order": ["A"]})
+    for at, result in [(40, 1_700_000_000), (80, SUCCESS), (120, SUCCESS)]:
+        asked = sent(session)[-1].id
+        while session.next_call() < START + at:
+            now = session.next_call()
+            session.tick(now)
+            for request in sent(session):
+                receive(session, answer(request.id, "pong"), now)
+        assert over(session) is None
+        receive(session, answer(asked, result), START + at)
+    assert session.live
 
 
 def test_a_dead_connection_is_detected_within_ping_interval_and_reply_timeout() -> None:
@@ -520,38 +656,30 @@ def run_with_pongs(session: Session, seconds: float) -> float:
     return now
 
 
-def test_a_public_session_that_receives_only_pongs_is_stale() -> None:
+def test_a_session_that_receives_only_pongs_goes_on_and_is_not_fresh() -> None:
     session = live({"all_ticker": []})
-    assert run_with_pongs(session, 1000) == START + 120
-    assert over(session) == GivenUp("stale", "no data pushed for 120 s")
+    run_with_pongs(session, 1000)
+    assert (over(session), session.fresh_at, session.live_at) == (None, START, START)
 
 
 def test_a_push_makes_a_session_fresh_again() -> None:
     session = live({"all_ticker": []})
     receive(session, push("all_ticker"), START + 100)
-    assert run_with_pongs(session, 1000) == START + 220
+    assert (session.fresh_at, session.live_at) == (START + 100, START)
 
 
 def test_a_session_is_fresh_when_it_goes_live() -> None:
     session = public({"all_ticker": []})
     receive(session, answer(1, 1_600_000_000), START)
     receive(session, answer(2, SUCCESS), START + 9)
-    sent(session)
-    assert run_with_pongs(session, 1000) == START + 129
-
-
-def test_a_session_of_an_account_is_never_stale() -> None:
-    session = private({"order": ["A"]})
-    accept_all(session)
-    run_with_pongs(session, 100_000)
-    assert over(session) is None
+    assert (session.fresh_at, session.live_at) == (START + 9, START + 9)
 
 
 def test_after_the_end_nothing_raises_and_nothing_changes() -> None:
     session = live({"all_ticker": []})
-    session.tick(START + 1000)
+    receive(session, answer(session.ping(START), error="go away"), START)
     given_up = over(session)
-    assert given_up == GivenUp("stale", "no data pushed for 120 s")
+    assert given_up == GivenUp("rejected", "server.ping refused: go away")
     sent(session)
     now = START + 2000
     assert receive(session, push("all_ticker"), now) is not None
@@ -587,20 +715,21 @@ def test_a_paused_session_sends_pings_and_has_no_deadlines() -> None:
 def test_after_a_pause_every_unanswered_request_has_its_full_timeout_again() -> None:
     session = public({"all_ticker": []})
     session.pause()
+    session.tick(START + 15)
     session.resume(START + 1000)
     assert session.next_call() <= START + 1010
     session.tick(START + 1009.9)
     assert over(session) is None
+    sent(session)
     session.tick(START + 1010)
-    assert over(session) == GivenUp("timeout", "no response to server.time within 10 s")
+    assert over(session) == GivenUp("timeout", "no response to server.ping within 10 s")
 
 
-def test_a_session_is_not_stale_right_after_a_pause() -> None:
+def test_a_session_is_fresh_right_after_a_pause() -> None:
     session = live({"all_ticker": []})
     session.pause()
     session.resume(START + 1000)
-    session.tick(START + 1000)
-    assert over(session) is None
+    assert session.fresh_at == START + 1000
 
 
 def test_answers_received_during_a_pause_count() -> None:
@@ -614,7 +743,7 @@ def test_answers_received_during_a_pause_count() -> None:
 
 def refused_and_paused(*pings: float) -> Session:
     """Return a session whose only symbol was refused at START, then paused; it pings at these times."""
-    session = public({"trades": ["BAD"]}, Timing(stale_after=5.0, reply_timeout=2.0, retry_refused=30.0))
+    session = public({"trades": ["BAD"]}, Timing(reply_timeout=2.0, retry_refused=30.0))
     accept_but_refuse(session, {"BAD"}, START)
     session.pause()
     for now in pings:
@@ -662,7 +791,7 @@ def test_pauses_do_not_postpone_a_retry() -> None:
 
 def test_everything_that_became_due_during_a_pause_happens_once() -> None:
     """Two retries, a ping, and requests that were never answered."""
-    session = public({"trades": ["BAD"], "depth": ["WORSE"]}, Timing(stale_after=5.0, reply_timeout=2.0))
+    session = public({"trades": ["BAD"], "depth": ["WORSE"]}, Timing(reply_timeout=2.0))
     accept_but_refuse(session, {"BAD", "WORSE"}, START)
     session.subscribe("ticker", ["LATER"])
     (later,) = all_sent(session)
@@ -680,14 +809,14 @@ def test_everything_that_became_due_during_a_pause_happens_once() -> None:
 
 
 def test_staying_live_while_retrying_does_not_hide_that_nothing_is_pushed() -> None:
-    session = public({"trades": ["BAD"]}, Timing(stale_after=40.0, retry_refused=30.0))
+    session = public({"trades": ["BAD"]}, Timing(retry_refused=30.0))
     accept_but_refuse(session, {"BAD"}, START)
     now = START
-    while over(session) is None:
+    while now < START + 1000:
         now = session.next_call()
         session.tick(now)
         accept_but_refuse(session, {"BAD"}, now)
-    assert (over(session), now) == (GivenUp("stale", "no data pushed for 40 s"), START + 40)
+    assert (over(session), session.fresh_at) == (None, START)
 
 
 def test_a_session_that_is_over_holds_no_requests() -> None:
@@ -701,7 +830,7 @@ def test_a_session_that_is_over_holds_no_requests() -> None:
 # Clean lists and snapshots
 
 
-CHATTY = Timing(ping_interval=1e6, reply_timeout=10.0, stale_after=1e6)
+CHATTY = Timing(ping_interval=1e6, reply_timeout=10.0)
 """Without pings in between, so that `next_call` says what else is due."""
 
 
@@ -945,7 +1074,8 @@ def test_every_transition_of_the_table_is_possible() -> None:
     session = walk(private(wanted), clock, success, answer(3, SUCCESS))
     session.subscribe("order", ["B"])
     walked.add((SessionState.LIVE, session.state))
-    walk(live({}), then=START + 999)
+    session = live({})
+    walk(session, answer(session.ping(START), error=NO))
 
     table = {(before, after) for before, afters in TRANSITIONS.items() for after in afters}
     assert {(before, after) for before, after in walked if before is not after} == table
@@ -982,7 +1112,6 @@ class Conversation(RuleBasedStateMachine):
         trades=st.integers(0, 45),
         bad=st.sets(st.integers(0, 45), max_size=3),
         all_ticker=st.booleans(),
-        stale_after=st.sampled_from([5.0, 40.0, 120.0]),
         reply_timeout=st.sampled_from([2.0, 10.0, 20.0]),
         retry_refused=st.sampled_from([1.0, 15.0, 30.0]),
     )
@@ -992,11 +1121,10 @@ class Conversation(RuleBasedStateMachine):
         trades: int,
         bad: set[int],
         all_ticker: bool,
-        stale_after: float,
         reply_timeout: float,
         retry_refused: float = 30.0,
     ) -> None:
-        self.timing = Timing(15.0, reply_timeout, stale_after, retry_refused)
+        self.timing = Timing(15.0, reply_timeout, retry_refused)
         wanted: dict[str, list[str]] = {"all_ticker": []} if all_ticker else {}
         if trades:
             wanted["trades"] = [f"BAD{n}" if n in bad else f"S{n}" for n in range(trades)]
@@ -1069,23 +1197,20 @@ class Conversation(RuleBasedStateMachine):
         return self.session.over is None
 
     @property
-    def waited(self) -> float:
-        """How long the oldest request has waited for its answer, without pauses."""
-        return max((self.now - self.patience_from[number] for number in self.unanswered), default=0.0)
+    def overdue(self) -> float:
+        """How much longer than it may a request has waited for its answer, without pauses; negative: less."""
 
-    @property
-    def quiet(self) -> float:
-        """How long there has been no push, without pauses, and since it became live."""
-        return self.now - self.last_fresh
+        def patience(request: Request) -> float:
+            return self.timing.reply_timeout if request.method == "server.ping" else ANSWER_TIMEOUT
+
+        waits = (self.now - self.patience_from[one.id] - patience(one) for one in self.unanswered.values())
+        return max(waits, default=-1.0)
 
     def gave_up_for_a_reason(self) -> None:
         assert self.session.over is not None
         match self.session.over.reason:
             case "timeout":
-                assert self.waited >= self.timing.reply_timeout - ROUNDING
-            case "stale":
-                assert not self.account
-                assert self.quiet >= self.timing.stale_after - ROUNDING
+                assert self.overdue >= -ROUNDING
             case "rejected":
                 pytest.fail("a refusal ends a session when it arrives, not later")
 
@@ -1328,8 +1453,7 @@ class Conversation(RuleBasedStateMachine):
     @invariant()
     def it_gives_up_in_time(self) -> None:
         if self.going() and not self.paused:
-            assert self.waited <= self.timing.reply_timeout + ROUNDING
-            assert self.account or self.quiet <= self.timing.stale_after + ROUNDING
+            assert self.overdue <= ROUNDING
 
     def teardown(self) -> None:
         """Answer everything: whatever has happened, the session becomes live."""

@@ -20,7 +20,7 @@ from bridge.websocket.feed import Feed
 from bridge.websocket.silence import Silence
 from bridge.websocket.stream import Stream
 
-TIMING = Timing(ping_interval=1e6, reply_timeout=10.0, stale_after=1e6)
+TIMING = Timing(ping_interval=1e6, reply_timeout=10.0)
 WANTED = {"trades": ["A", "B"]}
 SUBSCRIBE = 2
 """The id of the first subscribe request; the one before it is for the server's time."""
