@@ -19,17 +19,13 @@ from bridge.exchange.events import (
     Confirmed,
     Event,
     Ponged,
-    RepeatRefused,
-    RequestPostponed,
-    RequestSplit,
-    SubscriptionRefused,
-    Symbols,
 )
 from bridge.exchange.frames import Push
 from bridge.exchange.session import Session
 from bridge.watch.watch import Watch
 from bridge.websocket.courtesy import Courtesy
 from bridge.websocket.listening import NOTHING_READ, ReadUpTo
+from bridge.websocket.refused import Refused
 from bridge.websocket.silence import Silence
 from bridge.websocket.stream import Stream
 
@@ -85,7 +81,8 @@ class Feed:
         source.channels = session.channels
         self.deliver: Deliver = receiver.push  # the receiver's method, found once: the hot path calls it
         self.live = asyncio.Event()  # set when the session becomes live; cleared when subscriptions are added
-        self.refused: dict[tuple[str, Symbols], SubscriptionRefused] = {}  # by subscription, until confirmed
+        self._refused = Refused(session, source, watch.journal)
+        self.refused = self._refused.now  # by subscription, until confirmed
         # Whether what it receives is held back, so that nobody knows yet which series have begun. Changed by
         # a rotation only.
         self.withheld = False
@@ -258,7 +255,7 @@ class Feed:
         now = time.monotonic()
         while self.source.incomplete:
             self.session.ask_again(self.source.incomplete.pop(), now)
-        self._confirm_what_flows(now)
+        self._refused.confirm_what_flows(now)
         for event in self.session.events():
             self._act_on(event)
         if not self.withheld:
@@ -288,25 +285,11 @@ class Feed:
                 self._clock_offset.value = offset
             case Confirmed(channel, symbols):
                 self.listening.setdefault(channel, self._last_frame_us)
-                if [one for one in _each(channel, symbols) if self.refused.pop(one, None)]:
-                    self._log.info("subscription accepted on retry", channel=channel, symbols=symbols)
+                self._refused.confirmed(channel, symbols)
             case CleanDue():
                 self._due.append(event)
-            case RequestSplit() | RepeatRefused():
-                self._log.warning(
-                    "subscribe request refused, retrying its symbols one by one"
-                    if isinstance(event, RequestSplit)
-                    else "request for new lists or snapshots refused",
-                    channel=event.channel,
-                    symbols=event.symbols,
-                    error=event.error,
-                )
-            case RequestPostponed():
-                self._note_postponed(event)
-            case SubscriptionRefused(channel, symbols):
-                if (channel, symbols) not in self.refused:
-                    self._report_refusal(event)
-                self.refused[channel, symbols] = event
+            case _:
+                self._refused.note(event)
 
     def _permit(self) -> None:
         """Send the next held request: its time in the budget has come."""
@@ -317,59 +300,10 @@ class Feed:
                 self._silence.requested(request.channel, request.symbols)
             self._wake.set()
 
-    def _note_postponed(self, postponed: RequestPostponed) -> None:
-        """Note subscriptions whose request was refused for another reason; report those that are new."""
-        channel, error = postponed.channel, postponed.error
-        new = [one for one in _each(channel, postponed.symbols) if one not in self.refused]
-        for one in _each(channel, postponed.symbols):
-            self.refused[one] = SubscriptionRefused(*one, error)
-        if not new:
-            return
-        names = [symbol for _, symbols in new for symbol in symbols]
-        self._log.warning(
-            "subscribe request refused, retrying it", channel=channel, symbols=names, error=error
-        )
-        self._journal.record(
-            "subscription_refused",
-            session=self.source.session,
-            account=self.source.account,
-            channel=channel,
-            symbol=names[0] if len(names) == 1 else None,
-            detail=error if len(names) < 2 else f"{error}: {' '.join(names)}",  # noqa: PLR2004
-        )
-
-    def _confirm_what_flows(self, now: float) -> None:
-        """Take refused subscriptions for confirmed to which the exchange pushes nevertheless."""
-        for channel, symbols in [*self.refused]:
-            if self.source.flows(channel, symbols[0].encode() if symbols else None):
-                self.session.confirm(channel, symbols, now)
-
-    def _report_refusal(self, refused: SubscriptionRefused) -> None:
-        self._log.error(
-            "subscription refused, retrying",
-            channel=refused.channel,
-            symbols=refused.symbols,
-            error=refused.error,
-        )
-        for symbol in refused.symbols or (None,):
-            self._journal.record(
-                "subscription_refused",
-                session=self.source.session,
-                account=self.source.account,
-                channel=refused.channel,
-                symbol=symbol,
-                detail=refused.error,
-            )
-
     def _closed(self) -> Ended:
         code, reason = self._stream.close_code, self.session.mask(self._stream.close_reason or "")
         detail = f"closed by the exchange (code {code}{f', {reason!r}' if reason else ''})"
         return Ended("closed", detail, overloaded=code in _OVERLOADED)
-
-
-def _each(channel: str, symbols: Symbols) -> list[tuple[str, Symbols]]:
-    """Return each of some subscriptions; of a channel without symbols, the one."""
-    return [(channel, (symbol,)) for symbol in symbols] or [(channel, ())]
 
 
 async def until(condition: Coroutine[object, object, object], *feeds: Feed) -> None:

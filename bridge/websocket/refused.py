@@ -1,0 +1,105 @@
+"""The refused subscriptions of one session: reports them, and notices those that bring data nevertheless."""
+
+import structlog
+
+from bridge.channels.channel import Source
+from bridge.exchange.events import (
+    RepeatRefused,
+    RequestPostponed,
+    RequestSplit,
+    SubscriptionRefused,
+    Symbols,
+)
+from bridge.exchange.session import Session
+from bridge.watch.events import Journal
+
+log = structlog.get_logger(__name__)
+
+Refusal = SubscriptionRefused | RequestPostponed | RequestSplit | RepeatRefused
+
+_Subscription = tuple[str, Symbols]
+"""A channel and its symbol; without one for a channel that is subscribed by nothing."""
+
+
+class Refused:
+    """The subscriptions that are refused, each reported once."""
+
+    def __init__(self, session: Session, source: Source, journal: Journal) -> None:
+        self.now: dict[_Subscription, SubscriptionRefused] = {}  # until confirmed
+        self._session = session
+        self._source = source
+        self._journal = journal
+        self._log = log.bind(session=source.session, account=source.account)  # both are in each of its lines
+
+    def note(self, refusal: Refusal) -> None:
+        """Note a refusal, and report what is new."""
+        match refusal:
+            case SubscriptionRefused(channel, symbols):
+                if (channel, symbols) not in self.now:
+                    self._report(refusal)
+                self.now[channel, symbols] = refusal
+            case RequestPostponed():
+                self._note_postponed(refusal)
+            case RequestSplit() | RepeatRefused():
+                self._log.warning(
+                    "subscribe request refused, retrying its symbols one by one"
+                    if isinstance(refusal, RequestSplit)
+                    else "request for new lists or snapshots refused",
+                    channel=refusal.channel,
+                    symbols=refusal.symbols,
+                    error=refusal.error,
+                )
+
+    def confirmed(self, channel: str, symbols: Symbols) -> None:
+        """Note that subscriptions are confirmed."""
+        if [one for one in _each(channel, symbols) if self.now.pop(one, None)]:
+            self._log.info("subscription accepted on retry", channel=channel, symbols=symbols)
+
+    def confirm_what_flows(self, now: float) -> None:
+        """Have the session take for confirmed what the exchange pushes although it has refused it."""
+        for channel, symbols in [*self.now]:
+            if self._source.flows(channel, symbols[0].encode() if symbols else None):
+                self._session.confirm(channel, symbols, now)
+
+    def _note_postponed(self, postponed: RequestPostponed) -> None:
+        channel, error = postponed.channel, postponed.error
+        new = [one for one in _each(channel, postponed.symbols) if one not in self.now]
+        for one in _each(channel, postponed.symbols):
+            self.now[one] = SubscriptionRefused(*one, error)
+        if not new:
+            return
+        names = [symbol for _, symbols in new for symbol in symbols]
+        self._log.warning(
+            "subscribe request refused, retrying it", channel=channel, symbols=names, error=error
+        )
+        several = len(names) > 1
+        self._journal.record(
+            "subscription_refused",
+            session=self._source.session,
+            account=self._source.account,
+            channel=channel,
+            symbol=None if several or not names else names[0],
+            detail=f"{error}: {' '.join(names)}" if several else error,
+        )
+
+    def _report(self, refused: SubscriptionRefused) -> None:
+        self._log.error(
+            "subscription refused, retrying",
+            channel=refused.channel,
+            symbols=refused.symbols,
+            error=refused.error,
+        )
+        for symbol in refused.symbols or (None,):
+            self._journal.record(
+                "subscription_refused",
+                session=self._source.session,
+                account=self._source.account,
+                channel=refused.channel,
+                symbol=symbol,
+                detail=refused.error,
+            )
+
+
+def _each(channel: str, symbols: Symbols) -> list[_Subscription]:
+    """Return each of some subscriptions; of a channel without symbols, the one."""
+    return [(channel, (symbol,)) for symbol in symbols] or [(channel, ())]
