@@ -333,7 +333,6 @@ class Known:
         place = bisect_left(self.ids, trade_id)
         if not self._is_at(place, trade_id) or not is_later(time_us, self.times[place]):
             return []
-        self._past.setdefault(trade_id, []).append(time_us)
         stretch = Stretch(trade_id, self.times[place], *self.last)
         return [self._gap(Found(stretch, 0, cause), session, closed=False)]
 

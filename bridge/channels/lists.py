@@ -75,9 +75,20 @@ def judge_list(known: Known, moments: Sequence[Moment]) -> Judged:
     return Judged(fresh, listed, conflicts, skipped, repeats)
 
 
-def history_ends(moments: Sequence[Moment]) -> int:
-    """Return where the newest epoch in a list begins, for a symbol without known trades."""
-    return max((n for n in range(1, len(moments)) if moments[n][0] <= moments[n - 1][0]), default=0)
+def history_ends(known: Known, moments: Sequence[Moment]) -> int:
+    """Return where the epoch of the first trade of a symbol begins in its first list.
+
+    What is in front of that is history. Without known trades, it is the newest epoch in the list.
+    """
+    if known.epoch or not known.young:
+        return 0
+    first = len(moments) if not known.ids else 0
+    while first < len(moments) and known.judge(*moments[first], listed=True) is not Verdict.REPEAT:
+        first += 1
+    if known.ids and first == len(moments):
+        return 0
+    places = range(1, min(first + 1, len(moments)))
+    return max((n for n in places if moments[n][0] <= moments[n - 1][0]), default=0)
 
 
 def new_epoch(known: Known, moments: Sequence[Moment]) -> int:

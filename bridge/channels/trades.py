@@ -211,8 +211,7 @@ class Trades:
             return
         series.listed_to = max(line[0] for line in lines)
         moments = [line[:2] for line in lines]
-        # For a symbol without known trades, what is in front of a new epoch is history.
-        begin = 0 if known.ids else history_ends(moments)
+        begin = history_ends(known, moments)
         if begin:
             known.begin_behind(moments[:begin], moments[begin])
         end = new_epoch(known, moments)

@@ -671,7 +671,8 @@ def test_a_later_trade_with_the_id_of_a_known_one_is_inside_a_gap(bridge: Bridge
     assert len(outcome.bad) == 1
     (gap,) = outcome.gaps
     assert (gap.stretch.after_id, gap.stretch.before_id, gap.closed) == (FIRST + 90, FIRST + 120, False)
-    assert bridge.push(bridge.open(), FIRST + 90, clean=clean, second=FIRST + 110).gaps == []
+    bridge.recent(bridge.open(), FIRST + 50, FIRST + 120)
+    assert not any(after <= FIRST + 90 < before and closed for after, before, closed in bridge.bounds)
 
 
 def test_a_new_epoch_in_a_list_is_one_although_the_list_ends_with_an_id_out_of_line(bridge: Bridge) -> None:
@@ -751,3 +752,20 @@ def test_a_closed_gap_does_not_reach_over_a_trade_that_another_stretch_waits_for
     bridge.restart()
     bridge.recent(bridge.open(), FIRST + 99, FIRST + 103)
     assert bridge.bounds[-1] == (FIRST + 101, FIRST + 102, True)
+
+
+def test_history_of_another_epoch_in_front_of_the_first_pushed_trade_is_no_news() -> None:
+    bridge = Bridge()
+    session = bridge.open()
+    bridge.push(session, 3, second=5000)
+    ids = [FIRST, FIRST + 1, 2, 3, 4]
+    items = [
+        {"id": one, "time": 1_597_004_997 + place, "price": "1", "amount": "2", "type": "buy"}
+        for place, one in enumerate(ids)
+    ]
+    params = msgspec.json.encode([True, items[::-1], SYMBOL])
+    bridge.send(bridge.trades.push(params, session, NOW_US))
+    bridge.restart()
+    bridge.send(bridge.trades.push(params, bridge.open(), NOW_US))
+    assert FIRST not in bridge.ids
+    assert [one for one in bridge.ids if one > 2] == [3, 4]
