@@ -20,13 +20,14 @@ REFUSED = (msgspec.ValidationError, UnicodeDecodeError)
 MOST_ADDED = 16
 """Added fields of one kind of object that are noticed; once there are more, all are ignored."""
 
-_MOST_NAME = 64  # characters; a longer name is not remembered
+_MOST_NAME = 64  # characters
 ABSENT = Raw(b"")
 """The value of an added field that an object does not have."""
 
 _decode_object = msgspec.json.Decoder(dict[str, Raw]).decode
 _decode_list = msgspec.json.Decoder(list[Raw]).decode
 _odd = re.compile(r"[^!-~]")
+_is_sane = re.compile(rf'[^"\\\x00-\x1f]{{0,{_MOST_NAME}}}').fullmatch  # other names are not remembered
 
 
 class Reader(Generic[Item]):
@@ -82,7 +83,7 @@ class Reader(Generic[Item]):
             return []
         room = MOST_ADDED - len(self._added)
         new = {name: path_of(self._path, name, is_list=self._is_list) for name in names[:room]}
-        if len(names) < room and all(len(name) <= _MOST_NAME for name in names):
+        if len(names) < room and all(map(_is_sane, names)):
             self._added |= new
         else:
             self.is_strict, self._added = False, {}
@@ -116,7 +117,7 @@ def _strict(item_type: type[Struct], added: tuple[str, ...]) -> type[Struct]:
 
 def path_of(path: str, name: str, *, is_list: bool = False) -> str:
     """Return the path of a field, cleaned and cut: the exchange may write anything as a name."""
-    name = _odd.sub("?", name[:_MOST_NAME])
+    name = _odd.sub("?", name[:_MOST_NAME]) or "?"
     if is_list:
         return f"{path}[{name}]"
     return f"{path}.{name}" if path else name

@@ -131,7 +131,7 @@ class ItemsReader(Generic[Item]):
             raw_items.extend(_decode_list(raw) if bytes(raw)[:1] == b"[" else [raw])
         items = self._read_each(raw_items, outcome)
         if items:
-            outcome.added += further
+            outcome.added += reversed(further)
         return items
 
     def _read_each(self, raw_items: list[Raw], outcome: Outcome) -> list[Item]:

@@ -10,7 +10,7 @@ from bridge.channels import CHANNELS
 from bridge.channels.channel import Source
 from bridge.errors import BadFrame, DeadLetterReason
 from bridge.exchange.frames import Push
-from bridge.pipeline import Pipeline
+from bridge.pipeline import MOST_REMARKED, Pipeline
 from bridge.records import DEADLETTER, EVENTS, Record
 from bridge.watch.events import Journal
 from bridge.watch.metrics import Metrics
@@ -303,3 +303,25 @@ def test_of_a_channel_that_is_only_read_for_its_markets_nothing_is_reported_late
     held_trade(sessions)
     sessions.pipeline.overdue(RECEIVED_US, 0)
     assert sessions.records == []
+
+
+def test_a_field_that_the_exchange_has_added_is_reported_once_for_each_channel() -> None:
+    sessions, first, second = Sessions(), Source("first"), Source("second")
+    for source in (first, second, first):
+        for number in range(3):
+            sessions.push(source, "trades", [False, [TRADE | {"id": number + 1, "fee": "0.1"}], "A"])
+        sessions.push(source, "depth", [True, {"asks": [], "version": 1}, "A", "more"])
+    assert [(event["event"], event["channel"], event["field"]) for event in sessions.events()] == [
+        ("unknown_field", "trades", "params[1][].fee"),
+        ("unknown_field", "depth", "params[3]"),
+        ("unknown_field", "depth", "params[1].version"),
+    ]
+    assert sessions.dead_letters() == 0
+
+
+def test_endless_new_fields_are_reported_up_to_a_bound() -> None:
+    sessions, source = Sessions(), Source("s")
+    for number in range(200):
+        push = Push("depth", b'[true,{"asks":[]},"A"]', [f"field{number}"])
+        sessions.pipeline.push(push, source, RECEIVED_US, b"a frame")
+    assert len(sessions.events()) == MOST_REMARKED

@@ -118,6 +118,70 @@ def test_whitespace_in_a_push_does_not_change_its_records(data: st.DataObject) -
     assert made[0] == made[1]
 
 
+def spelt(data: st.DataObject, node: Any) -> str:
+    """Return a JSON value in one of its many spellings."""
+    blank = data.draw(st.sampled_from(["", "", " ", "\n\t", " \r\n "]))
+    match node:
+        case dict():
+            names = data.draw(st.permutations(sorted(node)))
+            fields = [f"{blank}{spelt(data, name)}{blank}:{spelt(data, node[name])}" for name in names]
+            return "{" + ",".join(fields) + blank + "}"
+        case list():
+            return "[" + ",".join(blank + spelt(data, item) for item in node) + blank + "]"
+        case str() if data.draw(st.integers(0, 9)) == 0:
+            return '"' + "".join(f"\\u{ord(char):04x}" for char in node) + '"'
+        case _:
+            return json.dumps(node) + blank
+
+
+@laws
+@given(st.data())
+def test_every_spelling_of_a_push_gives_the_same_records(data: st.DataObject) -> None:
+    frame = data.draw(st.sampled_from(AS_USUAL + FRAMES))
+    made = []
+    for text in (json.dumps(frame, separators=(",", ":")), spelt(data, frame)):
+        bridge = Bridge()
+        bridge.receive(text.encode(), binary=False)
+        made.append([record for record in bridge.records if record.channel != EVENTS])
+    assert made[0] == made[1]
+
+
+@laws
+@given(st.data(), st.integers(1, 3))
+def test_added_fields_change_no_record_and_are_reported_once(data: st.DataObject, times: int) -> None:
+    frame = data.draw(st.sampled_from(AS_USUAL))
+    bare, added = Bridge(), Bridge()
+    bare.receive(json.dumps(frame).encode(), binary=False)
+    larger = with_additions(data, frame)
+    for _ in range(times):
+        added.receive(json.dumps(larger).encode(), binary=False)
+    assert [one for one in added.records if one.channel != EVENTS][: len(bare.records)] == bare.records
+    assert not any(record.channel == DEADLETTER for record in added.records)
+    fields = [validate(record)["field"] for record in added.records if record.channel == EVENTS]
+    assert len(fields) == len(set(fields))
+    assert bool(fields) == (larger != frame)
+
+
+def with_additions(data: st.DataObject, node: Any) -> Any:
+    """Return a push with fields added to some of its objects, and elements behind its params."""
+    match node:
+        case {"params": [*params], **rest}:
+            params = [with_additions(data, one) for one in params]
+            if data.draw(st.booleans()):
+                params += data.draw(st.lists(st.integers() | st.text(max_size=3), min_size=1))
+            changed = rest | {"params": params}
+        case dict():
+            changed = {name: with_additions(data, one) for name, one in node.items()}
+        case list():
+            return [with_additions(data, one) for one in node]
+        case _:
+            return node
+    names = st.text(max_size=8).map(lambda name: f"new{name}")
+    return changed | (
+        data.draw(st.dictionaries(names, values, max_size=2)) if data.draw(st.booleans()) else {}
+    )
+
+
 @laws
 @given(st.data())
 def test_a_valid_push_with_changed_bytes_becomes_records_or_a_dead_letter(data: st.DataObject) -> None:

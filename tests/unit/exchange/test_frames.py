@@ -187,6 +187,40 @@ def test_a_push_may_lack_its_params() -> None:
     assert pushed(b'{"method":"ticker.update"}') == ("ticker", b"null")
 
 
+def test_fields_beside_the_params_are_reported_with_the_first_push_of_each_channel() -> None:
+    messages = Messages()
+    frame = '{"method":"%s.update","sendTime":1586762545336,"params":[],"id":null}'
+
+    def added(channel: str) -> list[str]:
+        message = messages.decode((frame % channel).encode())
+        assert isinstance(message, Push)
+        return list(message.added)
+
+    assert [added("depth"), added("depth"), added("trades"), added("depth"), added("trades")] == [
+        ["sendTime"],
+        ["sendTime"],  # the pipeline reports each once
+        ["sendTime"],
+        [],
+        [],
+    ]
+
+
+def test_fields_of_an_answer_are_ignored() -> None:
+    messages = Messages()
+    assert isinstance(messages.decode(b'{"id":1,"ts":5,"result":"pong","error":null}'), Answer)
+    push = messages.decode(b'{"method":"depth.update","params":[],"ts":5,"id":null}')
+    assert isinstance(push, Push)
+    assert list(push.added) == ["ts"]
+
+
+def test_methods_without_end_are_not_remembered() -> None:
+    messages = Messages()
+    for number in range(1000):
+        messages.decode(b'{"method":"x%d.update","n%d":1,"params":[]}' % (number, number))
+    assert len(messages._channels) <= 64
+    assert len(messages._settled) <= 64
+
+
 # Answers
 
 
