@@ -20,7 +20,7 @@ from bridge.kafka.leases import Leases
 from bridge.kafka.topics import Topic, prepare
 from bridge.records import STATE
 from bridge.shard import Replica, Shard
-from bridge.watch.endpoints import Endpoints
+from bridge.watch.endpoints import Endpoints, Readiness
 from bridge.watch.metrics import Metrics
 from bridge.websocket.courtesy import Courtesy
 
@@ -100,6 +100,10 @@ class Bridge:
                     known + detail if isinstance(known, list) and isinstance(detail, list) else detail
                 )
         return missing
+
+    def degraded(self) -> list[str]:
+        """Return what does not work although the bridge may be ready, as lines."""
+        return [line for shard in self._shards.values() for line in shard.degraded()]
 
     # Start
 
@@ -197,6 +201,7 @@ class Bridge:
         """Register the gauges that are computed when scraped, and those that must exist from the start."""
         gauge = self.metrics.gauge
         gauge("ready").read = lambda: 0 if self.missing() else 1
+        gauge("degraded").read = lambda: len(self.degraded())
         gauge("spool_limit_bytes").value = self._config.spool.max_bytes
         for number in range(self._config.kafka.shards):
             gauge("shard_owned", shard=str(number)).value = 0  # also of a shard that no replica serves
@@ -225,7 +230,8 @@ async def run(config: Config) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, bridge.stop.set)
     log.info("starting", version=__version__, delivery=str(config.kafka.delivery))
-    async with Endpoints(config.http.host, config.http.port, bridge.metrics.registry, bridge.missing) as http:
+    readiness = Readiness(bridge.missing, bridge.degraded)
+    async with Endpoints(config.http.host, config.http.port, bridge.metrics.registry, readiness) as http:
         log.info("HTTP endpoints listening", host=config.http.host, port=http.port)
         try:
             spooled, lost = await bridge.run()

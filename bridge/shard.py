@@ -145,12 +145,28 @@ class Shard:
             missing["kafka"] = kafka
         elif self.paused:
             missing["kafka"] = "reading paused: memory and spool are full"
-        subscriptions = [text for connector in self._connectors for text in connector.missing()]
         if not self._serving:
-            subscriptions = [f"shard {self._watch.shard}: takeover in progress"]
-        if subscriptions:
-            missing["subscriptions"] = subscriptions
+            missing["subscriptions"] = [f"shard {self._watch.shard}: takeover in progress"]
+        elif waiting := self._waiting():
+            missing["subscriptions"] = waiting
         return missing
+
+    def degraded(self) -> list[str]:
+        """Return what does not work although the shard may be ready, as lines."""
+        return [text for connector in self._connectors for text in connector.missing()]
+
+    def _waiting(self) -> list[str]:
+        """Return the subscriptions because of which the shard is not ready.
+
+        Those of sessions that come up for the first time, or all if no session is live: none of the public
+        ones, if there are any. The others are no reason: a refused symbol or account must not take a replica
+        out of service whose other sessions are live.
+        """
+        some = [connector for connector in self._connectors if connector.account is None]
+        counted = some or self._connectors
+        if any(connector.is_live for connector in counted):
+            counted = [connector for connector in self._connectors if connector.is_coming_up]
+        return [text for connector in counted for text in connector.missing()]
 
     async def _serve(self) -> None:
         """Subscribe once the shard has been taken over, with the state that was read from Kafka."""

@@ -170,8 +170,8 @@ ROWS = (
     Row("Is the data complete and current?", 4, (
         Panel("Replicas not ready", "stat", 3, "short", "green 1 red", "not-ready",
               _total(f"sum({_of('ready')} == bool 0)"),
-              "Replicas that wait for Kafka, for their shards or for the exchange to confirm a "
-              "subscription. /readyz of each replica says what is missing."),
+              "Replicas that wait for Kafka, for their shards or for a session with the exchange. "
+              "/readyz of each replica says what is missing."),
         Panel("Fewest sessions", "stat", 3, "short", "red 1 green", "feed-dead",
               _fewest_sessions(),
               "Open connections to the exchange, for the shard with the fewest. At 0, no data arrives for "

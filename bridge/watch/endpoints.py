@@ -10,7 +10,8 @@ import json
 import logging
 import os
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
@@ -21,9 +22,28 @@ from websockets.http11 import Request, Response
 
 from bridge.errors import ConfigError
 
-Readiness = Callable[[], Mapping[str, object]]
-"""Returns what keeps this replica from being ready, by subject, in JSON values; empty when it is ready."""
 
+def _nothing() -> Sequence[str]:
+    return ()
+
+
+@dataclass(frozen=True, slots=True)
+class Readiness:
+    """What `/readyz` asks.
+
+    `missing` returns what keeps this replica from being ready, by subject, in JSON values; empty when it is
+    ready. `degraded` returns in lines what does not work, whether the replica is ready or not.
+    """
+
+    missing: Callable[[], Mapping[str, object]]
+    degraded: Callable[[], Sequence[str]] = _nothing
+
+
+# Of a list in the body: lines, and characters of each at its beginning and at its end. With two lists and one
+# longer text, of which each character may be written in six, the body has less than 64 KiB.
+_MOST_LINES = 25
+_MOST_OF_LINE = 90
+_MOST_OF_TEXT = 1500
 _PATHS = ("/metrics", "/healthz", "/readyz")
 _REQUEST_TIMEOUT = 2.0  # seconds in which a client must have sent its request
 
@@ -100,10 +120,30 @@ class Endpoints:
         return _typed(response, content_type)
 
     def _ready(self, connection: ServerConnection) -> Response:
-        missing = self._readiness()
+        missing, degraded = self._readiness.missing(), self._readiness.degraded()
         status = http.HTTPStatus.SERVICE_UNAVAILABLE if missing else http.HTTPStatus.OK
-        body = {"ready": False, "missing": dict(missing)} if missing else {"ready": True}
+        body: dict[str, object] = {"ready": not missing}
+        if missing:
+            body["missing"] = {subject: _bounded(what) for subject, what in missing.items()}
+        if degraded:
+            body["degraded"] = _bounded(degraded)
         return _typed(connection.respond(status, json.dumps(body) + "\n"), "application/json")
+
+
+def _bounded(what: object) -> object:
+    """Return a text or a list of texts, cut to what is of use to a reader."""
+    if isinstance(what, str):
+        return what[:_MOST_OF_TEXT]
+    if not isinstance(what, Sequence):
+        return what
+    lines = [_shortened(str(line)) for line in what[:_MOST_LINES]]
+    return [*lines, f"and {len(what) - _MOST_LINES} more"] if len(what) > _MOST_LINES else lines
+
+
+def _shortened(line: str) -> str:
+    if len(line) <= 2 * _MOST_OF_LINE:
+        return line
+    return f"{line[:_MOST_OF_LINE]} … {line[-_MOST_OF_LINE:]}"
 
 
 def _typed(response: Response, content_type: str) -> Response:

@@ -122,6 +122,11 @@ _RECONNECTS = ("closed", "refused", "timeout", "stale", "rejected", "rotated")
 
 DECLARATIONS: tuple[Declaration, ...] = (
     Declaration("ready", Gauge, "1 while /readyz answers 200, else 0."),
+    Declaration(
+        "degraded",
+        Gauge,
+        "Subscriptions and sessions that /readyz lists under `degraded`: refused, silent or reconnecting.",
+    ),
     Declaration("connected", Gauge, "Open sessions, including those that are still subscribing.", ("shard",)),
     Declaration("shard_owned", Gauge, "1 while this replica serves the shard, else 0.", ("shard",)),
     Declaration(

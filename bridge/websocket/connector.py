@@ -95,6 +95,7 @@ class Connector:
         self._reading = asyncio.Event()  # cleared by `pause`, set by `resume`
         self._reading.set()
         self._trouble = "not connected yet"  # why no session is open, for `/readyz`
+        self._failed = False  # whether a session has ended, or could not be opened
         self._log = log.bind(shard=watch.shard, account=self.account)  # both are in each of its lines
 
     async def run(self) -> None:
@@ -116,6 +117,7 @@ class Connector:
             self._log.exception("internal error in a session")
             ended = Ended("closed", f"internal error: {error!r}")
         self._trouble = f"{ended.reason}: {ended.detail}"
+        self._failed = True
         self._watch.metrics.counter("reconnects_total", reason=ended.reason).value += 1
         now = time.monotonic()
         delay = self._retrying.ended(ended, now, self._live_at)
@@ -187,8 +189,18 @@ class Connector:
         for feed in self._feeds:
             feed.resume()
 
+    @property
+    def is_live(self) -> bool:
+        """Whether a session is open that has been live."""
+        return any(feed.session.live_at != inf and not feed.ended.done() for feed in self._feeds[:1])
+
+    @property
+    def is_coming_up(self) -> bool:
+        """Whether its first session is still to be opened or to become live, and has not failed yet."""
+        return not self._failed and not (self._feeds and self._feeds[0].session.live_at != inf)
+
     def missing(self) -> list[str]:
-        """Return the subscriptions that are not confirmed, as lines for `/readyz`; none if all are."""
+        """Return the subscriptions that bring nothing, as lines for `/readyz`; none if all is well."""
         if not self._feeds:
             return [f"{self._name()}: {self._trouble}"]
         feed = self._feeds[0]
@@ -196,10 +208,11 @@ class Connector:
             return [f"{self._name()}: session ended"]
         if not feed.session.live:
             return [f"{self._name()}: {feed.session.state.value}"]
-        return [
+        refused = [
             f"{refused.channel} {' '.join(refused.symbols)}: refused: {refused.error}".replace("  ", " ")
             for refused in feed.refused.values()
         ]
+        return refused + [f"{channel} {symbol}: silent" for channel, symbol in feed.silent]
 
     def _name(self) -> str:
         subscriptions = ", ".join(

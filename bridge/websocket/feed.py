@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Collection, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -168,6 +168,11 @@ class Feed:
         What a rotation withholds does not move it, since that is lost if the process is killed.
         """
         return self._read_before_withheld if self.withheld else self._read_up_to
+
+    @property
+    def silent(self) -> Collection[tuple[str, str]]:
+        """The channels and symbols whose list or snapshot has not come, although it was requested again."""
+        return self._silence.silent.keys()
 
     def pause(self) -> None:
         """Stop reading from the connection; pings continue."""

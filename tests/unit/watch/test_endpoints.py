@@ -4,14 +4,14 @@ import asyncio
 import http.client
 import json
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pytest
 import uvloop
 
 from bridge.errors import ConfigError
-from bridge.watch.endpoints import Endpoints
+from bridge.watch.endpoints import Endpoints, Readiness
 from bridge.watch.metrics import Metrics
 
 HOST = "127.0.0.1"
@@ -21,6 +21,7 @@ def responses(
     *requests: tuple[str, str],
     headers: Mapping[str, str] | None = None,
     missing: Mapping[str, object] | None = None,
+    degraded: Sequence[str] = (),
 ) -> list[tuple[int, http.client.HTTPMessage, str]]:
     """Return status, headers and body of each request (method, path), each on its own connection."""
 
@@ -33,7 +34,8 @@ def responses(
         return response.status, response.headers, body
 
     async def serve() -> list[tuple[int, http.client.HTTPMessage, str]]:
-        async with Endpoints(HOST, 0, Metrics().registry, lambda: missing or {}) as endpoints:
+        readiness = Readiness(lambda: missing or {}, lambda: degraded)
+        async with Endpoints(HOST, 0, Metrics().registry, readiness) as endpoints:
             return [await asyncio.to_thread(ask, endpoints.port, *request) for request in requests]
 
     return uvloop.run(serve())
@@ -60,6 +62,23 @@ def test_healthz_and_readyz_are_200_if_nothing_is_missing() -> None:
     assert health[0] == 200
     assert ready[0] == 200
     assert json.loads(ready[2]) == {"ready": True}
+
+
+def test_readyz_is_200_and_says_what_is_degraded() -> None:
+    [(status, _, body)] = responses(
+        ("GET", "/readyz"), degraded=["trades NOPE_USDT: refused: invalid market"]
+    )
+    assert status == 200
+    assert json.loads(body) == {"ready": True, "degraded": ["trades NOPE_USDT: refused: invalid market"]}
+
+
+def test_the_body_of_readyz_is_bounded() -> None:
+    lines = [f"trades S{number}: refused: {chr(0) * 10_000} the reason" for number in range(10_000)]
+    [(status, _, body)] = responses(("GET", "/readyz"), missing={"subscriptions": lines}, degraded=lines)
+    assert status == 503
+    assert len(body.encode()) <= 65_536
+    assert all(line.endswith("the reason") for line in json.loads(body)["degraded"][:-1])
+    assert json.loads(body)["degraded"][-1] == "and 9975 more"
 
 
 def test_readyz_is_503_with_what_is_missing() -> None:
@@ -113,7 +132,7 @@ def test_malformed_requests_neither_stop_the_server_nor_are_logged(
     sent: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def scenario() -> bytes:
-        async with Endpoints(HOST, 0, Metrics().registry, dict) as endpoints:
+        async with Endpoints(HOST, 0, Metrics().registry, Readiness(dict)) as endpoints:
             _, writer = await asyncio.open_connection(HOST, endpoints.port)
             writer.write(sent)
             await writer.drain()
@@ -134,7 +153,7 @@ def test_a_failure_of_the_readiness_check_is_500_and_is_logged(caplog: pytest.Lo
         raise ZeroDivisionError
 
     async def scenario() -> bytes:
-        async with Endpoints(HOST, 0, Metrics().registry, broken) as endpoints:
+        async with Endpoints(HOST, 0, Metrics().registry, Readiness(broken)) as endpoints:
             reader, writer = await asyncio.open_connection(HOST, endpoints.port)
             writer.write(b"GET /readyz HTTP/1.1\r\nHost: x\r\n\r\n")
             answer = await reader.read()
@@ -149,9 +168,9 @@ def test_a_failure_of_the_readiness_check_is_500_and_is_logged(caplog: pytest.Lo
 def test_a_port_in_use_is_reported_with_its_key(run: Callable[[Any], None]) -> None:
     async def scenario() -> None:
         registry = Metrics().registry
-        async with Endpoints(HOST, 0, registry, dict) as first:
+        async with Endpoints(HOST, 0, registry, Readiness(dict)) as first:
             with pytest.raises(ConfigError, match="Address already in use") as caught:
-                await Endpoints(HOST, first.port, registry, dict).__aenter__()
+                await Endpoints(HOST, first.port, registry, Readiness(dict)).__aenter__()
         assert caught.value.key == "http.port"
 
     run(scenario())
@@ -160,7 +179,7 @@ def test_a_port_in_use_is_reported_with_its_key(run: Callable[[Any], None]) -> N
 def test_an_address_of_another_machine_is_reported_with_its_key() -> None:
     async def scenario() -> None:
         with pytest.raises(ConfigError) as caught:
-            await Endpoints("192.0.2.1", 0, Metrics().registry, dict).__aenter__()
+            await Endpoints("192.0.2.1", 0, Metrics().registry, Readiness(dict)).__aenter__()
         assert caught.value.key == "http.host"
 
     uvloop.run(scenario())
