@@ -1,10 +1,10 @@
 """Turns frames into typed messages: bounded inflate, JSON, and a reason if a frame is no message."""
 
-import zlib
 from collections.abc import Sequence
-from zlib import decompressobj
 
 import msgspec
+from isal import isal_zlib
+from isal.isal_zlib import decompressobj
 from msgspec import Raw
 
 from bridge.channels.additions import Reader
@@ -13,6 +13,7 @@ from bridge.errors import BadFrame
 _UPDATE = ".update"
 _MOST_METHODS = 64
 _RAW_DEFLATE = -15
+_StreamError: type[Exception] = isal_zlib.error  # type: ignore[assignment]  # its stub says it is a value
 
 
 class Push(msgspec.Struct, frozen=True, gc=False):
@@ -63,14 +64,14 @@ def inflate(frame: bytes, limit: int) -> bytes:
     stream = decompressobj()
     try:
         text = stream.decompress(frame, limit)
-    except zlib.error as error:
+    except _StreamError as error:
         return _inflate_otherwise(frame, limit, error)
     if stream.eof and not stream.unused_data:
         return text
     raise _unfinished(stream, frame, limit)
 
 
-def _inflate_otherwise(frame: bytes, limit: int, error: zlib.error) -> bytes:
+def _inflate_otherwise(frame: bytes, limit: int, error: Exception) -> bytes:
     # A raw deflate stream of a JSON object never starts with the byte "{": its first three bits would mean
     # "fixed codes", with which the next bits decode to a byte other than "{".
     if frame[:1] == b"{":
@@ -78,14 +79,14 @@ def _inflate_otherwise(frame: bytes, limit: int, error: zlib.error) -> bytes:
     stream = decompressobj(_RAW_DEFLATE)
     try:
         text = stream.decompress(frame, limit)
-    except zlib.error:
+    except _StreamError:
         raise BadFrame("decompression", str(error)) from None
     if stream.eof and not stream.unused_data:
         return text
     raise _unfinished(stream, frame, limit)
 
 
-def _unfinished(stream: "zlib._Decompress", frame: bytes, limit: int) -> BadFrame:
+def _unfinished(stream: "isal_zlib.Decompress", frame: bytes, limit: int) -> BadFrame:
     if stream.eof:
         detail = f"{len(stream.unused_data)} bytes after the end of the stream"
     elif stream.unconsumed_tail or stream.decompress(b"", 1):

@@ -139,7 +139,7 @@ def test_a_wrong_checksum_makes_a_bad_frame() -> None:
     for place in range(len(frame) - 4, len(frame)):
         damaged = bytearray(frame)
         damaged[place] ^= 1
-        assert "incorrect data check" in refusal(bytes(damaged)).detail
+        assert "Incorrect checksum" in refusal(bytes(damaged)).detail
 
 
 @pytest.mark.parametrize(
