@@ -7,7 +7,7 @@ import structlog
 from msgspec import Raw
 
 from bridge.channels import BEGIN_CLEAN, CHANNELS
-from bridge.channels.channel import Normalise, Normaliser, Outcome, Source
+from bridge.channels.channel import Normalise, Normaliser, Outcome, Overlap, Source
 from bridge.channels.figures import Name
 from bridge.errors import BadFrame, BadItem, DeadLetterReason
 from bridge.exchange.frames import Push
@@ -36,12 +36,38 @@ _decode_named = msgspec.json.Decoder(_Named).decode
 MOST_REMARKED = 64
 """Fields that the exchange has added which are reported of one channel."""
 
+MOST_WHOLE = 10
+"""Frames of a channel whose pushes replace each other that may be kept whole in dead letters at once."""
+_ONE_A = 60_000_000  # µs until one more may be
+
 Emit = Callable[[Sequence[Record]], Sequence[Record]]
 """Queue records for Kafka; return those that are too large for it."""
 
 
 OnMarkets = Callable[[Collection[bytes]], None]
 """Take the keys of a push of a channel that lists markets: these markets exist."""
+
+
+class _Allowance:
+    """How many frames of a channel may be kept whole in dead letters: a few at once, then one a minute.
+
+    It is for channels whose pushes replace each other. One odd ticker in all_ticker would otherwise cost a
+    frame of all markets each second, for ever.
+    """
+
+    __slots__ = ("_full_us",)
+
+    def __init__(self) -> None:
+        self._full_us = 0  # when all of it may be used again, µs since the epoch
+
+    def take(self, now_us: int) -> bool:
+        """Use one, if there is one left."""
+        none_left_us = now_us + MOST_WHOLE * _ONE_A
+        self._full_us = min(max(self._full_us, now_us), none_left_us)  # the clock may have been set back
+        is_left = self._full_us + _ONE_A <= none_left_us
+        if is_left:
+            self._full_us += _ONE_A
+        return is_left
 
 
 class _Lane:
@@ -62,6 +88,7 @@ class _Lane:
         "recovered",
         "remarked",
         "wanted",
+        "whole",
     )
 
     normaliser: Normaliser
@@ -73,6 +100,7 @@ class _Lane:
     duplicates: Counter
     live_duplicates: Counter
     recovered: Counter
+    whole: _Allowance | None  # of frames in dead letters; None: no end of them
     remarked: set[str]  # fields added by the exchange that are reported; at most MOST_REMARKED
 
 
@@ -110,6 +138,7 @@ class Pipeline:
             lane.live_duplicates = metrics.counter("live_duplicates_total", channel=name)
             lane.recovered = metrics.counter("recovered_total", channel=name)
             lane.remarked = set()
+            lane.whole = _Allowance() if channel.overlap is Overlap.STATE else None
 
     def push(self, push: Push, source: Source, received_us: int, frame: bytes) -> None:
         """Make records of one push. If any of it cannot become a record, `frame` becomes a dead letter."""
@@ -261,6 +290,10 @@ class Pipeline:
                 frame=frame,
             )
 
+        whole = None if channel is None else self._lanes[channel].whole
+        if whole is not None and not whole.take(received_us):
+            detail = f"frame of {len(frame)} bytes omitted: not the first of its kind; {detail}"
+            frame = b""
         if self._emit([letter(detail, frame)]):
             detail = f"frame of {len(frame)} bytes omitted: too large for its topic; {detail}"
             self._emit([letter(detail, b"")])

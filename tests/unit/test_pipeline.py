@@ -10,7 +10,7 @@ from bridge.channels import CHANNELS
 from bridge.channels.channel import Source
 from bridge.errors import BadFrame, DeadLetterReason
 from bridge.exchange.frames import Push
-from bridge.pipeline import MOST_REMARKED, Pipeline
+from bridge.pipeline import MOST_REMARKED, MOST_WHOLE, Pipeline
 from bridge.records import DEADLETTER, EVENTS, Record
 from bridge.watch.events import Journal
 from bridge.watch.metrics import Metrics
@@ -325,3 +325,39 @@ def test_endless_new_fields_are_reported_up_to_a_bound() -> None:
         push = Push("depth", b'[true,{"asks":[]},"A"]', [f"field{number}"])
         sessions.pipeline.push(push, source, RECEIVED_US, b"a frame")
     assert len(sessions.events()) == MOST_REMARKED
+
+
+def test_an_odd_ticker_in_each_push_costs_a_whole_frame_now_and_then_only() -> None:
+    """One in all_ticker would cost a frame of all markets each second, for ever."""
+    sessions, source = Sessions(), Source("s")
+    push = Push("all_ticker", b'[{"symbol":"A","last":"1"},{"symbol":"B","last":"n/a"}]')
+    for second in range(3600):
+        sessions.pipeline.push(push, source, RECEIVED_US + second * 1_000_000, b"a frame")
+    letters = [msgspec.json.decode(one.value) for one in sessions.records if one.channel == DEADLETTER]
+    whole = [letter for letter in letters if letter["frame_base64"]]
+    assert len(letters) == 3600
+    assert MOST_WHOLE + 58 <= len(whole) <= MOST_WHOLE + 60
+    assert all("frame of 7 bytes omitted" in one["detail"] for one in letters if not one["frame_base64"])
+    assert all("B: 'n/a' is not a decimal" in letter["detail"] for letter in letters)
+    assert len([one for one in sessions.records if one.channel == "all_ticker"]) == 3600
+
+
+def test_frames_of_channels_that_are_not_replaced_are_all_kept_whole() -> None:
+    sessions, source = Sessions(), Source("s")
+    for _ in range(100):
+        sessions.push(source, "trades", [False, [TRADE | {"type": "gift"}], "A"])
+    letters = [msgspec.json.decode(one.value) for one in sessions.records if one.channel == DEADLETTER]
+    assert len(letters) == 100
+    assert all(letter["frame_base64"] for letter in letters)
+
+
+def test_a_clock_that_is_set_back_gives_frames_no_longer_wait() -> None:
+    sessions, source = Sessions(), Source("s")
+    push = Push("ticker", b'[{"symbol":"B","last":"n/a"}]')
+    for _ in range(20):
+        sessions.pipeline.push(push, source, RECEIVED_US, b"a frame")
+    before = sessions.dead_letters()
+    for minute in range(MOST_WHOLE + 2):
+        sessions.pipeline.push(push, source, RECEIVED_US - 10**12 + minute * 60_000_000, b"a frame")
+    late = [msgspec.json.decode(one.value) for one in sessions.records if one.channel == DEADLETTER][before:]
+    assert any(letter["frame_base64"] for letter in late)
