@@ -11,7 +11,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.markdown import Markdown
 
-from benchmarks import measure, supply, trouble
+from benchmarks import forms, measure, supply, trouble
 from benchmarks.report import Comparison, Measured, Troubles, markdown
 from tests.support.kafka_broker import Broker
 
@@ -69,6 +69,8 @@ def main() -> None:
 
 
 def _measured(kafka: Broker, feeder: measure.Feeder, extent: Extent, growth_frames: int) -> Measured:
+    results = forms.measure()
+    _console.print(f"forms, the most relative to the usual one: {max(one.ratio for one in results):.2f}")
     comparisons = [
         _comparison(kafka, feeder, extent.turns, supply.MIX, extent.mix, measure.ALL_SUBJECTS),
         _comparison(kafka, feeder, extent.turns, supply.ALL_TICKER, extent.all_ticker, measure.SUBJECTS),
@@ -81,7 +83,7 @@ def _measured(kafka: Broker, feeder: measure.Feeder, extent: Extent, growth_fram
             latencies[subject].append(latency)
     growth = measure.growth(measure.SUBJECTS[measure.EXACTLY_ONCE], kafka, feeder, growth_frames)
     _console.print(f"growth: {[round(mb) for mb in growth.tenths_mb]} MB, peak {growth.peak_mb:.0f}")
-    return Measured(comparisons, RATE, latencies, growth_frames, growth)
+    return Measured(results, comparisons, RATE, latencies, growth_frames, growth)
 
 
 def _trouble(kafka: Broker, feeder: measure.Feeder, extent: Extent, minutes: int) -> Troubles:

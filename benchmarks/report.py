@@ -12,6 +12,7 @@ from statistics import median
 from typing import NamedTuple
 
 from benchmarks import supply
+from benchmarks.forms import Result
 from benchmarks.measure import (
     AT_LEAST_ONCE,
     EXACTLY_ONCE,
@@ -46,7 +47,7 @@ class Limit(NamedTuple):
 
 _LIMITS = {supply.MIX: Limit(4, 0.6), supply.ALL_TICKER: Limit(4, 0.4)}
 _TITLES = {
-    supply.MIX: "the mix: 60 % depth, 25 % trades, 15 % ticker, 50 symbols",
+    supply.MIX: "the mix: 60 % depth, 25 % trades (two a push), 15 % ticker, 50 symbols",
     supply.ALL_TICKER: f"all_ticker, {supply.MARKETS} markets in each frame",
 }
 
@@ -82,6 +83,7 @@ class Comparison:
 class Measured:
     """All figures of one run, except those of failures."""
 
+    forms: Sequence[Result]
     comparisons: Sequence[Comparison]
     rate: float
     latencies: Mapping[str, Sequence[Latency]]
@@ -104,6 +106,7 @@ def markdown(measured: Measured, troubles: Troubles) -> str:
     """Return the whole document."""
     sections = [_head(), _verdict(measured)]
     sections += [_comparison(one) for one in measured.comparisons]
+    sections.append(_forms(measured.forms))
     sections += [_latency(measured), _growth(measured), _trouble(troubles)]
     return "\n\n".join(sections) + "\n"
 
@@ -184,6 +187,20 @@ def _comparison(one: Comparison) -> str:
         f"Cost per frame on {title}",
         f"{_turns(len(one.floors))} of {one.frames:,} frames each, {_pace(RATES[one.kind])}.",
         ("", "CPU µs per frame", "× floor", "× plain peer", "frames a second", "peak MB"),
+        rows,
+    )
+
+
+def _forms(results: Sequence[Result]) -> str:
+    rows = []
+    for (channel, name, limit, _), micros, ratio in results:
+        verdict = "| | |" if limit is None else f"| {limit} | {_tick([ratio], limit)} |"
+        rows.append(f"| {channel} | {name} | {micros:,.1f} | {ratio:.2f} {verdict}")
+    return _table(
+        "Forms of a push",
+        "The same content spelt in other ways: CPU time of decoding and normalising a push, without inflating\n"
+        "it, and relative to the usual form, that of the API document without blanks.",
+        ("channel", "form", "µs", "× usual", "maximum", ""),
         rows,
     )
 

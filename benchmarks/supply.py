@@ -7,14 +7,16 @@ import orjson
 
 from bridge.simulator import frames
 from bridge.simulator.client import binary
-from bridge.simulator.encoding import compress, text
+from bridge.simulator.encoding import compress
 from bridge.simulator.market import Exchange, symbol_names
+from bridge.simulator.samples import documented
 
 SYMBOLS = symbol_names(50)
 MARKETS = 700
 MIX, ALL_TICKER = "mix", "all_ticker"
 
 _SEED = 7
+_TRADES = 2  # in a push
 _UPDATES = 20  # different frames of all_ticker
 _START = 1_600_000_000  # seconds
 _IDS = 10_000_000  # added to trade ids in each pass; more than a pass uses
@@ -47,8 +49,8 @@ class Supply:
 
 
 def mix(count: int) -> Supply:
-    """Return frames of depth, trades and ticker in the proportions of the mix."""
-    return Supply(frames(_SEED, symbols=SYMBOLS, count=count))
+    """Return frames of depth, trades and ticker in the proportions of the mix, with two trades a push."""
+    return Supply(frames(_SEED, symbols=SYMBOLS, count=count, trades=_TRADES))
 
 
 def all_ticker() -> Supply:
@@ -58,7 +60,7 @@ def all_ticker() -> Supply:
     for second in range(_START, _START + _UPDATES):
         update = exchange.all_ticker(second, whole=True)
         if update is not None:
-            payloads.append(compress(text(update)))
+            payloads.append(documented(update))
         for _ in range(MARKETS):
             exchange.step(second)
     return Supply(payloads)

@@ -121,11 +121,11 @@ class Market:
                 del side[worst]
         return [self._delta(*changed)]
 
-    def trade(self, now: float) -> list[Update]:
-        """Execute a taker order against the best levels."""
+    def trade(self, now: float, number: int | None = None) -> list[Update]:
+        """Execute a taker order against the best levels, in this number of trades, or in one or two."""
         buys = self.rng.random() < _EVEN
         side, changed, done = (self.asks if buys else self.bids), Levels(), []
-        for _ in range(self.rng.choice((1, 1, 1, 2))):
+        for _ in range(number or self.rng.choice((1, 1, 1, 2))):
             price = self.best_ask if buys else self.best_bid
             lots = self.rng.randint(1, side[price])
             done.append(self._traded(price, lots, "buy" if buys else "sell", now))
@@ -248,8 +248,10 @@ class Exchange:
             "depth" if draw < _QUOTES else "trades" if draw < _QUOTES + _TRADES else "ticker", now
         )
 
-    def event(self, channel: str, now: float) -> list[Update]:
+    def event(self, channel: str, now: float, trades: int | None = None) -> list[Update]:
         """Make one event of this channel in one market; return its updates: one, or trades and their depth.
+
+        `trades` is the number of trades in an update of trades; None: one or two.
 
         Raises:
             KeyError: not trades, depth or ticker.
@@ -262,7 +264,7 @@ class Exchange:
                 if market.best != best:
                     self._changed.add(market.symbol)
             case "trades":
-                updates = market.trade(now)
+                updates = market.trade(now, trades)
                 self._changed.add(market.symbol)
             case "ticker":
                 updates = [Update("ticker", market.symbol, [market.ticker(now)])]

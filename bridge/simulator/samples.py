@@ -1,7 +1,11 @@
-"""Makes thousands of frames for benchmarks. Pure; the same seed always gives the same frames."""
+"""Makes thousands of frames for benchmarks. Pure; the same seed always gives the same frames.
+
+They are spelt as the API document prints them, without blanks: tickers have no `high_24h`.
+"""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from bridge.simulator.encoding import compress, text
 from bridge.simulator.market import Exchange, Update, symbol_names
@@ -13,10 +17,26 @@ _START = 1_600_000_000.0  # seconds since the epoch; the time of the first updat
 _RATE = 5_000  # updates a second, by the times in the frames
 
 
+def documented(update: Update) -> bytes:
+    """Return the frame of an update in the spelling of the API document."""
+    if update.channel in ("ticker", "all_ticker"):
+        tickers = [
+            {name: value for name, value in ticker.items() if name != "high_24h"} for ticker in update.params
+        ]
+        update = replace(update, params=tickers)
+    return compress(text(update))
+
+
 def frames(
-    seed: int, symbols: int | Sequence[str] = 50, mix: Mapping[str, float] = MIX, count: int = 10_000
+    seed: int,
+    symbols: int | Sequence[str] = 50,
+    mix: Mapping[str, float] = MIX,
+    count: int = 10_000,
+    trades: int | None = None,
 ) -> list[bytes]:
     """Return `count` frames of updates from one simulated exchange.
+
+    `trades` is the number of trades in a push; None: one or two.
 
     `mix` has the shares of trades, depth and ticker. Each trade also changes the book, so depth's share can't
     be below that of trades unless depth is left out.
@@ -29,10 +49,12 @@ def frames(
     so_far = Counter[str]()
     while len(made) < count:
         behind = max(mix, key=lambda channel: mix[channel] * len(made) - so_far[channel])
-        updates = [one for one in exchange.event(behind, _START + len(made) / _RATE) if one.channel in mix]
+        updates = [
+            one for one in exchange.event(behind, _START + len(made) / _RATE, trades) if one.channel in mix
+        ]
         so_far.update(update.channel for update in updates)
         made += updates
-    return [compress(text(update)) for update in made[:count]]
+    return [documented(update) for update in made[:count]]
 
 
 def all_ticker_frames(seed: int, symbols: int | Sequence[str] = 700, count: int = 100) -> list[bytes]:
@@ -44,7 +66,7 @@ def all_ticker_frames(seed: int, symbols: int | Sequence[str] = 700, count: int 
         now = _START + len(made)
         update = exchange.all_ticker(now)
         if update is not None:
-            made.append(compress(text(update)))
+            made.append(documented(update))
         for _ in names:
             exchange.step(now)
     return made
