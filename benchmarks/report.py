@@ -198,8 +198,8 @@ def _forms(results: Sequence[Result]) -> str:
         rows.append(f"| {channel} | {name} | {micros:,.1f} | {ratio:.2f} {verdict}")
     return _table(
         "Forms of a push",
-        "The same content spelt in other ways: CPU time of decoding and normalising a push, without inflating\n"
-        "it, and relative to the usual form, that of the API document without blanks.",
+        "The same content spelt in other ways: CPU time of decoding and normalising a push, without\n"
+        "inflating it, and relative to the usual form, that of the API document without blanks.",
         ("channel", "form", "µs", "× usual", "maximum", ""),
         rows,
     )
