@@ -16,6 +16,7 @@ import uvloop
 from bridge import __version__
 from bridge.config import load
 from bridge.errors import ConfigError
+from bridge.network import Loop
 from bridge.watch import logs
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ def run(config: _ConfigFile = None) -> int:
 
     settings = load(config)
     logs.configure(settings.log)
-    return uvloop.run(service.run(settings))
+    return uvloop.run(service.run(settings), loop_factory=Loop)
 
 
 @app.command("check", short_help="Test a configuration, and print what `run` would do.")
@@ -73,7 +74,7 @@ def check_configuration(config: _ConfigFile = None) -> int:
 
     settings = load(config)
     logs.configure(settings.log)
-    return uvloop.run(check.check(settings))
+    return uvloop.run(check.check(settings), loop_factory=Loop)
 
 
 @app.command(short_help="Try every assumption about the exchange on the configured one.")
@@ -99,7 +100,9 @@ def probe(
 
     settings = load(config)
     logs.configure(settings.log)
-    return uvloop.run(probing.probe(settings, seconds, record=record, json=json, limits=try_limits))
+    return uvloop.run(
+        probing.probe(settings, seconds, record=record, json=json, limits=try_limits), loop_factory=Loop
+    )
 
 
 @app.command(short_help="Simulate the exchange: a WebSocket server with generated markets.")

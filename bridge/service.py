@@ -22,6 +22,7 @@ from bridge.records import STATE
 from bridge.shard import Replica, Shard
 from bridge.watch.endpoints import Endpoints, Readiness
 from bridge.watch.metrics import Metrics
+from bridge.websocket import opening
 from bridge.websocket.courtesy import Courtesy
 
 log = structlog.get_logger(__name__)
@@ -225,6 +226,7 @@ class Bridge:
 
 async def run(config: Config) -> int:
     """Run the bridge until SIGTERM or SIGINT; return the exit status: 0 for a clean stop, else 1."""
+    opening.verify(config.exchange)
     bridge = Bridge(config)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):

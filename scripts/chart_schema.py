@@ -16,6 +16,7 @@ TARGET = Path(__file__).parents[1] / "helm" / "digifinex-bridge" / "values.schem
 
 # Keys that the chart sets itself: paths of files that it mounts, and secrets, which no ConfigMap may hold.
 _SET_BY_CHART = {
+    "exchange": {"ssl_cafile"},
     "kafka": {
         "sasl_plain_password",
         "sasl_plain_password_file",

@@ -93,6 +93,7 @@ async def check_exchange(config: Config, say: Say, listening: float = _LISTENING
     A market that is not seen within `listening` seconds may be quiet or may not exist, so every configured
     subscription to it is tried.
     """
+    opening.verify(config.exchange)
     say(f"exchange at {config.exchange.url}")
     public, private = _public(config), {account.name: _private(account) for account in config.accounts}
     subscriptions = [*public, *chain.from_iterable(private.values())]

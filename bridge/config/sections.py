@@ -14,8 +14,10 @@ from pydantic import BaseModel, Field, model_validator
 from bridge.config.kafka import KafkaConfig
 from bridge.config.subscriptions import AccountConfig, ChannelsConfig
 from bridge.config.values import (
+    File,
     LogFormat,
     LogLevel,
+    ProxyUrl,
     Rate,
     Seconds,
     Section,
@@ -34,6 +36,17 @@ class ExchangeConfig(Section):
         default="wss://openapi.digifinex.com/ws/v1/",
         description="URL of the exchange's WebSocket API. When accounts are configured, `ws://` is "
         "accepted for this machine only, because requests would be sent unencrypted.",
+    )
+    proxy: ProxyUrl | None = Field(
+        default=None,
+        description="URL of the HTTP proxy through which connections go, for example `http://proxy:3128`. "
+        "Without it, `HTTPS_PROXY` and `NO_PROXY` in the environment are followed; empty means "
+        "no proxy. SOCKS is not supported. A `ws://` URL on this machine is never reached through a proxy.",
+    )
+    ssl_cafile: File | None = Field(
+        default=None,
+        description="PEM file with the CA certificates to trust instead of the system's, for example "
+        "those of a proxy that inspects TLS.",
     )
     ping_interval: Seconds = Field(
         default=15.0,

@@ -158,6 +158,21 @@ def _websocket(url: str) -> str:
     return url
 
 
+def _proxy(url: str) -> str:
+    if not url:
+        return url
+    parts = urlsplit(url)
+    if parts.scheme.startswith("socks"):
+        raise ValueError("must be an HTTP proxy, because SOCKS is not supported")
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError("must be the URL of an HTTP proxy such as http://host:port, or empty")
+    if parts.username or parts.password:
+        raise ValueError(
+            "must not contain a user name or password: set HTTPS_PROXY in the environment instead"
+        )
+    return url
+
+
 def _brokers(servers: str) -> str:
     for server in servers.split(","):
         host, colon, port = server.strip().rpartition(":")
@@ -181,5 +196,6 @@ File = Annotated[Path, AfterValidator(_in_folder)]
 Secret = Annotated[SecretStr, AfterValidator(_from_file)]
 RequiredSecret = Annotated[Secret, AfterValidator(_given)]
 WebSocketUrl = Annotated[str, AfterValidator(_websocket)]
+ProxyUrl = Annotated[str, AfterValidator(_proxy)]
 Brokers = Annotated[str, AfterValidator(_brokers)]
 Replicas = Annotated[int, Field(ge=-1), AfterValidator(_replicas)]

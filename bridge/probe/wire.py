@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import Self
 
 import orjson
-from websockets.asyncio.client import ClientConnection, connect
+from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
 
 from bridge.config import ExchangeConfig
@@ -16,16 +16,10 @@ from bridge.errors import VisitFailed
 from bridge.exchange import requests
 from bridge.exchange.requests import Credentials, Request
 from bridge.probe.messages import Answered, Line, Messages
+from bridge.websocket import opening
 
 Keep = Callable[[bytes], None]
 """Takes the JSON text of each message."""
-
-
-class _Connect(connect):
-    """A connection attempt that ends at a redirect instead of following it."""
-
-    def process_redirect(self, exc: Exception) -> Exception | str:
-        return exc
 
 
 class Wire:
@@ -54,16 +48,8 @@ class Wire:
         self._reading: asyncio.Task[None]  # reads until the connection is closed
 
     async def __aenter__(self) -> Self:
-        opening = _Connect(
-            self._config.url,
-            compression=None,
-            max_size=self._config.max_frame_bytes,
-            open_timeout=self._config.reply_timeout,
-            close_timeout=1,
-            ping_interval=None,
-        )
         try:
-            self._connection = await opening
+            self._connection = await opening.connection(self._config, ClientConnection)
         except InvalidStatus as error:
             location = error.response.headers.get("Location")
             if location is not None:
@@ -71,7 +57,7 @@ class Wire:
             status = error.response.status_code
             raise VisitFailed(f"handshake answered with HTTP {status}{_to(location)}") from None
         except (OSError, EOFError, TimeoutError, WebSocketException) as error:
-            raise VisitFailed(str(error) or type(error).__name__) from None
+            raise VisitFailed(opening.in_words(error)) from None
         self._messages.findings.note("no_redirect", True, self._config.url)
         self._reading = asyncio.create_task(self._read())
         return self

@@ -1,14 +1,21 @@
 """Opens a connection to the exchange: waits until that is allowed, and notes whether it was refused."""
 
+import ssl
 import time
+from functools import lru_cache
 from http import HTTPStatus
-from typing import cast
+from pathlib import Path
+from typing import Any, cast
+from urllib.parse import urlsplit
 
 from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import InvalidStatus, WebSocketException
+from websockets.exceptions import InvalidProxy, InvalidStatus, WebSocketException
+from websockets.proxy import get_proxy
+from websockets.uri import parse_uri
 
 from bridge import __version__
 from bridge.config import ExchangeConfig
+from bridge.errors import ConfigError
 from bridge.websocket.courtesy import Courtesy, asked_to_wait, spread_over
 from bridge.websocket.stream import Stream
 
@@ -24,14 +31,50 @@ class _Connect(connect):
         return exc
 
 
+def verify(config: ExchangeConfig) -> None:
+    """Check what is needed to connect and is not part of the configuration alone.
+
+    Raises:
+        ConfigError: the environment names a SOCKS proxy, or the CA certificates cannot be used.
+    """
+    proxy = proxy_of(config)
+    if proxy is not None and urlsplit(proxy).scheme.startswith("socks"):
+        raise ConfigError(
+            "exchange.proxy", 'the environment names a SOCKS proxy: set an HTTP proxy, or "" for none'
+        )
+    if config.ssl_cafile is not None:
+        try:
+            _trusting(config.ssl_cafile)
+        except (OSError, ValueError) as error:
+            raise ConfigError("exchange.ssl_cafile", f"cannot be used: {error}") from None
+
+
+def proxy_of(config: ExchangeConfig) -> str | None:
+    """Return the proxy to the exchange: as configured, else as the environment says; None: none."""
+    if not config.url.startswith("wss:") and not config.travels_in_clear:
+        return None
+    if config.proxy is None:
+        return get_proxy(parse_uri(config.url))
+    return config.proxy or None
+
+
+@lru_cache(maxsize=1)
+def _trusting(file: Path) -> ssl.SSLContext:
+    return ssl.create_default_context(cafile=file)
+
+
 async def connection(config: ExchangeConfig, kind: type[ClientConnection]) -> ClientConnection:
     """Open a connection as it is configured.
 
     Raises:
         TimeoutError, OSError, EOFError, WebSocketException: it was not possible.
     """
+    options: dict[str, Any] = {}
+    if config.ssl_cafile is not None and config.url.startswith("wss:"):
+        options["ssl"] = _trusting(config.ssl_cafile)
     return await _Connect(
         config.url,
+        proxy=proxy_of(config),
         create_connection=kind,
         compression=None,
         max_size=config.max_frame_bytes,
@@ -39,6 +82,7 @@ async def connection(config: ExchangeConfig, kind: type[ClientConnection]) -> Cl
         close_timeout=_CLOSING_HANDSHAKE,
         ping_interval=None,
         user_agent_header=f"digifinex-bridge/{__version__}",
+        **options,
     )
 
 
@@ -69,4 +113,6 @@ def in_words(error: BaseException) -> str:
     """Return why a connection could not be opened."""
     if isinstance(error, InvalidStatus) and error.response.status_code in _REDIRECTS:
         return f"HTTP {error.response.status_code}: a redirect, which is not followed"
+    if isinstance(error, InvalidProxy):
+        return "the address of the proxy is not valid"  # which may contain a password
     return str(error) or type(error).__name__

@@ -150,3 +150,25 @@ def test_a_port_in_use_prints_one_line_and_exits_with_status_2() -> None:
     assert done.returncode == 2
     assert "--port" in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+HANGING = """
+import socket, sys, time
+socket.getaddrinfo = lambda *_, **__: print("asked", flush=True) or time.sleep(3600)
+from bridge.cli import main
+main()
+"""
+
+
+def test_run_stops_while_a_name_server_hangs(tmp_path: Path) -> None:
+    config = tmp_path / "bridge.toml"
+    config.write_text(
+        '[channels]\ntrades = ["BTC_USDT"]\n[kafka]\nbootstrap_servers = "kafka.example:9092"\n'
+        '[http]\nhost = "127.0.0.1"\nport = 0\n'
+    )
+    command = [sys.executable, "-c", HANGING, "run", "--config", str(config)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"asked\n"
+        process.terminate()
+        assert process.wait(600) == 0
