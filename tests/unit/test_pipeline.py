@@ -319,6 +319,14 @@ def test_a_field_that_the_exchange_has_added_is_reported_once_for_each_channel()
     assert sessions.dead_letters() == 0
 
 
+def test_a_field_that_many_sessions_bring_is_reported_once() -> None:
+    sessions = Sessions()
+    for number in range(3):
+        push = Push("depth", b'[true,{"asks":[]},"A"]', ["sendTime"])
+        sessions.pipeline.push(push, Source(f"session {number}"), RECEIVED_US, b"a frame")
+    assert [event["field"] for event in sessions.events()] == ["sendTime"]
+
+
 def test_endless_new_fields_are_reported_up_to_a_bound() -> None:
     sessions, source = Sessions(), Source("s")
     for number in range(200):
