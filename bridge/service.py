@@ -4,9 +4,11 @@ import asyncio
 import gc
 import signal
 import socket
+import time
 import uuid
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from functools import partial
+from itertools import chain, product
 from typing import NamedTuple, TypeVar
 
 import structlog
@@ -20,14 +22,27 @@ from bridge.kafka.leases import Leases
 from bridge.kafka.topics import Topic, prepare
 from bridge.records import STATE
 from bridge.shard import Replica, Shard
-from bridge.watch.endpoints import Endpoints, Readiness
+from bridge.watch.endpoints import Endpoints
 from bridge.watch.metrics import Metrics
+from bridge.watch.readiness import (
+    STATES,
+    Readiness,
+    Standing,
+    State,
+    counts,
+    fitting,
+    of_sessions,
+    sessions_of,
+    subscriptions_of,
+)
 from bridge.websocket import opening
 from bridge.websocket.courtesy import Courtesy
 
 log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
+
+_SCRAPE = 0.5  # seconds; series that are computed within such a time are of one scrape
 
 
 class Undelivered(NamedTuple):
@@ -54,6 +69,10 @@ class Bridge:
         self._leases_changed = asyncio.Event()  # set by the leases, cleared when the shards follow
         # The shards that are served now, by number. One that was lost stays until it has ended.
         self._shards: dict[int, Shard] = {}
+        # For `/metrics`: how all connectors stood when they were last looked at, and the counts of that.
+        self._looked_at = -_SCRAPE  # in monotonic seconds
+        self._standings: Mapping[int, Sequence[Standing]] = {}
+        self._counts: Mapping[int, Mapping[tuple[str, State], int]] = {}
         # Records of the shards that have ended, see `Undelivered`.
         self._spooled = 0
         self._lost = 0
@@ -83,28 +102,36 @@ class Bridge:
             member.cancel()
         return Undelivered(self._spooled, self._lost)
 
-    def missing(self) -> dict[str, object]:
-        """Return the reasons why the bridge is not ready; a standby without shards is ready."""
+    def readiness(self) -> Readiness:
+        """Return what keeps this replica from being ready, and in what it is degraded.
+
+        A standby without shards is ready.
+        """
         if self._trouble is not None:
-            return {"kafka": self._trouble}
+            return Readiness({"kafka": self._trouble})
         if self._leases is None:
-            return {"shards": "shards not assigned yet"}
+            return Readiness({"shards": "shards not assigned yet"})
         if self._leases.shards is None:
-            return {"shards": self._leases.trouble}
+            return Readiness({"shards": self._leases.trouble})
         missing: dict[str, object] = {}
         if waiting := sorted(self._leases.shards - self._shards.keys()):
             missing["shards"] = f"not started: {', '.join(map(str, waiting))}"
         for shard in self._shards.values():
-            for what, detail in shard.missing().items():
-                known = missing.get(what)
-                missing[what] = (
-                    known + detail if isinstance(known, list) and isinstance(detail, list) else detail
-                )
-        return missing
+            missing |= shard.missing()
+        sessions = of_sessions([one for shard in self._shards.values() for one in shard.standings()])
+        return Readiness(missing | sessions.missing, sessions.degraded)
 
-    def degraded(self) -> list[str]:
-        """Return what does not work although the bridge may be ready, as lines."""
-        return [line for shard in self._shards.values() for line in shard.degraded()]
+    def status(self, session: str | None) -> dict[str, object] | None:
+        """Return the sessions of this replica, or the subscriptions of one; None if there is no such one."""
+        shards = {number: shard.standings() for number, shard in sorted(self._shards.items())}
+        if session is None:
+            listed = [one for number, standings in shards.items() for one in sessions_of(number, standings)]
+            body: dict[str, object] = {"replica": self.replica, "shards": list(shards)}
+            return fitting(body | self.readiness().body(), "sessions", listed)
+        subscriptions = subscriptions_of(session, chain.from_iterable(shards.values()))
+        return (
+            None if subscriptions is None else fitting({"session": session}, "subscriptions", subscriptions)
+        )
 
     # Start
 
@@ -201,12 +228,16 @@ class Bridge:
     def _register_gauges(self) -> None:
         """Register the gauges that are computed when scraped, and those that must exist from the start."""
         gauge = self.metrics.gauge
-        gauge("ready").read = lambda: 0 if self.missing() else 1
-        gauge("degraded").read = lambda: len(self.degraded())
+        gauge("ready").read = lambda: 1 if self.readiness().ready else 0
         gauge("spool_limit_bytes").value = self._config.spool.max_bytes
         for number in range(self._config.kafka.shards):
             gauge("shard_owned", shard=str(number)).value = 0  # also of a shard that no replica serves
             gauge("reading_paused", shard=str(number)).read = partial(self._is_paused, number)
+            for channel, state in product(sorted(plan.channels(self._config)), STATES):
+                read = partial(self._subscriptions, number, channel, state)
+                gauge("subscriptions", shard=str(number), channel=channel, state=state).read = read
+        for account in self._config.accounts:
+            gauge("account_ready", account=account.name).read = partial(self._is_account_ready, account.name)
         gauge("pending_records").read = self._sum(lambda shard: shard.queues.pending_records)
         gauge("pending_bytes", part="queue").read = self._sum(lambda shard: shard.queues.pending_bytes)
         gauge("pending_bytes", part="exchange").read = self._sum(lambda shard: shard.held_bytes)
@@ -218,6 +249,25 @@ class Bridge:
 
     def _sum(self, figure: Callable[[Shard], float]) -> Callable[[], float]:
         return lambda: sum(figure(shard) for shard in self._shards.values())
+
+    def _standing_now(self) -> Mapping[int, Sequence[Standing]]:
+        """Return how the connectors of each shard stand, looked at once for all series of a scrape."""
+        now = time.monotonic()
+        if now > self._looked_at + _SCRAPE:
+            self._looked_at = now
+            self._standings = {number: shard.standings() for number, shard in self._shards.items()}
+            self._counts = {number: counts(standings) for number, standings in self._standings.items()}
+        return self._standings
+
+    def _subscriptions(self, shard: int, channel: str, state: State) -> float:
+        self._standing_now()
+        return self._counts[shard][channel, state] if shard in self._counts else 0.0
+
+    def _is_account_ready(self, account: str) -> float:
+        own = [
+            one for standings in self._standing_now().values() for one in standings if one.account == account
+        ]
+        return float(bool(own) and all(one.live for one in own))
 
     def _is_paused(self, number: int) -> bool:
         shard = self._shards.get(number)
@@ -232,8 +282,7 @@ async def run(config: Config) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, bridge.stop.set)
     log.info("starting", version=__version__, delivery=str(config.kafka.delivery))
-    readiness = Readiness(bridge.missing, bridge.degraded)
-    async with Endpoints(config.http.host, config.http.port, bridge.metrics.registry, readiness) as http:
+    async with Endpoints(config.http.host, config.http.port, bridge.metrics.registry, bridge) as http:
         log.info("HTTP endpoints listening", host=config.http.host, port=http.port)
         try:
             spooled, lost = await bridge.run()

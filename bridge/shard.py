@@ -21,6 +21,7 @@ from bridge.spool.overflow import Overflow
 from bridge.spool.spool import Spool
 from bridge.watch.events import Journal
 from bridge.watch.metrics import Metrics
+from bridge.watch.readiness import Standing
 from bridge.watch.watch import Watch
 from bridge.websocket.connector import Account, Connector
 from bridge.websocket.courtesy import Courtesy
@@ -138,35 +139,20 @@ class Shard:
         """Bytes that were read from the exchange and are not in the queues yet."""
         return sum(connector.held_bytes for connector in self._connectors)
 
-    def missing(self) -> dict[str, object]:
-        """Return the reasons why the shard is not ready, by subject; empty if it is ready."""
-        missing: dict[str, object] = {}
+    def missing(self) -> dict[str, str]:
+        """Return what keeps the shard from being served, by subject; its sessions aside, see `standings`."""
+        missing: dict[str, str] = {}
         if (kafka := self._sink.missing()) is not None:
             missing["kafka"] = kafka
         elif self.paused:
             missing["kafka"] = "reading paused: memory and spool are full"
         if not self._serving:
-            missing["subscriptions"] = [f"shard {self._watch.shard}: takeover in progress"]
-        elif waiting := self._waiting():
-            missing["subscriptions"] = waiting
+            missing["shards"] = f"shard {self._watch.shard}: takeover in progress"
         return missing
 
-    def degraded(self) -> list[str]:
-        """Return what does not work although the shard may be ready, as lines."""
-        return [text for connector in self._connectors for text in connector.missing()]
-
-    def _waiting(self) -> list[str]:
-        """Return the subscriptions because of which the shard is not ready.
-
-        Those of sessions that come up for the first time, or all if no session is live: none of the public
-        ones, if there are any. The others are no reason: a refused symbol or account must not take a replica
-        out of service whose other sessions are live.
-        """
-        some = [connector for connector in self._connectors if connector.account is None]
-        counted = some or self._connectors
-        if any(connector.is_live for connector in counted):
-            counted = [connector for connector in self._connectors if connector.is_coming_up]
-        return [text for connector in counted for text in connector.missing()]
+    def standings(self) -> list[Standing]:
+        """Return how its connectors stand, in the order of their opening."""
+        return [connector.standing() for connector in self._connectors]
 
     async def _serve(self) -> None:
         """Subscribe once the shard has been taken over, with the state that was read from Kafka."""

@@ -147,7 +147,7 @@ class SpoolConfig(Section):
 
 
 class HttpConfig(Section):
-    """The HTTP endpoints `/metrics`, `/healthz` and `/readyz`."""
+    """The HTTP endpoints `/metrics`, `/healthz`, `/readyz` and `/status`."""
 
     host: str = Field(default="0.0.0.0", min_length=1, description="Address to listen on.")  # noqa: S104
     port: int = Field(default=9464, ge=0, le=65_535, description="Port to listen on. 0 picks a free port.")

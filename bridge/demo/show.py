@@ -53,7 +53,7 @@ async def run(seconds: float | None = None, symbols: int = 6, rate: float = 200.
                 serving = asyncio.create_task(bridge.run())
                 print(_welcome(exchange.url, bootstrap, topics), flush=True)
                 if not await _ready(bridge, serving, stop):
-                    console.print(f"not ready after {_PATIENCE:g} s: {bridge.missing()}")
+                    console.print(f"not ready after {_PATIENCE:g} s: {bridge.readiness().missing}")
                     bridge.stop.set()
                     await serving
                     return 1
@@ -146,7 +146,7 @@ async def _show(
 async def _ready(bridge: Bridge, serving: asyncio.Task[Undelivered], stop: asyncio.Event) -> bool:
     """Wait until the bridge is ready or asked to stop; return False if that takes too long."""
     deadline = time.monotonic() + _PATIENCE
-    while bridge.missing() and not serving.done() and not await _stopped(stop, _REFRESH):
+    while not bridge.readiness().ready and not serving.done() and not await _stopped(stop, _REFRESH):
         if time.monotonic() > deadline:
             return False
     return True

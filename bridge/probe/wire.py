@@ -16,7 +16,7 @@ from bridge.errors import VisitFailed
 from bridge.exchange import requests
 from bridge.exchange.requests import Credentials, Request
 from bridge.probe.messages import Answered, Line, Messages
-from bridge.websocket import opening
+from bridge.websocket.opening import connection, in_words
 
 Keep = Callable[[bytes], None]
 """Takes the JSON text of each message."""
@@ -49,15 +49,14 @@ class Wire:
 
     async def __aenter__(self) -> Self:
         try:
-            self._connection = await opening.connection(self._config, ClientConnection)
+            self._connection = await connection(self._config, ClientConnection)
         except InvalidStatus as error:
             location = error.response.headers.get("Location")
             if location is not None:
                 self._messages.findings.note("no_redirect", False, f"to {location}")
-            status = error.response.status_code
-            raise VisitFailed(f"handshake answered with HTTP {status}{_to(location)}") from None
+            raise VisitFailed(in_words(error)) from None
         except (OSError, EOFError, TimeoutError, WebSocketException) as error:
-            raise VisitFailed(opening.in_words(error)) from None
+            raise VisitFailed(in_words(error)) from None
         self._messages.findings.note("no_redirect", True, self._config.url)
         self._reading = asyncio.create_task(self._read())
         return self
@@ -147,7 +146,3 @@ class Wire:
             self.closed = "closed by the exchange"
         finally:
             self._news.set()
-
-
-def _to(location: str | None) -> str:
-    return "" if location is None else f", a redirect to {location}"

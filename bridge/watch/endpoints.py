@@ -1,4 +1,4 @@
-"""The HTTP endpoints: `/metrics` for Prometheus, `/healthz` and `/readyz` for Kubernetes.
+"""The HTTP endpoints: `/metrics` for Prometheus, `/healthz`, `/readyz` for Kubernetes, `/status` for people.
 
 They run on the server of websockets, which can answer a plain HTTP request instead of a handshake. That saves
 a library; nothing here speaks WebSocket.
@@ -6,14 +6,13 @@ a library; nothing here speaks WebSocket.
 
 import errno
 import http
-import json
 import logging
 import os
 import socket
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from types import TracebackType
-from typing import Self
+from typing import Protocol, Self
+from urllib.parse import parse_qs
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
@@ -21,33 +20,23 @@ from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.http11 import Request, Response
 
 from bridge.errors import ConfigError
+from bridge.watch.readiness import Readiness, as_json
 
 
-def _nothing() -> Sequence[str]:
-    return ()
+class Subject(Protocol):
+    """The replica that the endpoints speak of."""
+
+    def readiness(self) -> Readiness:
+        """Return what keeps it from being ready, and in what it is degraded."""
+
+    def status(self, session: str | None) -> Mapping[str, object] | None:
+        """Return its sessions, or the subscriptions of one; None if there is no such session."""
 
 
-@dataclass(frozen=True, slots=True)
-class Readiness:
-    """What `/readyz` asks.
-
-    `missing` returns what keeps this replica from being ready, by subject, in JSON values; empty when it is
-    ready. `degraded` returns in lines what does not work, whether the replica is ready or not.
-    """
-
-    missing: Callable[[], Mapping[str, object]]
-    degraded: Callable[[], Sequence[str]] = _nothing
-
-
-# Of a list in the body: lines, and characters of each at its beginning and at its end. With two lists and one
-# longer text, of which each character may be written in six, the body has less than 64 KiB.
-_MOST_LINES = 25
-_MOST_OF_LINE = 90
-_MOST_OF_TEXT = 1500
-_PATHS = ("/metrics", "/healthz", "/readyz")
+_PATHS = ("/metrics", "/healthz", "/readyz", "/status")
 _REQUEST_TIMEOUT = 2.0  # seconds in which a client must have sent its request
 
-# Requests are not worth a log line; a failure of `readiness` or of the registry is.
+# Requests are not worth a log line; a failure of the subject or of the registry is.
 _log = logging.getLogger("bridge.watch.endpoints.http")
 _log.setLevel(logging.ERROR)
 
@@ -58,12 +47,12 @@ class Endpoints:
     Each connection is closed after its response.
     """
 
-    def __init__(self, host: str, port: int, registry: CollectorRegistry, readiness: Readiness) -> None:
+    def __init__(self, host: str, port: int, registry: CollectorRegistry, subject: Subject) -> None:
         # The port listened on: with a configured port of 0, the one that the system chose, once entered.
         self.port = port
         self._host = host
         self._registry = registry
-        self._readiness = readiness
+        self._subject = subject
         self._server: Server  # set on entering the context
 
     async def __aenter__(self) -> Self:
@@ -98,7 +87,7 @@ class Endpoints:
         await self._server.wait_closed()
 
     def _answer(self, connection: ServerConnection, request: Request) -> Response:
-        path = request.path.partition("?")[0]
+        path, _, query = request.path.partition("?")
         if request.method not in ("GET", "HEAD"):
             response = connection.respond(http.HTTPStatus.METHOD_NOT_ALLOWED, "GET or HEAD only\n")
             response.headers["Allow"] = "GET, HEAD"
@@ -108,6 +97,8 @@ class Endpoints:
             response = connection.respond(http.HTTPStatus.OK, "ok\n")
         elif path == "/readyz":
             response = self._ready(connection)
+        elif path == "/status":
+            response = self._status(connection, query)
         else:
             response = connection.respond(http.HTTPStatus.NOT_FOUND, f"try {', '.join(_PATHS)}\n")
         if request.method == "HEAD":
@@ -120,30 +111,20 @@ class Endpoints:
         return _typed(response, content_type)
 
     def _ready(self, connection: ServerConnection) -> Response:
-        missing, degraded = self._readiness.missing(), self._readiness.degraded()
-        status = http.HTTPStatus.SERVICE_UNAVAILABLE if missing else http.HTTPStatus.OK
-        body: dict[str, object] = {"ready": not missing}
-        if missing:
-            body["missing"] = {subject: _bounded(what) for subject, what in missing.items()}
-        if degraded:
-            body["degraded"] = _bounded(degraded)
-        return _typed(connection.respond(status, json.dumps(body) + "\n"), "application/json")
+        readiness = self._subject.readiness()
+        status = http.HTTPStatus.OK if readiness.ready else http.HTTPStatus.SERVICE_UNAVAILABLE
+        return _json(connection, status, readiness.body())
+
+    def _status(self, connection: ServerConnection, query: str) -> Response:
+        session = parse_qs(query).get("session", [None])[0]
+        body = self._subject.status(session)
+        if body is None:
+            return connection.respond(http.HTTPStatus.NOT_FOUND, "no such session, see /status\n")
+        return _json(connection, http.HTTPStatus.OK, body)
 
 
-def _bounded(what: object) -> object:
-    """Return a text or a list of texts, cut to what is of use to a reader."""
-    if isinstance(what, str):
-        return what[:_MOST_OF_TEXT]
-    if not isinstance(what, Sequence):
-        return what
-    lines = [_shortened(str(line)) for line in what[:_MOST_LINES]]
-    return [*lines, f"and {len(what) - _MOST_LINES} more"] if len(what) > _MOST_LINES else lines
-
-
-def _shortened(line: str) -> str:
-    if len(line) <= 2 * _MOST_OF_LINE:
-        return line
-    return f"{line[:_MOST_OF_LINE]} … {line[-_MOST_OF_LINE:]}"
+def _json(connection: ServerConnection, status: http.HTTPStatus, body: Mapping[str, object]) -> Response:
+    return _typed(connection.respond(status, as_json(body).decode() + "\n"), "application/json")
 
 
 def _typed(response: Response, content_type: str) -> Response:

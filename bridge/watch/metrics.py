@@ -122,17 +122,25 @@ _RECONNECTS = ("closed", "refused", "timeout", "stale", "rejected", "rotated")
 
 DECLARATIONS: tuple[Declaration, ...] = (
     Declaration("ready", Gauge, "1 while /readyz answers 200, else 0."),
-    Declaration(
-        "degraded",
-        Gauge,
-        "Subscriptions and sessions that /readyz lists under `degraded`: refused, silent or reconnecting.",
-    ),
     Declaration("connected", Gauge, "Open sessions, including those that are still subscribing.", ("shard",)),
     Declaration("shard_owned", Gauge, "1 while this replica serves the shard, else 0.", ("shard",)),
     Declaration(
         "shards_lost_total",
         Counter,
         "Shards lost while this replica was serving them: fenced by another replica, or reassigned.",
+    ),
+    Declaration(
+        "subscriptions",
+        Gauge,
+        "Subscriptions by state: confirmed; pending, without an answer; silent, confirmed without a list or"
+        " snapshot; refused.",
+        ("shard", "channel", "state"),
+    ),
+    Declaration(
+        "account_ready",
+        Gauge,
+        "1 while all sessions of the account are live on this replica, else 0, also where another serves it.",
+        ("account",),
     ),
     Declaration("frames_total", Counter, "Frames received from the exchange.", ("shard",)),
     Declaration("received_bytes_total", Counter, "Compressed bytes of the frames received.", ("shard",)),

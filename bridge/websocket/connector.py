@@ -26,6 +26,7 @@ from bridge.exchange.session import Session, Timing
 from bridge.exchange.subscribing import subscribe_requests
 from bridge.ledger import Heard
 from bridge.records import Cause
+from bridge.watch.readiness import Standing
 from bridge.watch.watch import Watch
 from bridge.websocket import opening
 from bridge.websocket.courtesy import ACCOUNT, LIFE, LISTING, OTHER, Courtesy, Handshake, calm, spread
@@ -95,7 +96,7 @@ class Connector:
         self._reading = asyncio.Event()  # cleared by `pause`, set by `resume`
         self._reading.set()
         self._trouble = "not connected yet"  # why no session is open, for `/readyz`
-        self._failed = False  # whether a session has ended, or could not be opened
+        self._coming_up = True  # until the first session has become live or has failed
         self._log = log.bind(shard=watch.shard, account=self.account)  # both are in each of its lines
 
     async def run(self) -> None:
@@ -117,7 +118,7 @@ class Connector:
             self._log.exception("internal error in a session")
             ended = Ended("closed", f"internal error: {error!r}")
         self._trouble = f"{ended.reason}: {ended.detail}"
-        self._failed = True
+        self._coming_up = False
         self._watch.metrics.counter("reconnects_total", reason=ended.reason).value += 1
         now = time.monotonic()
         delay = self._retrying.ended(ended, now, self._live_at)
@@ -189,30 +190,27 @@ class Connector:
         for feed in self._feeds:
             feed.resume()
 
-    @property
-    def is_live(self) -> bool:
-        """Whether a session is open that has been live."""
-        return any(feed.session.live_at != inf and not feed.ended.done() for feed in self._feeds[:1])
-
-    @property
-    def is_coming_up(self) -> bool:
-        """Whether its first session is still to be opened or to become live, and has not failed yet."""
-        return not self._failed and not (self._feeds and self._feeds[0].session.live_at != inf)
-
-    def missing(self) -> list[str]:
-        """Return the subscriptions that bring nothing, as lines for `/readyz`; none if all is well."""
-        if not self._feeds:
-            return [f"{self._name()}: {self._trouble}"]
-        feed = self._feeds[0]
-        if feed.ended.done():
-            return [f"{self._name()}: session ended"]
-        if not feed.session.live:
-            return [f"{self._name()}: {feed.session.state.value}"]
-        refused = [
-            f"{refused.channel} {' '.join(refused.symbols)}: refused: {refused.error}".replace("  ", " ")
-            for refused in feed.refused.values()
-        ]
-        return refused + [f"{channel} {symbol}: silent" for channel, symbol in feed.silent]
+    def standing(self) -> Standing:
+        """Return how it and its subscriptions stand."""
+        feed = self._feeds[0] if self._feeds else None
+        if feed is None:
+            trouble = self._trouble
+        elif feed.ended.done():
+            trouble = "session ended"
+        else:
+            trouble = "" if feed.session.live_at != inf else feed.session.state.value
+        return Standing(
+            self.account,
+            feed.source.session if feed else None,
+            feed.address if feed else None,
+            trouble,
+            self._coming_up,
+            {
+                (channel, symbol): feed.state_of(channel, symbol) if feed else ("pending", "")
+                for channel, symbols in self.wanted.items()
+                for symbol in symbols or ("",)
+            },
+        )
 
     def _name(self) -> str:
         subscriptions = ", ".join(
@@ -237,6 +235,7 @@ class Connector:
             await until(feed.live.wait(), feed)
             if feed.live.is_set():
                 self._live_at = time.monotonic()
+            self._coming_up = False
             self.note_heard()
             return await self._keep(feed)
         finally:

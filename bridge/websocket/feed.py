@@ -1,9 +1,12 @@
-"""One session on one connection: frames from the wire go into the session, its requests onto the wire."""
+"""One session on one connection: frames from the wire go into the session, its requests onto the wire.
+
+Longer than 350 lines because what was received, when, and what is known of each subscription belong together.
+"""
 
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -22,6 +25,7 @@ from bridge.exchange.events import (
 )
 from bridge.exchange.frames import Push
 from bridge.exchange.session import Session
+from bridge.watch.readiness import State
 from bridge.watch.watch import Watch
 from bridge.websocket.courtesy import Courtesy
 from bridge.websocket.listening import NOTHING_READ, ReadUpTo
@@ -98,6 +102,7 @@ class Feed:
         # By each sending of requests since the last pong: the id of its newest one, and when it began, µs
         # since the epoch.
         self._sendings: deque[tuple[int, int]] = deque()
+        self._confirmed: set[tuple[str, str]] = set()  # subscriptions, by channel and symbol; only grows
         self._due: list[CleanDue] = []  # not looked at yet; emptied as soon as nothing is withheld
         self._silence = Silence(session, source, watch.journal)
         self._wake = asyncio.Event()  # set when the session has something to send, report or do
@@ -150,6 +155,24 @@ class Feed:
         self._wake.set()
 
     @property
+    def address(self) -> str | None:
+        """The address that it is connected to, like "203.0.113.7:443"; None once it is closed."""
+        match self._stream.transport.get_extra_info("peername"):
+            case (str(host), int(port), *_):
+                return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+            case _:
+                return None
+
+    def state_of(self, channel: str, symbol: str) -> tuple[State, str]:
+        """Return how a subscription stands and, if it is refused, why; `symbol` is "" if it has none."""
+        refused = self.refused.get((channel, (symbol,) if symbol else ()))
+        if refused is not None:
+            return "refused", refused.error
+        if (channel, symbol) in self._silence.silent:
+            return "silent", ""
+        return ("confirmed" if (channel, symbol) in self._confirmed else "pending"), ""
+
+    @property
     def held_bytes(self) -> int:
         """Bytes that were read and not handed over, as reading is paused or a message is not whole."""
         return self._stream.held_bytes
@@ -168,11 +191,6 @@ class Feed:
         What a rotation withholds does not move it, since that is lost if the process is killed.
         """
         return self._read_before_withheld if self.withheld else self._read_up_to
-
-    @property
-    def silent(self) -> Collection[tuple[str, str]]:
-        """The channels and symbols whose list or snapshot has not come, although it was requested again."""
-        return self._silence.silent.keys()
 
     def pause(self) -> None:
         """Stop reading from the connection; pings continue."""
@@ -290,6 +308,7 @@ class Feed:
                 self._clock_offset.value = offset
             case Confirmed(channel, symbols):
                 self.listening.setdefault(channel, self._last_frame_us)
+                self._confirmed.update((channel, symbol) for symbol in symbols or ("",))
                 self._refused.confirmed(channel, symbols)
             case CleanDue():
                 self._due.append(event)

@@ -147,7 +147,7 @@ def test_a_subscription_that_never_brings_its_list_or_snapshot_is_reported_once(
             exchange.spoil(channel, "ETH_USDT", *(spoiling,) * ALWAYS)
             async with bridge(exchange) as one:
                 await soon(one.silent, 10, "a report")
-                await soon(lambda: one.connector.missing() == [], 10, "readiness")
+                await soon(lambda: one.connector.standing().live, 10, "readiness")
                 before = len(one.made(channel, "ETH_USDT"))
                 await soon(lambda: len(one.made(channel, "ETH_USDT")) > before, 10, "live updates")
                 await passed(3 * REPLY_TIMEOUT)

@@ -25,6 +25,7 @@ from bridge.watch.watch import Watch
 from bridge.websocket import opening as edge
 from bridge.websocket.connector import Connector
 from bridge.websocket.courtesy import Courtesy, Handshake
+from tests.support.standings import not_confirmed
 from tests.support.waiting import soon
 
 SYMBOLS = ["BTC_USDT", "ETH_USDT"]
@@ -190,10 +191,10 @@ def test_later_subscribe_requests_use_and_wait_for_the_budget() -> None:
         async with Simulator(symbols=[*SYMBOLS, "LTC_USDT"], rate=10) as exchange:
             begin = time.monotonic()
             async with connected(exchange, Received(), symbols, **budget) as connector:
-                await soon(lambda: connector.missing()[0].endswith("(code 2)"), 20, "the refused one")
+                await soon(lambda: not_confirmed(connector)[0].endswith("(code 2)"), 20, "the refused one")
                 connector.subscribe("trades", ["LTC_USDT"])
-                await soon(lambda: "subscribing" in connector.missing()[0], 20, "the added one")
-                await soon(lambda: connector.missing()[0].endswith("(code 2)"), 20, "all answers")
+                await soon(lambda: "subscribing" in not_confirmed(connector)[0], 20, "the added one")
+                await soon(lambda: not_confirmed(connector)[0].endswith("(code 2)"), 20, "all answers")
                 requests = 1 + len(symbols) + 1
                 # The budget of one second may be used at once, and the last request is paid for after it.
                 assert time.monotonic() - begin >= (requests - 1) / 2 - 1
@@ -231,12 +232,14 @@ def test_a_session_that_ends_while_its_replacement_waits_to_be_admitted_is_over(
     async def scenario() -> None:
         async with Simulator(symbols=SYMBOLS, rate=100) as exchange:  # noqa: SIM117
             async with connected(exchange, Received(), max_session_age=0.5) as connector:
-                await soon(lambda: connector.missing() == [], 20, "a live session")
+                await soon(lambda: not_confirmed(connector) == [], 20, "a live session")
                 paused = time.monotonic()
                 connector.courtesy.pause(paused, 300.0)
                 await soon(lambda: time.monotonic() > paused + 1.0, 20, "the end of its maximum age")
                 await exchange.drop_all()
-                await soon(lambda: "closed by the exchange" in str(connector.missing()), 20, "why it ended")
+                await soon(
+                    lambda: "closed by the exchange" in str(not_confirmed(connector)), 20, "why it ended"
+                )
 
     uvloop.run(scenario())
 
@@ -275,15 +278,15 @@ def test_a_subscription_that_was_refused_and_brings_data_is_confirmed() -> None:
     async def scenario() -> None:
         async with Simulator(symbols=SYMBOLS, rate=100) as exchange:  # noqa: SIM117
             async with connected(exchange, Flowing(), SYMBOLS, ping_interval=0.2) as connector:
-                await soon(lambda: connector.missing() == [], 20, "a live session")
+                await soon(lambda: not_confirmed(connector) == [], 20, "a live session")
                 exchange.shut("trades")
                 connector.subscribe("trades", ["LTC_USDT"])
-                await soon(lambda: "service unavailable" in str(connector.missing()), 20, "a refusal")
-                assert len(connector.missing()) == 1
+                await soon(lambda: "service unavailable" in str(not_confirmed(connector)), 20, "a refusal")
+                assert len(not_confirmed(connector)) == 1
                 (client,) = exchange.clients
                 client.subscriber.subscriptions["trades"].add("LTC_USDT")
                 exchange.push("trades", [False, [], "LTC_USDT"])
-                await soon(lambda: connector.missing() == [], 20, "all confirmed")
+                await soon(lambda: not_confirmed(connector) == [], 20, "all confirmed")
 
     uvloop.run(scenario())
 

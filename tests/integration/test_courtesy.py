@@ -21,6 +21,7 @@ from bridge.watch.metrics import Metrics
 from bridge.watch.watch import Watch
 from bridge.websocket.connector import Account, Connector
 from bridge.websocket.courtesy import Courtesy
+from tests.support.standings import not_confirmed
 from tests.support.waiting import soon
 
 SYMBOLS = ["BTC_USDT", "ETH_USDT", "LTC_USDT", "XRP_USDT"]
@@ -77,7 +78,7 @@ class Process:
     @property
     def live(self) -> int:
         """How many have nothing missing."""
-        return sum(not connector.missing() for connector in self.connectors)
+        return sum(not not_confirmed(connector) for connector in self.connectors)
 
 
 @asynccontextmanager
@@ -169,7 +170,7 @@ def test_two_sessions_that_log_in_with_one_key_close_each_other_ever_less_often_
                 reports = process.events("short_lives")
                 assert reports
                 assert {report["account"] for report in reports} == {"main"}
-                assert not process.connectors[2].missing()
+                assert not not_confirmed(process.connectors[2])
 
     uvloop.run(scenario())
 
@@ -181,11 +182,13 @@ def test_a_refused_login_delays_its_account_only() -> None:
             process.connector("order", ["BTC_USDT"], "main")
             process.connector("trades", SYMBOLS)
             async with running(process):
-                await soon(lambda: "auth failed" in str(process.connectors[0].missing()), 20, "a refusal")
-                await soon(lambda: not process.connectors[1].missing(), 20, "the others")
+                await soon(
+                    lambda: "auth failed" in str(not_confirmed(process.connectors[0])), 20, "a refusal"
+                )
+                await soon(lambda: not not_confirmed(process.connectors[1]), 20, "the others")
                 await exchange.drop_all()
                 await soon(lambda: exchange.handshakes == 3, 20, "a third connection")
-                await soon(lambda: not process.connectors[1].missing(), 20, "the others again")
+                await soon(lambda: not not_confirmed(process.connectors[1]), 20, "the others again")
 
     uvloop.run(scenario())
 
@@ -219,7 +222,7 @@ def test_a_redirect_is_not_followed() -> None:
             process.connector("trades", SYMBOLS)
             async with running(process):
                 await soon(
-                    lambda: "redirect" in str(process.connectors[0].missing()), 20, "why it is refused"
+                    lambda: "redirect" in str(not_confirmed(process.connectors[0])), 20, "why it is refused"
                 )
                 assert exchange.refusals == 1
 

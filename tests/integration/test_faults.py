@@ -189,7 +189,7 @@ def test_without_kafka_or_exchange_at_the_start_the_bridge_says_so_and_keeps_try
         assert own_kafka.bootstrap in str(bridge.ready()[1]["missing"]["kafka"])
         own_kafka.start()
         eventually(lambda: f"127.0.0.1:{port}" in str(bridge.ready()[1]), 30, "only the exchange missing")
-        assert list(bridge.ready()[1]["missing"]) == ["subscriptions"]
+        assert list(bridge.ready()[1]["missing"]) == ["sessions"]
         with ExchangeThread(symbols=SYMBOLS, rate=100, setup=Setup(port=port)):
             bridge.wait_ready()
             eventually(lambda: bridge.metric("records_total") > 50, 20, "records")
@@ -204,9 +204,11 @@ def test_refused_credentials_are_reported_and_public_channels_continue(
         with RunningBridge(tmp_path, config(exchange.url, kafka, prefix, accounts=True)) as bridge:
             eventually(lambda: bridge.metric("reconnects_total", reason="rejected") == 1, 20, "a refusal")
             eventually(lambda: bridge.metric("records_total", channel="trades") > 20, 20, "trades")
-            bridge.wait_ready()
-            degraded = bridge.ready()[1]["degraded"]
-            assert [text for text in degraded if "account main" in text and "auth failed" in text]
+            status, body = bridge.ready()
+            ((refused),) = body["degraded"]["accounts"]
+            assert (status, refused["number"], refused["names"]) == (200, 1, ["main"])
+            assert "auth failed" in refused["cause"]
+            assert bridge.metric("account_ready", account="main") == 0
             assert bridge.metric("reconnects_total") == 1
             assert bridge.stop() == 0
     assert ACCOUNTS["key"] not in bridge.stderr
@@ -217,9 +219,18 @@ def test_a_bad_symbol_is_named_and_affects_nothing_else(kafka: Broker, prefix: s
         sections = {"channels": {"trades": [*SYMBOLS, "NOPE_USDT"]}}
         with RunningBridge(tmp_path, config(exchange.url, kafka, prefix, sections)) as bridge:
             eventually(lambda: bridge.metric("records_total", channel="trades") > 20, 20, "trades")
-            bridge.wait_ready()
-            (text,) = bridge.ready()[1]["degraded"]
-            assert text.startswith("trades NOPE_USDT: refused")
+            status, body = bridge.ready()
+            ((refused),) = body["degraded"]["refused"]
+            assert (status, refused["number"], refused["names"]) == (200, 1, ["trades NOPE_USDT"])
+            assert "invalid market" in refused["cause"]
+            assert bridge.metric("subscriptions", channel="trades", state="refused") == 1
+            (session,) = bridge.status()["sessions"]
+            assert session["state"] == "live"
+            assert session["address"] == exchange.url.removeprefix("ws://").partition("/")[0]
+            assert session["not_confirmed"] == ["trades NOPE_USDT"]
+            listed = bridge.status(session["session"])["subscriptions"]
+            assert listed[0]["state"] == "refused"
+            assert {one["state"] for one in listed[1:]} == {"confirmed"}
             assert bridge.stop() == 0
 
 
@@ -284,9 +295,9 @@ def test_after_http_429_nothing_connects_for_as_long_as_the_exchange_asks(
         quick = {"subscriptions_per_session": 1, "reconnect_min": 0.01, "handshakes_per_second": 1000}
         settings = config(exchange.url, kafka, prefix, {"exchange": quick})
         with RunningBridge(tmp_path, settings) as bridge:
-            bridge.wait_ready(100)
             sessions = 3 * len(SYMBOLS) + 1
-            assert exchange.simulator.handshakes == sessions
+            eventually(lambda: exchange.simulator.handshakes == sessions, 100, "all sessions")
+            bridge.wait_ready(60)
             assert bridge.metric("reconnects_total", reason="refused") == exchange.simulator.refusals > 0
             # At first all of them try at once; after that one tries for all, when the exchange allows it.
             assert exchange.simulator.refusals < sessions * sessions / 2

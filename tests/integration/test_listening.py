@@ -25,6 +25,7 @@ from bridge.watch.watch import Watch
 from bridge.websocket.connector import Account, Connector
 from bridge.websocket.courtesy import Courtesy
 from tests.support.exchange import ExchangeThread
+from tests.support.standings import not_confirmed
 from tests.support.waiting import eventually, soon
 
 ACCOUNT = Credentials("MYKEY123", "s3cr3t")
@@ -100,7 +101,7 @@ async def account(
     connector = AccountConnector(exchange.url, settings)
     running = asyncio.create_task(connector.run())
     try:
-        await soon(lambda: connector.missing() == [] and connector.times("order"), 20, "a live session")
+        await soon(lambda: not_confirmed(connector) == [] and connector.times("order"), 20, "a live session")
         yield connector
     finally:
         running.cancel()
@@ -138,14 +139,14 @@ def test_a_refused_channel_has_a_gap_until_a_retry_is_accepted() -> None:
             await exchange.drop_all()
             dropped = time.time()
             last = max(one.times("order"))
-            await soon(lambda: "order BTC_USDT: refused" in str(one.missing()), 20, "a refusal")
+            await soon(lambda: "order BTC_USDT: refused" in str(not_confirmed(one)), 20, "a refusal")
             await soon(
                 lambda: max(one.times("balance"), default=0.0) > last + 1, 20, "pushes of the other channel"
             )
             assert [event["channel"] for event in one.events("subscription_refused")] == ["order"]
             reopened = time.time()
             exchange.shut()
-            await soon(lambda: max(one.times("order")) > last and not one.missing(), 20, "pushes again")
+            await soon(lambda: max(one.times("order")) > last and not not_confirmed(one), 20, "pushes again")
             one.note_heard()
             cause, after, before = one.gap("order")
             assert cause == "closed"
@@ -165,7 +166,7 @@ def test_a_rotation_is_postponed_if_the_new_session_is_refused_subscriptions() -
             rotated = one.reconnects("rotated")
             await soon(lambda: len(one.events("subscription_refused")) >= 3, 20, "attempts to rotate")
             assert one.reconnects("rotated") == rotated
-            assert one.missing() == []
+            assert not_confirmed(one) == []
             exchange.shut()
             await soon(lambda: one.reconnects("rotated") >= rotated + 2, 20, "rotations")
             assert one.gaps() == []
@@ -173,7 +174,7 @@ def test_a_rotation_is_postponed_if_the_new_session_is_refused_subscriptions() -
             exchange.shut("order")
             rotated = one.reconnects("rotated")
             await soon(lambda: one.reconnects("rotated") > rotated, 20, "a rotation despite the refusal")
-            assert "refused" in str(one.missing())
+            assert "refused" in str(not_confirmed(one))
 
     uvloop.run(scenario())
 
@@ -266,7 +267,7 @@ def test_an_api_key_in_the_close_reason_is_masked_everywhere(words: str) -> None
             one = AccountConnector(f"ws://127.0.0.1:{port}/", {})
             running = asyncio.create_task(one.run())
             await soon(lambda: one.events("session_ended"), 20, "the end")
-            reported = f"{one.missing()} {one.events('session_ended')}"
+            reported = f"{not_confirmed(one)} {one.events('session_ended')}"
             running.cancel()
             await asyncio.wait({running})
             account = {"name": "main", "api_key": ACCOUNT.api_key, "secret": ACCOUNT.secret, **WANTED}

@@ -113,7 +113,7 @@ def test_at_no_turn_of_the_loop_is_it_ready_before_its_sessions_are_live(
             bridge = service.Bridge(settings)
             serving = asyncio.create_task(bridge.run())
             async with asyncio.timeout(100):
-                while bridge.missing():  # noqa: ASYNC110 - each turn of the loop is looked at
+                while not bridge.readiness().ready:  # noqa: ASYNC110 - each turn of the loop is looked at
                     await asyncio.sleep(0)
             handshakes = exchange.simulator.handshakes
             bridge.stop.set()

@@ -139,6 +139,12 @@ class RunningBridge(Command):
         """Return the status and body of /readyz."""
         return self._get("/readyz")
 
+    def status(self, session: str | None = None) -> dict[str, Any]:
+        """Return the body of /status, or of the part about one session."""
+        status, body = self._get("/status" + (f"?session={session}" if session else ""))
+        assert status == 200, body
+        return body
+
     def wait_ready(self, seconds: float = 30) -> None:
         """Return as soon as /readyz is 200."""
         assert self.port

@@ -4,7 +4,6 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import cast
 
-import pytest
 from websockets.frames import Frame, Opcode
 
 from bridge.channels import CHANNELS
@@ -44,18 +43,6 @@ class Filling:
 
     def lost(self, source: Source) -> None:
         raise AssertionError(source)
-
-
-class Sessions:
-    """What a shard asks a connector."""
-
-    def __init__(self, name: str, *, live: bool = False, coming_up: bool = False) -> None:
-        self.is_live, self.is_coming_up = live, coming_up
-        self.account = name if name == "main" else None
-        self._name = name
-
-    def missing(self) -> list[str]:
-        return [f"{self._name}: {'refused' if self.is_live else 'not connected'}"]
 
 
 class Scene:
@@ -200,40 +187,3 @@ def test_what_is_read_and_not_queued_counts_as_held() -> None:
         assert the.shard.held_bytes == 0
 
     scene(scenario)
-
-
-@pytest.mark.parametrize(
-    ("connectors", "waiting"),
-    [
-        pytest.param([], [], id="a standby"),
-        pytest.param([Sessions("a", live=True)], [], id="live, with something refused"),
-        pytest.param([Sessions("a")], ["a"], id="not live"),
-        pytest.param([Sessions("a", live=True), Sessions("b")], [], id="one of two refused or reconnecting"),
-        pytest.param(
-            [Sessions("a", live=True), Sessions("b", coming_up=True), Sessions("c")],
-            ["b"],
-            id="one comes up for the first time",
-        ),
-        pytest.param([Sessions("a", live=True), Sessions("main")], [], id="the account refused"),
-        pytest.param([Sessions("a"), Sessions("main", live=True)], ["a"], id="only the account live"),
-        pytest.param([Sessions("main")], ["main"], id="an account alone, refused"),
-        pytest.param([Sessions("main", live=True)], [], id="an account alone, live"),
-    ],
-)
-def test_a_shard_is_ready_while_one_of_its_sessions_is_live(
-    connectors: list[Sessions], waiting: list[str]
-) -> None:
-    async def scenario(at: Scene) -> None:
-        shard = at.shard
-        shard._serving = True
-        shard._connectors[:] = cast("list[Connector]", connectors)
-        missing = shard.missing().get("subscriptions", [])
-        assert isinstance(missing, list)
-        assert [text.split(":")[0] for text in missing] == waiting
-        assert len(shard.degraded()) == len(connectors)
-        shard._connectors.clear()
-
-    async def run() -> None:
-        await scenario(Scene(0))
-
-    asyncio.run(run())

@@ -11,10 +11,25 @@ import pytest
 import uvloop
 
 from bridge.errors import ConfigError
-from bridge.watch.endpoints import Endpoints, Readiness
+from bridge.watch.endpoints import Endpoints
 from bridge.watch.metrics import Metrics
+from bridge.watch.readiness import Readiness
 
 HOST = "127.0.0.1"
+
+
+class Subject:
+    """A replica that misses this, and has a session "s1"."""
+
+    def __init__(self, missing: Mapping[str, object] | None = None) -> None:
+        self.missing = dict(missing or {})
+
+    def readiness(self) -> Readiness:
+        return Readiness(self.missing, {"silent": [{"cause": "no list or snapshot", "number": 1}]})
+
+    def status(self, session: str | None) -> Mapping[str, object] | None:
+        known: dict[str | None, Mapping[str, object]] = {None: {"sessions": []}, "s1": {"session": "s1"}}
+        return known.get(session)
 
 
 def responses(
@@ -34,8 +49,7 @@ def responses(
         return response.status, response.headers, body
 
     async def serve() -> list[tuple[int, http.client.HTTPMessage, str]]:
-        readiness = Readiness(lambda: missing or {}, lambda: degraded)
-        async with Endpoints(HOST, 0, Metrics().registry, readiness) as endpoints:
+        async with Endpoints(HOST, 0, Metrics().registry, Subject(missing)) as endpoints:
             return [await asyncio.to_thread(ask, endpoints.port, *request) for request in requests]
 
     return uvloop.run(serve())
@@ -61,24 +75,8 @@ def test_healthz_and_readyz_are_200_if_nothing_is_missing() -> None:
     health, ready = responses(("GET", "/healthz"), ("GET", "/readyz"))
     assert health[0] == 200
     assert ready[0] == 200
-    assert json.loads(ready[2]) == {"ready": True}
-
-
-def test_readyz_is_200_and_says_what_is_degraded() -> None:
-    [(status, _, body)] = responses(
-        ("GET", "/readyz"), degraded=["trades NOPE_USDT: refused: invalid market"]
-    )
-    assert status == 200
-    assert json.loads(body) == {"ready": True, "degraded": ["trades NOPE_USDT: refused: invalid market"]}
-
-
-def test_the_body_of_readyz_is_bounded() -> None:
-    lines = [f"trades S{number}: refused: {chr(0) * 10_000} the reason" for number in range(10_000)]
-    [(status, _, body)] = responses(("GET", "/readyz"), missing={"subscriptions": lines}, degraded=lines)
-    assert status == 503
-    assert len(body.encode()) <= 65_536
-    assert all(line.endswith("the reason") for line in json.loads(body)["degraded"][:-1])
-    assert json.loads(body)["degraded"][-1] == "and 9975 more"
+    degraded = {"silent": [{"cause": "no list or snapshot", "number": 1}]}
+    assert json.loads(ready[2]) == {"ready": True, "degraded": degraded}
 
 
 def test_readyz_is_503_with_what_is_missing() -> None:
@@ -89,13 +87,23 @@ def test_readyz_is_503_with_what_is_missing() -> None:
     assert health[0] == 200
     assert status == 503
     assert headers["Content-Type"] == "application/json"
-    assert json.loads(body) == {"ready": False, "missing": missing}
+    degraded = {"silent": [{"cause": "no list or snapshot", "number": 1}]}
+    assert json.loads(body) == {"ready": False, "missing": missing, "degraded": degraded}
+
+
+def test_status_lists_sessions_or_one_of_them() -> None:
+    every, one, unknown = responses(
+        ("GET", "/status"), ("GET", "/status?session=s1"), ("GET", "/status?session=s2")
+    )
+    assert (every[0], json.loads(every[2])) == (200, {"sessions": []})
+    assert (one[0], json.loads(one[2])) == (200, {"session": "s1"})
+    assert (unknown[0], unknown[2]) == (404, "no such session, see /status\n")
 
 
 def test_an_unknown_path_is_404_with_the_known_paths() -> None:
     [(status, _, body)] = responses(("GET", "/"))
     assert status == 404
-    assert body == "try /metrics, /healthz, /readyz\n"
+    assert body == "try /metrics, /healthz, /readyz, /status\n"
 
 
 def test_head_returns_the_headers_without_a_body() -> None:
@@ -132,7 +140,7 @@ def test_malformed_requests_neither_stop_the_server_nor_are_logged(
     sent: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def scenario() -> bytes:
-        async with Endpoints(HOST, 0, Metrics().registry, Readiness(dict)) as endpoints:
+        async with Endpoints(HOST, 0, Metrics().registry, Subject()) as endpoints:
             _, writer = await asyncio.open_connection(HOST, endpoints.port)
             writer.write(sent)
             await writer.drain()
@@ -149,11 +157,12 @@ def test_malformed_requests_neither_stop_the_server_nor_are_logged(
 
 
 def test_a_failure_of_the_readiness_check_is_500_and_is_logged(caplog: pytest.LogCaptureFixture) -> None:
-    def broken() -> dict[str, object]:
-        raise ZeroDivisionError
+    class Broken(Subject):
+        def readiness(self) -> Readiness:
+            raise ZeroDivisionError
 
     async def scenario() -> bytes:
-        async with Endpoints(HOST, 0, Metrics().registry, Readiness(broken)) as endpoints:
+        async with Endpoints(HOST, 0, Metrics().registry, Broken()) as endpoints:
             reader, writer = await asyncio.open_connection(HOST, endpoints.port)
             writer.write(b"GET /readyz HTTP/1.1\r\nHost: x\r\n\r\n")
             answer = await reader.read()
@@ -168,9 +177,9 @@ def test_a_failure_of_the_readiness_check_is_500_and_is_logged(caplog: pytest.Lo
 def test_a_port_in_use_is_reported_with_its_key(run: Callable[[Any], None]) -> None:
     async def scenario() -> None:
         registry = Metrics().registry
-        async with Endpoints(HOST, 0, registry, Readiness(dict)) as first:
+        async with Endpoints(HOST, 0, registry, Subject()) as first:
             with pytest.raises(ConfigError, match="Address already in use") as caught:
-                await Endpoints(HOST, first.port, registry, Readiness(dict)).__aenter__()
+                await Endpoints(HOST, first.port, registry, Subject()).__aenter__()
         assert caught.value.key == "http.port"
 
     run(scenario())
@@ -179,7 +188,7 @@ def test_a_port_in_use_is_reported_with_its_key(run: Callable[[Any], None]) -> N
 def test_an_address_of_another_machine_is_reported_with_its_key() -> None:
     async def scenario() -> None:
         with pytest.raises(ConfigError) as caught:
-            await Endpoints("192.0.2.1", 0, Metrics().registry, Readiness(dict)).__aenter__()
+            await Endpoints("192.0.2.1", 0, Metrics().registry, Subject()).__aenter__()
         assert caught.value.key == "http.host"
 
     uvloop.run(scenario())
