@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 import structlog
 from aiokafka import AIOKafkaProducer
-from aiokafka.errors import IllegalOperation, KafkaError
+from aiokafka.errors import IllegalOperation, KafkaConnectionError, KafkaError
 
 from bridge.config import Compression, KafkaConfig
 from bridge.kafka import quirks
@@ -53,6 +53,10 @@ async def open_producer(
     )
     try:
         await producer.start()
+    except AssertionError as error:
+        # aiokafka asserts that it knows a broker, and it knows none once the last one has gone.
+        await close_producer(producer)
+        raise KafkaConnectionError(f"no broker known: {error}") from error
     except BaseException:
         await close_producer(producer)
         raise
