@@ -225,11 +225,11 @@ class Probe:
 
     async def _begins_at_once(self, wire: Wire, channel: str, symbols: Sequence[str]) -> bool | None:
         """Subscribe, and return whether a push for each symbol comes at once; None if it is refused."""
+        pushes = [wire.line.pushed[channel, symbol] for symbol in symbols]
+        before = [one.number for one in pushes]
         answered = await wire.subscribe(channel, symbols)
         if answered.error is not None or not answered.number:
             return None
-        pushes = [wire.line.pushed[channel, symbol] for symbol in symbols]
-        before = [one.number for one in pushes]
         return await wire.until(partial(_all_more, pushes, before), _AT_ONCE)
 
     async def _logged_in(self, stack: AsyncExitStack, account: AccountConfig) -> Wire | None:
