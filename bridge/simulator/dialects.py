@@ -150,7 +150,7 @@ def with_faults(dialect: Dialect, faults: Faults) -> Faults:
 
 def known(update: Update, dialect: Dialect) -> Update:
     """Return an update with the figures that this exchange knows."""
-    if update.channel not in _TICKERS or (dialect.high_24h, dialect.ticker_figures) == ("there", "text"):
+    if update.channel not in _TICKERS or dialect is DOCUMENTED:
         return update
     return replace(update, params=[_known_ticker(item, dialect) for item in update.params])
 
@@ -159,6 +159,8 @@ def _known_ticker(item: dict[str, Any], dialect: Dialect) -> dict[str, Any]:
     ticker = dict(item)
     if dialect.high_24h == "missing":
         del ticker["high_24h"]
+    if dialect.ticker_times == "missing":
+        del ticker["timestamp"]
     for name in _FIGURES:
         if name not in ticker:
             continue
@@ -247,8 +249,6 @@ def _spoken_ticker(item: dict[str, Any], dialect: Dialect) -> dict[str, Any]:
             ticker["timestamp"] = item["timestamp"] / _MILLISECOND
         case "microseconds":
             ticker["timestamp"] = item["timestamp"] * _MILLISECOND
-        case "missing":
-            del ticker["timestamp"]
     return ticker
 
 

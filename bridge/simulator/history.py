@@ -173,7 +173,8 @@ class History:
 
     def _record_tickers(self, update: Update, *, broadcast: bool) -> None:
         for item in update.params:
-            text = ticker_text(item, item["timestamp"] * 1000)
+            time_ms = item.get("timestamp")
+            text = ticker_text(item, None if time_ms is None else time_ms * 1000)
             self.tickers[update.channel, item["symbol"]].append(Ticker(text, broadcast))
 
     def _record_change(self, update: Update, now_us: int) -> None:
@@ -197,7 +198,7 @@ def full_book_text(asks: Sequence[Sequence[str]], bids: Sequence[Sequence[str]])
     return orjson.dumps([sorted(asks), sorted(bids)])
 
 
-def ticker_text(item: Mapping[str, Any], time_us: int) -> bytes:
+def ticker_text(item: Mapping[str, Any], time_us: int | None) -> bytes:
     """Return a ticker, for comparison; a figure that is not known is null, however it is written."""
     figures = [item.get(name) for name in FIGURES]
     return orjson.dumps([time_us, *(None if figure in ("", "-") else figure for figure in figures)])

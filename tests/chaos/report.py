@@ -13,6 +13,15 @@ from tests.chaos.run import REPLY_TIMEOUT, Seen
 from tests.chaos.verifier import Conditions, Verdict, Violation, verify
 
 _SECOND = 1_000_000  # µs
+
+UNITS_US = {
+    "milliseconds": (1_000,),
+    "whole": (_SECOND,),
+    "mixed": (1, 1_000),
+    "rounded": (1, _SECOND),
+}
+"""To what the time of a trade may be rounded, in µs, by the dialect of its times."""
+
 _MIB = 1024 * 1024
 _MEMORY = 128 * _MIB  # bytes that a bridge may use besides what its settings allow it to hold
 # By how much a replica may be larger in the last third of a run than in the third before.
@@ -51,13 +60,6 @@ _COLUMNS = (
     "violations",
     "memory_mib",
 )
-# To what the time of a trade may be rounded, in µs, by the dialect of its times.
-_UNITS_US = {
-    "milliseconds": (1_000,),
-    "whole": (_SECOND,),
-    "mixed": (1, 1_000),
-    "rounded": (1, _SECOND),
-}
 _KEPT = 400  # characters of a log line
 
 
@@ -66,7 +68,7 @@ def judge(plan: Plan, seen: Seen) -> Verdict:
     conditions = Conditions(
         delivery=plan.settings.delivery,
         reply_timeout=REPLY_TIMEOUT,
-        units_us=_UNITS_US.get(parse_dialect(plan.settings.dialect).trade_times, (1,)),
+        units_us=UNITS_US.get(parse_dialect(plan.settings.dialect).trade_times, (1,)),
         accounts={"key": "main"},
         running=[interval for lives in seen.lives for life in lives for interval in _running(life)]
         if plan.settings.replicas == 1
