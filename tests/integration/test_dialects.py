@@ -4,7 +4,7 @@ Whatever the exchange does, each of its updates is on Kafka once, or its loss is
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -27,6 +27,7 @@ PRIVATE = ("order", "order_algo", "balance")
 PATIENCE = 60.0  # seconds
 FEW = 1  # records of each channel; private ones are rare
 REPLY_TIMEOUT = 2.0  # seconds
+REST = 2.0  # seconds without a record
 SETTLE = 2 * REPLY_TIMEOUT + 5.0  # seconds; after that every gap is reported, see docs/guarantees.md
 EXCHANGE = {
     "reply_timeout": REPLY_TIMEOUT,
@@ -57,48 +58,23 @@ class Otherwise:
     settles: bool = False
 
 
+# Where nothing may be lost, several are turned round at once: they are about different things.
 RIGHT = [
-    "compressed=answers",
-    "compressed=deflate",
-    "compressed=text",
-    "compressed=plain",
-    "no_other_fields",
-    "spelling=blanks",
-    "spelling=reversed",
-    "answer_order",
-    "clock",
-    "answers_in_time=3",
-    "one_answer",
-    "adds",
-    "unknown_refused",
-    "newest_first=oldest_first",
-    "newest_first=unsorted",
-    "long_lists=20",
-    "trade_times=milliseconds",
-    "trade_times=whole",
-    "trade_times=microseconds",
-    "trade_times=mixed",
-    "trade_times=rounded",
+    "compressed=answers,no_other_fields,answer_order,newest_first=oldest_first,trade_times=milliseconds,"
+    "both_sides=missing,high_24h,ticker_figures=numbers,ticker_times=seconds",
+    "compressed=deflate,spelling=blanks,one_answer,unknown_refused,newest_first=unsorted,trade_times=whole,"
+    "both_sides=null,ticker_figures=null,ticker_times=microseconds,flat_tickers",
+    "compressed=text,spelling=reversed,clock,trade_times=microseconds,both_sides=objects,best_ask_last,"
+    "ticker_figures=dash,ticker_times=missing",
+    "compressed=plain,trade_times=mixed,ticker_figures=missing,lists_markets",
+    "adds,long_lists=20,trade_times=rounded,no_private_snapshot",
     "pushed_once=repeated",
     "pushed_once=reordered",
-    "both_sides=missing",
-    "both_sides=null",
-    "both_sides=objects",
-    "best_ask_last",
-    "high_24h",
-    "ticker_figures=numbers",
-    "ticker_figures=null",
-    "ticker_figures=dash",
-    "ticker_figures=missing",
-    "ticker_times=seconds",
-    "ticker_times=microseconds",
-    "ticker_times=missing",
-    "flat_tickers",
-    "lists_markets",
-    "no_private_snapshot",
 ]
 REPORTED = [
-    Otherwise("one_message", letters=("json",), settles=True),
+    Otherwise("answers_in_time=3", settles=True),
+    # Snapshots are requested again ever less often, so the last book may still wait for one behind its hole.
+    Otherwise("one_message", letters=("json",), accepted=("wrong book at the end",), settles=True),
     Otherwise("known_methods", letters=("unknown_method",)),
     Otherwise("pings_answered", events=("session_ended", "gap"), cut=False),
     Otherwise(
@@ -116,7 +92,7 @@ REPORTED = [
 CASES = [*map(Otherwise, RIGHT), *REPORTED]
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.dialect)
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.dialect[:60])
 def test_data_is_right_or_its_loss_is_reported(
     case: Otherwise, kafka: Broker, prefix: str, tmp_path: Path
 ) -> None:
@@ -142,7 +118,7 @@ def test_data_is_right_or_its_loss_is_reported(
             if case.settles:
                 since = time.monotonic()
                 eventually(lambda: time.monotonic() > since + SETTLE, SETTLE, "time for lists to come")
-            eventually(lambda: bridge.metric("pending_records") == 0, PATIENCE, "an end of what is pending")
+            eventually(_at_rest(bridge), PATIENCE, "an end of what comes")
             assert bridge.stop() == 0
         history = exchange.simulator.history
     records = {name: _read(kafka, prefix, name) for name in (*CHANNELS, "events", "deadletter")}
@@ -163,6 +139,20 @@ def _await_records(bridge: RunningBridge, channels: Sequence[str], number: int) 
     eventually(enough, PATIENCE, f"{number} records of each channel")
 
 
+def _at_rest(bridge: RunningBridge) -> Callable[[], bool]:
+    """Return a condition: nothing is pending, and for a while no record has been added."""
+    seen, since = -1.0, 0.0
+
+    def at_rest() -> bool:
+        nonlocal seen, since
+        records = bridge.metric("records_total")
+        if records != seen or bridge.metric("pending_records"):
+            seen, since = records, time.monotonic()
+        return time.monotonic() > since + REST
+
+    return at_rest
+
+
 def _reported(bridge: RunningBridge, event: str) -> bool:
     return f'events_total{{event="{event}"' in bridge.metrics()
 
@@ -172,5 +162,5 @@ def _read(kafka: Broker, prefix: str, name: str) -> list[dict[str, Any]]:
 
 
 def test_every_assumption_is_tried() -> None:
-    tried = {case.dialect.partition("=")[0] for case in CASES}
+    tried = {one.partition("=")[0] for case in CASES for one in case.dialect.split(",")}
     assert tried | {"no_redirect", "thirty_subscriptions", "connections"} == set(ASSUMPTIONS)
