@@ -16,7 +16,14 @@ from bridge.channels.channel import Source
 from bridge.check.lines import Say
 from bridge.config import AccountConfig, Config, ExchangeConfig
 from bridge.errors import BadFrame, VisitFailed
-from bridge.exchange.events import ClockRead, Confirmed, Event, Ponged, SubscriptionRefused
+from bridge.exchange.events import (
+    ClockRead,
+    Confirmed,
+    Event,
+    Ponged,
+    RequestPostponed,
+    SubscriptionRefused,
+)
 from bridge.exchange.requests import Credentials
 from bridge.exchange.session import Session, Timing
 from bridge.exchange.subscribing import subscribe_requests
@@ -77,7 +84,7 @@ class _Result:
                     self.ping = seconds
                 case Confirmed(channel, symbols):
                     self.confirmed.append(f"{channel} {' '.join(symbols)}".rstrip())
-                case SubscriptionRefused(channel, symbols, error):
+                case SubscriptionRefused(channel, symbols, error) | RequestPostponed(channel, symbols, error):
                     self.refused.append(f"{channel} {' '.join(symbols)}".rstrip() + f": {error}")
 
     def count(self, frame: bytes, binary: bool) -> None:

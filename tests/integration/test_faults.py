@@ -208,7 +208,7 @@ def test_refused_credentials_are_reported_and_public_channels_continue(
             ((refused),) = body["degraded"]["accounts"]
             assert (status, refused["number"], refused["names"]) == (200, 1, ["main"])
             assert "auth failed" in refused["cause"]
-            assert bridge.metric("account_ready", account="main") == 0
+            eventually(lambda: bridge.metric("account_ready", account="main") == 0, 20, "the account is not")
             assert bridge.metric("reconnects_total") == 1
             assert bridge.stop() == 0
     assert ACCOUNTS["key"] not in bridge.stderr
@@ -223,7 +223,8 @@ def test_a_bad_symbol_is_named_and_affects_nothing_else(kafka: Broker, prefix: s
             ((refused),) = body["degraded"]["refused"]
             assert (status, refused["number"], refused["names"]) == (200, 1, ["trades NOPE_USDT"])
             assert "invalid market" in refused["cause"]
-            assert bridge.metric("subscriptions", channel="trades", state="refused") == 1
+            refusals = {"channel": "trades", "state": "refused"}
+            eventually(lambda: bridge.metric("subscriptions", **refusals) == 1, 20, "the count of refusals")
             (session,) = bridge.status()["sessions"]
             assert session["state"] == "live"
             assert session["address"] == exchange.url.removeprefix("ws://").partition("/")[0]
