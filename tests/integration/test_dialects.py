@@ -140,15 +140,15 @@ def _await_records(bridge: RunningBridge, channels: Sequence[str], number: int) 
 
 
 def _at_rest(bridge: RunningBridge) -> Callable[[], bool]:
-    """Return a condition: nothing is pending, and for a while no record has been added."""
+    """Return a condition: nothing is pending, and for a while there was no record but of events."""
     seen, since = -1.0, 0.0
 
     def at_rest() -> bool:
         nonlocal seen, since
-        records = bridge.metric("records_total")
-        if records != seen or bridge.metric("pending_records"):
+        records = sum(bridge.metric("records_total", channel=name) for name in CHANNELS)
+        if records != seen:
             seen, since = records, time.monotonic()
-        return time.monotonic() > since + REST
+        return time.monotonic() > since + REST and bridge.metric("pending_records") == 0
 
     return at_rest
 
