@@ -10,7 +10,6 @@ import structlog
 from bridge import plan
 from bridge.config import AccountConfig, Config
 from bridge.errors import ShardLost
-from bridge.exchange.requests import Credentials
 from bridge.kafka.queues import Queues
 from bridge.kafka.sink import Sink
 from bridge.kafka.state import ShardState
@@ -202,8 +201,7 @@ class Shard:
     def _connector(self, wanted: plan.Wanted, account: AccountConfig | None = None) -> Connector:
         known = None
         if account is not None:
-            credentials = Credentials(account.api_key.get_secret_value(), account.secret.get_secret_value())
-            known = Account(account.name, credentials, self._state.heard.get(account.name, {}))
+            known = Account(account.name, account.credentials(), self._state.heard.get(account.name, {}))
         connector = Connector(
             wanted,
             config=self._config.exchange,

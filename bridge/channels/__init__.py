@@ -22,3 +22,6 @@ CHANNELS = table(
 
 BEGIN_CLEAN = frozenset(name for name, channel in CHANNELS.items() if channel.begins_clean)
 """The channels of which a new subscription begins with a clean list or a snapshot."""
+
+LISTING = next(name for name, channel in CHANNELS.items() if channel.lists_markets)
+"""The channel that lists all markets."""

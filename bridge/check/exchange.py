@@ -11,7 +11,7 @@ from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import WebSocketException
 
 from bridge import plan
-from bridge.channels import CHANNELS, SubscribedBy
+from bridge.channels import CHANNELS, LISTING, SubscribedBy
 from bridge.channels.channel import Source
 from bridge.check.lines import Say
 from bridge.config import AccountConfig, Config, ExchangeConfig
@@ -35,9 +35,6 @@ _WINDOW = 1.0  # seconds that a signature's time may be off; the REST API allows
 # Seconds to look for the configured markets in the channel that lists markets, which pushes those that
 # changed: the quietest market that was measured, at a sibling of this exchange, changed every 32 s (FACTS).
 _LISTENING = 35.0
-
-# The channel that lists all markets.
-_LISTING = next(name for name, channel in CHANNELS.items() if channel.lists_markets)
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,21 +139,21 @@ def _tried(subscriptions: list[plan.Subscription], unseen: set[str]) -> list[pla
 
 async def _look(visitor: _Visitor, tried: list[plan.Subscription], search: _Search) -> tuple[set[str], bool]:
     """Look for markets in a session that also tries these; return those not seen, and whether all is ok."""
-    wanted: plan.Wanted = {_LISTING: []}
+    wanted: plan.Wanted = {LISTING: []}
     wanted |= {channel: [symbol] if symbol else [] for channel, symbol in tried}
     result, say = await _visit(visitor, None, wanted, search), visitor.say
-    if result is None or _LISTING not in result.confirmed:
+    if result is None or LISTING not in result.confirmed:
         return set(), False
     unseen = search.markets - result.markets
     if search.markets:
         number = len(search.markets)
-        say(f"    {number - len(unseen)} of {number} configured markets seen in {_LISTING}")
+        say(f"    {number - len(unseen)} of {number} configured markets seen in {LISTING}")
     if unseen:
         names = " ".join(sorted(unseen))
         say(f"    not seen within {search.seconds:g} s, trying to subscribe (may just be quiet): {names}")
     if search.follows and not result.markets:
         follows = ", ".join(search.follows)
-        say(f"    no market seen in {_LISTING} within {search.seconds:g} s, cannot try {follows}")
+        say(f"    no market seen in {LISTING} within {search.seconds:g} s, cannot try {follows}")
         return unseen, False
     return unseen, not result.refused
 
@@ -183,7 +180,7 @@ async def _visit(
     name, credentials = "public connection", None
     if account:
         name = f"account {account.name}"
-        credentials = Credentials(account.api_key.get_secret_value(), account.secret.get_secret_value())
+        credentials = account.credentials()
     try:
         result = await _listen(visitor, credentials, wanted, search)
     except VisitFailed as error:
@@ -229,7 +226,7 @@ async def _listen(
             session.ping(time.monotonic())
             async with asyncio.timeout(2 * config.reply_timeout):
                 await _converse(session, connection, result, budget)
-            if search and _LISTING in result.confirmed:
+            if search and LISTING in result.confirmed:
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(search.seconds):
                         while not search.over(result.markets):
@@ -269,6 +266,6 @@ async def _receive(session: Session, connection: ClientConnection, result: _Resu
     frame = message if isinstance(message, bytes) else message.encode()
     result.count(frame, binary)
     push = session.receive(frame, binary, time.monotonic())
-    if push is not None and push.channel == _LISTING:
-        records = CHANNELS[_LISTING].normaliser({}).push(push.params, Source("check"), 0).records
+    if push is not None and push.channel == LISTING:
+        records = CHANNELS[LISTING].normaliser({}).push(push.params, Source("check"), 0).records
         result.markets |= {record.key.decode() for record in records if record.key}

@@ -7,6 +7,7 @@ from pydantic import Field, SecretStr, create_model
 
 from bridge.channels import CHANNELS, Channel, SubscribedBy
 from bridge.config.values import ExplicitNames, File, Markets, RequiredSecret, Section
+from bridge.exchange.requests import Credentials
 
 S = TypeVar("S", bound="Subscriptions")
 
@@ -97,3 +98,7 @@ class AccountConfig(Subscriptions):
         default=SecretStr(""),
         description="API secret, if `secret_file` is not set.",
     )
+
+    def credentials(self) -> Credentials:
+        """Return what the account signs with."""
+        return Credentials(self.api_key.get_secret_value(), self.secret.get_secret_value())

@@ -8,10 +8,9 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from bridge import plan
-from bridge.channels import CHANNELS
+from bridge.channels import CHANNELS, LISTING, SubscribedBy
 from bridge.config import EVERY_MARKET, AccountConfig, Config
 from bridge.errors import VisitFailed
-from bridge.exchange.requests import Credentials
 from bridge.probe.findings import Findings
 from bridge.probe.messages import Messages, Pushed
 from bridge.probe.wire import Keep, Wire
@@ -30,11 +29,10 @@ _COMPARED = 3  # pushes on the other connection that make silence on this one a 
 _BETWEEN = 1.0  # seconds from one handshake to the next
 _MOST_CONNECTIONS = 10  # that are opened to try how many may be
 
-_LISTING = next(name for name, channel in CHANNELS.items() if channel.lists_markets)
 _BY_MARKET = tuple(
     name
     for name, channel in CHANNELS.items()
-    if not channel.private and channel.subscribed_by is CHANNELS["trades"].subscribed_by
+    if not channel.private and channel.subscribed_by is SubscribedBy.MARKET
 )
 
 
@@ -65,8 +63,7 @@ class Probe:
         """Return a connection that is not opened yet."""
         if account is None:
             return Wire(self.config.exchange, self.messages, keep=self.keep)
-        credentials = Credentials(account.api_key.get_secret_value(), account.secret.get_secret_value())
-        return Wire(self.config.exchange, self.messages, credentials)
+        return Wire(self.config.exchange, self.messages, account.credentials())
 
     async def run(self, seconds: float, *, limits: bool) -> None:
         """Try everything, listening for so long.
@@ -77,7 +74,7 @@ class Probe:
         async with AsyncExitStack() as stack:
             wire = await stack.enter_async_context(self.wire())
             await self._times(wire)
-            await wire.subscribe(_LISTING, [])
+            await wire.subscribe(LISTING, [])
             since = time.monotonic()
             await wire.until(lambda: len(self.messages.markets) > 1, _NAMING)
             markets = self._markets()
