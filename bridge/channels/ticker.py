@@ -66,6 +66,9 @@ class TickerRecord(Struct, gc=False):
 
 _FIGURES = slice(2, len(Ticker.__struct_fields__))
 
+FIGURES = Ticker.__struct_fields__[_FIGURES]
+"""The names of a ticker's figures, in the order of the API document."""
+
 
 def normaliser(channel: str) -> Normaliser:
     """Return the normaliser of a channel whose items are tickers."""

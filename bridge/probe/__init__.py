@@ -41,9 +41,9 @@ async def probe(
         failed = f"the exchange at {config.exchange.url} could not be visited: {shown(str(error))}"
     took = time.monotonic() - begun
     if json:
-        say(report.as_json(messages.findings, messages, visit.timed, took).decode())
+        say(report.as_json(messages, visit.timed, took).decode())
     else:
-        for line in report.lines(messages.findings, messages, visit.timed, took):
+        for line in report.lines(messages, visit.timed, took):
             say(line)
     if failed:
         say(failed)

@@ -10,30 +10,17 @@ from typing import Any
 import orjson
 
 from bridge.channels import CHANNELS
+from bridge.channels.ticker import FIGURES
+from bridge.channels.trades import Trade
 from bridge.errors import BadFrame
 from bridge.exchange.frames import inflate, within
 from bridge.probe.findings import Findings
 
 _PUSH = ("method", "params", "id")
 _ANSWER = ("error", "result", "id")
-_TRADE = ("id", "time", "price", "amount", "type")
+_TRADE = Trade.__struct_fields__
 _SIDES = ("asks", "bids")
-_TICKER = (
-    "symbol",
-    "open_24h",
-    "high_24h",
-    "low_24h",
-    "base_volume_24h",
-    "quote_volume_24h",
-    "last",
-    "last_qty",
-    "best_bid",
-    "best_bid_size",
-    "best_ask",
-    "best_ask_size",
-    "timestamp",
-)
-_FIGURES = _TICKER[1:-1]
+_TICKER = ("symbol", *FIGURES, "timestamp")
 
 _LONG = 20  # trades that a list reaches back, at least
 _MOST_MARKETS = 10_000  # that are remembered by name
@@ -261,7 +248,7 @@ class Messages:
             self.markets[symbol] = self.markets.get(symbol, 0) + 1
         self._fields(_TICKER, item, "a ticker")
         note("high_24h", "high_24h" in item, symbol)
-        wrong = {name: item.get(name) for name in _FIGURES if not _is_figure(item.get(name))}
+        wrong = {name: item.get(name) for name in FIGURES if not _is_figure(item.get(name))}
         wrong.pop("high_24h", None)
         shown = ", ".join(f"{name} {value!r}" for name, value in list(wrong.items())[:3])
         note("ticker_figures", not wrong, f"{symbol}: {shown or 'all are text'}")

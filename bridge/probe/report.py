@@ -14,8 +14,9 @@ from bridge.probe.steps import Timed
 _WIDTH = max(map(len, ASSUMPTIONS))
 
 
-def lines(findings: Findings, messages: Messages, timed: Timed, seconds: float) -> Iterator[str]:
+def lines(messages: Messages, timed: Timed, seconds: float) -> Iterator[str]:
     """Yield the lines of the report: what does not hold first, each with what shows it."""
+    findings = messages.findings
     for verdict in (Verdict.DOES_NOT_HOLD, Verdict.HOLDS, Verdict.NOT_SEEN):
         named = [name for name, finding in findings.of.items() if finding.verdict is verdict]
         if named:
@@ -39,7 +40,7 @@ def _finding(name: str, findings: Findings) -> Iterator[str]:
         yield f"  {'':{_WIDTH}}  so: {row.otherwise}"
 
 
-def as_json(findings: Findings, messages: Messages, timed: Timed, seconds: float) -> bytes:
+def as_json(messages: Messages, timed: Timed, seconds: float) -> bytes:
     """Return the report as one JSON object."""
     rows = [
         {
@@ -52,7 +53,7 @@ def as_json(findings: Findings, messages: Messages, timed: Timed, seconds: float
             "failed": finding.failed,
             "costs_data": ASSUMPTIONS[name].costs_data,
         }
-        for name, finding in findings.of.items()
+        for name, finding in messages.findings.of.items()
     ]
     report = {"assumptions": rows, "measured": measured(messages, timed, seconds)}
     return orjson.dumps(report, option=orjson.OPT_INDENT_2)

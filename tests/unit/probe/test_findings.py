@@ -10,7 +10,7 @@ from bridge.probe.steps import Timed
 
 
 def lines(findings: Findings) -> list[str]:
-    return [line.strip() for line in report.lines(findings, Messages(findings, 1), Timed(), 1.0)]
+    return [line.strip() for line in report.lines(Messages(findings, 1), Timed(), 1.0)]
 
 
 def test_one_case_against_an_assumption_outweighs_all_others_and_is_shown() -> None:
