@@ -4,7 +4,6 @@ Each way is called like the assumption of the bridge that it turns round, see `b
 """
 
 import dataclasses
-import difflib
 import json
 import re
 import zlib
@@ -17,6 +16,7 @@ import orjson
 from bridge.simulator import encoding
 from bridge.simulator.faults import Faults
 from bridge.simulator.market import Update
+from bridge.simulator.naming import pairs
 
 CAP = 10
 """The subscriptions of one connection beyond which `thirty_subscriptions` begins."""
@@ -96,12 +96,7 @@ def parse_dialect(text: str) -> Dialect:
     """
     hints = get_type_hints(Dialect)
     values: dict[str, Any] = {}
-    for part in filter(None, (part.strip() for part in text.split(","))):
-        name, _, value = (piece.strip() for piece in part.partition("="))
-        if name not in hints:
-            near = difflib.get_close_matches(name, hints, 1)
-            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(hints)}"
-            raise ValueError(f"unknown dialect {name!r}: {hint}")
+    for name, value in pairs(text, hints, "dialect"):
         values[name] = _value(name, value, hints[name])
     return dataclasses.replace(DOCUMENTED, **values)
 

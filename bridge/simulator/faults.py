@@ -1,10 +1,11 @@
 """The faults that the simulator can inject, by name and number."""
 
 import dataclasses
-import difflib
 import math
 from dataclasses import dataclass
 from typing import Any
+
+from bridge.simulator.naming import pairs
 
 _SHARES = (
     "corrupt",
@@ -81,12 +82,7 @@ def parse(text: str) -> Faults:
     """
     types: dict[str, type] = {field.name: type(field.default) for field in dataclasses.fields(Faults)}
     values: dict[str, Any] = {}
-    for part in filter(None, (part.strip() for part in text.split(","))):
-        name, _, value = (piece.strip() for piece in part.partition("="))
-        if name not in types:
-            near = difflib.get_close_matches(name, types, 1)
-            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(types)}"
-            raise ValueError(f"unknown fault {name!r}: {hint}")
+    for name, value in pairs(text, types, "fault"):
         try:
             values[name] = _boolean(value) if types[name] is bool else types[name](value)
         except ValueError:
