@@ -73,13 +73,10 @@ class Refused:
             "subscribe request refused, retrying it", channel=channel, symbols=names, error=error
         )
         several = len(names) > 1
-        self._journal.record(
-            "subscription_refused",
-            session=self._source.session,
-            account=self._source.account,
-            channel=channel,
-            symbol=None if several or not names else names[0],
-            detail=f"{error}: {' '.join(names)}" if several else error,
+        self._record(
+            channel,
+            None if several or not names else names[0],
+            f"{error}: {' '.join(names)}" if several else error,
         )
 
     def _report(self, refused: SubscriptionRefused) -> None:
@@ -90,14 +87,17 @@ class Refused:
             error=refused.error,
         )
         for symbol in refused.symbols or (None,):
-            self._journal.record(
-                "subscription_refused",
-                session=self._source.session,
-                account=self._source.account,
-                channel=refused.channel,
-                symbol=symbol,
-                detail=refused.error,
-            )
+            self._record(refused.channel, symbol, refused.error)
+
+    def _record(self, channel: str, symbol: str | None, detail: str) -> None:
+        self._journal.record(
+            "subscription_refused",
+            session=self._source.session,
+            account=self._source.account,
+            channel=channel,
+            symbol=symbol,
+            detail=detail,
+        )
 
 
 def _each(channel: str, symbols: Symbols) -> list[_Subscription]:
