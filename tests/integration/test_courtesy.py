@@ -9,10 +9,7 @@ import msgspec
 import pytest
 import uvloop
 
-from bridge.channels.channel import Source
 from bridge.config import ExchangeConfig
-from bridge.errors import BadFrame
-from bridge.exchange.frames import Push
 from bridge.exchange.requests import Credentials
 from bridge.records import Record
 from bridge.simulator import Faults, Simulator
@@ -21,25 +18,13 @@ from bridge.watch.metrics import Metrics
 from bridge.watch.watch import Watch
 from bridge.websocket.connector import Account, Connector
 from bridge.websocket.courtesy import Courtesy
+from tests.support.receivers import Nobody
 from tests.support.standings import not_confirmed
 from tests.support.waiting import soon
 
 SYMBOLS = ["BTC_USDT", "ETH_USDT", "LTC_USDT", "XRP_USDT"]
 STEADY = 0.5  # seconds between two handshakes in a steady state, with these settings
 QUICK = {"reconnect_min": 0.01, "reconnect_max": 3 * STEADY, "refused_max": 2 * STEADY}
-
-
-class Nobody:
-    """Takes what sessions receive, and drops it."""
-
-    def push(self, push: Push, source: Source, received_us: int, frame: bytes) -> None:
-        """Drop it."""
-
-    def bad(self, bad: BadFrame, source: Source, received_us: int, frame: bytes) -> None:
-        raise AssertionError(bad)
-
-    def lost(self, source: Source) -> None:
-        raise AssertionError(source)
 
 
 class Process:

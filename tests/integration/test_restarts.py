@@ -203,6 +203,16 @@ def test_after_a_kill_during_a_commit_while_spooling_nothing_is_lost_or_repeated
     assert [one.json["n"] for one in read_topic(kafka.bootstrap, f"{prefix}.trades.v1")] == list(range(1001))
 
 
+async def empty_the_spool_of(second: Delivery, seconds: float) -> None:
+    """Deliver what an earlier delivery has left in the spool, within so many seconds, and end."""
+    running = asyncio.create_task(second.sink.run())
+    await asyncio.wait_for(second.sink.taken_over.wait(), 120)
+    await soon(lambda: running.done() or not second.overflow.active, seconds, "the spool's end")
+    second.queues.drain()
+    await running
+    second.overflow.close()
+
+
 def test_partitions_whose_records_come_late_in_the_spool_are_delivered(
     kafka: Broker, prefix: str, tmp_path: Path
 ) -> None:
@@ -217,12 +227,7 @@ def test_partitions_whose_records_come_late_in_the_spool_are_delivered(
         assert first.queues.park() == (len(records), 0)
         first.overflow.close()
         second = await prepared(kafka, prefix, "replica", spool=Spool(tmp_path, SPOOL_BYTES))
-        running = asyncio.create_task(second.sink.run())
-        await asyncio.wait_for(second.sink.taken_over.wait(), 120)
-        await soon(lambda: running.done() or not second.overflow.active, 20, "the spool's end")
-        second.queues.drain()
-        await running
-        second.overflow.close()
+        await empty_the_spool_of(second, 20)
 
     asyncio.run(scenario())
     delivered = read_topic(kafka.bootstrap, f"{prefix}.trades.v1")
@@ -262,12 +267,7 @@ def test_an_event_is_on_kafka_before_the_trades_behind_it_also_by_way_of_a_spool
         first.queues.park()
         first.overflow.close()
         second = await start(65_536)
-        running = asyncio.create_task(second.sink.run())
-        await asyncio.wait_for(second.sink.taken_over.wait(), 120)
-        await soon(lambda: running.done() or not second.overflow.active, 60, "the spool's end")
-        second.queues.drain()
-        await running
-        second.overflow.close()
+        await empty_the_spool_of(second, 60)
 
     asyncio.run(scenario())
     (reported,) = read_topic(kafka.bootstrap, f"{prefix}.events.v1")

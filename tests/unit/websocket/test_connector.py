@@ -11,8 +11,6 @@ import pytest
 
 from bridge.channels.channel import Source
 from bridge.config import ExchangeConfig
-from bridge.errors import BadFrame
-from bridge.exchange.frames import Push
 from bridge.exchange.requests import Credentials
 from bridge.exchange.session import Session, Timing
 from bridge.records import Record
@@ -23,24 +21,12 @@ from bridge.websocket.connector import Account, Connector
 from bridge.websocket.courtesy import Courtesy
 from bridge.websocket.feed import Feed
 from bridge.websocket.stream import Stream
+from tests.support.receivers import Nobody
 
 ACCOUNT = Credentials("MYKEY123", "s3cr3t")
 WANTED = {"order": ["BTC_USDT"], "balance": ["USDT"]}
 REQUESTS = ("time", "auth", "order", "balance")
 """What a session requests, in order, so that the ids of the requests are 1 to 4."""
-
-
-class Nobody:
-    """A receiver of pushes that do not matter here."""
-
-    def push(self, push: Push, source: Source, received_us: int, frame: bytes) -> None:
-        """Drop it."""
-
-    def bad(self, bad: BadFrame, source: Source, received_us: int, frame: bytes) -> None:
-        raise AssertionError(bad)
-
-    def lost(self, source: Source) -> None:
-        raise AssertionError(source)
 
 
 class Listening:
