@@ -122,6 +122,7 @@ class Known:
     """The known trades of one symbol, from all sessions, and the stretches between them."""
 
     __slots__ = (
+        "_held",
         "_opened",
         "_past",
         "_reported",
@@ -156,6 +157,8 @@ class Known:
             for stretch, since_us in zip(known.open.stretches, since, strict=True)
             if self.ids and stretch.after_id <= self.ids[-1]
         ]
+        # The stretch up to a trade that is held: saved with the others, reported only if the process ends.
+        self._held: _Opened | None = None
         # The newest trades of earlier epochs, at most _WINDOW: the times by id, which each epoch may have.
         self._past = times_by_id(known.past)
 
@@ -254,7 +257,7 @@ class Known:
         last = self.last
         if self.open.overtaken:
             last = self._before(last[0], _OVERTAKEN - 1) or last
-        self._opened = self._without_held
+        self._held = None
         gaps = self._give_up(self._opened)
         past = [(trade_id, time_us) for trade_id, times in self._past.items() for time_us in times]
         self._past = times_by_id([*past, *zip(self.ids, self.times, strict=True)][-_WINDOW:])
@@ -276,15 +279,15 @@ class Known:
 
     def note_held(self, moment: Moment, session: str, now_us: int) -> None:
         """Remember with the next record that a trade is held: if the process ends, it is missing, too."""
-        if len(self._without_held) == len(self._opened):
+        if self._held is None:
             trade_id, time_us = moment
             stretch = Stretch(*self.last, trade_id + 1, time_us)
-            self._opened = _in_order([*self._opened, _Opened(stretch, session, "ids_restarted", now_us)])
+            self._held = _Opened(stretch, session, "ids_restarted", now_us)
             self.settle()
 
     def forget_held(self) -> None:
         """Forget what `note_held` has remembered, because the trade is old."""
-        self._opened = self._without_held
+        self._held = None
         self.settle()
 
     def trim(self) -> list[Gap]:
@@ -323,7 +326,7 @@ class Known:
         if not self._opened:
             return []
         if now_us is None:
-            return self._give_up(self._without_held)
+            return self._give_up(self._opened)
         self._opened = [_seen(one, now_us, patience_us) for one in self._opened]
         return self._give_up(one for one in self._opened if one.since_us + patience_us <= now_us)
 
@@ -377,7 +380,7 @@ class Known:
         meanwhile: list[_Opened] = []
         for one in list(self._opened):
             after, before = one.stretch[:2], one.stretch[2:]
-            if high[0] <= after[0] or one.cause == "ids_restarted":  # an older list, or a trade that is held
+            if high[0] <= after[0]:  # an older list
                 remaining.append(one)
                 meanwhile.append(one)
                 continue
@@ -426,15 +429,11 @@ class Known:
 
     def settle(self) -> None:
         """Save with the next record what is open now."""
-        stretches = tuple(one.stretch for one in self._opened)
+        opened = _in_order([*self._opened, self._held]) if self._held else self._opened
+        stretches = tuple(one.stretch for one in opened)
         if stretches != self.open.stretches:
-            since = tuple(abs(one.since_us) for one in self._opened)
+            since = tuple(abs(one.since_us) for one in opened)
             self.open = Open(self.open.revision + 1, stretches, self.open.overtaken, since)
-
-    @property
-    def _without_held(self) -> list[_Opened]:
-        """The open stretches but the one in front of a trade that is held."""
-        return [one for one in self._opened if one.cause != "ids_restarted"]
 
     def _before(self, trade_id: int, further: int = 0) -> Moment | None:
         """Return the known trade in front of an id, or one so much further back; None if there is none."""

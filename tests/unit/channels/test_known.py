@@ -184,6 +184,16 @@ def test_more_open_stretches_than_are_kept_are_reported_the_oldest_first(bridge:
     assert len(watermark.open.stretches) == 8
 
 
+def test_a_trade_that_is_held_is_not_reported_for_want_of_room(bridge: Bridge) -> None:
+    """What it is, is not decided yet; that it is held is saved for the case that the process ends."""
+    bridge.push(bridge.open(), 5, second=FIRST + 99)
+    for number in range(1, 12):
+        bridge.push(bridge.open(), FIRST + 100 * (number + 1))
+    (watermark,) = bridge.watermarks.values()
+    assert (FIRST + 99, 6) in [(one.after_id, one.before_id) for one in watermark.open.stretches]
+    assert [before for _, before, _ in bridge.bounds] == [FIRST + 200, FIRST + 300, FIRST + 400]
+
+
 @pytest.mark.parametrize("wrong", [5, FIRST + 90, 2**62], ids=["low", "known", "high"])
 def test_a_wrong_number_in_a_list_is_no_proof(bridge: Bridge, wrong: int) -> None:
     """Only an overlap with id and time is."""
