@@ -194,9 +194,9 @@ _ROWS = (
     # Tickers
     Assumption(
         "high_24h",
-        "A ticker has `high_24h`, though the API document does not name it.",
-        _S,
-        "It is null.",
+        "A ticker has the figures that the API document names: `high_24h` is not among them.",
+        _D,
+        "Other clients have seen it. Where it is sent, records have it; else it is null.",
     ),
     Assumption(
         "ticker_figures",

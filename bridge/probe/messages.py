@@ -247,7 +247,7 @@ class Messages:
         if lists and symbol and (symbol in self.markets or len(self.markets) < _MOST_MARKETS):
             self.markets[symbol] = self.markets.get(symbol, 0) + 1
         self._fields(_TICKER, item, "a ticker")
-        note("high_24h", "high_24h" in item, symbol)
+        note("high_24h", "high_24h" not in item, symbol)
         wrong = {name: item.get(name) for name in FIGURES if not _is_figure(item.get(name))}
         wrong.pop("high_24h", None)
         shown = ", ".join(f"{name} {value!r}" for name, value in list(wrong.items())[:3])

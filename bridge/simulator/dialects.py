@@ -73,7 +73,7 @@ class Dialect:
     both_sides: Literal["both", "missing", "null", "objects"] = "both"
     best_ask_last: Literal["last", "first"] = "last"
     # Tickers. `changed`: all_ticker never names all markets at once.
-    high_24h: Literal["there", "missing"] = "there"
+    high_24h: Literal["missing", "there"] = "missing"
     ticker_figures: Literal["text", "numbers", "null", "dash", "missing"] = "text"
     ticker_times: Literal["milliseconds", "seconds", "microseconds", "missing"] = "milliseconds"
     flat_tickers: Literal["flat", "nested"] = "flat"
@@ -145,7 +145,7 @@ def with_faults(dialect: Dialect, faults: Faults) -> Faults:
 
 def known(update: Update, dialect: Dialect) -> Update:
     """Return an update with the figures that this exchange knows."""
-    if update.channel not in _TICKERS or dialect is DOCUMENTED:
+    if update.channel not in _TICKERS:
         return update
     return replace(update, params=[_known_ticker(item, dialect) for item in update.params])
 
@@ -153,7 +153,7 @@ def known(update: Update, dialect: Dialect) -> Update:
 def _known_ticker(item: dict[str, Any], dialect: Dialect) -> dict[str, Any]:
     ticker = dict(item)
     if dialect.high_24h == "missing":
-        del ticker["high_24h"]
+        ticker.pop("high_24h", None)
     if dialect.ticker_times == "missing":
         del ticker["timestamp"]
     for name in _FIGURES:

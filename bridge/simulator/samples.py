@@ -1,12 +1,12 @@
 """Makes thousands of frames for benchmarks. Pure; the same seed always gives the same frames.
 
-They are spelt as the API document prints them, without blanks: tickers have no `high_24h`.
+They are spelt as the API document prints them, without blanks.
 """
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
+from bridge.simulator.dialects import DOCUMENTED, known
 from bridge.simulator.encoding import compress, text
 from bridge.simulator.market import Exchange, Update, symbol_names
 
@@ -19,12 +19,7 @@ _RATE = 5_000  # updates a second, by the times in the frames
 
 def documented(update: Update) -> bytes:
     """Return the frame of an update in the spelling of the API document."""
-    if update.channel in ("ticker", "all_ticker"):
-        tickers = [
-            {name: value for name, value in ticker.items() if name != "high_24h"} for ticker in update.params
-        ]
-        update = replace(update, params=tickers)
-    return compress(text(update))
+    return compress(text(known(update, DOCUMENTED)))
 
 
 def frames(
