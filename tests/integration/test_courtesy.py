@@ -93,36 +93,79 @@ async def assert_steady(exchange: Simulator) -> None:
         assert time.monotonic() - begin < 60, "handshakes do not become rare"
 
 
-@pytest.mark.parametrize(
-    "faults",
-    [
-        pytest.param(Faults(refuse_all=403), id="403 for all"),
-        pytest.param(Faults(refuse_all=503, retry_after=0.2), id="503 for all"),
-        pytest.param(Faults(refuse_all=301), id="a redirect for all"),
-        pytest.param(Faults(max_connections=2), id="a cap of connections by 403"),
-        pytest.param(Faults(oldest_closed=2), id="the oldest connection closed"),
-        pytest.param(Faults(close_after=0.01), id="closed after the snapshot"),
-        pytest.param(Faults(close_after=0.01, close_code=1008), id="closed with 1008"),
-        pytest.param(Faults(close_after=0.01, close_code=1012), id="closed with 1012"),
-        pytest.param(Faults(close_after=0.01, close_code=1013), id="closed with 1013"),
-        pytest.param(Faults(max_subscriptions=1), id="a silent close over a cap of subscriptions"),
-    ],
-)
-def test_a_server_that_goes_on_refusing_or_closing_is_asked_ever_less_often(faults: Faults) -> None:
+SERVERS = {
+    "403 for all": Faults(refuse_all=403),
+    "503 for all": Faults(refuse_all=503, retry_after=0.2),
+    "a redirect for all": Faults(refuse_all=301),
+    "a cap of connections by 403": Faults(max_connections=2),
+    "the oldest connection closed": Faults(oldest_closed=2),
+    "closed after the snapshot": Faults(close_after=0.01),
+    "closed with 1008": Faults(close_after=0.01, close_code=1008),
+    "closed with 1012": Faults(close_after=0.01, close_code=1012),
+    "closed with 1013": Faults(close_after=0.01, close_code=1013),
+    "a silent close over a cap of subscriptions": Faults(max_subscriptions=1),
+}
+ONE_LOGIN = "one login a key"
+
+
+async def visit(faults: Faults) -> None:
+    """Be refused or closed again and again, and come back once the exchange is well again."""
+    async with Simulator(symbols=SYMBOLS, rate=20, faults=faults) as exchange:
+        process = Process(exchange, {})
+        for symbol in SYMBOLS:
+            process.connector("trades", [symbol, "BTC_USDT"])
+        async with running(process):
+            await assert_steady(exchange)
+            exchange.inject(Faults())
+            if not faults.max_subscriptions:
+                await soon(lambda: process.live == len(SYMBOLS), 60, "all sessions")
+
+
+async def log_in_twice() -> None:
+    """Log in with one key on two connections, where the older one is closed."""
+    faults, accounts = Faults(one_login=True), {"main": "secret"}
+    async with Simulator(symbols=SYMBOLS, rate=20, faults=faults, accounts=accounts) as exchange:
+        process = Process(exchange, {})
+        process.connector("order", ["BTC_USDT"], "main")
+        process.connector("balance", ["USDT"], "main")
+        process.connector("trades", SYMBOLS)
+        async with running(process):
+            await assert_steady(exchange)
+            reports = process.events("short_lives")
+            assert reports
+            assert {report["account"] for report in reports} == {"main"}
+            assert not not_confirmed(process.connectors[2])
+
+
+@pytest.fixture(scope="module")
+def failures() -> dict[str, BaseException | None]:
+    """Visit all servers at the same time, since most of it is waiting; return what failed, by server."""
+
+    async def all_visited() -> list[BaseException | None]:
+        visits = [*map(visit, SERVERS.values()), log_in_twice()]
+        return await asyncio.gather(*visits, return_exceptions=True)
+
+    return dict(zip([*SERVERS, ONE_LOGIN], uvloop.run(all_visited()), strict=True))
+
+
+@pytest.mark.parametrize("server", SERVERS)
+def test_a_server_that_goes_on_refusing_or_closing_is_asked_ever_less_often(
+    server: str, failures: dict[str, BaseException | None]
+) -> None:
     """And all is well soon after the exchange is well again."""
+    raise_if(failures[server])
 
-    async def scenario() -> None:
-        async with Simulator(symbols=SYMBOLS, rate=20, faults=faults) as exchange:
-            process = Process(exchange, {})
-            for symbol in SYMBOLS:
-                process.connector("trades", [symbol, "BTC_USDT"])
-            async with running(process):
-                await assert_steady(exchange)
-                exchange.inject(Faults())
-                if not faults.max_subscriptions:
-                    await soon(lambda: process.live == len(SYMBOLS), 60, "all sessions")
 
-    uvloop.run(scenario())
+def test_two_sessions_that_log_in_with_one_key_close_each_other_ever_less_often_and_it_is_reported(
+    failures: dict[str, BaseException | None],
+) -> None:
+    """Only one login a key is accepted: the older connection is closed."""
+    raise_if(failures[ONE_LOGIN])
+
+
+def raise_if(failure: BaseException | None) -> None:
+    if failure is not None:
+        raise failure
 
 
 def test_sessions_that_keep_ending_soon_are_reported() -> None:
@@ -136,26 +179,6 @@ def test_sessions_that_keep_ending_soon_are_reported() -> None:
             assert first["cause"] == "closed"
             assert str(first["detail"]).startswith("3 sessions in a row ended within 60 s (trades BTC_USDT")
             assert str(second["detail"]).startswith("6 sessions in a row")
-
-    uvloop.run(scenario())
-
-
-def test_two_sessions_that_log_in_with_one_key_close_each_other_ever_less_often_and_it_is_reported() -> None:
-    """Only one login a key is accepted: the older connection is closed."""
-
-    async def scenario() -> None:
-        faults, accounts = Faults(one_login=True), {"main": "secret"}
-        async with Simulator(symbols=SYMBOLS, rate=20, faults=faults, accounts=accounts) as exchange:
-            process = Process(exchange, {})
-            process.connector("order", ["BTC_USDT"], "main")
-            process.connector("balance", ["USDT"], "main")
-            process.connector("trades", SYMBOLS)
-            async with running(process):
-                await assert_steady(exchange)
-                reports = process.events("short_lives")
-                assert reports
-                assert {report["account"] for report in reports} == {"main"}
-                assert not not_confirmed(process.connectors[2])
 
     uvloop.run(scenario())
 
