@@ -128,8 +128,11 @@ class Leases(ConsumerRebalanceListener):  # type: ignore[misc]
         if self._consumer is None or self.shards is None:
             return False
         try:
+            commit = asyncio.ensure_future(self._consumer.commit({TopicPartition(self._topic, shard): 0}))
+            # aiokafka does not end its request with the wait for it. Then nobody else reads its error.
+            commit.add_done_callback(lambda done: done.cancelled() or done.exception())
             with reading():
-                await self._consumer.commit({TopicPartition(self._topic, shard): 0})
+                await asyncio.shield(commit)
         except (CommitFailedError, IllegalStateError):
             return False
         return True

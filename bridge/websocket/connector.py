@@ -84,8 +84,6 @@ class Connector:
         self._watch = watch
         self._credentials = account.credentials if account else None
         self._listening = Listening(account.heard_us if account else {})  # to private channels
-        # When the present rotation began, µs since the epoch: its new session holds back what came since.
-        self._rotating_us: int | None = None
         self._postponed = 0  # rotations in a row that were postponed for refusals; 0 after each rotation
         self._cause: Cause = "takeover"  # why the next session is opened: how the one before it ended
         self._feeds: list[Feed] = []  # open sessions: the one in use, then, in a rotation, the new one
@@ -166,11 +164,10 @@ class Connector:
             self._record_gap(feed, missed)
 
     def savable(self, complete_us: int | None, saved: Heard) -> Heard:
-        """As `Listening.savable`; during a rotation, nothing beyond its beginning."""
+        """As `Listening.savable`."""
         for feed in self._feeds[:1]:
             self._listening.advance(feed.listening, feed.read_up_to)
-        limits = [limit for limit in (complete_us, self._rotating_us) if limit is not None]
-        return self._listening.savable(min(limits, default=None), saved)
+        return self._listening.savable(complete_us, saved)
 
     def subscribe(self, channel: str, symbols: Sequence[str]) -> None:
         """Add symbols of a channel, to the present session and all later ones."""
@@ -221,7 +218,6 @@ class Connector:
     async def _serve(self) -> Ended:
         """Open a session and keep it, and those that replace it, until one ends without being replaced."""
         self._listening.begin_session()
-        self._rotating_us = None
         try:
             await self._courtesy.admit(self._handshake())
             self._retrying.tried()
@@ -358,7 +354,6 @@ class Connector:
         if old.ended.done():
             return old
         rotation = self._rotation = Rotation(old, self._receiver)
-        self._rotating_us = time.time_ns() // 1000
         try:
             return await self._replace_in(rotation, old, cause)
         finally:
@@ -370,14 +365,11 @@ class Connector:
             new = await self._open(rotation.receiver_of_new, cause)
         except (OSError, EOFError, WebSocketException) as error:
             rotation.abandon()
-            self._rotating_us = None
             self._retrying.rotation_failed()
             self._log.warning("rotation postponed: could not connect", detail=opening.in_words(error))
             return old
         self._begin(new)
         outcome = await rotation.run(new, accept_refusals=self._postponed >= _MOST_POSTPONED)
-        # Not after a cancellation: what is held back is dropped then, and the old session may not bring it.
-        self._rotating_us = None
         match outcome:
             case Outcome.REFUSED:
                 self._postponed += 1
