@@ -142,8 +142,11 @@ _provenance = msgspec.json.Decoder(_Provenance).decode
 
 
 def session_of(record: Record) -> str:
-    """Return the session that a record came over."""
-    return _provenance(record.value).session or "none"
+    """Return the session that a record came over; "none" if its value does not say."""
+    try:
+        return _provenance(record.value).session or "none"
+    except msgspec.DecodeError:
+        return "none"
 
 
 def letter_for(record: Record, detail: str, *, whole: bool = True) -> Record:

@@ -12,6 +12,7 @@ from bridge.config import AccountConfig, Config
 from bridge.errors import ShardLost
 from bridge.kafka.queues import Queues
 from bridge.kafka.sink import Sink
+from bridge.kafka.spooled import own_entries
 from bridge.kafka.state import ShardState
 from bridge.kafka.topics import Topic
 from bridge.pipeline import Pipeline
@@ -69,7 +70,7 @@ class Shard:
         # delivers the records in `queues`; `overflow` holds those in the spool; `_state` is saved with them.
         self._state = ShardState(kafka, topics[STATE], number, replica.name)
         self._state.savable = self._savable
-        self.overflow = Overflow(spool(config, number), replica.name, number, self._state.watermarks)
+        self.overflow = Overflow(spool(config, number, topics), replica.name, number, self._state.watermarks)
         self.queues = Queues(
             topics,
             self._state,
@@ -291,9 +292,10 @@ def _earliest(times: Sequence[int | None]) -> int | None:
     return min(known) if len(known) == len(times) else None
 
 
-def spool(config: Config, shard: int) -> Spool | None:
+def spool(config: Config, shard: int, topics: Mapping[str, Topic]) -> Spool | None:
     """Return the spool of a shard, each in its own folder; None if the spool is disabled."""
     if not config.spool.max_bytes:
         return None
     folder = config.spool.dir / f"{config.kafka.topic_prefix}-{shard}"
-    return Spool(folder, config.spool.max_bytes // config.kafka.shards)
+    accepts = own_entries(config.kafka, topics)
+    return Spool(folder, config.spool.max_bytes // config.kafka.shards, accepts=accepts)

@@ -242,11 +242,11 @@ class Overflow:
     def _continue(self, spool: Spool, previous: Owner | None, shards: int, progress: bytes | None) -> None:
         """Continue the spool of an earlier process, if there is one and it is not outdated."""
         try:
-            header = spool.find()
+            known = decode_progress(progress) if progress is not None else None
+            header = spool.find(known.spool if known else None)
             self._report_damage()
             if header is None:
                 return
-            known = decode_progress(progress) if progress is not None else None
             if (reason := outdated(header, previous, known, shards)) is not None:
                 detail = f"{spool.unread} records: {reason}"
                 spool.clear()
@@ -266,7 +266,7 @@ class Overflow:
         self.active = self.recovered = True
         try:
             spool.resume(self._header(header.spool, watermarks, committed, None, {}))
-        except OSError as error:
+        except (OSError, SpoolFull) as error:
             # The earlier segments can still be read, and that makes room.
             self._report_refusal(error)
         log.info("spool recovered", shard=self._shard, records=spool.unread, bytes=self.size)
@@ -328,7 +328,7 @@ def _gap(lost: LostTrades) -> About:
     after_id, after_us = open_before[0][:2] if open_before else lost.after.last
     about: About = {
         "channel": "trades",
-        "symbol": lost.symbol.decode(),
+        "symbol": lost.symbol.decode(errors="backslashreplace"),
         "cause": "spool_damaged",
         "detail": "the spool was damaged",
         "after_id": after_id,

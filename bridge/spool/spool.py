@@ -6,10 +6,12 @@ cut off at the next start.
 
 Each partition has its own offsets, as in Kafka: its entries are numbered from 0, and entries lost to damage
 keep their numbers. `bridge.spool.progress` defines all quantities and has an example.
+
+Longer than 350 lines because reading, appending and deleting share one set of offsets.
 """
 
-import fcntl
-from collections.abc import Iterable, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
@@ -20,36 +22,47 @@ from msgspec.structs import replace
 from bridge.errors import SpoolFull
 from bridge.ledger import Watermark, advanced, newest
 from bridge.records import Record
+from bridge.spool.finding import SEGMENT_BYTES, segments_in
+from bridge.spool.folder import Folder, number_of
 from bridge.spool.gaps import Gaps, LostTrades
 from bridge.spool.segment import (
     Entry,
     Header,
     Offsets,
     Place,
-    block_of,
+    blocks_of,
     entries_in,
+    header_block,
     header_in,
-    next_block,
     watermarks_in,
 )
-
-_SEGMENT_BYTES = 16 * 1024 * 1024
 
 Spooled: TypeAlias = tuple[Place, Record, int]
 """An entry with its offset."""
 
 
+Accepts: TypeAlias = Callable[[Entry], bool]
+"""Whether an entry is one that the bridge can have written."""
+
+
 @dataclass(slots=True)
 class _Segment:
-    path: Path
+    name: str
     size: int  # bytes of its header and all entries; a failed write leaves nothing behind this
     end: Offsets  # where the next segment begins; of the newest one, the spool's own `end`
 
 
 class Spool:
-    """The spool in one folder, at most `max_bytes` large."""
+    """The spool in one folder, at most `max_bytes` large; entries that it does not accept count as damage."""
 
-    def __init__(self, folder: Path, max_bytes: int, segment_bytes: int = _SEGMENT_BYTES) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        max_bytes: int,
+        segment_bytes: int = SEGMENT_BYTES,
+        *,
+        accepts: Accepts = lambda _: True,
+    ) -> None:
         self.header: Header | None = None  # of the newest segment; None while there is no spool
         self.end: Offsets = {}  # the offset that the next entry of each partition will have
         self.bytes = 0  # size of all segments on disk
@@ -58,7 +71,8 @@ class Spool:
         self.watermarks: dict[bytes, Watermark] = {}  # as they will be when all entries are on Kafka
         # The watermarks on Kafka, kept up to date by the owner: trades there are not lost with the spool.
         self.on_kafka: Mapping[bytes, Watermark] = {}
-        self._folder = folder
+        self._folder = Folder(folder)
+        self._accepts = accepts
         self._max_bytes = max_bytes
         self._segment_bytes = min(segment_bytes, max_bytes // 8)  # a larger segment is followed by another
         self._segments: list[_Segment] = []  # the oldest first
@@ -69,37 +83,29 @@ class Spool:
         self._committed: Offsets = {}  # as of the recovery; `read` skips all entries below
         self._damage: list[str] = []  # descriptions of damage found since the last `damage()`
         self._gaps = Gaps()  # the gaps in trades that damage has caused
-        self._unreadable: set[Path] = set()  # segments on which the disk reported an error; not tried again
-        self._lock: BinaryIO | None = None  # held from `find` to `close`
+        self._known: Mapping[bytes, Watermark] = {}  # in front of the first of the entries in `_refused`
+        self._refused = 0  # entries of the segment that is being read that were not accepted
+        self._unreadable: set[str] = set()  # segments on which the disk reported an error; not tried again
 
-    def find(self) -> Header | None:
+    def find(self, spool: str | None = None) -> Header | None:
         """Open the spool of an earlier process; return its newest header, None if there is no spool.
+
+        If there are files of several spools, it is the one with the id `spool`, or else the newest.
 
         Raises:
             OSError: the folder can't be read or written, or another process uses it.
         """
-        self._folder.mkdir(parents=True, exist_ok=True)
-        self._lock = (self._folder / "lock").open("wb")
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise BlockingIOError(error.errno, "another bridge uses this folder", str(self._folder)) from None
-        for path in self._paths():
-            with path.open("rb") as file:
-                header = header_in(file)
-                if header is None:
-                    self._damage.append(f"{path.name} has no header")
-                    continue
-                if self.header is None:
-                    self._next = dict(header.base)
-                self.header, self.end = header, dict(header.base)
-                self.watermarks = header.watermarks
-                if self._segments:
-                    self._segments[-1].end = dict(header.base)
-                self._segments.append(_Segment(path, path.stat().st_size, self.end))
-                self.bytes += self._segments[-1].size
-                self.oldest_us = self.oldest_us or int(path.stat().st_mtime * 1e6)
-        if self._segments:
+        self._folder.open()
+        found = segments_in(self._folder, spool, self._damage)
+        for one in found:
+            if self._segments:
+                self._segments[-1].end = dict(one.base)
+            self._segments.append(_Segment(one.name, one.size, dict(one.base)))
+            self.bytes += one.size
+        if found:
+            self._next, self.end = dict(found[0].base), dict(found[-1].base)
+            self.oldest_us = found[0].changed_us
+            self._segments[-1].end = self.end
             self._survey(self._segments[-1])
             self.unread = self._between(self._next, self.end)
         return self.header
@@ -108,8 +114,8 @@ class Spool:
         """Skip the entries below these committed offsets; to be called after `find`."""
         self._committed = dict(committed)
         if lost := self._between({}, self._next):
-            self._damage.append(f"{lost} records in front of {self._segments[0].path.name} are lost")
-            self._gaps.open(self.on_kafka, watermarks_in(self._segments[0].path, whole=False))
+            self._damage.append(f"{lost} records in front of {self._segments[0].name} are lost")
+            self._gaps.open(self.on_kafka, self._watermarks_in(self._segments[0], whole=False))
         self.unread = self._between(self._next, self.end)
 
     def resume(self, header: Header) -> None:
@@ -117,6 +123,7 @@ class Spool:
 
         Raises:
             OSError: it can't be written; the next append tries again.
+            SpoolFull: the header is too large.
         """
         self.header, self.watermarks = header, dict(header.watermarks)
         self.begin(header)
@@ -126,17 +133,17 @@ class Spool:
 
         Raises:
             OSError: it can't be written; all is as before.
+            SpoolFull: the header is too large.
         """
         header = replace(header, base=dict(self.end))
-        paths = [*self._paths(), *(segment.path for segment in self._segments)]
-        number = max((int(path.stem) for path in paths), default=0) + 1
-        segment = _Segment(self._folder / f"{number:012d}.spool", 0, self.end)
-        file = segment.path.open("xb", buffering=0)
+        block = header_block(header)
+        name, file = self._folder.create(number_of(self._segments[-1].name) if self._segments else 0)
+        segment = _Segment(name, 0, self.end)
         try:
-            self._write(block_of(header), segment, file)
+            self._write(block, segment, file)
         except OSError:
             file.close()
-            segment.path.unlink()
+            self._folder.delete(name)
             raise
         if self._segments:
             self._segments[-1].end = dict(self.end)
@@ -155,11 +162,11 @@ class Spool:
             OSError: they can't be written.
         """
         assert self.header is not None  # noqa: S101 - it has begun
-        block = block_of(entries)
+        block = blocks_of(entries)
         header = None
         if self._file is None or self._segments[-1].size > self._segment_bytes:
             header = replace(self.header, watermarks=self.watermarks)
-        needed = len(block) + (len(block_of(header)) if header else 0)
+        needed = len(block) + (len(header_block(header)) if header else 0)
         if self.bytes + needed > self._max_bytes:
             raise SpoolFull(f"{self.bytes} of {self._max_bytes} bytes are used")
         if header:
@@ -195,7 +202,7 @@ class Spool:
         if self._segments:
             self._close_source()
             self._reading = len(self._segments) - 1
-            self._source = self._segments[-1].path.open("rb")
+            self._source = self._folder.read(self._segments[-1].name)
             self._source.seek(self._segments[-1].size)
             self._next, self.unread = dict(self.end), 0
 
@@ -216,7 +223,7 @@ class Spool:
         """Delete the oldest segments if Kafka has all of them; return whether it has the whole spool."""
         while self._reading and _reaches(committed, self._segments[0].end):
             segment = self._segments.pop(0)
-            segment.path.unlink(missing_ok=True)
+            self._folder.delete(segment.name)
             self.bytes -= segment.size
             self._reading -= 1
         return not self.unread and _reaches(committed, self.end)
@@ -234,26 +241,23 @@ class Spool:
         self._segments, self._reading, self.bytes, self.unread = [], 0, 0, 0
         self.end, self._next, self._committed, self._gaps = {}, {}, {}, Gaps()
         self._unreadable.clear()  # the numbers of segments begin again
-        for path in self._paths():
-            path.unlink(missing_ok=True)
+        self._folder.delete_all()
 
     def close(self) -> None:
         """Close the files and release the lock, for the next process or another owner in this one."""
-        for file in (self._file, self._source, self._lock):
+        for file in (self._file, self._source):
             if file is not None:
                 file.close()
-
-    def _paths(self) -> list[Path]:
-        return sorted(self._folder.glob("*.spool"))
+        self._folder.close()
 
     def _next_entries(self, segment: _Segment) -> list[Entry] | None:
         """Return the next block of a segment; None at its end, or at the end of what can be read of it."""
-        if segment.path in self._unreadable:
+        if segment.name in self._unreadable:
             return None
         try:
             if self._source is None:
-                self._source = segment.path.open("rb")
-                next_block(self._source)  # the header
+                self._source = self._folder.read(segment.name)
+                header_in(self._source)
             if self._source.tell() >= segment.size:
                 return None
             entries = entries_in(self._source)
@@ -261,7 +265,7 @@ class Spool:
                 self._source.seek(segment.size)
         except OSError as error:
             self._damage.append(str(error))
-            self._unreadable.add(segment.path)
+            self._unreadable.add(segment.name)
             if segment is self._segments[-1] and self._file is not None:
                 self._file.close()
                 self._file = None  # the next append begins another segment
@@ -276,30 +280,54 @@ class Spool:
     def _pass(self, entries: Iterable[Entry]) -> list[Spooled]:
         """Advance behind these entries; return those that Kafka does not have, with their offsets."""
         unread = []
+        refused = 0
         next_offsets, committed, any_open = self._next, self._committed, self._gaps.any_open
         for place, record in entries:
             offset = next_offsets.get(place, 0)
             next_offsets[place] = offset + 1
+            is_waiting = offset >= committed.get(place, 0)
+            if is_waiting and not self._accepts((place, record)):
+                refused += 1
+                self._refuse(record)
+                any_open = self._gaps.any_open
+                continue
             if any_open:
                 self._gaps.close(record)
-            if offset >= committed.get(place, 0):
+            if is_waiting:
                 unread.append((place, record, offset))
         if unread:
             self.oldest_us = unread[-1][1].time_us
-        self.unread -= len(unread)
+        self.unread -= len(unread) + refused
         return unread
+
+    def _refuse(self, record: Record) -> None:
+        """Count a record of the segment that is being read as lost, and open its gap if it is a trade.
+
+        The segment is read once more for what was known before its first such record: that is where the gaps
+        begin, also those of later ones.
+        """
+        if not self._refused:
+            self._known = newest(
+                self.on_kafka, self._watermarks_before(self._segments[self._reading], record)
+            )
+        self._refused += 1
+        self._gaps.open(self._known, advanced(self._known, [record]))
 
     def _end_segment(self, segment: _Segment) -> None:
         """Advance to the end of a segment; entries missing before it were lost to damage."""
+        if self._refused:
+            what = "records for topics or partitions that are not the bridge's"
+            self._damage.append(f"{segment.name}: {self._refused} {what} are lost")
+            self._refused = 0
         lost = self._between(self._next, segment.end)
         self._next = dict(segment.end)
         if lost:
             self.unread -= lost
-            self._damage.append(f"{segment.path.name} is damaged: {lost} records are lost")
-            readable = segment.path not in self._unreadable
-            known = newest(self.on_kafka, watermarks_in(segment.path, whole=readable))
+            self._damage.append(f"{segment.name} is damaged: {lost} records are lost")
+            readable = segment.name not in self._unreadable
+            known = newest(self.on_kafka, self._watermarks_in(segment, whole=readable))
             behind = self._segments[self._reading + 1 :]
-            self._gaps.open(known, watermarks_in(behind[0].path, whole=False) if behind else self.watermarks)
+            self._gaps.open(known, self._watermarks_in(behind[0], whole=False) if behind else self.watermarks)
 
     def _between(self, begin: Offsets, end: Offsets) -> int:
         """Return how many entries are between these offsets that Kafka does not have."""
@@ -309,19 +337,47 @@ class Spool:
         )
 
     def _survey(self, segment: _Segment) -> None:
-        """Count the entries of the last segment, and cut off a torn end that a killed process has left."""
-        with segment.path.open("r+b") as file:
-            next_block(file)
+        """Count the entries of the last segment, and cut off a torn end that a killed process has left.
+
+        Raises:
+            OSError: it can't be read any more.
+        """
+        with self._folder.read(segment.name) as file:
+            self.header = header_in(file)
+            if self.header is None:
+                raise OSError(f"{segment.name} has changed")
+            self.watermarks = dict(self.header.watermarks)
             good = file.tell()
             while (entries := entries_in(file)) is not None:
                 self._count(entries)
                 good = file.tell()
-            torn = segment.size - good
-            if torn:
-                self._damage.append(f"{segment.path.name} has a torn end of {torn} bytes, which were cut off")
-                file.truncate(good)
-                segment.size = good
-                self.bytes -= torn
+        if torn := segment.size - good:
+            cut = "were cut off" if self._folder.cut(segment.name, good) else "are not used"
+            self._damage.append(f"{segment.name} has a torn end of {torn} bytes, which {cut}")
+            segment.size = good
+            self.bytes -= torn
+
+    def _watermarks_in(self, segment: _Segment, *, whole: bool) -> dict[bytes, Watermark]:
+        try:
+            with self._folder.read(segment.name) as file:
+                return watermarks_in(file, whole=whole)
+        except OSError:
+            return {}
+
+    def _watermarks_before(self, segment: _Segment, record: Record) -> dict[bytes, Watermark]:
+        """Return the watermarks in front of the first entry with this record."""
+        watermarks: dict[bytes, Watermark] = {}
+        with contextlib.suppress(OSError), self._folder.read(segment.name) as file:
+            header = header_in(file)
+            watermarks.update(header.watermarks if header else {})
+            while entries := entries_in(file):
+                records = [one for _, one in entries]
+                found = record in records
+                records = records[: records.index(record)] if found else records
+                watermarks.update(advanced(watermarks, records))
+                if found:
+                    break
+        return watermarks
 
     def _count(self, entries: Sequence[Entry]) -> None:
         """Advance the end and the watermarks behind entries that are on disk."""

@@ -1,0 +1,51 @@
+"""Only what the bridge itself can have spooled is sent: for its topics, and partitions that they have."""
+
+import pytest
+
+from bridge.config import KafkaConfig
+from bridge.kafka.spooled import own_entries
+from bridge.kafka.topics import Topic, topic_name
+from bridge.records import DEADLETTER, EVENTS, STATE, Record
+
+CONFIG = KafkaConfig(topic_prefix="md", partitions=4)
+TOPICS = {
+    channel: Topic(topic_name(CONFIG, channel), partitions, 1_000_000)
+    for channel, partitions in {"trades": 4, DEADLETTER: 4, EVENTS: 4, STATE: 1}.items()
+}
+is_own = own_entries(CONFIG, TOPICS)
+
+
+def record(channel: str, time_us: int = 1) -> Record:
+    return Record(channel, b"BTC_USDT", b"{}", time_us)
+
+
+@pytest.mark.parametrize("channel", ["trades", DEADLETTER, EVENTS, "depth"])
+def test_records_of_every_channel_are_own_also_when_it_is_not_configured_any_more(channel: str) -> None:
+    assert is_own((f"{topic_name(CONFIG, channel)}/3", record(channel)))
+
+
+@pytest.mark.parametrize(
+    ("place", "channel"),
+    [
+        ("payments/0", "trades"),
+        ("md.trades.v1", "trades"),
+        ("md.trades.v1/", "trades"),
+        ("md.trades.v1/4", "trades"),
+        ("md.trades.v1/-1", "trades"),
+        ("md.trades.v1/00", "trades"),
+        ("md.trades.v1/٣", "trades"),
+        ("md.trades.v1/x", "trades"),
+        ("md.depth.v1/0", "trades"),
+        ("md.bridge-state/0", STATE),
+        ("payments.v1/0", "payments"),
+        ("other.trades.v1/0", "trades"),
+        ("", ""),
+    ],
+)
+def test_other_topics_and_partitions_are_not(place: str, channel: str) -> None:
+    assert not is_own((place, record(channel)))
+
+
+@pytest.mark.parametrize("time_us", [-1, 2**53, 2**64 - 1])
+def test_times_that_kafka_has_no_room_for_are_not(time_us: int) -> None:
+    assert not is_own(("md.trades.v1/0", record("trades", time_us)))
