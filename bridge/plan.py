@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
+from math import ceil
 
 from bridge.channels import CHANNELS, SubscribedBy
 from bridge.config import EVERY_MARKET, AccountConfig, Config
@@ -79,6 +80,23 @@ def sessions(subscriptions: Iterable[Subscription], size: int) -> Iterator[Wante
 def subscriptions(wanted: Wanted) -> list[Subscription]:
     """Return the subscriptions of a session."""
     return [(channel, symbol) for channel, symbols in wanted.items() for symbol in symbols or [""]]
+
+
+def parts(wanted: Wanted, size: int) -> list[Wanted]:
+    """Split a session into the fewest that have at most `size` subscriptions each, about equally many.
+
+    Those of one market stay together if the sizes allow it.
+    """
+    names: dict[str, list[Subscription]] = {}
+    for one in subscriptions(wanted):
+        names.setdefault(one[1], []).append(one)
+    number = ceil(count(wanted) / size)
+    return list(sessions(chain.from_iterable(names.values()), ceil(count(wanted) / number)))
+
+
+def joined(some: Wanted, others: Wanted) -> Wanted:
+    """Return the subscriptions of two sessions as those of one."""
+    return {channel: [*some.get(channel, []), *others.get(channel, [])] for channel in {**some, **others}}
 
 
 def count(wanted: Wanted) -> int:

@@ -10,6 +10,7 @@ import structlog
 from bridge import plan
 from bridge.config import AccountConfig, Config
 from bridge.errors import ShardLost
+from bridge.halving import Halving
 from bridge.kafka.queues import Queues
 from bridge.kafka.sink import Sink
 from bridge.kafka.spooled import own_entries
@@ -93,6 +94,7 @@ class Shard:
         self._markets: set[bytes] = set()  # all that all_ticker has listed
         self._pipeline: Pipeline  # from the takeover on
         self._connectors: list[Connector] = []  # public ones and those of accounts, in the order of opening
+        self._halving = Halving(self._connectors, self._connector, self._start, self._watch.shard)
         self._group = asyncio.TaskGroup()  # of all its tasks
         self._running: set[asyncio.Task[None]] = set()  # those of the connectors
 
@@ -211,6 +213,8 @@ class Shard:
             watch=self._watch,
             account=known,
         )
+        if account is None:
+            connector.siblings = self._halving
         if self.paused:
             connector.pause()
         return connector
@@ -272,10 +276,13 @@ class Shard:
             self._subscribe([(channel, symbol) for symbol in symbols for channel in self._plan.follows])
 
     def _subscribe(self, subscriptions: list[plan.Subscription]) -> None:
-        """Add subscriptions to the newest session as far as it has room, and open others for the rest."""
+        """Add subscriptions to the newest session as far as it has room, and open others for the rest.
+
+        A part of a session that was halved has no room.
+        """
         size = self._config.exchange.subscriptions_per_session
         newest = next((c for c in reversed(self._connectors) if c.account is None), None)
-        room = max(0, size - plan.count(newest.wanted)) if newest else 0
+        room = max(0, size - plan.count(newest.wanted)) if newest and not newest.is_part else 0
         if newest:
             for wanted in plan.sessions(subscriptions[:room], size):
                 for channel, symbols in wanted.items():

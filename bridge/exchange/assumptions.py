@@ -96,7 +96,8 @@ _ROWS = (
         "thirty_subscriptions",
         "A connection may have `exchange.subscriptions_per_session` subscriptions.",
         _S,
-        "Subscriptions that stay silent are reported; lower `exchange.subscriptions_per_session`.",
+        "Subscriptions that stay silent are reported, and sessions that are closed are halved; lower "
+        "`exchange.subscriptions_per_session`.",
         costs_data=True,
     ),
     Assumption(

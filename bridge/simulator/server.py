@@ -141,9 +141,10 @@ class Simulator:
             await asyncio.sleep(_TICK)
 
     def inject(self, faults: Faults) -> None:
-        """Replace the faults from here on, all but `max_subscriptions`; a lag is that of new connections."""
+        """Replace the faults from here on; a lag is that of new connections."""
         self._faults = self._mishaps.faults = faults = with_faults(self._dialect, faults)
         self._extras = replace(self._extras, faults=faults)
+        self._protocol = replace(self._protocol, max_subscriptions=faults.max_subscriptions)
         self._write_late()
 
     def push(self, channel: str, params: list[Any]) -> None:

@@ -11,13 +11,14 @@ import random
 import time
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import inf
-from typing import Literal
+from typing import Literal, Protocol
 
 import structlog
 from websockets.exceptions import WebSocketException
 
+from bridge import plan
 from bridge.channels import BEGIN_CLEAN, CHANNELS
 from bridge.channels.channel import Source
 from bridge.config import ExchangeConfig
@@ -33,6 +34,7 @@ from bridge.websocket.courtesy import ACCOUNT, LIFE, LISTING, OTHER, Courtesy, H
 from bridge.websocket.feed import Ended, Feed, Receiver, until
 from bridge.websocket.freshness import Freshness
 from bridge.websocket.listening import Listening, Missed
+from bridge.websocket.part import Part
 from bridge.websocket.retrying import Retrying
 from bridge.websocket.rotation import Outcome, Rotation
 
@@ -59,11 +61,28 @@ class Account:
     heard_us: Heard = field(default_factory=dict)
 
 
+class Siblings(Protocol):
+    """The other connectors of a shard, as far as they share their subscriptions with one."""
+
+    def split(self, connector: "Connector") -> bool:
+        """Replace a connector whose sessions keep ending soon by several; return whether that was done."""
+
+    def partner(self, connector: "Connector") -> "Connector | None":
+        """Return the one with which this one may be joined now, if there is one."""
+
+    def joined(self, replaced: "Connector") -> None:
+        """Forget a connector whose subscriptions another one has now."""
+
+
 class Connector:
     """Keeps the subscriptions of `wanted` (channel to symbols) alive, one session at a time.
 
     With an `account`, for private channels. What they push while no session listens is lost, and each such
     time is recorded in the journal as a gap.
+
+    If it has `siblings`, these may replace it by several while its sessions keep ending soon. When the
+    session of such a part is due for a rotation, it is joined with that of another part if possible: one
+    new session replaces both, and the other connector ends.
     """
 
     def __init__(
@@ -85,7 +104,7 @@ class Connector:
         self._credentials = account.credentials if account else None
         self._listening = Listening(account.heard_us if account else {})  # to private channels
         self._postponed = 0  # rotations in a row that were postponed for refusals; 0 after each rotation
-        self._cause: Cause = "takeover"  # why the next session is opened: how the one before it ended
+        self.cause: Cause = "takeover"  # why the next session is opened: how the one before it ended
         self._feeds: list[Feed] = []  # open sessions: the one in use, then, in a rotation, the new one
         self._rotation: Rotation | None = None  # the one under way, if any
         self._live_at: float | None = None  # since when sessions have been live without a break; monotonic s
@@ -93,29 +112,41 @@ class Connector:
         self._retrying = Retrying(config, self._rank, time.monotonic())
         self._reading = asyncio.Event()  # cleared by `pause`, set by `resume`
         self._reading.set()
-        self._trouble = "not connected yet"  # why no session is open, for `/readyz`
+        self.trouble = "not connected yet"  # why no session is open, for `/readyz`
         self._coming_up = True  # until the first session has become live or has failed
+        self.siblings: Siblings | None = None  # given by the shard; None: it is never halved
+        self.part: Part | None = None  # of which session it has a part, or had; None: it was never halved
+        self._is_rotating = False  # from the wait for a rotation's handshake to its end
+        self._own = asyncio.Event()  # cleared while its session is lent to another connector, see `lend`
+        self._own.set()
+        self._replaced = False  # whether its session was lent, and replaced with that of the other connector
         self._log = log.bind(shard=watch.shard, account=self.account)  # both are in each of its lines
 
     async def run(self) -> None:
-        """Keep a session alive until cancelled."""
+        """Keep a session alive until cancelled, or until others have its subscriptions."""
         self._courtesy.enter()
         try:
-            while True:
+            over = False
+            while not over:
                 await self._reading.wait()
-                await self._serve_once()
+                over = await self._serve_once()
         finally:
             self._courtesy.leave()
 
-    async def _serve_once(self) -> None:
-        """Serve until there is no session any more, report why, and wait before the next."""
+    async def _serve_once(self) -> bool:
+        """Serve until there is no session any more, report why, and wait before the next.
+
+        Return whether others have its subscriptions now.
+        """
         self._live_at = None
         try:
             ended = await self._serve()
+            if ended is None:
+                return True
         except Exception as error:  # noqa: BLE001 - an internal error costs a session, not the pending records
             self._log.exception("internal error in a session")
             ended = Ended("closed", f"internal error: {error!r}")
-        self._trouble = f"{ended.reason}: {ended.detail}"
+        self.trouble = f"{ended.reason}: {ended.detail}"
         self._coming_up = False
         self._watch.metrics.counter("reconnects_total", reason=ended.reason).value += 1
         now = time.monotonic()
@@ -131,6 +162,7 @@ class Connector:
         if self._retrying.reports_short_lives:
             self._report_short_lives(ended)
         await asyncio.sleep(delay)
+        return self._retrying.keeps_ending and self.siblings is not None and self.siblings.split(self)
 
     def _report_short_lives(self, ended: Ended) -> None:
         number = self._retrying.short_lives
@@ -175,6 +207,62 @@ class Connector:
         for feed in self._feeds:
             feed.subscribe(channel, list(symbols))
 
+    # Parts of sessions
+
+    @property
+    def is_part(self) -> bool:
+        """Whether it has a part of the subscriptions of a session that was halved."""
+        return self.part is not None and plan.count(self.wanted) < self.part.whole
+
+    @property
+    def whole(self) -> int:
+        """The number of subscriptions of the session that was halved, or of its own."""
+        return self.part.whole if self.part else plan.count(self.wanted)
+
+    def live_for(self, now: float) -> float:
+        """Return for how many seconds its sessions have been live without a break."""
+        is_live = self._live_at is not None and bool(self._feeds) and not self._feeds[0].ended.done()
+        return now - self._live_at if is_live and self._live_at is not None else 0.0
+
+    def begin_as_part(self, whole: "Connector", now: float) -> None:
+        """Take over from a connector whose sessions keep ending, with a part of its subscriptions."""
+        part = whole.part or Part(0)
+        if part.joined:
+            part = part.postponed(now, self._config.max_session_age)
+        self.part = replace(part, whole=max(part.whole, plan.count(whole.wanted)))
+        self.cause, self.trouble, self._coming_up = whole.cause, whole.trouble, False
+        self._retrying.begin_as_part()
+
+    def may_join(self, now: float) -> bool:
+        """Return whether its session may be replaced together with that of another part."""
+        return self.is_part and self.part is not None and now >= self.part.not_before
+
+    @property
+    def can_lend(self) -> bool:
+        """Whether it has a live session that is neither lent already nor about to be replaced."""
+        feed = self._feeds[0] if self._feeds else None
+        is_live = feed is not None and feed.live.is_set() and not feed.ended.done()
+        return is_live and self._own.is_set() and not self._is_rotating
+
+    def lend(self) -> Feed:
+        """Return its session, for another connector to replace it; it has to be one that it can lend.
+
+        Until `take_back` or `give_up` it neither rotates nor reconnects.
+        """
+        self._own.clear()
+        return self._feeds[0]
+
+    def take_back(self) -> None:
+        """Go on with the session that was lent, because it was not replaced."""
+        self._postpone_joining()
+        self._own.set()
+
+    async def give_up(self) -> None:
+        """End, and close the session that was lent, because it was replaced."""
+        self._replaced = True
+        self._own.set()
+        await self._end(self._feeds[0], "rotated")
+
     def pause(self) -> None:
         """Stop reading from the exchange; connections stay open, and none is opened."""
         self._reading.clear()
@@ -191,7 +279,7 @@ class Connector:
         """Return how it and its subscriptions stand."""
         feed = self._feeds[0] if self._feeds else None
         if feed is None:
-            trouble = self._trouble
+            trouble = self.trouble
         elif feed.ended.done():
             trouble = "session ended"
         else:
@@ -215,13 +303,16 @@ class Connector:
         )
         return f"account {self.account} ({subscriptions})" if self.account else subscriptions
 
-    async def _serve(self) -> Ended:
-        """Open a session and keep it, and those that replace it, until one ends without being replaced."""
+    async def _serve(self) -> Ended | None:
+        """Open a session and keep it, and those that replace it, until one ends without being replaced.
+
+        Return why it has ended; None if another connector has replaced it.
+        """
         self._listening.begin_session()
         try:
             await self._courtesy.admit(self._handshake())
             self._retrying.tried()
-            feed = await self._open(self._receiver, self._cause)
+            feed = await self._open(self._receiver, self.cause)
         except TimeoutError:
             return Ended("timeout", f"no connection to {self._config.url}", opened=False)
         except (OSError, EOFError, WebSocketException) as error:
@@ -238,23 +329,37 @@ class Connector:
             self.note_heard()
             await asyncio.gather(*(self._end(feed, "stopped") for feed in self._feeds))
 
-    async def _keep(self, feed: Feed) -> Ended:
-        """Keep a session, and those that replace it, until one ends without being replaced."""
+    async def _keep(self, feed: Feed) -> Ended | None:
+        """Keep a session, and those that replace it, until one ends without being replaced.
+
+        Return why it has ended; None if another connector has replaced it.
+        """
         not_before = 0.0  # no rotation before this, as the last one was postponed; in monotonic seconds
         rotate_at = time.monotonic() + self._lifetime()
         while True:
             next_at = max(min(rotate_at, self._stale_at(feed)), not_before)
             await asyncio.wait({feed.ended}, timeout=max(0.0, next_at - time.monotonic()))
             await until(self._reading.wait(), feed)
+            await self._own.wait()
+            if self._replaced:
+                return None
             if feed.ended.done():
                 ended = feed.ended.result()
-                self._cause = ended.reason
+                self.cause = ended.reason
                 return ended
             now = time.monotonic()
             stale = now >= self._stale_at(feed)
             if now < not_before or not (stale or now >= rotate_at):
                 continue
-            served, feed = feed, await self._rotate(feed, "stale" if stale else "rotated")
+            self._is_rotating = True
+            served = feed
+            try:
+                if not stale:
+                    feed = await self._join(feed)
+                if feed is served and not feed.ended.done():
+                    feed = await self._rotate(feed, "stale" if stale else "rotated")
+            finally:
+                self._is_rotating = False
             now = time.monotonic()
             if feed is served:
                 not_before = now + self._retrying.until_rotation()
@@ -287,11 +392,11 @@ class Connector:
         )
         self._listening.record(missed, time.time_ns() // 1000)
 
-    async def _open(self, receiver: Receiver, cause: Cause) -> Feed:
+    async def _open(self, receiver: Receiver, cause: Cause, wanted: plan.Wanted | None = None) -> Feed:
         config = self._config
         opened = await opening.stream(config, self._courtesy)
         session = Session(
-            self.wanted,
+            wanted or self.wanted,
             timing=Timing(config.ping_interval, config.reply_timeout, config.reconnect_max),
             wall_offset=time.time() - time.monotonic(),
             max_frame_bytes=config.max_frame_bytes,
@@ -307,11 +412,11 @@ class Connector:
             watch=self._watch,
         )
 
-    def _begin(self, feed: Feed) -> None:
+    def _begin(self, feed: Feed, wanted: plan.Wanted | None = None) -> None:
         self._feeds.append(feed)
         feed.begin()
         source = feed.source
-        self._log.info("session opened", session=source.session, **self.wanted)
+        self._log.info("session opened", session=source.session, **(wanted or self.wanted))
         self._watch.journal.record(
             "session_begun", session=source.session, account=self.account, cause=source.cause
         )
@@ -353,7 +458,7 @@ class Connector:
         await until(self._courtesy.admit(handshake), old)
         if old.ended.done():
             return old
-        rotation = self._rotation = Rotation(old, self._receiver)
+        rotation = self._rotation = Rotation([old], self._receiver)
         try:
             return await self._replace_in(rotation, old, cause)
         finally:
@@ -379,7 +484,7 @@ class Connector:
                 )
                 await self._end(new, "rejected")
                 return old
-            case Outcome.NEW_ENDED:
+            case Outcome.NEW_ENDED | Outcome.ONE_ENDED:
                 self._retrying.rotation_failed()
                 await self._end(new, "rotated")
                 return old
@@ -400,6 +505,7 @@ class Connector:
         )
         self._postponed = 0
         self._retrying.rotated()
+        self.part = self.part and self.part.rotated()
         self._listening.keep(new.listening)
         await self._end(old, cause)
         return new
@@ -408,8 +514,8 @@ class Connector:
         """Keep a new session whose predecessor ended before it was replaced: that counts as a reconnect."""
         self._postponed = 0
         self._retrying.rotated()
-        self._cause = new.source.cause = old.ended.result().reason
-        self._watch.metrics.counter("reconnects_total", reason=self._cause).value += 1
+        self.cause = new.source.cause = old.ended.result().reason
+        self._watch.metrics.counter("reconnects_total", reason=self.cause).value += 1
         self.note_heard()
         # A channel that the new session listened to before the old one stopped has no gap.
         read_us = old.read_up_to.pushed_us
@@ -418,3 +524,68 @@ class Connector:
         await until(new.live.wait(), new)
         self.note_heard()
         return new
+
+    async def _join(self, feed: Feed) -> Feed:
+        """Replace the session of a part, and that of another one, by a session with both their subscriptions.
+
+        Return the session that is in use then, the given one if that was not possible.
+        """
+        other = self.siblings.partner(self) if self.siblings else None
+        if other is None:
+            return feed
+        wanted = plan.joined(self.wanted, other.wanted)
+        handshake = self._retrying.handshake_to_rotate(subscribe_requests(wanted), time.monotonic(), 0)
+        await until(self._courtesy.admit(handshake), feed)
+        if feed.ended.done() or not other.can_lend:
+            return feed
+        lent = other.lend()
+        new = None
+        try:
+            new = await self._replace_both(feed, lent, wanted)
+        finally:
+            self._rotation = None
+            if new is None:
+                self._postpone_joining()
+                other.take_back()
+        if new is None:
+            return feed
+        await self._note_joined(new, feed, lent, other)
+        return new
+
+    async def _replace_both(self, feed: Feed, lent: Feed, wanted: plan.Wanted) -> Feed | None:
+        """Return the session that has replaced two of them; None if these stay in use."""
+        rotation = self._rotation = Rotation([feed, lent], self._receiver)
+        try:
+            new = await self._open(rotation.receiver_of_new, "rotated", wanted)
+        except (OSError, EOFError, WebSocketException) as error:
+            rotation.abandon()
+            self._log.warning("halved sessions not joined", detail=opening.in_words(error))
+            return None
+        self._begin(new, wanted)
+        outcome = await rotation.run(new, accept_refusals=False)
+        if outcome is Outcome.ROTATED:
+            return new
+        detail = new.ended.result().detail if new.ended.done() else outcome.value
+        self._log.warning("halved sessions not joined", detail=detail)
+        await self._end(new, "rejected")
+        return None
+
+    def _postpone_joining(self) -> None:
+        self.part = self.part and self.part.postponed(time.monotonic(), self._config.max_session_age)
+
+    async def _note_joined(self, new: Feed, feed: Feed, lent: Feed, other: "Connector") -> None:
+        """Take the subscriptions of another connector over; report it, and close what was replaced."""
+        self.wanted = plan.joined(self.wanted, other.wanted)
+        if self.siblings:
+            self.siblings.joined(other)
+        self.part = self.part and other.part and self.part.with_other(other.part)
+        self._retrying.rank = self._rank
+        self._retrying.rotated()
+        self._live_at = time.monotonic()  # so that an early end of this session counts as one
+        self._watch.metrics.counter("reconnects_total", reason="rotated").value += 2
+        old = [feed.source.session, lent.source.session]
+        self._log.info("halved sessions joined", old=old, new=new.source.session)
+        self._watch.journal.record(
+            "session_rotated", session=new.source.session, detail=f"replaces sessions {old[0]} and {old[1]}"
+        )
+        await asyncio.gather(self._end(feed, "rotated"), other.give_up())

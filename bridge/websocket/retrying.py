@@ -21,7 +21,10 @@ class Retrying:
         self.short_lives = 0  # sessions in a row that ended within `LIFE`
         # Whether that is to be reported: at the third in a row, and each time they have doubled.
         self.reports_short_lives = False
-        self._rank = rank
+        self.keeps_ending = (
+            False  # whether the last session was the third short life in a row, or a later one
+        )
+        self.rank = rank
         self._reconnect_max = config.reconnect_max
         self._longest = max(config.reconnect_max, config.refused_max)
         self._backoff = Backoff(config.reconnect_min, config.reconnect_max)
@@ -32,7 +35,7 @@ class Retrying:
 
     def handshake(self, subscribes: int) -> Handshake:
         """Return the handshake of the next session."""
-        return Handshake(subscribes, self._rank, self._well_at, self._repeated)
+        return Handshake(subscribes, self.rank, self._well_at, self._repeated)
 
     def tried(self) -> None:
         """Note that this handshake was admitted: the one after it is a repetition."""
@@ -45,7 +48,7 @@ class Retrying:
         back as soon as a handshake is accepted.
         """
         lived = 0.0 if live_at is None else now - live_at
-        self.reports_short_lives = False
+        self.reports_short_lives = self.keeps_ending = False
         if lived >= LIFE:
             self.short_lives = 0
             self._backoff.reset()
@@ -60,18 +63,27 @@ class Retrying:
         if lived < LIFE:
             self.short_lives += 1
             number, rest = divmod(self.short_lives, _REPORTED)
+            self.keeps_ending = number > 0
             self.reports_short_lives = rest == 0 and number & (number - 1) == 0
         # Those that matter most come back first after all have ended together.
         return self._backoff.next(
-            longer=ended.overloaded, share=(0.5, 1.0) if self._rank == OTHER else (0.0, 0.5)
+            longer=ended.overloaded, share=(0.5, 1.0) if self.rank == OTHER else (0.0, 0.5)
         )
+
+    def begin_as_part(self) -> None:
+        """Take the next short life for one of several: those before were of a session of which this is part.
+
+        As for that one, an earlier refusal delays its handshake.
+        """
+        self.short_lives = _REPORTED - 1
+        self._well_at = -inf
 
     # Rotations
 
     def handshake_to_rotate(self, subscribes: int, now: float, postponed: int) -> Handshake:
         """Return the handshake of a rotation, of which `postponed` before it were refused subscriptions."""
         again = postponed + self._rotations_failed > 0
-        return Handshake(subscribes, self._rank, -inf if again else now, again)
+        return Handshake(subscribes, self.rank, -inf if again else now, again)
 
     def rotated(self) -> None:
         """Note a rotation."""

@@ -17,11 +17,14 @@ If Y ends before 3.8, what was kept aside of X is delivered, and X stays in use.
 is used, live or not yet: what was still to come over X is lost, as whenever a session ends without a
 replacement. What X has brought by then may still be on its way over Y, so Y's ping goes out 1.5 s later, and
 Y is used after its pong.
+
+Y may replace several sessions that have no subscription in common: then each of them is pinged, and the last
+pong counts. If one of them ends before that, Y is dropped, and the others stay in use.
 """
 
 import asyncio
 import enum
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from bridge.channels import CHANNELS
 from bridge.channels.channel import Source
@@ -51,24 +54,27 @@ class Outcome(enum.Enum):
     ROTATED = "the new session has replaced the old one"
     REFUSED = "the old session stays in use: the new one was refused more subscriptions"
     NEW_ENDED = "the old session stays in use: the new one has ended"
+    ONE_ENDED = "the old sessions stay in use: one of several ended before all were replaced"
     OLD_ENDED = "the new session is used, maybe not live yet: the old one ended before it was replaced"
 
 
 class Rotation:
-    """The replacement of one session, from its creation until `run` has returned or `abandon` was called.
+    """The replacement of sessions by one, from its creation until `run` has returned or `abandon` was called.
 
-    Whatever is received by the two is delivered to `receiver`, once.
+    `olds` are those that are replaced, usually one. Whatever they and the new one receive is delivered to
+    `receiver`, once.
     """
 
-    def __init__(self, old: Feed, receiver: Receiver) -> None:
-        self._old = old
+    def __init__(self, olds: Sequence[Feed], receiver: Receiver) -> None:
+        self._olds = olds
         self._receiver = receiver
-        # The messages of the old session that are remembered, and those of the new one that are held.
+        # The messages of the old sessions that are remembered, and those of the new one that are held.
         self._handover: Handover[_Came] = Handover(CHANNELS)
-        self._aside: list[tuple[Message, _Came]] = []  # received over the old one after its pong, in order
-        self._delivered_us = 0  # reception of the old session's last message that was delivered, µs
+        self._aside: list[tuple[Message, _Came]] = []  # received over old ones after their pongs, in order
+        self._delivered_us = 0  # reception of the old sessions' last message that was delivered, µs
         # A damaged frame may come over both as soon as both are open, which is before this side knows of it.
-        old.deliver_to(_Into(self._remember))
+        for old in olds:
+            old.deliver_to(_Into(self._remember))
 
     @property
     def receiver_of_new(self) -> Receiver:
@@ -81,50 +87,59 @@ class Rotation:
         return self._handover.held_bytes + sum(len(frame) for _, (_, _, frame) in self._aside)
 
     def abandon(self) -> None:
-        """Keep the old session in use, because it is not replaced."""
-        self._old.deliver_to(self._receiver)
+        """Keep the old sessions in use, because they are not replaced."""
+        for old in self._olds:
+            old.deliver_to(self._receiver)
 
     async def run(self, new: Feed, *, accept_refusals: bool) -> Outcome:
-        """Replace the old session by a new one that has begun; neither is closed.
+        """Replace the old sessions by a new one that has begun; none is closed.
 
-        Unless `accept_refusals`, a new session that is refused subscriptions of the old one does not
-        replace it.
+        Unless `accept_refusals`, a new session that is refused subscriptions of the old ones does not
+        replace them.
         """
-        old = self._old
+        olds = self._olds
         new.withheld = True
         try:
-            await until(new.live.wait(), new, old)
-            refused = new.refused.keys() - old.refused.keys()
-            if refused and not old.ended.done() and not accept_refusals:
-                # What the new session has received is dropped, even if the old one ends before it is closed:
-                # part of it came over the old one too, and would be repeated.
+            await until(new.live.wait(), new, *olds)
+            refused = new.refused.keys() - {one for old in olds for one in old.refused}
+            if refused and not self._any_ended() and not accept_refusals:
+                # What the new session has received is dropped, even if an old one ends before it is closed:
+                # part of it came over the old ones too, and would be repeated.
                 self.abandon()
                 return Outcome.REFUSED
-            await until(asyncio.sleep(NODE_LAG), new, old)
-            if not (old.ended.done() or new.ended.done()):
-                await until(old.fence(), new, old)
-            old_ended = old.ended.done()
-            old.deliver_to(_Into(self._keep_aside), withheld=True)
+            await until(asyncio.sleep(NODE_LAG), new, *olds)
+            if not (self._any_ended() or new.ended.done()):
+                await until(_fence(olds), new, *olds)
+            old_ended = self._any_ended()
+            if old_ended and len(olds) > 1:
+                self.abandon()
+                return Outcome.ONE_ENDED
+            for old in olds:
+                old.deliver_to(_Into(self._keep_aside), withheld=True)
             # Also if the old session has ended: the new one may still bring what that has brought.
             await until(asyncio.sleep(NODE_LAG), new)
             if not new.ended.done():
                 await until(new.fence(), new)
         except asyncio.CancelledError:
-            # The old session is closed after this, and may receive more until the exchange agrees.
+            # The old sessions are closed after this, and may receive more until the exchange agrees.
             self._deliver(self._aside)
             self.abandon()
-            if old.ended.done():
+            if all(old.ended.done() for old in olds):
                 self._release(new.source)
             raise
         if new.ended.done():
             for message, came in self._aside:
                 self._remember(message, came)
-            old.deliver_to(self._receiver)
-            if not old.ended.done():
+            self.abandon()
+            if len(olds) > 1 or not self._any_ended():
                 return Outcome.NEW_ENDED
         outcome = self._go_on_with(new, Outcome.OLD_ENDED if old_ended else Outcome.ROTATED)
-        old.deliver_to(_Into(_drop), withheld=True)
+        for old in olds:
+            old.deliver_to(_Into(_drop), withheld=True)
         return outcome
+
+    def _any_ended(self) -> bool:
+        return any(old.ended.done() for old in self._olds)
 
     def _go_on_with(self, new: Feed, outcome: Outcome) -> Outcome:
         self._release(new.source)
@@ -165,6 +180,10 @@ class Rotation:
             self._receiver.bad(message.why, source, received_us, frame)
         else:
             self._receiver.push(message, source, received_us, frame)
+
+
+async def _fence(feeds: Iterable[Feed]) -> None:
+    await asyncio.gather(*(feed.fence() for feed in feeds))
 
 
 class _Into:

@@ -77,3 +77,39 @@ def test_each_account_has_its_own_sessions_in_a_single_shard() -> None:
     assert owners.keys() == {"a", "b"}
     assert all(len(shards) == 1 for shards in owners.values())
     assert plan.channels(config) == {"all_ticker", "order", "balance"}
+
+
+WANTED = st.builds(
+    lambda trades, depth, whole: (
+        {name: symbols for name, symbols in (("trades", trades), ("depth", depth)) if symbols}
+        | ({"all_ticker": []} if whole else {})
+    ),
+    st.lists(st.sampled_from(SYMBOLS), unique=True),
+    st.lists(st.sampled_from(SYMBOLS), unique=True),
+    st.booleans(),
+).filter(bool)
+
+
+@given(wanted=WANTED, size=st.integers(1, 40))
+def test_a_session_is_split_into_few_parts_that_have_all_its_subscriptions(
+    wanted: plan.Wanted, size: int
+) -> None:
+    parts = plan.parts(wanted, size)
+    assert len(parts) <= -(-plan.count(wanted) // size)
+    assert all(1 <= plan.count(part) <= size for part in parts)
+    together: plan.Wanted = {}
+    for part in parts:
+        together = plan.joined(together, part)
+    assert together.keys() == wanted.keys()
+    assert {channel: sorted(symbols) for channel, symbols in together.items()} == {
+        channel: sorted(symbols) for channel, symbols in wanted.items()
+    }
+
+
+def test_the_subscriptions_of_one_market_stay_together_in_a_part() -> None:
+    symbols = SYMBOLS[:4]
+    parts = plan.parts({"trades": symbols, "depth": symbols}, 4)
+    assert parts == [
+        {"trades": symbols[:2], "depth": symbols[:2]},
+        {"trades": symbols[2:], "depth": symbols[2:]},
+    ]

@@ -57,12 +57,18 @@ class Recorder:
 
 def source_time(source: Source) -> int:
     """Return when what a session brings is received, unless a test says otherwise, in µs since the epoch."""
-    return {"X": 1000, "Y": 2000}[source.session]
+    return {"W": 1000, "X": 1000, "Y": 2000}[source.session]
 
 
 def frame_of(item: str) -> bytes:
-    """Return an order if the item is a number; else a frame that is not a message of the protocol."""
-    return f'[{{"symbol":"BTC_USDT","id":"{item}"}}]'.encode() if item.isdecimal() else item.encode()
+    """Return an order if the item is a number; else a frame that is not a message of the protocol.
+
+    Orders from 100 on are of another market.
+    """
+    if not item.isdecimal():
+        return item.encode()
+    symbol = "BTC_USDT" if int(item) < 100 else "ETH_USDT"
+    return f'[{{"symbol":"{symbol}","id":"{item}"}}]'.encode()
 
 
 def item_of(frame: bytes) -> str:
@@ -148,12 +154,13 @@ async def pass_time(seconds: float) -> None:
 
 
 class Scene:
-    """A rotation of X to Y, which runs from the start."""
+    """A rotation of X, and of `others`, to Y, which runs from the start."""
 
-    def __init__(self, *, accept_refusals: bool = False) -> None:
+    def __init__(self, *, accept_refusals: bool = False, others: str = "") -> None:
         self.delivered = Recorder()
         self.x = Side("X", self.delivered)
-        self.rotation = Rotation(self.x, self.delivered)
+        self.others = [Side(name, self.delivered) for name in others]
+        self.rotation = Rotation([self.x, *self.others], self.delivered)
         self.y = Side("Y", self.rotation.receiver_of_new)
         self.running = asyncio.create_task(self.rotation.run(self.y, accept_refusals=accept_refusals))
 
@@ -405,7 +412,7 @@ async def test_a_bad_frame_that_both_sessions_bring_is_delivered_once() -> None:
 async def test_without_a_new_session_the_old_one_serves_on() -> None:
     async with rotation() as the:
         await the.cancel()
-        other = Rotation(the.x, the.delivered)
+        other = Rotation([the.x], the.delivered)
         the.x.bring("1")
         other.abandon()
         the.x.bring("2")
@@ -622,3 +629,121 @@ def test_a_stop_after_the_end_of_the_old_session_delivers_what_only_the_new_one_
             assert str(the.delivered) == "X1 X2 Y3"
 
     asyncio.run(scenario())
+
+
+@asynccontextmanager
+async def joining() -> AsyncIterator[tuple[Scene, Side]]:
+    """Give a rotation in which Y replaces X and W, which has another market, and that session W."""
+    scene = Scene(others="W")
+    (w,) = scene.others
+    await settled()
+    try:
+        yield scene, w
+    finally:
+        tasks = {scene.running, scene.x.ended, scene.y.ended, w.ended}
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+
+
+@in_a_loop
+async def test_two_sessions_are_replaced_by_one_once_both_have_answered() -> None:
+    async with joining() as (the, w):
+        the.x.bring("1")
+        w.bring("101")
+        the.y.bring("1 101")
+        await the.y.become_live()
+        await the.x.pong()
+        the.x.bring("2")
+        w.bring("102")
+        assert str(the.delivered) == "X1 W101 X2 W102"
+        await w.pong()
+        the.x.bring("3")
+        w.bring("103")
+        the.y.bring("102 2 3 103")
+        assert str(the.delivered) == "X1 W101 X2 W102"
+        await the.y.pong()
+        assert the.outcome() is Outcome.ROTATED
+        w.bring("103 104")
+        the.x.bring("4")
+        the.y.bring("4 104")
+        assert str(the.delivered) == "X1 W101 X2 W102 Y3 Y103 Y4 Y104"
+
+
+@in_a_loop
+async def test_one_of_two_sessions_that_ends_before_it_is_replaced_leaves_the_other_in_use() -> None:
+    """The new one is dropped: it may not have brought all that the other one has."""
+    for ends_before_the_pong in (False, True):
+        async with joining() as (the, w):
+            the.x.bring("1")
+            the.y.bring("1 101")
+            await the.y.become_live()
+            if ends_before_the_pong:
+                await the.x.pong()
+            await w.end()
+            assert the.outcome() is Outcome.ONE_ENDED
+            the.x.bring("2")
+            the.y.bring("2 102")
+            assert str(the.delivered) == "X1 X2"
+
+
+@in_a_loop
+async def test_two_sessions_stay_in_use_if_the_new_one_ends() -> None:
+    async with joining() as (the, w):
+        await the.y.become_live()
+        await the.x.pong()
+        await w.pong()
+        the.x.bring("1")
+        w.bring("101")
+        the.y.bring("1")
+        assert str(the.delivered) == ""
+        await the.y.end()
+        assert the.outcome() is Outcome.NEW_ENDED
+        w.bring("102")
+        the.x.bring("2")
+        assert str(the.delivered) == "X1 W101 W102 X2"
+
+
+@in_a_loop
+async def test_a_session_that_ends_after_both_have_answered_is_replaced_all_the_same() -> None:
+    async with joining() as (the, w):
+        await the.y.become_live()
+        await the.x.pong()
+        await w.pong()
+        w.bring("101")
+        await w.end()
+        the.y.bring("101 102")
+        await the.y.pong()
+        assert the.outcome() is Outcome.ROTATED
+        assert str(the.delivered) == "Y101 Y102"
+
+
+@in_a_loop
+async def test_a_refusal_of_what_either_of_two_sessions_has_leaves_both_in_use() -> None:
+    async with joining() as (the, w):
+        w.refuse("order")
+        await the.y.become_live(refused="order depth")
+        assert the.outcome() is Outcome.REFUSED
+        w.bring("101")
+        the.x.bring("1")
+        assert str(the.delivered) == "W101 X1"
+    async with joining() as (the, w):
+        w.refuse("order")
+        the.x.refuse("depth")
+        await the.y.become_live(refused="order depth")
+        assert the.outcome() is None
+
+
+@in_a_loop
+async def test_a_cancelled_replacement_of_two_delivers_what_both_have_brought() -> None:
+    async with joining() as (the, w):
+        await the.y.become_live()
+        await the.x.pong()
+        await w.pong()
+        the.x.bring("1")
+        w.bring("101")
+        await w.end()
+        the.y.bring("1 101")
+        await the.cancel()
+        the.x.bring("2")
+        assert str(the.delivered) == "X1 W101 X2"
