@@ -3,8 +3,11 @@
 Whatever the exchange does, each of its updates is on Kafka once, or its loss is reported.
 """
 
+import re
 import time
-from collections.abc import Callable, Sequence
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -24,7 +27,9 @@ from tests.support.process import ACCOUNTS, SYMBOLS, RunningBridge, config
 from tests.support.waiting import eventually
 
 PRIVATE = ("order", "order_algo", "balance")
+AT_ONCE = 6  # cases that run side by side, since they mostly wait; more would be too slow to answer in time
 PATIENCE = 60.0  # seconds
+POLL = 0.2  # seconds
 FEW = 1  # records of each channel; private ones are rare
 REPLY_TIMEOUT = 2.0  # seconds
 REST = 2.0  # seconds without a record
@@ -56,6 +61,11 @@ class Otherwise:
     without: tuple[str, ...] = ()
     accepted: tuple[str, ...] = ()
     settles: bool = False
+
+    @property
+    def name(self) -> str:
+        """The name of its test."""
+        return self.dialect[:60]
 
 
 # Where nothing may be lost, several are turned round at once: they are about different things.
@@ -89,13 +99,33 @@ REPORTED = [
     Otherwise("two_logins"),
     Otherwise("signed_with_server_time", without=PRIVATE, accepted=("change lost unreported",)),
 ]
+_TESTED = "test_data_is_right_or_its_loss_is_reported"
 CASES = [*map(Otherwise, RIGHT), *REPORTED]
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.dialect[:60])
-def test_data_is_right_or_its_loss_is_reported(
-    case: Otherwise, kafka: Broker, prefix: str, tmp_path: Path
-) -> None:
+@pytest.fixture(scope="module")
+def visits(
+    request: pytest.FixtureRequest, kafka: Broker, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[dict[str, Future[None]]]:
+    """Visit the exchanges of all chosen cases, several at a time, those that last longest first."""
+    items = [item for item in request.session.items if isinstance(item, pytest.Function)]
+    names = {item.name for item in items if item.module is request.module}
+    chosen = [case for case in CASES if f"{_TESTED}[{case.name}]" in names]
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        yield {
+            case.dialect: pool.submit(_visit, case, kafka, tmp_path_factory.mktemp("case"))
+            for case in sorted(chosen, key=lambda case: not case.settles)
+        }
+        pool.shutdown(cancel_futures=True)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_data_is_right_or_its_loss_is_reported(case: Otherwise, visits: dict[str, Future[None]]) -> None:
+    visits[case.dialect].result()
+
+
+def _visit(case: Otherwise, kafka: Broker, folder: Path) -> None:
+    prefix = f"t{uuid.uuid4().hex[:8]}"
     dialect = parse_dialect(case.dialect)
     with ExchangeThread(
         symbols=SYMBOLS,
@@ -106,19 +136,18 @@ def test_data_is_right_or_its_loss_is_reported(
     ) as exchange:
         sections: dict[str, dict[str, Any]] = {"exchange": EXCHANGE, "kafka": {"partitions": 1}}
         settings = config(exchange.url, kafka, prefix, sections, accounts=True)
-        with RunningBridge(tmp_path, settings) as bridge:
+        with RunningBridge(folder, settings) as bridge:
             wanted = [name for name in CHANNELS if name not in case.without]
             _await_records(bridge, wanted, FEW)
             if case.cut:
                 exchange.call(exchange.simulator.drop)
                 _await_records(bridge, wanted, 2 * FEW)
             for event in case.events:
-                eventually(partial(_reported, bridge, event), PATIENCE, event)
+                eventually(partial(_reported, bridge, event), PATIENCE, event, POLL)
             exchange.quiesce()
             if case.settles:
-                since = time.monotonic()
-                eventually(lambda: time.monotonic() > since + SETTLE, SETTLE, "time for lists to come")
-            eventually(_at_rest(bridge), PATIENCE, "an end of what comes")
+                time.sleep(SETTLE)  # nothing shows that no list comes any more
+            eventually(_at_rest(bridge), PATIENCE, "an end of what comes", POLL)
             assert bridge.stop() == 0
         history = exchange.simulator.history
     records = {name: _read(kafka, prefix, name) for name in (*CHANNELS, "events", "deadletter")}
@@ -134,9 +163,18 @@ def test_data_is_right_or_its_loss_is_reported(
 
 def _await_records(bridge: RunningBridge, channels: Sequence[str], number: int) -> None:
     def enough() -> bool:
-        return all(bridge.metric("records_total", channel=name) >= number for name in channels)
+        records = _records(bridge)
+        return all(records.get(name, 0) >= number for name in channels)
 
-    eventually(enough, PATIENCE, f"{number} records of each channel")
+    eventually(enough, PATIENCE, f"{number} records of each channel", POLL)
+
+
+def _records(bridge: RunningBridge) -> dict[str, float]:
+    """Return the number of records by channel."""
+    found = re.findall(
+        r'^digifinex_bridge_records_total\{channel="(\w+)".*\} (\S+)$', bridge.metrics(), re.MULTILINE
+    )
+    return {channel: float(number) for channel, number in found}
 
 
 def _at_rest(bridge: RunningBridge) -> Callable[[], bool]:
@@ -145,7 +183,8 @@ def _at_rest(bridge: RunningBridge) -> Callable[[], bool]:
 
     def at_rest() -> bool:
         nonlocal seen, since
-        records = sum(bridge.metric("records_total", channel=name) for name in CHANNELS)
+        figures = _records(bridge)
+        records = sum(figures[name] for name in CHANNELS)
         if records != seen:
             seen, since = records, time.monotonic()
         return time.monotonic() > since + REST and bridge.metric("pending_records") == 0

@@ -14,12 +14,15 @@ STRETCH = 6
 _POLL = 0.02  # seconds
 
 
-def eventually(condition: Callable[[], object], deadline: float, what: str) -> None:
-    """Return as soon as `condition` holds; fail, with `what`, after `deadline` seconds, stretched."""
+def eventually(condition: Callable[[], object], deadline: float, what: str, every: float = _POLL) -> None:
+    """Return as soon as `condition` holds; fail, with `what`, after `deadline` seconds, stretched.
+
+    It is tried `every` so many seconds.
+    """
     end = time.monotonic() + deadline * STRETCH
     while not condition():
         assert time.monotonic() < end, f"not within {deadline * STRETCH:g} s: {what}"
-        time.sleep(_POLL)
+        time.sleep(every)
 
 
 async def soon(condition: Callable[[], object], deadline: float, what: str) -> None:
