@@ -117,11 +117,11 @@ class Source:
             of_channel[symbol] = of_channel[series.key] = series
         return series
 
-    def flows(self, channel: str, symbol: bytes | None) -> bool:
-        """Return whether anything was pushed of a subscription; None: of a channel without symbols."""
+    def pushed(self, channel: str, symbol: bytes | None) -> int:
+        """Return a number that grows with what is pushed of a subscription; None: of one without a symbol."""
         of_channel = self._series[channel]
         found = [of_channel.get(symbol)] if symbol is not None else of_channel.values()
-        return any(series is not None and (series.seq > 0 or series.brought > 0) for series in found)
+        return sum(series.seq + series.brought for series in found if series is not None)
 
     def of(self, channel: str) -> list[Series]:
         """Return the series of a channel that have begun, each once."""

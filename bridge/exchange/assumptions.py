@@ -124,8 +124,7 @@ _ROWS = (
         "adds",
         "A subscribe request adds to the subscriptions of its channel that the connection already has.",
         _S,
-        "Subscriptions that stay silent are requested again, all of a channel at once, then reported.",
-        costs_data=True,
+        "Each request names all symbols of its channel that the connection has, if these are 100 at most.",
     ),
     Assumption(
         "unknown_refused",

@@ -37,6 +37,16 @@ _CODE = re.compile(r"\bcode (-?\d+)\b")
 _INVALID_ARGUMENT = "1"  # in ViaBTC's server; means success in the other one
 
 
+def blamed(error: str, symbols: Sequence[str]) -> frozenset[str]:
+    """Return which of these symbols an error text names; none if it names most of them.
+
+    The error may repeat the whole request, or its beginning. So what names more than half says nothing.
+    """
+    words = error.upper()
+    found = frozenset(one for one in symbols if re.search(rf"(?<!\w){re.escape(one.upper())}(?!\w)", words))
+    return found if 2 * len(found) <= len(symbols) else frozenset()
+
+
 def meaning(error: str, symbols: Sequence[str]) -> Meaning:
     """Return what an error text means that was the answer to a request for these symbols."""
     words = error.lower()

@@ -18,6 +18,7 @@ and wait for is in `subscribing` and `awaited`.
 """
 
 import enum
+from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -36,11 +37,12 @@ from bridge.exchange.events import (
     RequestPostponed,
     RequestSplit,
     SubscriptionRefused,
+    Symbols,
 )
 from bridge.exchange.frames import Answer, Messages, Push, inflate, within
-from bridge.exchange.refusals import Meaning, meaning
+from bridge.exchange.refusals import Meaning, blamed, meaning
 from bridge.exchange.requests import Credentials
-from bridge.exchange.subscribing import Subscribe, SubscribeQueue, subscribes
+from bridge.exchange.subscribing import MOST_SYMBOLS, Subscribe, SubscribeQueue, subscribes
 
 _YEAR_5138 = 1e11
 
@@ -105,9 +107,15 @@ class Session:
     is the local wall-clock time minus the monotonic time, in seconds; requests are signed with the server's
     clock once it is known. A frame may inflate to at most `max_frame_bytes`.
 
-    The first subscribe requests are sent at once. Later ones are `held` until the caller sends each of them
-    with `send_held`: for subscriptions that are added, for each symbol of a request that was refused as a
-    whole, for retries of subscriptions that were refused on their own, and for repeats (see `ask_again`).
+    The first subscribe requests are sent at once: one for each channel, as far as its symbols fit into one.
+    Later ones are `held` until the caller sends each of them with `send_held`: for subscriptions that are
+    added, for the parts of a request that was refused as a whole, for retries of subscriptions that were
+    refused on their own, and for repeats (see `ask_again`).
+
+    A subscribe request may replace the one before it on the connection (FACTS, "Added later", on ViaBTC). So
+    there is one at a time of each channel, and it names the confirmed symbols of its channel too. These come
+    first: in ViaBTC's server, a request that is refused subscribes to the symbols in front of the bad one.
+    Example: A and B are confirmed, and C is added. The request names A B C, and only C is in question.
 
     A subscription to a channel of `begins_clean` has to bring a clean list or a snapshot once it is
     confirmed; `CleanDue` says when.
@@ -139,8 +147,15 @@ class Session:
         self._accepted_at = -NEVER  # when the exchange last accepted a subscribe request
         self._paused = False  # between `pause` and `resume`
         self._queue = SubscribeQueue(timing.retry_refused)  # of requests to come; empty once over
-        # By channel that begins clean: its confirmed symbols, in that order. Symbols are only added.
-        self._confirmed: dict[str, dict[str, None]] = {channel: {} for channel in begins_clean}
+        self._begins_clean = frozenset(begins_clean)
+        # By channel: its confirmed symbols, in that order. One is removed when the exchange says that it is
+        # bad, or when it is forgotten.
+        self._confirmed: defaultdict[str, dict[str, None]] = defaultdict(dict)
+        # Confirmed ones that the exchange refuses to confirm again: no request names them as `others`.
+        self._unnameable: set[tuple[str, str]] = set()
+        # Whether requests name confirmed symbols too; False once the exchange has refused that.
+        self._names_others = True
+        self._aside: set[tuple[str, str]] = set()  # subscriptions that are refused anyway, see `put_aside`
         self._awaited = Awaited(timing.reply_timeout)  # clean lists and snapshots; none once over
         self._repeats = Repeats(timing.reply_timeout)  # that are needed; none once over
         self._messages = Messages()
@@ -148,6 +163,13 @@ class Session:
         self._events: list[Event] = []  # emptied by `events`
 
     # Called by the owner of the connection
+
+    def put_aside(self, refused: Collection[tuple[str, str]]) -> None:
+        """Take subscriptions, by channel and symbol, for refused because of their symbols, before the start.
+
+        Nothing is asked for at first, and no event is made of it: an earlier session has found it out.
+        """
+        self._aside.update(refused)
 
     def start(self, now: float) -> None:
         """Begin. To be called once, when the connection is open."""
@@ -219,18 +241,20 @@ class Session:
 
     @property
     def held(self) -> int:
-        """The number of subscribe requests that wait for `send_held`."""
-        return len(self._queue)
+        """The number of subscribe requests that wait for `send_held` alone.
+
+        Of each channel it is one at most, and none as long as another one is unanswered.
+        """
+        return self._queue.sendable(self._busy)
 
     def send_held(self, now: float) -> Subscribe | None:
         """Send the subscribe request that has been held the longest, and return it.
 
-        Once the session is over, none is sent.
+        None is sent if none is `held`, or once the session is over.
         """
-        if self.over:
-            return None
-        request = self._queue.pop()
-        self._subscribe(request, now)
+        request = None if self.over else self._queue.pop(self._busy)
+        if request is not None:
+            self._subscribe(request, now)
         return request
 
     def to_send(self) -> list[requests.Request]:
@@ -251,6 +275,18 @@ class Session:
             if self.state is SessionState.LIVE:
                 self._enter(SessionState.SUBSCRIBING)
 
+    def forget(self, channel: str, symbols: Sequence[str], now: float) -> None:
+        """Want symbols of a channel no longer. Nothing is sent, so what is confirmed goes on."""
+        left = tuple(symbol for symbol in self._wanted.get(channel, ()) if symbol not in symbols)
+        if left:
+            self._wanted[channel] = left
+        else:
+            self._wanted.pop(channel, None)
+        for symbol in symbols:
+            self._confirmed[channel].pop(symbol, None)
+        self._queue.drop(channel, tuple(symbols))
+        self._live_if_answered(now)
+
     def confirm(self, channel: str, symbols: Sequence[str], now: float) -> None:
         """Take subscriptions that were refused for confirmed, because the exchange pushes to them."""
         if not self.over:
@@ -261,17 +297,17 @@ class Session:
     def ask_again(self, channel: str, now: float, missing: Sequence[str] = ()) -> None:
         """Request the clean lists or snapshots of a channel again: one was lost, or some are `missing`.
 
-        A subscribe request may replace the one before it (FACTS, "Added later", on ViaBTC), so that a repeat
-        names all confirmed symbols of the channel. It is held like other requests, once no other request of
-        the channel is held or unanswered, and the sooner a repeat follows others the longer it waits (see
-        `Repeats`). The session stays live, and a refused repeat changes nothing.
+        A repeat names all confirmed symbols of the channel. It is held like other requests, once no other
+        request of the channel is held or unanswered, and the sooner a repeat follows others the longer it
+        waits (see `Repeats`). The session stays live, and a refused repeat changes nothing.
 
         Its answer starts the deadlines of `CleanDue` anew. Those `missing` at one keep what is left of
         theirs: they are due once more `reply_timeout` from now, whatever becomes of the repeat.
         """
-        if self.over or channel not in self._confirmed:
+        if self.over or not self._wanted.get(channel):
             return
-        self._awaited.extend(channel, missing, now)
+        if channel in self._begins_clean:
+            self._awaited.extend(channel, missing, now)
         if not self._queue.holds_repeat(channel):
             self._repeats.wish(channel, now)
             self._hold_repeats(now)
@@ -364,8 +400,13 @@ class Session:
     def _subscribe_wanted(self, now: float) -> None:
         self._enter(SessionState.SUBSCRIBING)
         for channel, symbols in self._wanted.items():
-            for one in subscribes(channel, symbols):
-                self._subscribe(one, now)
+            for symbol in symbols:
+                if (channel, symbol) in self._aside:
+                    self._queue.put_aside(channel, (symbol,), now)
+            asked = [symbol for symbol in symbols if (channel, symbol) not in self._aside]
+            if asked or not symbols:
+                for one in subscribes(channel, asked):
+                    self._subscribe(one, now)
         self._live_if_answered(now)
 
     def _hold_repeats(self, now: float) -> None:
@@ -378,28 +419,41 @@ class Session:
                 if symbols := tuple(self._confirmed[channel]):
                     self._queue.hold([Subscribe(channel, symbols, repeat=True)])
 
+    @property
+    def _busy(self) -> set[str]:
+        """The channels of which a subscribe request is unanswered."""
+        return {one.subscribe.channel for one in self._unanswered.values() if one.subscribe}
+
     def _is_requesting(self, channel: str) -> bool:
         """Return whether a subscribe request of a channel is held or unanswered."""
-        asked = (one.subscribe for one in self._unanswered.values() if one.subscribe)
-        return self._queue.holds(channel) or any(one.channel == channel for one in asked)
+        return self._queue.holds(channel) or channel in self._busy
 
     def _subscribe(self, one: Subscribe, now: float) -> None:
         if one.repeat:
             self._repeats.sent(one.channel, now)
+        elif self._names_others and one.symbols and not one.alone:
+            others = tuple(
+                symbol
+                for symbol in self._confirmed[one.channel]
+                if symbol not in one.symbols and (one.channel, symbol) not in self._unnameable
+            )
+            if len(others) + len(one.symbols) <= MOST_SYMBOLS:
+                one = one._replace(others=others)
         request_id = self._expect(f"{one.channel}.subscribe", now, one)
-        self._to_send.append(requests.subscribe(request_id, one.channel, one.symbols))
+        self._to_send.append(requests.subscribe(request_id, one.channel, one.named))
 
     def _subscribed(self, request: Subscribe, error: str | None, now: float) -> None:
-        """Settle one request.
-
-        Symbols refused together are requested one by one, to find the bad one, if there seems to be one: if
-        the error says so, or if it says nothing and the exchange accepts others at the same moment.
-        """
-        channel, symbols = request.channel, request.symbols
-        if request.repeat:
+        """Settle one request, as far as its subscriptions are still wanted."""
+        channel = request.channel
+        wanted = self._wanted.get(channel)
+        symbols = tuple(symbol for symbol in request.symbols if wanted and symbol in wanted)
+        request = request._replace(symbols=symbols)
+        if wanted is None or (wanted and not symbols):
+            pass
+        elif request.repeat:
             if error is not None:
                 self._events.append(RepeatRefused(channel, symbols, error))
-            self._awaited.start(channel, symbols, now)
+            self._await_clean(channel, symbols, now)
         elif error is None:
             self._accepted_at = now
             self._confirm(channel, symbols, now)
@@ -409,28 +463,71 @@ class Session:
         self._hold_repeats(now)
 
     def _refused(self, request: Subscribe, error: str, now: float) -> None:
+        """Find out why, and what to do about it.
+
+        Symbols refused together are requested in parts, to find the bad one, if there seems to be one: if the
+        error says so, or if it says nothing and the exchange accepts others at the same moment.
+        """
         channel, symbols = request.channel, request.symbols
-        found = meaning(error, symbols)
+        found = meaning(error, request.named)
+        # Then it may be that confirmed symbols must not be named.
+        is_doubtful = found is Meaning.UNKNOWN and (request.again or request.retry)
         if found is Meaning.UNKNOWN and now - self._accepted_at <= _SAME_MOMENT:
             found = Meaning.BAD_SYMBOL
-        # Of several symbols, one may exist already, and one may be known to be bad.
-        several = len(symbols) > 1
-        if several and found in (Meaning.BAD_SYMBOL, Meaning.CONFIRMED):
-            self._events.append(RequestSplit(channel, symbols, error))
-            self._queue.hold([Subscribe(channel, (symbol,), again=request.again) for symbol in symbols])
+        bad = blamed(error, request.named) if found is Meaning.BAD_SYMBOL else ()
+        if found is Meaning.CONFIRMED and request.others:
+            self._names_others = False
+            self._queue.hold_next([request._replace(others=())])
+        elif is_doubtful and request.others:
+            self._queue.hold_next([request._replace(others=(), alone=True)])
+            self._repeats.wish(channel, now)
+        elif gone := [symbol for symbol in request.others if symbol in bad]:
+            for symbol in gone:
+                self._unnameable.add((channel, symbol))
+                self._confirmed[channel].pop(symbol)
+                self._refuse(channel, (symbol,), error, now)
+            self._queue.hold_next([request._replace(others=())])
+        elif len(symbols) > 1 and found in (Meaning.BAD_SYMBOL, Meaning.CONFIRMED):
+            self._split(request, found, error, bad, now)
         elif found is Meaning.CONFIRMED:
             self._confirm(channel, symbols, now)
         elif found is Meaning.BAD_SYMBOL or request.retry:
-            self._events.append(SubscriptionRefused(channel, symbols, error))
-            self._queue.refuse(channel, symbols, now)
+            self._refuse(channel, symbols, error, now)
         else:
             self._events.append(RequestPostponed(channel, symbols, error))
             self._queue.postpone(channel, symbols, now)
 
+    def _split(
+        self, request: Subscribe, found: Meaning, error: str, bad: Collection[str], now: float
+    ) -> None:
+        """Request the symbols of a refused request in parts.
+
+        Without those that the error names, if it names a few. Else by halves, as one of them is bad; or one
+        by one, as any of them may exist already.
+        """
+        channel, symbols = request.channel, request.symbols
+        if named := [symbol for symbol in symbols if symbol in bad]:
+            for symbol in named:
+                self._refuse(channel, (symbol,), error, now)
+            parts = [tuple(symbol for symbol in symbols if symbol not in bad)]
+        else:
+            self._events.append(RequestSplit(channel, symbols, error))
+            size = 1 if found is Meaning.CONFIRMED else (len(symbols) + 1) // 2
+            parts = [symbols[start : start + size] for start in range(0, len(symbols), size)]
+        again = request.again
+        self._queue.hold_next([Subscribe(channel, part, again=again) for part in parts if part])
+
+    def _refuse(self, channel: str, symbols: Symbols, error: str, now: float) -> None:
+        self._events.append(SubscriptionRefused(channel, symbols, error))
+        self._queue.refuse(channel, symbols, now)
+
     def _confirm(self, channel: str, symbols: Sequence[str], now: float) -> None:
         self._events.append(Confirmed(channel, tuple(symbols)))
-        if channel in self._confirmed:
-            self._confirmed[channel].update(dict.fromkeys(symbols))
+        self._confirmed[channel].update(dict.fromkeys(symbols))
+        self._await_clean(channel, symbols, now)
+
+    def _await_clean(self, channel: str, symbols: Sequence[str], now: float) -> None:
+        if channel in self._begins_clean:
             self._awaited.start(channel, symbols, now)
 
     def _live_if_answered(self, now: float) -> None:

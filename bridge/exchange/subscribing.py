@@ -1,7 +1,7 @@
 """Which subscribe requests a session has still to send, and when it retries refused subscriptions; pure."""
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from bridge.exchange.awaited import NEVER
@@ -13,8 +13,10 @@ _LONGEST_RETRY_WAIT = 900.0
 # The same if the exchange cannot serve the request now: the shortest and the longest.
 _SOON, _LATER = 1.0, 120.0
 
-# The most symbols that other clients have been seen to put into one subscribe request (FACTS, section 2).
-_SYMBOLS_PER_REQUEST = 20
+# Symbols in one subscribe request. Nobody knows a limit of the exchange; other clients have been seen to send
+# 20 and 30 (FACTS, section 2). As long as all symbols of a channel fit into one, it does not matter whether a
+# request replaces the one before it.
+MOST_SYMBOLS = 100
 
 
 class Subscribe(NamedTuple):
@@ -22,7 +24,9 @@ class Subscribe(NamedTuple):
 
     `retry` if its one subscription was refused before. `again` if the same request was refused before, and
     not because of its symbols. `repeat` if all its subscriptions are confirmed, and only their clean lists or
-    snapshots are wanted again.
+    snapshots are wanted again. `others` are confirmed symbols of the channel that it names too, in front, so
+    that it does not matter whether it replaces the request before it; they are known when it is sent. With
+    `alone` there are none.
     """
 
     channel: str
@@ -30,6 +34,13 @@ class Subscribe(NamedTuple):
     retry: bool = False
     repeat: bool = False
     again: bool = False
+    alone: bool = False
+    others: Symbols = ()
+
+    @property
+    def named(self) -> Symbols:
+        """All symbols that it names, in order."""
+        return self.others + self.symbols
 
     @property
     def first(self) -> bool:
@@ -72,18 +83,21 @@ class SubscribeQueue:
     A subscription that was refused because of its symbol is held again after `retry_wait` seconds, a time
     that doubles with each retry. With 30 s, and a first refusal at 0, that is at 30, 90, 210, 450, 930 and
     from then on every 900 s. A request that was refused for another reason is held again, as it was, after
-    1, 3, 7, 15, 31, 63, 127 s, and from then on every 120 s.
+    1, 3, 7, 15, 31, 63, 127 s, and from then on every 120 s. One that an earlier session has found to be
+    refused is not requested until 900 s have passed.
     """
 
     def __init__(self, retry_wait: float) -> None:
         self._held: deque[Subscribe] = deque()  # oldest first, until `pop`
         self._bad = _Retries(retry_wait, _LONGEST_RETRY_WAIT)  # refused because of their symbol
+        self._known = _Retries(_LONGEST_RETRY_WAIT, _LONGEST_RETRY_WAIT)  # the same, in an earlier session
         self._postponed = _Retries(_SOON, _LATER)  # refused for another reason
+        self._aside: set[tuple[str, Symbols]] = set()  # subscriptions that belong to `_known`; only grows
 
     @property
     def retry_at(self) -> float:
         """When refused ones are held again."""
-        return min(self._bad.at, self._postponed.at)
+        return min(retries.at for retries in self._all_retries)
 
     def __len__(self) -> int:
         """Return the number of requests that are held."""
@@ -93,13 +107,34 @@ class SubscribeQueue:
         """Add requests to those that are held."""
         self._held += requests
 
-    def pop(self) -> Subscribe:
-        """Return the request that has been held the longest, and hold it no longer."""
-        return self._held.popleft()
+    def hold_next(self, requests: Sequence[Subscribe]) -> None:
+        """Add requests in front of those that are held."""
+        self._held.extendleft(reversed(requests))
+
+    def sendable(self, busy: Collection[str]) -> int:
+        """Return how many requests could be sent at once: one of each channel that is not `busy`."""
+        return len({one.channel for one in self._held}.difference(busy))
+
+    def pop(self, busy: Collection[str] = ()) -> Subscribe | None:
+        """Return the request that has been held the longest, and hold it no longer.
+
+        None if all that are held are of channels that are `busy`.
+        """
+        for place, one in enumerate(self._held):
+            if one.channel not in busy:
+                del self._held[place]
+                return one
+        return None
+
+    def put_aside(self, channel: str, symbols: Symbols, now: float) -> None:
+        """Take a subscription that an earlier session has found to be refused because of its symbol."""
+        self._aside.add((channel, symbols))
+        self.refuse(channel, symbols, now)
 
     def refuse(self, channel: str, symbols: Symbols, now: float) -> None:
         """Take a subscription that was refused because of its symbol, to retry it."""
-        self._bad.add(Subscribe(channel, symbols, retry=True), now)
+        retries = self._known if (channel, symbols) in self._aside else self._bad
+        retries.add(Subscribe(channel, symbols, retry=True), now)
 
     def postpone(self, channel: str, symbols: Symbols, now: float) -> None:
         """Take a request that was refused for another reason, to ask the same again."""
@@ -109,13 +144,19 @@ class SubscribeQueue:
         """Hold the refused subscriptions again whose retry is due."""
         self._held += self._postponed.take_due(now)
         self._held += self._bad.take_due(now)
+        self._held += self._known.take_due(now)
 
     def forget(self, channel: str, symbols: Symbols) -> None:
         """Retry these subscriptions no longer, except where that is held already."""
-        for retries in (self._bad, self._postponed):
+        for retries in self._all_retries:
             retries.waiting = list(_without(retries.waiting, channel, symbols))
             if not retries.waiting:
                 retries.at = NEVER
+
+    def drop(self, channel: str, symbols: Symbols) -> None:
+        """Request these subscriptions no longer, not even where that is held already."""
+        self.forget(channel, symbols)
+        self._held = deque(_without(self._held, channel, symbols))
 
     def holds(self, channel: str) -> bool:
         """Return whether a request of this channel is held."""
@@ -133,6 +174,10 @@ class SubscribeQueue:
         """Hold nothing."""
         self._held.clear()
 
+    @property
+    def _all_retries(self) -> tuple[_Retries, ...]:
+        return self._bad, self._known, self._postponed
+
 
 def _without(requests: Iterable[Subscribe], channel: str, symbols: Symbols) -> Iterator[Subscribe]:
     """Return requests without these subscriptions."""
@@ -145,7 +190,7 @@ def _without(requests: Iterable[Subscribe], channel: str, symbols: Symbols) -> I
 
 def subscribes(channel: str, symbols: Sequence[str]) -> list[Subscribe]:
     """Return the requests that subscribe to symbols of a channel; without symbols that is one."""
-    size = _SYMBOLS_PER_REQUEST
+    size = MOST_SYMBOLS
     starts = range(0, max(len(symbols), 1), size)
     return [Subscribe(channel, tuple(symbols[start : start + size])) for start in starts]
 

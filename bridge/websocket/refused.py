@@ -26,6 +26,9 @@ class Refused:
 
     def __init__(self, session: Session, source: Source, journal: Journal) -> None:
         self.now: dict[_Subscription, SubscriptionRefused] = {}  # until confirmed
+        # Those that were confirmed before they were refused: what had been pushed of each by then.
+        self._before: dict[_Subscription, int] = {}
+        self._confirmed: set[_Subscription] = set()  # those that were ever confirmed
         self._session = session
         self._source = source
         self._journal = journal
@@ -37,6 +40,9 @@ class Refused:
             case SubscriptionRefused(channel, symbols):
                 if (channel, symbols) not in self.now:
                     self._report(refusal)
+                if (channel, symbols) in self._confirmed:
+                    self._confirmed.discard((channel, symbols))
+                    self._before[channel, symbols] = self._pushed(channel, symbols)
                 self.now[channel, symbols] = refusal
             case RequestPostponed():
                 self._note_postponed(refusal)
@@ -52,14 +58,18 @@ class Refused:
 
     def confirmed(self, channel: str, symbols: Symbols) -> None:
         """Note that subscriptions are confirmed."""
+        self._confirmed.update(_each(channel, symbols))
         if [one for one in _each(channel, symbols) if self.now.pop(one, None)]:
             self._log.info("subscription accepted on retry", channel=channel, symbols=symbols)
 
     def confirm_what_flows(self, now: float) -> None:
         """Have the session take for confirmed what the exchange pushes although it has refused it."""
         for channel, symbols in [*self.now]:
-            if self._source.flows(channel, symbols[0].encode() if symbols else None):
+            if self._pushed(channel, symbols) > self._before.get((channel, symbols), 0):
                 self._session.confirm(channel, symbols, now)
+
+    def _pushed(self, channel: str, symbols: Symbols) -> int:
+        return self._source.pushed(channel, symbols[0].encode() if symbols else None)
 
     def _note_postponed(self, postponed: RequestPostponed) -> None:
         channel, error = postponed.channel, postponed.error

@@ -6,6 +6,7 @@ A connector and a pipeline without Kafka: what would become records is kept in a
 import asyncio
 import math
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
 from itertools import pairwise
@@ -21,6 +22,7 @@ from bridge.exchange.requests import Credentials
 from bridge.pipeline import Pipeline
 from bridge.records import DEADLETTER, EVENTS, Record
 from bridge.simulator import Dialect, Faults, Setup, Simulator
+from bridge.simulator.market import symbol_names
 from bridge.simulator.mishaps import Spoiling
 from bridge.watch.events import Journal
 from bridge.watch.metrics import Metrics
@@ -189,6 +191,49 @@ def test_all_markets_go_on_when_a_subscribe_replaces_the_one_before_it(channel: 
                 assert one.silent() == []
 
     run(scenario)
+
+
+@pytest.mark.parametrize("clean_again", ["sent", "silent"])
+def test_25_markets_of_one_session_flow_with_a_new_one_when_a_subscribe_replaces_the_one_before_it(
+    clean_again: Any,
+) -> None:
+    """One of them is unknown to the exchange, which subscribes to those in front of it only."""
+
+    async def scenario() -> None:
+        symbols = symbol_names(25)
+        dialect = Dialect(adds="replaces", clean_again=clean_again)
+        wanted = {channel: [*symbols[:12], "GONE_USDT", *symbols[12:]] for channel in ("trades", "depth")}
+        async with Simulator(symbols=symbols, rate=500, dialect=dialect) as exchange:  # noqa: SIM117
+            async with bridge(exchange, wanted) as one:
+                await soon(lambda: one.connector.standing().live, 10, "readiness")
+                await all_flow(one, symbols)
+                exchange.market.list_market("NEW_USDT")
+                for channel in wanted:
+                    one.connector.subscribe(channel, ["NEW_USDT"])
+                await all_flow(one, [*symbols, "NEW_USDT"])
+                assert one.silent() == []
+                assert exchange.handshakes == 1
+
+    run(scenario)
+
+
+async def all_flow(one: Bridge, symbols: Sequence[str]) -> None:
+    """Return when live trades and changes of depth of all symbols have come since the call."""
+
+    def live() -> Counter[tuple[str, str]]:
+        return Counter(
+            (record.channel, record.key.decode())
+            for record in list(one.records)
+            if record.key is not None and b'"snapshot":false' in record.value
+        )
+
+    def flow() -> bool:
+        now = live()
+        return all(now[one] > before[one] for one in each)
+
+    before = live()
+    each = [(channel, symbol) for channel in ("trades", "depth") for symbol in symbols]
+    await soon(flow, 30, "live updates of all")
 
 
 @pytest.mark.parametrize("spoiling", ["damaged", "missing", "late"])

@@ -183,7 +183,7 @@ def test_an_error_while_taking_a_push_ends_that_session_only(caplog: pytest.LogC
 
 
 def test_later_subscribe_requests_use_and_wait_for_the_budget() -> None:
-    """One request for each of three symbols, since one of them is refused, and one for an added symbol."""
+    """One request for all symbols, one without the symbol that is refused, and one for each that is added."""
     budget = {"handshakes_per_second": 1000, "subscribes_per_second": 2}
     symbols = [*SYMBOLS, "NOPE_USDT"]
 
@@ -192,10 +192,11 @@ def test_later_subscribe_requests_use_and_wait_for_the_budget() -> None:
             begin = time.monotonic()
             async with connected(exchange, Received(), symbols, **budget) as connector:
                 await soon(lambda: not_confirmed(connector)[0].endswith("(code 2)"), 20, "the refused one")
-                connector.subscribe("trades", ["LTC_USDT"])
-                await soon(lambda: "pending" in str(not_confirmed(connector)), 20, "the added one")
+                for channel in ("trades", "depth", "ticker"):
+                    connector.subscribe(channel, ["LTC_USDT"])
+                await soon(lambda: "pending" in str(not_confirmed(connector)), 20, "the added ones")
                 await soon(lambda: "pending" not in str(not_confirmed(connector)), 20, "all answers")
-                requests = 1 + len(symbols) + 1
+                requests = 2 + 3
                 # The budget of one second may be used at once, and the last request is paid for after it.
                 assert time.monotonic() - begin >= (requests - 1) / 2 - 1
                 assert connector.courtesy.wait(begin, Handshake(0, repeated=False)) >= requests / 2 - 1

@@ -2,7 +2,7 @@
 
 import pytest
 
-from bridge.exchange.refusals import Meaning, meaning
+from bridge.exchange.refusals import Meaning, blamed, meaning
 
 
 @pytest.mark.parametrize(
@@ -38,3 +38,18 @@ def test_words_come_before_the_code(error: str, expected: Meaning) -> None:
 def test_the_name_of_a_symbol_says_nothing() -> None:
     assert meaning("no REPEAT_USDT and no later", ["REPEAT_USDT", "later"]) is Meaning.UNKNOWN
     assert meaning("A: invalid market (code 2)", ["A"]) is Meaning.BAD_SYMBOL
+
+
+@pytest.mark.parametrize(
+    ("error", "found"),
+    [
+        ("invalid market: C_USDT (code 2)", {"C_USDT"}),
+        ("no such markets: b_usdt,C_USDT", {"B_USDT", "C_USDT"}),
+        ("invalid market: XC_USDT", set()),
+        ("invalid market", set()),
+        ("invalid params [A_USDT,B_USDT,C_USDT,D_USDT]", set()),
+        ("invalid params [A_USDT,B_USDT,C_USDT,…", set()),
+    ],
+)
+def test_an_error_blames_the_few_symbols_that_it_names(error: str, found: set[str]) -> None:
+    assert blamed(error, ["A_USDT", "B_USDT", "C_USDT", "D_USDT"]) == found

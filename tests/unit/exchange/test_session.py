@@ -3,7 +3,8 @@
 import json
 import math
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
+from typing import Any
 
 import msgspec
 import pytest
@@ -28,6 +29,7 @@ from bridge.exchange.events import (
 from bridge.exchange.frames import Push
 from bridge.exchange.requests import Credentials
 from bridge.exchange.session import ANSWER_TIMEOUT, TRANSITIONS, Session, SessionState, Timing
+from bridge.exchange.subscribing import MOST_SYMBOLS
 
 TIMING = Timing(ping_interval=15.0, reply_timeout=10.0)
 START = 1000.0
@@ -43,6 +45,14 @@ NO = {"code": 2, "message": "invalid market"}
 
 CLEAN = ("trades", "depth")
 """The channels of which a subscription begins with a clean list or a snapshot."""
+
+
+OPTIONS: dict[str, Any] = {
+    "timing": TIMING,
+    "wall_offset": WALL,
+    "max_frame_bytes": LIMIT,
+    "begins_clean": CLEAN,
+}
 
 
 class Request(msgspec.Struct, frozen=True):
@@ -79,7 +89,7 @@ def receive(session: Session, text: bytes, now: float) -> Push | None:
 
 def public(wanted: Mapping[str, Sequence[str]], timing: Timing = TIMING) -> Session:
     """Return a session without an account, started."""
-    session = Session(wanted, timing=timing, wall_offset=WALL, max_frame_bytes=LIMIT, begins_clean=CLEAN)
+    session = Session(wanted, **{**OPTIONS, "timing": timing})
     session.start(START)
     return session
 
@@ -166,9 +176,11 @@ def test_a_public_session_does_not_need_the_server_time() -> None:
 
 
 @pytest.mark.parametrize(
-    ("count", "chunks"), [(1, [1]), (20, [20]), (21, [20, 1]), (40, [20, 20]), (41, [20, 20, 1])]
+    ("count", "chunks"), [(1, [1]), (30, [30]), (100, [100]), (101, [100, 1]), (201, [100, 100, 1])]
 )
-def test_many_symbols_are_subscribed_to_in_several_requests(count: int, chunks: list[int]) -> None:
+def test_all_symbols_of_a_channel_are_in_one_request_unless_they_are_very_many(
+    count: int, chunks: list[int]
+) -> None:
     symbols = [f"S{number}" for number in range(count)]
     subscribes = sent(public({"depth": symbols}))[1:]
     assert [len(request.params) for request in subscribes] == chunks
@@ -330,44 +342,156 @@ def test_credentials_are_not_part_of_a_repr() -> None:
 # Refused subscriptions
 
 
-def test_only_the_bad_symbol_of_a_refused_request_is_refused() -> None:
-    session = public({"trades": ["A", "BAD", "C"], "depth": ["A"]})
-    receive(session, answer(2, error=NO), START)
-    assert len(sent(session)) == 3
-    assert session.held == 3
-    one_by_one = all_sent(session)
-    assert [(request.method, request.params) for request in one_by_one] == [
-        ("trades.subscribe", ["A"]),
-        ("trades.subscribe", ["BAD"]),
-        ("trades.subscribe", ["C"]),
+def asked_until_live(session: Session, bad: Container[str], *, name: bool = False) -> list[list[str]]:
+    """Answer until the session is live, and return the params of the subscribe requests for trades.
+
+    Requests with a bad symbol are refused; if `name`, with the first one in the words of the refusal.
+    """
+    asked = []
+    while not session.live:
+        for request in all_sent(session):
+            if request.method == "trades.subscribe":
+                asked.append(request.params)
+            found = [symbol for symbol in request.params if symbol in bad]
+            error = {"code": 2, "message": f"invalid market: {found[0]}"} if name and found else NO
+            receive(session, answer(request.id, None if found else SUCCESS, error if found else None), START)
+    return asked
+
+
+def test_a_bad_symbol_is_found_by_halves() -> None:
+    """Each request names all that is confirmed, in front."""
+    session = public({"trades": ["A", "B", "BAD", "C"], "depth": ["A"]})
+    assert asked_until_live(session, {"BAD"}) == [
+        ["A", "B", "BAD", "C"],
+        ["A", "B"],
+        ["A", "B", "BAD", "C"],
+        ["A", "B", "BAD"],
+        ["A", "B", "C"],
     ]
-    receive(session, answer(3, SUCCESS), START)
-    assert state(session) is SessionState.SUBSCRIBING
-    for request in reversed(one_by_one):
-        refused = "BAD" in request.params
-        receive(session, answer(request.id, None if refused else SUCCESS, NO if refused else None), START)
-    assert session.live
     assert session.events() == [
-        RequestSplit("trades", ("A", "BAD", "C"), "invalid market (code 2)"),
+        RequestSplit("trades", ("A", "B", "BAD", "C"), "invalid market (code 2)"),
         Confirmed("depth", ("A",)),
+        Confirmed("trades", ("A", "B")),
+        RequestSplit("trades", ("BAD", "C"), "invalid market (code 2)"),
+        SubscriptionRefused("trades", ("BAD",), "invalid market (code 2)"),
         Confirmed("trades", ("C",)),
-        SubscriptionRefused("trades", ("BAD",), "invalid market (code 2)"),
-        Confirmed("trades", ("A",)),
     ]
 
 
-def test_only_the_bad_one_of_two_symbols_is_refused() -> None:
-    session = public({"trades": ["BAD", "A"]})
-    receive(session, answer(2, error=NO), START)
+def test_bad_symbols_that_the_exchange_names_are_left_out() -> None:
+    symbols = [f"S{number}" for number in range(10)]
+    session = public({"trades": symbols})
+    assert asked_until_live(session, {"S1", "S7"}, name=True) == [
+        symbols,
+        [symbol for symbol in symbols if symbol != "S1"],
+        [symbol for symbol in symbols if symbol not in ("S1", "S7")],
+    ]
+    refused = [event.symbols for event in session.events() if isinstance(event, SubscriptionRefused)]
+    assert refused == [("S1",), ("S7",)]
+
+
+def test_a_refusal_that_repeats_the_request_blames_no_symbol() -> None:
+    session = public({"trades": ["A", "BAD", "C"]})
+    sent(session)
+    receive(session, answer(2, error="invalid argument: A, BAD"), START)
+    assert session.events() == [RequestSplit("trades", ("A", "BAD", "C"), "invalid argument: A, BAD")]
+
+
+def test_one_request_of_a_channel_is_under_way_at_a_time() -> None:
+    session = public({"trades": ["A"], "depth": ["A"]})
+    sent(session)
+    session.subscribe("trades", ["B"])
+    session.subscribe("trades", ["C"])
+    assert (session.held, session.send_held(START)) == (0, None)
+    receive(session, answer(2, SUCCESS), START)
+    assert session.held == 1
+    (request,) = all_sent(session)
+    assert request.params == ["A", "B"]
+    receive(session, answer(request.id, SUCCESS), START)
+    (request,) = all_sent(session)
+    assert request.params == ["A", "B", "C"]
     assert not session.live
-    all_sent(session)
-    receive(session, answer(3, error=NO), START)
-    receive(session, answer(4, SUCCESS), START)
+    receive(session, answer(3, SUCCESS), START)
+    receive(session, answer(request.id, SUCCESS), START)
+    assert session.live
+
+
+@pytest.mark.parametrize("words", ["repeat subscribe", "no"])
+def test_confirmed_symbols_are_not_named_where_the_exchange_refuses_that(words: str) -> None:
+    """With words that do not say so, it is found out at the second time."""
+    session, now = live({"trades": ["A", "B"]}), START + 60
+    session.subscribe("trades", ["C"])
+    confirmed: list[tuple[str, ...]] = []
+    while not confirmed:
+        for request in all_sent(session, now):
+            repeated = request.method == "trades.subscribe" and len(request.params) > 1
+            assert not repeated or request.params[:2] == ["A", "B"]
+            receive(session, answer(request.id, SUCCESS, words if repeated else None), now)
+        confirmed = [event.symbols for event in session.events() if isinstance(event, Confirmed)]
+        now = min(now + 1, session.next_call())
+        session.tick(now)
+    assert confirmed == [("C",)]
+
+
+def test_a_confirmed_symbol_that_is_named_as_bad_is_refused_and_the_new_one_is_not() -> None:
+    session = live({"trades": ["A", "GONE", "B"]})
+    session.subscribe("trades", ["C"])
+    assert asked_until_live(session, {"GONE"}, name=True) == [["A", "GONE", "B", "C"], ["A", "B", "C"]]
     assert session.events() == [
-        RequestSplit("trades", ("BAD", "A"), "invalid market (code 2)"),
-        SubscriptionRefused("trades", ("BAD",), "invalid market (code 2)"),
-        Confirmed("trades", ("A",)),
+        SubscriptionRefused("trades", ("GONE",), "invalid market: GONE (code 2)"),
+        Confirmed("trades", ("C",)),
     ]
+    session.confirm("trades", ("GONE",), START)
+    session.subscribe("trades", ["D"])
+    assert asked_until_live(session, {"GONE"}, name=True) == [["A", "B", "C", "D"]]
+
+
+def test_what_an_earlier_session_was_refused_is_not_asked_for_at_first() -> None:
+    session = Session({"trades": ["A", "BAD"], "depth": ["BAD"]}, **OPTIONS)
+    session.put_aside([("trades", "BAD"), ("depth", "BAD")])
+    session.start(START)
+    assert asked_until_live(session, {"BAD"}) == [["A"]]
+    session.events()
+    now, asked = START, list[float]()
+    while now < START + 3000:
+        now = session.next_call()
+        session.tick(now)
+        for request in all_sent(session, now):
+            if request.method == "trades.subscribe":
+                assert request.params == ["A", "BAD"]
+                asked.append(now - START)
+            bad = "BAD" in request.params
+            receive(session, answer(request.id, None if bad else SUCCESS, NO if bad else None), now)
+    assert asked == pytest.approx([900, 1800, 2700])
+
+
+@pytest.mark.parametrize("when", ["held", "unanswered", "refused"])
+def test_what_is_forgotten_is_not_asked_for_any_more(when: str) -> None:
+    session = live({"trades": ["A"]}, CHATTY)
+    session.subscribe("trades", ["BAD"])
+    requested = [] if when == "held" else all_sent(session)
+    if when == "refused":
+        receive(session, answer(requested.pop().id, error=NO), START)
+        session.events()
+    session.forget("trades", ["BAD"], START)
+    for request in requested:
+        receive(session, answer(request.id, error=NO), START)
+    assert session.live
+    now = START
+    while now < START + 2000:
+        assert subscribes_sent(session, now) == []
+        now = min(session.next_call(), now + 100)
+        session.tick(now)
+    assert not [event for event in session.events() if isinstance(event, SubscriptionRefused)]
+    session.ask_again("trades", now)
+    assert subscribes_sent(session, now) == [("trades", ["A"])]
+
+
+def test_a_channel_of_which_all_is_forgotten_is_not_asked_for() -> None:
+    session = live({"trades": ["A"], "depth": ["A"]})
+    session.forget("trades", ["A"], START)
+    session.ask_again("trades", START)
+    assert session.held == 0
     assert session.live
 
 
@@ -398,23 +522,22 @@ def test_requests_refused_in_an_outage_are_asked_again_as_they_were(error: objec
     sent(session)
     receive(session, answer(1, 1_600_000_000), START)
     receive(session, answer(2, error=error), START)
-    receive(session, answer(3, error=error), START)
     postponed = [event for event in session.events() if isinstance(event, RequestPostponed)]
-    assert [event.symbols for event in postponed] == [symbols[:20], symbols[20:]]
+    assert [event.symbols for event in postponed] == [symbols]
     assert session.live
     asked = list[float]()
     now = START
-    while len(asked) < 20:
+    while len(asked) < 10:
         now = session.next_call()
         session.tick(now)
         for request in all_sent(session, now):
             if request.method == "trades.subscribe":
-                assert tuple(request.params) in (symbols[:20], symbols[20:])
+                assert tuple(request.params) == symbols
                 asked.append(now - START)
                 receive(session, answer(request.id, error=error), now)
             else:
                 receive(session, answer(request.id, "pong"), now)
-    assert asked[::2] == asked[1::2] == pytest.approx([1, 3, 7, 15, 31, 63, 127, 247, 367, 487])
+    assert asked == pytest.approx([1, 3, 7, 15, 31, 63, 127, 247, 367, 487])
     session.events()
     while not session.held:
         now = session.next_call()
@@ -423,7 +546,7 @@ def test_requests_refused_in_an_outage_are_asked_again_as_they_were(error: objec
             receive(session, answer(request.id, "pong"), now)
     accept_all(session, now)
     confirmed = [event for event in session.events() if isinstance(event, Confirmed)]
-    assert [event.symbols for event in confirmed] == [symbols[:20], symbols[20:]]
+    assert [event.symbols for event in confirmed] == [symbols]
 
 
 def test_an_unexplained_refusal_is_one_of_a_symbol_if_others_are_accepted_at_the_same_moment() -> None:
@@ -431,8 +554,9 @@ def test_an_unexplained_refusal_is_one_of_a_symbol_if_others_are_accepted_at_the
     receive(session, answer(3, SUCCESS), START)
     receive(session, answer(2, error="no"), START + 1)
     assert RequestSplit("trades", ("A", "B"), "no") in session.events()
-    a, b = all_sent(session)[-2:]
+    (a,) = all_sent(session)[-1:]
     receive(session, answer(a.id, SUCCESS), START + 2)
+    (b,) = all_sent(session)
     receive(session, answer(b.id, error="no"), START + 2)
     assert session.events() == [Confirmed("trades", ("A",)), SubscriptionRefused("trades", ("B",), "no")]
 
@@ -460,12 +584,14 @@ def test_what_is_subscribed_already_counts_as_confirmed(words: str) -> None:
     """Of a request that was accepted in part, its symbols are asked for one by one."""
     session = public({"trades": ["A", "B", "BAD"]})
     receive(session, answer(2, error=NO), START)
-    a, b, bad = all_sent(session)[-3:]
-    receive(session, answer(a.id, error={"code": 5, "message": words}), START)
-    receive(session, answer(b.id, SUCCESS), START)
-    receive(session, answer(bad.id, error=NO), START)
-    assert session.live
-    assert session.events()[1:] == [
+    while not session.live:
+        for request in all_sent(session):
+            error = NO if "BAD" in request.params else None
+            if "A" in request.params:
+                error = {"code": 5, "message": words}
+            receive(session, answer(request.id, None if error else SUCCESS, error), START)
+    events = [event for event in session.events() if not isinstance(event, RequestSplit)]
+    assert events == [
         Confirmed("trades", ("A",)),
         Confirmed("trades", ("B",)),
         SubscriptionRefused("trades", ("BAD",), "invalid market (code 2)"),
@@ -484,8 +610,9 @@ def test_a_refused_subscription_that_brings_data_is_confirmed_and_not_asked_for_
     session.confirm("trades", ("A",), START)
     session.tick(START + 1)
     (again,) = all_sent(session, START + 1)[-1:]
-    assert again.params == ["B", "C"]
+    assert again.params == ["A", "B", "C"]
     session.confirm("trades", ("B", "C"), START + 1)
+    assert subscribes_sent(session, START + 1) == []
     assert [event for event in session.events() if isinstance(event, Confirmed)] == [
         Confirmed("trades", ("A",)),
         Confirmed("trades", ("B", "C")),
@@ -506,7 +633,7 @@ def test_a_refused_subscription_is_retried_ever_less_often_until_it_is_accepted(
             if request.method == "server.ping":
                 receive(session, answer(request.id, "pong"), now)
                 continue
-            assert (request.method, request.params) == ("trades.subscribe", ["LATER"])
+            assert (request.method, request.params) == ("trades.subscribe", ["A", "LATER"])
             asked.append(now - START)
             if len(asked) == 7:
                 session.events()
@@ -822,7 +949,7 @@ def test_staying_live_while_retrying_does_not_hide_that_nothing_is_pushed() -> N
 def test_a_session_that_is_over_holds_no_requests() -> None:
     session = public({"trades": ["A", "BAD"]})
     receive(session, answer(2, error=NO), START)
-    assert session.held == 2
+    assert session.held == 1
     receive(session, answer(session.ping(START), error="go away"), START)
     assert session.held == 0
 
@@ -878,29 +1005,37 @@ def test_what_is_missing_is_requested_once_more_and_then_due_for_the_last_time()
 def test_a_repeat_names_all_symbols_that_are_confirmed_and_none_that_are_refused() -> None:
     symbols = [f"S{number}" for number in range(25)]
     session = public({"trades": [*symbols, "BAD"], "depth": ["A"]}, CHATTY)
-    for _ in range(2):
+    while not session.live:
         accept_but_refuse(session, {"BAD"}, START)
     session.ask_again("trades", START + 1)
     assert subscribes_sent(session, START + 1) == [("trades", symbols)]
 
 
-def test_a_repeat_of_a_channel_that_does_not_begin_clean_or_is_not_subscribed_is_not_sent() -> None:
-    session = live({"ticker": ["A"], "trades": ["A"]}, CHATTY)
-    for channel in ("ticker", "depth", "moon"):
+def test_a_repeat_of_a_channel_without_symbols_or_that_is_not_subscribed_is_not_sent() -> None:
+    session = live({"all_ticker": [], "trades": ["A"]}, CHATTY)
+    for channel in ("all_ticker", "depth", "moon"):
         session.ask_again(channel, START)
     assert (session.held, sent(session)) == (0, [])
 
 
+def test_a_repeat_of_a_channel_that_does_not_begin_clean_has_no_deadline() -> None:
+    session = live({"ticker": ["A"]}, CHATTY)
+    session.ask_again("ticker", START, ["A"])
+    assert subscribes_sent(session, START) == [("ticker", ["A"])]
+    session.tick(START + 100)
+    assert session.events() == []
+
+
 def test_a_repeat_waits_until_the_first_requests_of_its_channel_are_answered() -> None:
     """Else it would name too few symbols, and a subscribe request may replace the one before it."""
-    session = public({"trades": [f"S{number}" for number in range(21)]}, CHATTY)
+    session = public({"trades": [f"S{number}" for number in range(101)]}, CHATTY)
     session.ask_again("trades", START)
     receive(session, answer(2, SUCCESS), START)
     assert session.held == 0
     receive(session, answer(3, SUCCESS), START)
     sent(session)
     ((channel, symbols),) = subscribes_sent(session, START)
-    assert (channel, len(symbols)) == ("trades", 21)
+    assert (channel, len(symbols)) == ("trades", 101)
 
 
 def test_a_session_stays_live_during_a_repeat_and_when_it_is_refused() -> None:
@@ -1014,7 +1149,7 @@ def test_a_live_session_subscribes_to_more() -> None:
     session.subscribe("trades", ["B"])
     assert state(session) is SessionState.SUBSCRIBING
     (request,) = all_sent(session)
-    assert (request.method, request.params) == ("trades.subscribe", ["B"])
+    assert (request.method, request.params) == ("trades.subscribe", ["A", "B"])
     receive(session, answer(request.id, SUCCESS), START + 6)
     assert session.live
     assert session.events() == [Confirmed("trades", ("B",))]
@@ -1036,7 +1171,9 @@ def test_the_callers_lists_are_copied() -> None:
     session.subscribe("trades", ["B"])
     assert wanted == {"trades": ["A"]}
     wanted["trades"].append("C")
-    assert [request.params for request in all_sent(session)] == [[], ["A"], ["B"]]
+    assert [request.params for request in sent(session)] == [[], ["A"]]
+    receive(session, answer(2, SUCCESS), START)
+    assert [request.params for request in all_sent(session)] == [["A", "B"]]
 
 
 # The machine as a whole
@@ -1156,6 +1293,7 @@ class Conversation(RuleBasedStateMachine):
             elif isinstance(event, CleanDue):
                 self.fell_due(event)
         for request in all_sent(self.session, self.now) if self.has_budget else sent(self.session):
+            self.names_all(request)
             assert request.id not in self.unanswered
             assert request.id not in self.answered
             if self.is_repeat(request):
@@ -1172,6 +1310,15 @@ class Conversation(RuleBasedStateMachine):
         return {
             symbol for (name, symbol), event in self.settled.items() if name == channel and event is Confirmed
         }
+
+    def names_all(self, request: Request) -> None:
+        """Check that whatever a request may replace is not lost by it."""
+        channel, _, verb = request.method.partition(".")
+        if verb == "subscribe" and channel in CLEAN:
+            confirmed = self.confirmed(channel)
+            too_many = len(confirmed.union(request.params)) > MOST_SYMBOLS
+            assert too_many or set(request.params[: len(confirmed)]) == confirmed
+            assert not any(other.method == request.method for other in self.unanswered.values())
 
     def is_repeat(self, request: Request) -> bool:
         channel, _, verb = request.method.partition(".")
@@ -1400,6 +1547,7 @@ class Conversation(RuleBasedStateMachine):
             for request in self.unanswered.values()
             if request.method.endswith(".subscribe") and not self.is_repeat(request)
             for symbol in request.params or [""]
+            if symbol not in self.confirmed(request.method.removesuffix(".subscribe"))
         }
 
     @invariant()

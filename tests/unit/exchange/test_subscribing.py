@@ -4,14 +4,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bridge.exchange.awaited import NEVER
-from bridge.exchange.subscribing import Subscribe, SubscribeQueue, subscribe_requests, subscribes
+from bridge.exchange.subscribing import (
+    MOST_SYMBOLS,
+    Subscribe,
+    SubscribeQueue,
+    subscribe_requests,
+    subscribes,
+)
 
 
-@given(st.lists(st.text(min_size=1), max_size=100))
-def test_every_symbol_is_requested_once_in_order_and_at_most_twenty_together(symbols: list[str]) -> None:
+@given(st.lists(st.text(min_size=1), max_size=300))
+def test_every_symbol_is_requested_once_in_order_and_as_many_together_as_may_be(symbols: list[str]) -> None:
     requests = subscribes("depth", symbols)
     assert [symbol for request in requests for symbol in request.symbols] == symbols
-    assert all(len(request.symbols) <= 20 for request in requests)
+    assert all(len(request.symbols) == MOST_SYMBOLS for request in requests[:-1])
     assert subscribe_requests({"depth": symbols}) == len(requests)
 
 
@@ -47,7 +53,10 @@ def test_subscriptions_refused_at_different_times_are_retried_together() -> None
     queue.hold_due_retries(29.9)
     assert len(queue) == 0
     queue.hold_due_retries(30.0)
-    assert [queue.pop().symbols for _ in range(len(queue))] == [("BAD",), ("WORSE",)]
+    assert [queue.pop() for _ in range(len(queue))] == [
+        Subscribe("trades", ("BAD",), retry=True),
+        Subscribe("depth", ("WORSE",), retry=True),
+    ]
     assert queue.retry_at == NEVER
 
 
@@ -58,3 +67,21 @@ def test_a_queue_of_retries_is_distinguished_from_one_with_other_requests() -> N
     assert queue.only_settled()
     queue.hold([Subscribe("trades", ("A",))])
     assert not queue.only_settled()
+
+
+def test_of_each_channel_one_request_is_sendable_while_none_is_unanswered() -> None:
+    queue = SubscribeQueue(30.0)
+    first, second, third = (Subscribe(name, ("A",)) for name in ("trades", "trades", "depth"))
+    queue.hold([first, second, third])
+    assert (queue.sendable([]), queue.sendable(["trades"]), queue.sendable(["trades", "depth"])) == (2, 1, 0)
+    assert queue.pop(["trades"]) == third
+    assert queue.pop(["trades"]) is None
+    assert queue.pop() == first
+
+
+def test_parts_of_a_request_leave_the_queue_before_others() -> None:
+    queue = SubscribeQueue(30.0)
+    first, second, third = (Subscribe("trades", (symbol,)) for symbol in "ABC")
+    queue.hold([third])
+    queue.hold_next([first, second])
+    assert [queue.pop() for _ in range(len(queue))] == [first, second, third]
