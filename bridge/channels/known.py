@@ -183,7 +183,7 @@ class Known:
         if not self.ids:
             return Verdict.NEW
         newest_us = self.newest_us
-        if (not place or has_id or self._is_in_line(place + 1, trade_id)) and is_later(time_us, newest_us):
+        if is_later(time_us, newest_us) and (not place or has_id or self._is_below(place, trade_id)):
             return Verdict.RESTART
         if place and not has_id:
             return Verdict.NEW
@@ -210,12 +210,15 @@ class Known:
         """Return whether a known trade of this epoch has this id."""
         return self._is_at(bisect_left(self.ids, trade_id), trade_id)
 
-    def _is_in_line(self, place: int, trade_id: int) -> bool:
-        """Return whether there is a known trade at this place, above an id and not far out of line.
+    def _is_below(self, place: int, trade_id: int) -> bool:
+        """Return whether ids go on above an id, whose place would be this one.
 
-        One such trade above it may be out of line itself; with a second one behind it, ids rise there.
+        One known trade above it may be out of line itself; two show that ids rise there. Those that are far
+        away do not count, nor those with a later trade below them: strays, and late ones of an epoch before.
         """
-        return place < len(self.ids) and self.ids[place] - trade_id < _FAR
+        above = range(place, min(place + _OVERTAKEN, len(self.ids)))
+        moments = [(self.ids[n], self.times[n]) for n in above if self.ids[n] - trade_id < _FAR]
+        return sum(not self._is_behind(moment) for moment in moments) >= 2  # noqa: PLR2004
 
     def _is_at(self, place: int, trade_id: int) -> bool:
         return place < len(self.ids) and self.ids[place] == trade_id

@@ -31,6 +31,8 @@ _RESTART = 6.0  # seconds that a bridge is given to start again and to get into 
 _BROKER = 12.0  # seconds that the broker is given to start again
 _STRAY = (10**6, 10**9, 10**15, -(10**9))  # by how much an id is out of line
 _STARTS = (0, 1_000, 5_000_000_000)  # where ids begin anew; the last is below the simulator's first id
+_SAME_START = 60.0  # seconds; ids begin anew with the same ones only after so long
+_ASIDE = 10_000  # by how much they begin higher before
 
 # Faults of the exchange and how strong each is, at least and at most; a window has one to three of them.
 _SHARES = {
@@ -146,7 +148,26 @@ def plan(seed: int, seconds: float, **settings: Any) -> Plan:
     actions = [*_at_the_broker(rng, seconds, calm), *_at_the_exchange(rng, seconds, calm)]
     for replica in range(chosen.replicas):
         actions += _at_a_bridge(rng, seconds, calm * chosen.replicas, replica)
-    return Plan(seed, seconds, chosen, tuple(sorted(actions, key=lambda action: action.at)))
+    return Plan(seed, seconds, chosen, _told_apart(sorted(actions, key=lambda action: action.at)))
+
+
+def _told_apart(actions: list[Action]) -> tuple[Action, ...]:
+    """Return the actions with epochs of ids that can be told apart.
+
+    Two that begin with the same ids within seconds can't: where times are whole seconds, trades of both have
+    the same id and the same time.
+    """
+    begun: dict[tuple[str, int], float] = {}
+    apart = []
+    for action in actions:
+        if action.kind == "restart ids":
+            number = action.number
+            while action.at < begun.get((action.symbol, number), -_SAME_START) + _SAME_START:
+                number += _ASIDE
+            begun[action.symbol, number] = action.at
+            action = dataclasses.replace(action, number=number)  # noqa: PLW2901
+        apart.append(action)
+    return tuple(apart)
 
 
 def _settings(rng: random.Random) -> Settings:

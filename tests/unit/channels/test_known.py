@@ -194,6 +194,18 @@ def test_a_trade_that_is_held_is_not_reported_for_want_of_room(bridge: Bridge) -
     assert [before for _, before, _ in bridge.bounds] == [FIRST + 200, FIRST + 300, FIRST + 400]
 
 
+def test_two_trades_above_all_others_do_not_make_the_next_one_begin_anew(bridge: Bridge) -> None:
+    """Those with later trades below them are out of line: strays, or late ones of an epoch before."""
+    session = bridge.open()
+    bridge.push(session, FIRST + 1_000_000, second=FIRST + 100)
+    bridge.push(session, FIRST + 101)
+    bridge.push(session, FIRST + 1_000_100, second=FIRST + 101)
+    for number in range(102, 110):
+        bridge.push(session, FIRST + number)
+    assert not [gap for gap in bridge.gaps if gap.cause == "ids_restarted"]
+    assert bridge.ids[-8:] == list(range(FIRST + 102, FIRST + 110))
+
+
 @pytest.mark.parametrize("wrong", [5, FIRST + 90, 2**62], ids=["low", "known", "high"])
 def test_a_wrong_number_in_a_list_is_no_proof(bridge: Bridge, wrong: int) -> None:
     """Only an overlap with id and time is."""

@@ -33,6 +33,17 @@ def test_every_kind_of_action_is_planned() -> None:
     assert len(kinds) == 13
 
 
+def test_epochs_of_ids_can_be_told_apart() -> None:
+    """Two with the same ids within seconds could not be."""
+    for seed in range(20):
+        begun: dict[tuple[str, int], float] = {}
+        for action in plan(seed, 600).actions:
+            if action.kind == "restart ids":
+                before = begun.get((action.symbol, action.number))
+                assert before is None or action.at - before >= 60
+                begun[action.symbol, action.number] = action.at
+
+
 def test_all_faults_that_are_planned_exist() -> None:
     for seed in range(50):
         made = plan(seed, 60)

@@ -201,6 +201,12 @@ def test_a_gap_with_a_bound_that_never_happened_is_found() -> None:
     assert kinds({"trades": ALL, "events": [wrong]}, history(*HAPPENED)) == ["invented bound"]
 
 
+def test_a_gap_of_a_takeover_may_end_behind_a_trade_that_was_held() -> None:
+    """It is missing too, if the process ended while it was held."""
+    behind = gap(HAPPENED[0], HAPPENED[1], before_id=HAPPENED[1].id + 1, cause="takeover")
+    assert kinds({"trades": ALL, "events": [behind]}, history(*HAPPENED)) == []
+
+
 @pytest.mark.parametrize("seconds", [12, 14])
 def test_a_gap_that_comes_late_is_found(seconds: int) -> None:
     """Three seconds for a reply, twice, five more, and two for a busy machine, after the record behind it."""
