@@ -24,7 +24,7 @@ from functools import partial
 from typing import Any
 
 from websockets.asyncio.client import ClientConnection
-from websockets.frames import BINARY, CONT, TEXT, Frame
+from websockets.frames import BINARY, CONT, TEXT, CloseCode, Frame
 from websockets.protocol import CONNECTING, OPEN, Event
 
 Receive = Callable[[Sequence[bytes], bool], None]
@@ -33,6 +33,7 @@ Receive = Callable[[Sequence[bytes], bool], None]
 # First bytes of a frame (RFC 6455, section 5.2): FIN and the opcode, no reserved bit.
 _WHOLE_TEXT = 0x81
 _WHOLE_BINARY = 0x82
+_NONE = -1  # in the middle of a message in fragments: websockets rejects both (RFC 6455, section 5.4)
 
 # Second bytes: no mask, and a length of up to 125; else the length follows in two bytes or in eight.
 _LENGTH_IN_2 = 126
@@ -43,6 +44,13 @@ _END_OF_HANDSHAKE = b"\r\n\r\n"
 # Bytes of messages that are handed over before other tasks get a turn. An event loop keeps reading as long
 # as there is something to read, so that the tasks that send the records to Kafka would starve.
 _TURN = 32_768
+
+# Fragments of one message. websockets limits their bytes, but not the number of empty ones.
+_MOST_FRAGMENTS = 4096
+
+# Bytes that wait to be sent behind what the network has taken. Only an exchange that pings and reads no pongs
+# lets so many pile up: a request waits until others before it are sent.
+_MOST_UNSENT = 262_144
 
 
 class Stream(ClientConnection):
@@ -76,6 +84,7 @@ class Stream(ClientConnection):
         self._turn: asyncio.Handle | None = None  # the next turn; None when everything whole is handed over
         self._paused = False  # between `pause_reading` and `resume_reading`
         self._lost = False  # whether the transport has reported the end of the connection
+        self._unread = False  # whether it was aborted because the exchange reads nothing
         # Reports that end to websockets, once everything whole is handed over; None before and afterwards.
         self._end: Callable[[], None] | None = None
 
@@ -84,6 +93,14 @@ class Stream(ClientConnection):
         """Bytes that were read and not handed over: of whole messages, fragments, and frames not parsed."""
         early = sum(len(message) for message, _ in self._early)
         return early + self._have + sum(map(len, self._fragments)) + len(self.protocol.reader.buffer)
+
+    @property
+    def fault(self) -> str | None:
+        """Why this side has given the connection up; None if it has not."""
+        if self._unread:
+            return f"the exchange reads nothing of what is sent: {_MOST_UNSENT} bytes wait"
+        sent, received = self.protocol.close_sent, self.protocol.close_rcvd
+        return str(sent) if sent is not None and received is None else None
 
     def attach(self, receive: Receive) -> None:
         """Hand every message to `receive` from the next turn of the loop on, the earliest first."""
@@ -188,7 +205,7 @@ class Stream(ClientConnection):
         end = len(data)
         enough = start + _TURN
         messages: list[bytes] = []
-        kind = _WHOLE_BINARY
+        kind = _NONE if self._fragments else _WHOLE_BINARY
         self._need = 2
         while start < enough and end - start >= 2:  # noqa: PLR2004
             length = data[start + 1]
@@ -208,13 +225,13 @@ class Stream(ClientConnection):
                     self._begin, self._have = start, end - start
                     self._receive(messages, kind == _WHOLE_BINARY)
                     messages = []
-                if first in (_WHOLE_BINARY, _WHOLE_TEXT):
+                if first in (_WHOLE_BINARY, _WHOLE_TEXT) and not self._fragments:
                     kind = first
                 elif not self._paused:
                     self._begin, self._have = stop, end - stop
-                    super().data_received(data[start:stop])
-                    start = stop
-                if self._paused:
+                    self._parse(data[start:stop])
+                    start, kind = stop, _NONE if self._fragments else kind
+                if self._paused or self._unread:
                     return
                 if first != kind:
                     continue
@@ -238,6 +255,9 @@ class Stream(ClientConnection):
         super().data_received(data)
         if was_open or (self.protocol.state is OPEN and not data.endswith(_END_OF_HANDSHAKE)):
             self._parser_has_frames = True
+        if not self._lost and self.transport.get_write_buffer_size() > _MOST_UNSENT:
+            self._unread = True
+            self.transport.abort()
 
     def process_event(self, event: Event) -> None:
         """Take data frames from websockets' parser; leave the other events to the connection."""
@@ -261,7 +281,11 @@ class Stream(ClientConnection):
         if frame.opcode is not CONT:
             self._fragments_are_binary = frame.opcode is BINARY
         self._fragments.append(bytes(frame.data))
-        if frame.fin:
+        if len(self._fragments) > _MOST_FRAGMENTS:
+            self._fragments.clear()
+            self.protocol.fail(CloseCode.MESSAGE_TOO_BIG, f"more than {_MOST_FRAGMENTS} fragments")
+            self.send_data()
+        elif frame.fin:
             message = b"".join(self._fragments)
             self._fragments.clear()
             self._deliver(message, self._fragments_are_binary)

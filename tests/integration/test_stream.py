@@ -21,6 +21,14 @@ SIZES = (0, 1, 125, 126, 127, 1000, 65_535, 65_536, 200_000)
 Message = tuple[bytes, bool]
 
 
+def whole(message: bytes) -> bytes:
+    """Return a message in one frame."""
+    return Frame(Opcode.BINARY, message).serialize(mask=False)
+
+
+FRAGMENT = Frame(Opcode.BINARY, b"begins", fin=False).serialize(mask=False)
+
+
 def exchange_with(
     serving: Callable[[ServerConnection], Awaitable[None]], until: Callable[[list[Message], Stream], bool]
 ) -> tuple[list[Message], Stream]:
@@ -194,18 +202,48 @@ def test_an_error_in_the_receiver_closes_the_connection() -> None:
     [
         (Frame(Opcode.BINARY, bytes(LIMIT + 1)).serialize(mask=False), 1009),
         (Frame(Opcode.BINARY, b"masked").serialize(mask=True), 1002),
+        (FRAGMENT + whole(b"inside another one"), 1002),
+        (FRAGMENT + Frame(Opcode.PING, b"allowed").serialize(mask=False) + whole(b"not this"), 1002),
+        (FRAGMENT + Frame(Opcode.TEXT, b"another", fin=False).serialize(mask=False), 1002),
+        (FRAGMENT + Frame(Opcode.CONT, b"", fin=False).serialize(mask=False) * 5000, 1009),
+        (FRAGMENT + Frame(Opcode.CONT, bytes(LIMIT // 4), fin=False).serialize(mask=False) * 5, 1009),
     ],
-    ids=["too large", "masked"],
+    ids=["too large", "masked", "inside", "behind a ping", "fragment inside", "empty fragments", "fragments"],
 )
-def test_a_frame_that_is_too_large_or_masked_closes_the_connection(frame: bytes, code: int) -> None:
+def test_what_websockets_does_not_accept_closes_the_connection(frame: bytes, code: int) -> None:
     codes: list[int | None] = []
 
     async def serving(connection: ServerConnection) -> None:
         await connection.recv()
-        connection.transport.write(Frame(Opcode.BINARY, b"good").serialize(mask=False) + frame)
+        connection.transport.write(whole(b"good") + frame)
         await connection.wait_closed()
         codes.append(connection.close_code)
 
-    received, _ = exchange_with(serving, lambda _, socket: socket.state is State.CLOSED)
+    received, stream = exchange_with(serving, lambda _, socket: socket.state is State.CLOSED)
     assert received == [(b"good", True)]
     assert codes == [code]
+    assert stream.fault is not None
+    assert str(code) in stream.fault
+
+
+def test_pings_whose_pongs_nobody_reads_end_the_connection() -> None:
+    pings = Frame(Opcode.PING, bytes(125)).serialize(mask=False) * 1000
+    held: list[int] = []
+
+    async def serving(connection: ServerConnection) -> None:
+        await connection.recv()
+        connection.transport.pause_reading()
+        with suppress(asyncio.CancelledError, ConnectionError):
+            while not connection.transport.is_closing():
+                connection.transport.write(pings)
+                await asyncio.sleep(0)
+        connection.transport.abort()
+
+    def ended(_: list[Message], stream: Stream) -> bool:
+        held.append(stream.transport.get_write_buffer_size())
+        return stream.state is State.CLOSED
+
+    _, stream = exchange_with(serving, ended)
+    assert stream.fault is not None
+    assert "reads nothing" in stream.fault
+    assert max(held) < LIMIT

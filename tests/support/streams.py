@@ -62,6 +62,10 @@ class Network(asyncio.Transport):
         """Take bytes for the exchange."""
         self.written += data
 
+    def get_write_buffer_size(self) -> int:
+        """Return 0: the exchange reads everything at once."""
+        return 0
+
     def is_closing(self) -> bool:
         """Return whether the connection is lost."""
         return self._closing
