@@ -1,12 +1,14 @@
 """Turns pushes into records, frames that cannot become records into dead letters, and counts both."""
 
+import traceback
 from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
 
 import msgspec
 import structlog
 from msgspec import Raw
 
-from bridge.channels import BEGIN_CLEAN, CHANNELS
+from bridge.channels import BEGIN_CLEAN, CHANNELS, PRIVATE
 from bridge.channels.channel import Normalise, Normaliser, Outcome, Overlap, Source
 from bridge.channels.figures import Name
 from bridge.errors import BadFrame, BadItem, DeadLetterReason
@@ -159,7 +161,15 @@ class Pipeline:
             return
         except Exception as error:
             # An internal error must not end the session: the next one would receive the same push.
-            log.exception("internal error in a normaliser", channel=push.channel, session=source.session)
+            # The message of an error may quote the payload.
+            log.error(
+                "internal error in a normaliser",
+                channel=push.channel,
+                session=source.session,
+                error=type(error).__name__,
+                exc_info=None if push.channel in PRIVATE else error,
+                at=_place(error),
+            )
             self._lost_push(push, source, None, received_us)
             self._deadletter("payload", push.channel, repr(error), source, received_us, frame)
             return
@@ -278,7 +288,10 @@ class Pipeline:
     ) -> None:
         self._metrics.counter("deadletters_total", reason=reason).value += 1
         detail = detail[:MOST_DETAIL]
-        log.warning("dead letter", reason=reason, channel=channel, detail=detail, session=source.session)
+        private = source.account is not None or channel in PRIVATE
+        # Nothing of a private payload is logged, and a detail may quote it.
+        shown = {} if private else {"detail": detail}
+        log.warning("dead letter", reason=reason, channel=channel, **shown, session=source.session)
 
         def letter(detail: str, frame: bytes) -> Record:
             return deadletter(
@@ -288,6 +301,7 @@ class Pipeline:
                 channel=channel,
                 detail=detail,
                 frame=frame,
+                private=private,
             )
 
         whole = None if channel is None else self._lanes[channel].whole
@@ -297,6 +311,12 @@ class Pipeline:
         if self._emit([letter(detail, frame)]):
             detail = f"frame of {len(frame)} bytes omitted: too large for its topic; {detail}"
             self._emit([letter(detail, b"")])
+
+
+def _place(error: Exception) -> str:
+    """Return the file and line at which an error was raised."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else "unknown"
 
 
 def _too_large(record: Record) -> str:

@@ -52,6 +52,19 @@ DEADLETTER = "deadletter"
 EVENTS = "events"
 STATE = "bridge-state"
 
+PRIVATE_DEADLETTER = "private-deadletter"
+"""Dead letters of sessions with an account and of private channels; on a topic below the private prefix."""
+
+PRIVATE_EVENTS = "private-events"
+"""Events of accounts and of private channels; likewise."""
+
+_SCHEMAS = {PRIVATE_DEADLETTER: DEADLETTER, PRIVATE_EVENTS: EVENTS}
+
+
+def schema_of(channel: str) -> str:
+    """Return the channel, `deadletter` or `events`: what a record is, wherever its topic is."""
+    return _SCHEMAS.get(channel, channel)
+
 
 class Stretch(NamedTuple):
     """The part of a symbol's trades after one of them and before another, by their ids and times in µs."""
@@ -85,7 +98,7 @@ class Record(msgspec.Struct, frozen=True, gc=False, array_like=True):
     """One message on its way to Kafka."""
 
     channel: str
-    """Its topic is `<prefix>.<channel>.v1`."""
+    """A channel, or one of the names above; decides the topic."""
 
     key: bytes | None
     """Decides the partition; None: any."""
@@ -120,8 +133,9 @@ def deadletter(
     channel: str | None,
     detail: str,
     frame: bytes,
+    private: bool = False,
 ) -> Record:
-    """Return the dead letter of `frame`, the bytes as received."""
+    """Return the dead letter of `frame`, the bytes as received; `private`: below the private prefix."""
     letter = DeadLetter(
         session=session,
         received_us=received_us,
@@ -131,7 +145,8 @@ def deadletter(
         frame_base64=base64.b64encode(frame).decode(),
     )
     key = None if channel is None else channel.encode()
-    return Record(DEADLETTER, key, msgspec.json.encode(letter), received_us)
+    topic = PRIVATE_DEADLETTER if private else DEADLETTER
+    return Record(topic, key, msgspec.json.encode(letter), received_us)
 
 
 class _Provenance(msgspec.Struct):
@@ -149,13 +164,14 @@ def session_of(record: Record) -> str:
         return "none"
 
 
-def letter_for(record: Record, detail: str, *, whole: bool = True) -> Record:
+def letter_for(record: Record, detail: str, *, private: bool, whole: bool = True) -> Record:
     """Return the dead letter of a record that Kafka rejects; if `whole`, with its value as the frame."""
     return deadletter(
         session=session_of(record),
         received_us=record.time_us,
         reason="payload",
-        channel=record.channel,
+        channel=schema_of(record.channel),
         detail=detail,
         frame=record.value if whole else b"",
+        private=private,
     )

@@ -85,10 +85,11 @@ def _section(name: str, model: type[BaseModel]) -> Iterator[str]:
     yield "| key | type | default | environment | description |"
     yield "|---|---|---|---|---|"
     schema = model.model_json_schema()
+    defaults = {key: field.default for key, field in model.model_fields.items()}
     for key, field in model.model_fields.items():
         kind = _type(schema["properties"][key], schema.get("$defs", {}))
         variable = env_name(f"accounts.0.{key}" if name == "accounts" else f"{name}.{key}")
-        yield f"| `{key}` | {kind} | {_default(field)} | `{variable}` | {field.description} |"
+        yield f"| `{key}` | {kind} | {_default(field, defaults)} | `{variable}` | {field.description} |"
     yield ""
 
 
@@ -121,10 +122,11 @@ def _bounds(schema: dict[str, Any]) -> str:
     return ",".join(bounds)
 
 
-def _default(field: FieldInfo) -> str:
+def _default(field: FieldInfo, defaults: dict[str, Any]) -> str:
+    """Return the default of a key; one that depends on other keys, with their `defaults`."""
     if field.is_required():
         return "required"
-    match field.default:
+    match field.get_default(call_default_factory=True, validated_data=defaults):
         case None | SecretStr() | "":
             return "none"
         case bool(truth):

@@ -29,10 +29,12 @@ Reference of the topics and of every field. [consuming.md](consuming.md) shows h
 
 COMMON = """\
 
-The prefix `digifinex` is the configuration key `kafka.topic_prefix`. Only the channels that are
-configured have a topic; the last three topics always exist. The bridge creates missing topics unless
-`kafka.create_topics` is false. A topic that exists must have `kafka.partitions` partitions;
-`digifinex.bridge-state` must have `kafka.shards`.
+The prefix `digifinex` is the configuration key `kafka.topic_prefix`, and `private.digifinex` is
+`kafka.private_topic_prefix`: what belongs to accounts has topics of its own, so that access to market data
+never includes it. Only the channels that are configured have a topic. The public dead letters, events and the
+state always exist; the private dead letters and events exist if an account is configured. The bridge creates
+missing topics unless `kafka.create_topics` is false. A topic that exists must have `kafka.partitions`
+partitions; `digifinex.bridge-state` must have `kafka.shards`.
 
 ## Common to all records
 
@@ -78,7 +80,9 @@ Records of private channels, which need an account, also have:
 
 DEADLETTERS = """\
 A frame that could not become records, or only in part, kept whole with the reason. The valid items of the
-frame are on their topic, and the bridge continues with the next frame. There is no `seq`.
+frame are on their topic, and the bridge continues with the next frame. There is no `seq`. Frames that came
+over a session of an account, and frames of private channels, are on the topic below the private prefix. Their
+`detail` is on that topic only: it may quote the payload, so it is not in the log.
 
 """
 
@@ -112,7 +116,8 @@ REASONS = {
 }
 
 EVENT = """\
-What happened to the data and to the sessions, such as gaps and takeovers. There is no `seq`.
+What happened to the data and to the sessions, such as gaps and takeovers. There is no `seq`. Events with an
+`account` are on the topic below the private prefix.
 [events.md](events.md) describes each kind of event, and what to do.
 
 """
@@ -165,10 +170,17 @@ def sample(record: dict[str, Any]) -> str:
 def _topics() -> Iterator[str]:
     yield "| topic | key | content |\n|---|---|---|\n"
     for channel in CHANNELS.values():
-        yield f"| `digifinex.{channel.name}.v1` | {_KEYS[channel.subscribed_by]} | {channel.meaning} |\n"
-    yield f"| `digifinex.{DEADLETTER}.v1` | channel, or none | Frames that could not become records. |\n"
-    yield f"| `digifinex.{EVENTS}.v1` | symbol, account or shard | What happened to data and sessions. |\n"
+        yield f"| `{_topic(channel)}` | {_KEYS[channel.subscribed_by]} | {channel.meaning} |\n"
+    letters, events = "Frames that could not become records", "What happened to data and sessions"
+    yield f"| `digifinex.{DEADLETTER}.v1` | channel, or none | {letters}. |\n"
+    yield f"| `digifinex.{EVENTS}.v1` | symbol, account or shard | {events}. |\n"
+    yield f"| `private.digifinex.{DEADLETTER}.v1` | channel, or none | {letters}, of accounts. |\n"
+    yield f"| `private.digifinex.{EVENTS}.v1` | symbol or account | {events} of accounts. |\n"
     yield f"| `digifinex.{STATE}` | internal | What the bridge needs after a restart. |\n"
+
+
+def _topic(channel: Channel) -> str:
+    return f"{'private.' if channel.private else ''}digifinex.{channel.name}.v1"
 
 
 def _common() -> Iterator[str]:
@@ -186,7 +198,7 @@ def _channel(channel: Channel) -> Iterator[str]:
     description = _schema(channel.name)["description"].partition(" Later v1 records")[0]
     key = _KEYS[channel.subscribed_by]
     needs = "Needs an account." if channel.private else "Needs no account."
-    text = f"{description} Topic `digifinex.{channel.name}.v1`, key: {key}. {needs}"
+    text = f"{description} Topic `{_topic(channel)}`, key: {key}. {needs}"
     left_out = (*_OF_ALL, "account") if channel.private else _OF_ALL
     yield from _section(channel.name, textwrap.fill(text, WIDTH) + "\n\n", left_out=left_out)
 

@@ -6,6 +6,7 @@ line here.
 
 from bridge.channels import all_ticker, balance, depth, order, order_algo, ticker, trades
 from bridge.channels.channel import Channel, Overlap, SubscribedBy, table
+from bridge.records import PRIVATE_DEADLETTER, PRIVATE_EVENTS
 
 __all__ = ["CHANNELS", "Channel", "Overlap", "SubscribedBy"]
 
@@ -22,6 +23,11 @@ CHANNELS = table(
 
 BEGIN_CLEAN = frozenset(name for name, channel in CHANNELS.items() if channel.begins_clean)
 """The channels of which a new subscription begins with a clean list or a snapshot."""
+
+PRIVATE = frozenset(
+    {name for name, channel in CHANNELS.items() if channel.private} | {PRIVATE_DEADLETTER, PRIVATE_EVENTS}
+)
+"""What belongs to accounts: private channels, their events and dead letters. Their topics are apart."""
 
 LISTING = next(name for name, channel in CHANNELS.items() if channel.lists_markets)
 """The channel that lists all markets."""

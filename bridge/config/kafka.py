@@ -1,6 +1,6 @@
 """The section `kafka`: the brokers, how records are written to them, and how replicas share the work."""
 
-from typing import Self
+from typing import Any, Self
 
 from pydantic import Field, SecretStr, model_validator
 
@@ -17,6 +17,12 @@ from bridge.config.values import (
     SecurityProtocol,
 )
 from bridge.errors import ConfigError
+
+
+def _private(given: dict[str, Any]) -> str:
+    """Return the default of `private_topic_prefix`; `given` are the keys in front of it."""
+    return f"private.{given.get('topic_prefix', '')}"
+
 
 # Kafka takes its timeouts in milliseconds, as signed 32-bit integers.
 _MOST_SECONDS = 2_147_483
@@ -37,6 +43,13 @@ class KafkaConfig(Section):
         default="digifinex",
         pattern=r"^[A-Za-z0-9._-]{1,200}$",
         description="Prefix of all topic names: `<prefix>.<channel>.v1`. Letters, digits, `.`, `_` and `-`.",
+    )
+    private_topic_prefix: str = Field(
+        default_factory=_private,
+        pattern=r"^[A-Za-z0-9._-]{1,220}$",
+        description="Prefix of the topics with data of accounts: the private channels, their events and "
+        "their dead letters. The default is `private.` and `topic_prefix`. With accounts it must not begin "
+        "with `topic_prefix`, so that no prefixed ACL for market data applies to it.",
     )
     delivery: Delivery = Field(
         default=Delivery.EXACTLY_ONCE,

@@ -192,6 +192,12 @@ class Config(Section):
                 "exchange.url",
                 "must be wss:// when accounts are configured: requests would be sent unencrypted",
             )
+        if self.accounts and self.kafka.private_topic_prefix.startswith(self.kafka.topic_prefix):
+            raise ConfigError(
+                "kafka.private_topic_prefix",
+                f"must not begin with topic_prefix ({self.kafka.topic_prefix}) when accounts are configured: "
+                "a prefixed ACL for market data would apply to their topics",
+            )
         if self.channels.empty() and not self.accounts:
             raise ConfigError(
                 "channels",

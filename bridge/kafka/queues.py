@@ -9,11 +9,11 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 
-from bridge.channels import CHANNELS
+from bridge.channels import CHANNELS, PRIVATE
 from bridge.kafka.partition import FULL_BATCH, OBJECT_OVERHEAD, Partition
 from bridge.kafka.state import Save, ShardState, Unsaved
 from bridge.kafka.topics import Topic
-from bridge.records import EVENTS, Record
+from bridge.records import EVENTS, Record, schema_of
 from bridge.spool.overflow import Overflow
 from bridge.spool.segment import Entry, Place
 from bridge.watch.metrics import Metrics
@@ -45,7 +45,7 @@ class Queues:
         self.pending_bytes = 0  # the bytes of memory that they take, approximately
         self.places: dict[Place, Partition] = {}  # all partitions that have had records
         self.dirty: dict[Partition, None] = {}  # those with queued records, as an ordered set
-        self.event_partitions: list[Partition] = []  # those of the events topic, which are sent first
+        self.event_partitions: list[Partition] = []  # those of events topics, which are sent first
         self.draining = False  # whether the shard is being stopped: then the spool is not read any more
         # Set when there is something to send or to save, when a batch has failed, and by `drain`. The sink
         # clears it right before it waits for it.
@@ -142,7 +142,7 @@ class Queues:
         for partition in partitions:
             if not partition.sent:
                 continue
-            channel = partition.sent[0].channel
+            channel = schema_of(partition.sent[0].channel)
             lag = self._metrics.histogram("delivery_lag_seconds", channel=channel)
             acknowledged = self._metrics.counter("records_total", channel=channel)
             for records, value_bytes, time_us in partition.settle():
@@ -255,9 +255,9 @@ class Queues:
             topic,
             int(number),
             has_marks=record.mark is not None or record.channel == EVENTS,
-            is_public=record.channel in CHANNELS and not CHANNELS[record.channel].private,
+            is_public=record.channel in CHANNELS and record.channel not in PRIVATE,
         )
         self.places[place] = partition
-        if record.channel == EVENTS:
+        if schema_of(record.channel) == EVENTS:
             self.event_partitions.append(partition)
         return partition

@@ -12,11 +12,12 @@ from aiokafka.errors import (
     UnknownError,
 )
 
+from bridge.channels import PRIVATE
 from bridge.kafka.batches import Failure
 from bridge.kafka.client import in_words
 from bridge.kafka.partition import Partition
 from bridge.kafka.queues import Queues
-from bridge.records import DEADLETTER, Record, letter_for
+from bridge.records import DEADLETTER, Record, letter_for, schema_of
 from bridge.watch.metrics import Metrics
 
 log = structlog.get_logger(__name__)
@@ -74,12 +75,13 @@ class Rejections:
     def _give_up(self, record: Record, partition: Partition, error: BaseException) -> None:
         self._queues.release(1, len(record.value))
         detail = f"{partition.topic.name} rejected the record, kept here instead of its frame: {error}"
-        if record.channel == DEADLETTER:
+        if schema_of(record.channel) == DEADLETTER:
             self._metrics.counter("kafka_errors_total", error="DeadLetterRefused").value += 1
             log.error("dead letter lost", detail=detail)
             return
         self._metrics.counter("deadletters_total", reason="payload").value += 1
-        if self._queues.add([letter_for(record, detail)]):
+        private = record.channel in PRIVATE
+        if self._queues.add([letter_for(record, detail, private=private)]):
             log.error("rejected record too large for the dead letter topic", detail=detail)
             detail = f"left out, too large for its topic; {detail}"
-            self._queues.add([letter_for(record, detail, whole=False)])
+            self._queues.add([letter_for(record, detail, private=private, whole=False)])

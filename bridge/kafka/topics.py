@@ -21,12 +21,13 @@ from aiokafka.errors import (
 )
 from aiokafka.protocol.metadata import MetadataRequest
 
+from bridge.channels import PRIVATE
 from bridge.config import KafkaConfig
 from bridge.errors import TopicError
 from bridge.kafka import quirks
 from bridge.kafka.client import AclMissing, connection
 from bridge.partitioner import partition_of
-from bridge.records import DEADLETTER, EVENTS, STATE
+from bridge.records import DEADLETTER, EVENTS, PRIVATE_DEADLETTER, PRIVATE_EVENTS, STATE, schema_of
 
 log = structlog.get_logger(__name__)
 
@@ -77,12 +78,21 @@ class Topic:
 
 def topic_name(config: KafkaConfig, channel: str) -> str:
     """Return the name of the topic of a channel, of the dead letters, of the events or of the state."""
-    return f"{config.topic_prefix}.{channel}" + ("" if channel == STATE else ".v1")
+    if channel == STATE:
+        return f"{config.topic_prefix}.{STATE}"
+    prefix = config.private_topic_prefix if channel in PRIVATE else config.topic_prefix
+    return f"{prefix}.{schema_of(channel)}.v1"
 
 
 def topic_names(config: KafkaConfig, channels: Iterable[str]) -> dict[str, str]:
-    """Return the names of all topics of the bridge: those of these channels, dead letters, events, state."""
-    return {channel: topic_name(config, channel) for channel in [*channels, DEADLETTER, EVENTS, STATE]}
+    """Return the names of all topics of the bridge: those of these channels, dead letters, events, state.
+
+    With a private channel there are dead letters and events below the private prefix as well.
+    """
+    wanted = [*channels, DEADLETTER, EVENTS]
+    if not PRIVATE.isdisjoint(wanted):
+        wanted += [PRIVATE_DEADLETTER, PRIVATE_EVENTS]
+    return {channel: topic_name(config, channel) for channel in [*wanted, STATE]}
 
 
 def partitions(config: KafkaConfig, channel: str) -> int:
@@ -131,7 +141,8 @@ def mismatch(channel: str, name: str, found: int, wanted: int) -> str:
     if channel != STATE:
         return (
             f"topic {name} has {found} partitions, kafka.partitions is {wanted}: "
-            f"set kafka.partitions = {found}, or use another kafka.topic_prefix"
+            f"set kafka.partitions = {found}, or use another "
+            f"kafka.{'private_topic_prefix' if channel in PRIVATE else 'topic_prefix'}"
         )
     if found > wanted:
         return (
@@ -270,7 +281,7 @@ def new_topic(config: KafkaConfig, channel: str, name: str) -> NewTopic:
     settings = {CLEANUP: "delete", "compression.type": "producer"}
     if channel == STATE:
         settings = _STATE_SETTINGS
-    elif channel == DEADLETTER:
+    elif schema_of(channel) == DEADLETTER:
         settings[_MAX_BYTES] = str(DEADLETTER_MAX_BYTES)
     return quirks.new_topic(name, partitions(config, channel), config.replication_factor, settings)
 

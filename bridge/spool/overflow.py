@@ -16,7 +16,7 @@ import structlog
 
 from bridge.errors import SpoolFull
 from bridge.ledger import Watermark, advanced, newest
-from bridge.records import EVENTS, Kind, Record, session_of
+from bridge.records import EVENTS, Kind, Record, schema_of, session_of
 from bridge.spool.gaps import LostTrades
 from bridge.spool.progress import (
     Backlog,
@@ -319,7 +319,7 @@ class Overflow:
 
 
 def _events_first(backlogs: Iterable[Backlog]) -> list[Backlog]:
-    return sorted(backlogs, key=lambda one: not one.records or one.records[0].channel != EVENTS)
+    return sorted(backlogs, key=lambda one: not one.records or schema_of(one.records[0].channel) != EVENTS)
 
 
 def _gap(lost: LostTrades) -> About:

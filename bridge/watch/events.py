@@ -1,5 +1,7 @@
 """Events in the life of the data and the sessions, as records of `<prefix>.events.v1`.
 
+Those of an account or a private channel are records of `<private prefix>.events.v1` instead.
+
 The schema leaves the kinds open, so that a kind can be added within v1; `docs/events.md`
 describes each, and a test holds it to `Kind`.
 """
@@ -12,8 +14,9 @@ import msgspec
 import structlog
 from msgspec.structs import replace
 
+from bridge.channels import PRIVATE
 from bridge.ledger import Gap
-from bridge.records import EVENTS, MOST_DETAIL, Cause, Kind, Mark, Open, Record
+from bridge.records import EVENTS, MOST_DETAIL, PRIVATE_EVENTS, Cause, Kind, Mark, Open, Record
 from bridge.watch.metrics import Metrics
 
 log = structlog.get_logger(__name__)
@@ -87,6 +90,8 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
 def _log(event: Event) -> None:
     """Log the kinds of events that nothing else logs."""
     about = {name: value for name in _LOGGED if (value := getattr(event, name)) is not None}
+    if _is_private(event):
+        about.pop("field", None)  # a part of the payload
     match event.event:
         case "gap" if event.closed_by is not None:
             log.debug("gap filled", **about)
@@ -100,6 +105,10 @@ def _log(event: Event) -> None:
             log.warning("unknown field ignored", **about)
         case "records_lost":
             log.warning("previous owner left records undelivered", **about)
+
+
+def _is_private(event: Event) -> bool:
+    return event.account is not None or event.channel in PRIVATE
 
 
 class Journal:
@@ -147,9 +156,10 @@ class Journal:
         if kind == "gap" and event.closed_by is None:
             counter("gaps_total", channel=event.channel or "", cause=event.cause or "").value += 1
         _log(event)
-        if not self._emit([Record(EVENTS, key.encode(), msgspec.json.encode(event), now_us, mark)]):
+        topic = PRIVATE_EVENTS if _is_private(event) else EVENTS
+        if not self._emit([Record(topic, key.encode(), msgspec.json.encode(event), now_us, mark)]):
             return
         event = replace(event, detail=None)
-        if self._emit([Record(EVENTS, key.encode(), msgspec.json.encode(event), now_us, mark)]):
+        if self._emit([Record(topic, key.encode(), msgspec.json.encode(event), now_us, mark)]):
             counter("kafka_errors_total", error="EventTooLarge").value += 1
             log.error("event lost, too large for its topic", kind=kind, shard=str(self._shard))

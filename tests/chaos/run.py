@@ -16,6 +16,7 @@ from bridge.simulator import Setup, parse, parse_dialect
 from bridge.simulator.history import History
 from tests.chaos.plan import SYMBOLS, Action, Plan, Settings
 from tests.chaos.replica import Life, Replica
+from tests.support.checks import topics_of
 from tests.support.consumers import read_topic
 from tests.support.exchange import ExchangeThread
 from tests.support.kafka_broker import Broker
@@ -82,8 +83,11 @@ def run(plan: Plan, folder: Path) -> Seen:
         seen.lives = [replica.lives for replica in replicas]
         seen.logs = [replica.log() for replica in replicas]
         for channel in _TOPICS:
-            topic = f"{PREFIX}.{channel}.v1"
-            seen.records[channel] = [record.json for record in read_topic(broker.bootstrap, topic)]
+            seen.records[channel] = [
+                record.json
+                for topic in topics_of(PREFIX, channel)
+                for record in read_topic(broker.bootstrap, topic)
+            ]
         return seen
 
 

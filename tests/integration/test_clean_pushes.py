@@ -20,7 +20,7 @@ from bridge.channels import CHANNELS
 from bridge.config import ExchangeConfig
 from bridge.exchange.requests import Credentials
 from bridge.pipeline import Pipeline
-from bridge.records import DEADLETTER, EVENTS, Record
+from bridge.records import DEADLETTER, EVENTS, Record, schema_of
 from bridge.simulator import Dialect, Faults, Setup, Simulator
 from bridge.simulator.market import symbol_names
 from bridge.simulator.mishaps import Spoiling
@@ -67,7 +67,7 @@ class Bridge:
         return [
             msgspec.json.decode(one.value)
             for one in list(self.records)
-            if one.channel == channel and (not symbol or one.key == symbol.encode())
+            if schema_of(one.channel) == channel and (not symbol or one.key == symbol.encode())
         ]
 
     def snapshots(self, channel: str, symbol: str) -> int:

@@ -20,6 +20,7 @@ from bridge.exchange.assumptions import ASSUMPTIONS
 from bridge.simulator import Setup, parse_dialect
 from tests.chaos.report import UNITS_US
 from tests.chaos.verifier import Conditions, verify
+from tests.support.checks import topics_of
 from tests.support.consumers import read_topic
 from tests.support.exchange import ExchangeThread
 from tests.support.kafka_broker import Broker
@@ -197,7 +198,8 @@ def _reported(bridge: RunningBridge, event: str) -> bool:
 
 
 def _read(kafka: Broker, prefix: str, name: str) -> list[dict[str, Any]]:
-    return [record.json for record in read_topic(kafka.bootstrap, f"{prefix}.{name}.v1")]
+    topics = topics_of(prefix, name)
+    return [record.json for topic in topics for record in read_topic(kafka.bootstrap, topic)]
 
 
 def test_every_assumption_is_tried() -> None:

@@ -17,13 +17,13 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined] # it has no __
     ResourceType,
 )
 
-from bridge.simulator.protocol import PUBLIC
+from bridge.simulator.protocol import PRIVATE, PUBLIC
 from tests.support.certificates import make_certificates
-from tests.support.checks import assert_trades_are, records_of
+from tests.support.checks import assert_trades_are, records_of, topics_of
 from tests.support.consumers import create_topic
 from tests.support.exchange import ExchangeThread
 from tests.support.kafka_broker import Broker, free_ports
-from tests.support.process import ROOT, SYMBOLS, Command, RunningBridge, config, toml
+from tests.support.process import ACCOUNTS, ROOT, SYMBOLS, Command, RunningBridge, config, toml
 from tests.support.waiting import eventually
 
 PASSWORD = "bridge-p4ssw0rd"
@@ -208,7 +208,7 @@ def _only(acl: AclBinding) -> AclBindingFilter:
 
 
 def guarded_settings(
-    exchange: ExchangeThread, guarded: Guarded, prefix: str, **keys: object
+    exchange: ExchangeThread, guarded: Guarded, prefix: str, *, accounts: bool = False, **keys: object
 ) -> dict[str, Any]:
     login = {
         "bootstrap_servers": guarded.bootstrap,
@@ -217,12 +217,15 @@ def guarded_settings(
         "sasl_plain_username": "bridge",
         "sasl_plain_password": PASSWORD,
     }
-    return config(exchange.url, guarded.broker, prefix, {"kafka": {**login, **keys}})
+    return config(exchange.url, guarded.broker, prefix, {"kafka": {**login, **keys}}, accounts=accounts)
 
 
 def test_the_documented_acls_are_sufficient(guarded: Guarded, prefix: str, tmp_path: Path) -> None:
-    with ExchangeThread(symbols=SYMBOLS, rate=100) as exchange, allowed(guarded, least(prefix).values()):
-        settings = guarded_settings(exchange, guarded, prefix)
+    with (
+        ExchangeThread(symbols=SYMBOLS, rate=100, accounts=ACCOUNTS) as exchange,
+        allowed(guarded, least(prefix).values()),
+    ):
+        settings = guarded_settings(exchange, guarded, prefix, accounts=True)
         with RunningBridge(tmp_path, settings) as bridge:
             bridge.wait_ready()
             exchange.quiesce()
@@ -233,20 +236,21 @@ def test_the_documented_acls_are_sufficient(guarded: Guarded, prefix: str, tmp_p
         assert "ACL missing" not in bridge.stderr + checked.stdout
 
 
-@pytest.mark.parametrize("number", range(6))
+@pytest.mark.parametrize("number", range(9))
 def test_each_missing_acl_is_named_by_check_and_by_run_which_continues_once_it_is_granted(
     guarded: Guarded, prefix: str, tmp_path: Path, number: int
 ) -> None:
     acls = least(prefix)
-    assert len(acls) == 6
-    with ExchangeThread(symbols=SYMBOLS, rate=100) as exchange:
-        settings = guarded_settings(exchange, guarded, prefix)
+    assert len(acls) == 9
+    with ExchangeThread(symbols=SYMBOLS, rate=100, accounts=ACCOUNTS) as exchange:
+        settings = guarded_settings(exchange, guarded, prefix, accounts=True)
         (missing, acl) = list(acls.items())[number]
         operation, _, kind = missing.partition(" on ")
         if operation != "Create":
             settings["kafka"]["create_topics"] = False
-            for channel in (*PUBLIC, "deadletter", "events"):
-                create_topic(guarded.broker.bootstrap, f"{prefix}.{channel}.v1", 12)
+            for channel in (*PUBLIC, *PRIVATE, "deadletter", "events"):
+                for topic in topics_of(prefix, channel):
+                    create_topic(guarded.broker.bootstrap, topic, 12)
             create_topic(guarded.broker.bootstrap, f"{prefix}.bridge-state", 1, cleanup_policy="compact")
         with (
             allowed(guarded, [one for one in acls.values() if one is not acl]),

@@ -4,15 +4,23 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from bridge.records import Record
+from bridge.channels import PRIVATE
+from bridge.records import DEADLETTER, EVENTS, Record
 from tests.support.consumers import ReadRecord, read_topic
 from tests.support.kafka_broker import Broker
 from tests.support.schemas import validate
 
 
+def topics_of(prefix: str, channel: str) -> list[str]:
+    """Return the topics that the records of a channel may be on; of events and dead letters there are two."""
+    if channel in (EVENTS, DEADLETTER):
+        return [f"{prefix}.{channel}.v1", f"private.{prefix}.{channel}.v1"]
+    return [f"private.{prefix}.{channel}.v1" if channel in PRIVATE else f"{prefix}.{channel}.v1"]
+
+
 def records_of(kafka: Broker, prefix: str, channel: str) -> list[ReadRecord]:
     """Return the records of a channel, read by confluent-kafka and each validated."""
-    records = read_topic(kafka.bootstrap, f"{prefix}.{channel}.v1")
+    records = [one for topic in topics_of(prefix, channel) for one in read_topic(kafka.bootstrap, topic)]
     for record in records:
         received_us = record.json["received_us"]
         validate(Record(channel, record.key, record.value, received_us))

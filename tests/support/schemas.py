@@ -7,7 +7,7 @@ from typing import Any
 
 from jsonschema import Draft202012Validator
 
-from bridge.records import DEADLETTER, EVENTS, Record
+from bridge.records import DEADLETTER, EVENTS, Record, schema_of
 
 SCHEMAS = Path(__file__).parents[2] / "schemas"
 
@@ -34,11 +34,12 @@ def validate(record: Record) -> Json:
     order.
     """
     value: Json = json.loads(record.value)
-    validator(record.channel).validate(value)
-    assert list(value) == list(schema(record.channel)["properties"])
-    assert value["schema"] == f"digifinex.{record.channel}.v1"
+    channel = schema_of(record.channel)
+    validator(channel).validate(value)
+    assert list(value) == list(schema(channel)["properties"])
+    assert value["schema"] == f"digifinex.{channel}.v1"
     assert value["received_us"] == record.time_us
-    assert record.key == _key(record.channel, value)
+    assert record.key == _key(channel, value)
     return value
 
 

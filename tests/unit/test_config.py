@@ -148,6 +148,7 @@ SASL = 'security_protocol = "SASL_SSL"\n'
         ("[kafka]\npartitions = 0\n", "kafka.partitions", "1"),
         ("[kafka]\nreplication_factor = 0\n", "kafka.replication_factor", "-1"),
         ('[kafka]\ntopic_prefix = "a b"\n', "kafka.topic_prefix", "letters, digits"),
+        ('[kafka]\nprivate_topic_prefix = "a b"\n', "kafka.private_topic_prefix", "letters, digits"),
         ('[kafka]\ncompression = "zip"\n', "kafka.compression", "'lz4' or 'zstd'"),
         ('[kafka]\nbootstrap_servers = "a:1,b:x"\n', "kafka.bootstrap_servers", "host:port"),
         (f"[kafka]\n{SASL}", "kafka.sasl_mechanism", "is missing"),
@@ -268,3 +269,31 @@ def test_every_key_has_a_description_and_every_number_a_unit(section: str) -> No
 def test_the_configuration_document_is_up_to_date() -> None:
     document = runpy.run_path(str(ROOT / "scripts" / "configuration_doc.py"))["document"]
     assert (ROOT / "docs" / "configuration.md").read_text() == document(), "run scripts/configuration_doc.py"
+
+
+def test_without_accounts_any_private_prefix_will_do(write: Write) -> None:
+    config = load(write('[kafka]\ntopic_prefix = "private"\n'), {})
+    assert config.kafka.private_topic_prefix == "private.private"
+
+
+@pytest.mark.parametrize(
+    ("prefixes", "refused"),
+    [
+        ('topic_prefix = "feed"\n', False),
+        ('topic_prefix = "feed"\nprivate_topic_prefix = "feed"\n', True),
+        ('topic_prefix = "feed"\nprivate_topic_prefix = "feed.private"\n', True),
+        ('topic_prefix = "feed"\nprivate_topic_prefix = "feeds"\n', True),
+        ('topic_prefix = "feed"\nprivate_topic_prefix = "fee"\n', False),
+        ('topic_prefix = "private"\n', True),
+    ],
+)
+def test_the_private_prefix_of_accounts_is_out_of_reach_of_acls_for_market_data(
+    write: Write, prefixes: str, refused: bool
+) -> None:
+    account = '[[accounts]]\nname = "main"\napi_key = "k"\nsecret = "s"\nbalance = ["USDT"]\n'
+    kafka = f"[kafka]\n{prefixes}"
+    if not refused:
+        load(write(account + kafka), {})
+        return
+    with pytest.raises(ConfigError, match=r"kafka\.private_topic_prefix: must not begin with topic_prefix"):
+        load(write(account + kafka), {})

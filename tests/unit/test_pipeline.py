@@ -5,17 +5,19 @@ from typing import Any
 
 import msgspec
 import pytest
+from structlog.testing import capture_logs
 
 from bridge.channels import CHANNELS
-from bridge.channels.channel import Source
+from bridge.channels.channel import Outcome, Source
 from bridge.errors import BadFrame, DeadLetterReason
 from bridge.exchange.frames import Push
 from bridge.pipeline import MOST_REMARKED, MOST_WHOLE, Pipeline
-from bridge.records import DEADLETTER, EVENTS, Record
+from bridge.records import DEADLETTER, EVENTS, PRIVATE_DEADLETTER, PRIVATE_EVENTS, Record, schema_of
 from bridge.watch.events import Journal
 from bridge.watch.metrics import Metrics
 from bridge.watch.watch import Watch
 from tests.support.pushes import push
+from tests.support.schemas import validate
 
 RECEIVED_US = 1_600_000_000_000_000
 
@@ -54,10 +56,10 @@ class Sessions:
         ]
 
     def events(self) -> list[dict[str, Any]]:
-        return [msgspec.json.decode(one.value) for one in self.records if one.channel == EVENTS]
+        return [msgspec.json.decode(one.value) for one in self.records if schema_of(one.channel) == EVENTS]
 
     def dead_letters(self) -> int:
-        return sum(one.channel == DEADLETTER for one in self.records)
+        return sum(schema_of(one.channel) == DEADLETTER for one in self.records)
 
     def _emit(self, records: Sequence[Record]) -> Sequence[Record]:
         refused = [one for one in records if len(one.value) > self.too_large]
@@ -341,7 +343,9 @@ def test_an_odd_ticker_in_each_push_costs_a_whole_frame_now_and_then_only() -> N
     push = Push("all_ticker", b'[{"symbol":"A","last":"1"},{"symbol":"B","last":"n/a"}]')
     for second in range(3600):
         sessions.pipeline.push(push, source, RECEIVED_US + second * 1_000_000, b"a frame")
-    letters = [msgspec.json.decode(one.value) for one in sessions.records if one.channel == DEADLETTER]
+    letters = [
+        msgspec.json.decode(one.value) for one in sessions.records if schema_of(one.channel) == DEADLETTER
+    ]
     whole = [letter for letter in letters if letter["frame_base64"]]
     assert len(letters) == 3600
     assert MOST_WHOLE + 58 <= len(whole) <= MOST_WHOLE + 60
@@ -354,7 +358,9 @@ def test_frames_of_channels_that_are_not_replaced_are_all_kept_whole() -> None:
     sessions, source = Sessions(), Source("s")
     for _ in range(100):
         sessions.push(source, "trades", [False, [TRADE | {"type": "gift"}], "A"])
-    letters = [msgspec.json.decode(one.value) for one in sessions.records if one.channel == DEADLETTER]
+    letters = [
+        msgspec.json.decode(one.value) for one in sessions.records if schema_of(one.channel) == DEADLETTER
+    ]
     assert len(letters) == 100
     assert all(letter["frame_base64"] for letter in letters)
 
@@ -367,5 +373,51 @@ def test_a_clock_that_is_set_back_gives_frames_no_longer_wait() -> None:
     before = sessions.dead_letters()
     for minute in range(MOST_WHOLE + 2):
         sessions.pipeline.push(push, source, RECEIVED_US - 10**12 + minute * 60_000_000, b"a frame")
-    late = [msgspec.json.decode(one.value) for one in sessions.records if one.channel == DEADLETTER][before:]
+    late = [
+        msgspec.json.decode(one.value) for one in sessions.records if schema_of(one.channel) == DEADLETTER
+    ][before:]
     assert any(letter["frame_base64"] for letter in late)
+
+
+@pytest.mark.parametrize(
+    ("account", "channel", "private"),
+    [("main", "order", True), ("main", "trades", True), (None, "order", True), (None, "trades", False)],
+)
+def test_dead_letters_of_accounts_are_apart_and_their_details_are_not_logged(
+    account: str | None, channel: str, private: bool
+) -> None:
+    sessions, source = Sessions(), Source("s", account)
+    with capture_logs() as lines:
+        sessions.push(source, channel, [False, [TRADE | {"price": "canary"}], "A"])
+        sessions.damaged(source)
+    letters = [one for one in sessions.records if schema_of(one.channel) == DEADLETTER]
+    of_push = [PRIVATE_DEADLETTER if private else DEADLETTER]
+    of_frame = [PRIVATE_DEADLETTER if account else DEADLETTER]
+    assert [one.channel for one in letters] == of_push + of_frame
+    assert [("detail" in line) for line in lines if line["event"] == "dead letter"] == [
+        not private,
+        account is None,
+    ]
+
+
+def test_an_internal_error_about_a_private_push_does_not_show_it(capfd: pytest.CaptureFixture[str]) -> None:
+    sessions, source = Sessions(), Source("s", "main")
+
+    def fails(*_: object) -> Outcome:
+        raise RuntimeError("canary")
+
+    sessions.pipeline._lanes["order"].normalise = fails
+    sessions.push(source, "order", [])
+    assert sessions.dead_letters() == 1
+    assert "canary" not in "".join(capfd.readouterr())
+
+
+def test_events_of_accounts_are_apart() -> None:
+    sessions = Sessions()
+    sessions.damaged(Source("s", "main"))
+    sessions.push(Source("s", "main"), "balance", [BALANCE | {"canary": 1}])
+    with capture_logs() as lines:
+        sessions.push(Source("t", "main"), "balance", [BALANCE | {"canary": 1}])
+    kinds = [(one.channel, validate(one)["event"]) for one in sessions.records if "events" in one.channel]
+    assert {channel for channel, _ in kinds} == {PRIVATE_EVENTS}
+    assert "canary" not in str(lines)

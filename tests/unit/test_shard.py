@@ -15,7 +15,7 @@ from bridge.exchange.session import Session, Timing
 from bridge.kafka.queues import Queues
 from bridge.kafka.topics import Topic
 from bridge.pipeline import Pipeline
-from bridge.records import DEADLETTER, EVENTS, STATE, Record
+from bridge.records import DEADLETTER, EVENTS, PRIVATE_DEADLETTER, PRIVATE_EVENTS, STATE, Record
 from bridge.shard import Replica, Shard
 from bridge.watch.events import Journal
 from bridge.watch.metrics import Metrics
@@ -58,7 +58,10 @@ class Scene:
                 "spool": {"max_bytes": 0},
             }
         )
-        topics = {name: Topic(name, 1, 1_000_000) for name in (*CHANNELS, DEADLETTER, EVENTS, STATE)}
+        topics = {
+            name: Topic(name, 1, 1_000_000)
+            for name in (*CHANNELS, DEADLETTER, EVENTS, PRIVATE_DEADLETTER, PRIVATE_EVENTS, STATE)
+        }
         replica = Replica("replica", config, topics, self.metrics, Courtesy(5.0, 20.0))
         self.shard = Shard(0, replica, cast("Callable[[float], Awaitable[bool]]", None))
         self.queues = self.shard.queues

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bridge.channels import CHANNELS
-from bridge.records import DEADLETTER, EVENTS
+from bridge.records import DEADLETTER, EVENTS, schema_of
 from bridge.simulator.samples import all_ticker_frames, frames
 from tests.support.bridge import Bridge
 from tests.support.schemas import validate
@@ -64,9 +64,9 @@ def outcome(frame: bytes, *, binary: bool = False) -> tuple[int, int]:
     bridge.receive(frame, binary=binary)
     for record in bridge.records:
         validate(record)
-    letters = sum(record.channel == DEADLETTER for record in bridge.records)
+    letters = sum(schema_of(record.channel) == DEADLETTER for record in bridge.records)
     assert letters <= 1
-    events = sum(record.channel == EVENTS for record in bridge.records)
+    events = sum(schema_of(record.channel) == EVENTS for record in bridge.records)
     return len(bridge.records) - letters - events, letters
 
 
@@ -113,8 +113,10 @@ def test_whitespace_in_a_push_does_not_change_its_records(data: st.DataObject) -
     for separators in ((",", ":"), (" , ", " : ")):
         bridge = Bridge()
         bridge.receive(json.dumps(frame, separators=separators).encode(), binary=False)
-        made.append([record for record in bridge.records if record.channel not in (DEADLETTER, EVENTS)])
-        assert sum(record.channel == DEADLETTER for record in bridge.records) <= 1
+        made.append(
+            [record for record in bridge.records if schema_of(record.channel) not in (DEADLETTER, EVENTS)]
+        )
+        assert sum(schema_of(record.channel) == DEADLETTER for record in bridge.records) <= 1
     assert made[0] == made[1]
 
 
@@ -142,7 +144,7 @@ def test_every_spelling_of_a_push_gives_the_same_records(data: st.DataObject) ->
     for text in (json.dumps(frame, separators=(",", ":")), spelt(data, frame)):
         bridge = Bridge()
         bridge.receive(text.encode(), binary=False)
-        made.append([record for record in bridge.records if record.channel != EVENTS])
+        made.append([record for record in bridge.records if schema_of(record.channel) != EVENTS])
     assert made[0] == made[1]
 
 
@@ -155,9 +157,11 @@ def test_added_fields_change_no_record_and_are_reported_once(data: st.DataObject
     larger = with_additions(data, frame)
     for _ in range(times):
         added.receive(json.dumps(larger).encode(), binary=False)
-    assert [one for one in added.records if one.channel != EVENTS][: len(bare.records)] == bare.records
-    assert not any(record.channel == DEADLETTER for record in added.records)
-    fields = [validate(record)["field"] for record in added.records if record.channel == EVENTS]
+    assert [one for one in added.records if schema_of(one.channel) != EVENTS][
+        : len(bare.records)
+    ] == bare.records
+    assert not any(schema_of(record.channel) == DEADLETTER for record in added.records)
+    fields = [validate(record)["field"] for record in added.records if schema_of(record.channel) == EVENTS]
     assert len(fields) == len(set(fields))
     assert bool(fields) == (larger != frame)
 

@@ -23,7 +23,7 @@ from bridge.kafka.queues import Queues
 from bridge.kafka.state import Save, ShardState
 from bridge.kafka.topics import Topic
 from bridge.ledger import Heard
-from bridge.records import DEADLETTER, EVENTS, STATE, Record
+from bridge.records import DEADLETTER, EVENTS, STATE, Record, schema_of
 from bridge.spool.overflow import Overflow
 from bridge.spool.progress import Owner
 from bridge.spool.spool import Spool
@@ -292,7 +292,7 @@ class Account(RuleBasedStateMachine):
 
     def arrive(self, records: list[Record]) -> None:
         for record in records:
-            if record.channel == EVENTS:
+            if schema_of(record.channel) == EVENTS:
                 event = msgspec.json.decode(record.value)
                 self.gaps.append((event["channel"], *event["gap"]))
             else:

@@ -5,7 +5,7 @@ import pytest
 from bridge.config import KafkaConfig
 from bridge.kafka.spooled import own_entries
 from bridge.kafka.topics import Topic, topic_name
-from bridge.records import DEADLETTER, EVENTS, STATE, Record
+from bridge.records import DEADLETTER, EVENTS, PRIVATE_DEADLETTER, STATE, Record
 
 CONFIG = KafkaConfig(topic_prefix="md", partitions=4)
 TOPICS = {
@@ -19,7 +19,7 @@ def record(channel: str, time_us: int = 1) -> Record:
     return Record(channel, b"BTC_USDT", b"{}", time_us)
 
 
-@pytest.mark.parametrize("channel", ["trades", DEADLETTER, EVENTS, "depth"])
+@pytest.mark.parametrize("channel", ["trades", DEADLETTER, EVENTS, "depth", "order", PRIVATE_DEADLETTER])
 def test_records_of_every_channel_are_own_also_when_it_is_not_configured_any_more(channel: str) -> None:
     assert is_own((f"{topic_name(CONFIG, channel)}/3", record(channel)))
 
@@ -28,6 +28,8 @@ def test_records_of_every_channel_are_own_also_when_it_is_not_configured_any_mor
     ("place", "channel"),
     [
         ("payments/0", "trades"),
+        ("md.order.v1/0", "order"),
+        ("md.deadletter.v1/0", PRIVATE_DEADLETTER),
         ("md.trades.v1", "trades"),
         ("md.trades.v1/", "trades"),
         ("md.trades.v1/4", "trades"),

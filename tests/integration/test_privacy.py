@@ -1,0 +1,93 @@
+"""What belongs to an account is nowhere but below the private prefix."""
+
+import zlib
+from collections.abc import Iterable, Iterator
+from functools import partial
+from pathlib import Path
+
+import pytest
+from confluent_kafka.admin import AdminClient
+from websockets.sync.server import ServerConnection
+
+from bridge.records import DEAD_LETTER_REASONS, DEADLETTER, EVENTS
+from bridge.simulator.protocol import PRIVATE
+from tests.support.consumers import read_topic
+from tests.support.kafka_broker import Broker
+from tests.support.process import RunningBridge, config
+from tests.support.scripted import Frame, Json, ScriptedExchange, answer, push
+from tests.support.waiting import eventually
+
+CANARY = "4242.424242"
+ORDER = {
+    "id": "31b7", "mode": 1, "side": "buy", "type": "limit", "status": 2, "symbol": "BTC_USDT",
+    "price": CANARY, "price_avg": "1", "amount": "1", "filled": "1", "notional": "1",
+    "timestamp": 1589272547000,
+}  # fmt: skip
+
+
+def private_pushes() -> Iterator[Frame]:
+    """Yield private pushes with the canary: good ones, bad ones, damaged ones and others that are odd."""
+    good = push("order", [ORDER])
+    yield good
+    yield push("balance", [{"currency": "USDT", "free": CANARY, "total": "1", "used": "1"}])
+    yield push("order", [ORDER | {"price": f"x{CANARY}"}])
+    yield push("order", [ORDER | {"status": CANARY}])
+    yield push("order", [ORDER, CANARY])
+    yield push("order", CANARY)
+    yield push("order", [ORDER | {f"new {CANARY}": 1}])
+    yield push("order_algo", [{"id": CANARY}])
+    yield push("balance", {"free": CANARY})
+    yield push(f"order{CANARY}", [ORDER])
+    yield {"method": f"order {CANARY}", "params": [ORDER]}
+    yield {"neither": CANARY}
+    text = b'{"method":"order.update","params":[{"price":"%b' % CANARY.encode()
+    yield text
+    yield zlib.compress(text)
+    yield zlib.compress(text)[:-3]
+    yield zlib.compress(text) + CANARY.encode()
+
+
+@pytest.mark.parametrize("delivery", ["exactly-once", "at-least-once"])
+def test_a_private_payload_is_below_the_private_prefix_alone(
+    kafka: Broker, prefix: str, tmp_path: Path, delivery: str
+) -> None:
+    def reply(request: Json, _: ServerConnection) -> Iterable[Frame]:
+        yield answer(request)
+        if request["method"] == "balance.subscribe":
+            yield from private_pushes()
+
+    with ScriptedExchange(reply) as exchange:
+        settings = config(
+            exchange.url,
+            kafka,
+            prefix,
+            {
+                "kafka": {"delivery": delivery},
+                "channels": {"trades": ["BTC_USDT"], "depth": [], "ticker": [], "all_ticker": False},
+            },
+            accounts=True,
+        )
+        settings["log"]["level"] = "debug"
+        with RunningBridge(tmp_path, settings) as bridge:
+            last = partial(bridge.metric, "deadletters_total", reason="decompression")
+            eventually(lambda: last() >= 2, 15, "dead letters")
+            status = str(bridge.status()) + str(bridge.ready()) + bridge.metrics()
+            assert bridge.stop() == 0
+        assert CANARY not in bridge.stderr + status
+    names = AdminClient({"bootstrap.servers": kafka.bootstrap}).list_topics(timeout=20).topics
+    shared = [name for name in names if name.startswith(prefix)]
+    assert f"{prefix}.events.v1" in shared
+    for name in shared:
+        for record in read_topic(kafka.bootstrap, name):
+            assert CANARY.encode() not in (record.key or b"") + record.value, name
+            assert b'"account":"main"' not in record.value, name
+            assert b'"frame_base64"' not in record.value, name
+    private = {
+        name.removeprefix(f"private.{prefix}."): read_topic(kafka.bootstrap, name)
+        for name in names
+        if name.startswith(f"private.{prefix}.")
+    }
+    assert private.keys() == {f"{one}.v1" for one in (*PRIVATE, DEADLETTER, EVENTS)}
+    assert [record.json["price"] for record in private["order.v1"]] == [CANARY] * 3
+    assert {letter.json["reason"] for letter in private["deadletter.v1"]} == set(DEAD_LETTER_REASONS)
+    assert {record.json["account"] for record in private["events.v1"]} == {"main"}
