@@ -7,6 +7,7 @@ import socket
 import time
 import uuid
 from collections.abc import Callable, Coroutine, Mapping, Sequence
+from contextlib import AsyncExitStack
 from functools import partial
 from itertools import chain, product
 from typing import NamedTuple, TypeVar
@@ -15,14 +16,14 @@ import structlog
 
 from bridge import __version__, plan
 from bridge.backoff import Backoff
-from bridge.config import Config
+from bridge.config import Config, HttpConfig
 from bridge.errors import TopicError
 from bridge.kafka.client import FAILURES, in_words
 from bridge.kafka.leases import Leases
 from bridge.kafka.topics import Topic, prepare
 from bridge.records import STATE
 from bridge.shard import Replica, Shard
-from bridge.watch.endpoints import Endpoints
+from bridge.watch.endpoints import PATHS, STATUS, Endpoints
 from bridge.watch.metrics import Metrics
 from bridge.watch.readiness import (
     STATES,
@@ -127,7 +128,7 @@ class Bridge:
         if session is None:
             listed = [one for number, standings in shards.items() for one in sessions_of(number, standings)]
             body: dict[str, object] = {"replica": self.replica, "shards": list(shards)}
-            return fitting(body | self.readiness().body(), "sessions", listed)
+            return fitting(body | self.readiness().body(named=True), "sessions", listed)
         subscriptions = subscriptions_of(session, chain.from_iterable(shards.values()))
         return (
             None if subscriptions is None else fitting({"session": session}, "subscriptions", subscriptions)
@@ -282,8 +283,10 @@ async def run(config: Config) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, bridge.stop.set)
     log.info("starting", version=__version__, delivery=str(config.kafka.delivery))
-    async with Endpoints(config.http.host, config.http.port, bridge.metrics.registry, bridge) as http:
-        log.info("HTTP endpoints listening", host=config.http.host, port=http.port)
+    async with AsyncExitStack() as listening:
+        for endpoints in _endpoints(config.http, bridge):
+            http = await listening.enter_async_context(endpoints)
+            log.info("HTTP endpoints listening", host=http.host, port=http.port, paths=list(http.paths))
         try:
             spooled, lost = await bridge.run()
         except TopicError as error:
@@ -300,3 +303,16 @@ async def run(config: Config) -> int:
         return 1
     log.info("stopped" if spooled or lost else "stopped, all received records are on Kafka")
     return 0
+
+
+def _endpoints(config: HttpConfig, bridge: Bridge) -> list[Endpoints]:
+    """Return the endpoints: one listener for all, or another for `/status`."""
+    registry = bridge.metrics.registry
+    address = config.status_address
+    if address is None:
+        return [Endpoints(config.host, config.port, registry, bridge)]
+    others = [path for path in PATHS if path != STATUS]
+    return [
+        Endpoints(config.host, config.port, registry, bridge, paths=others),
+        Endpoints(*address, registry, bridge, paths=[STATUS], keys="http.status_"),
+    ]

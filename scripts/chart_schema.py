@@ -41,6 +41,7 @@ _NARROWER: dict[tuple[str, str], dict[str, Any]] = {
     ("kafka", "replication_factor"): {"not": {"const": 0}},
     ("http", "host"): {"enum": ["0.0.0.0", "::"]},  # noqa: S104
     ("http", "port"): {"minimum": 1},
+    ("http", "status_port"): {"minimum": 1},
 }
 
 

@@ -151,6 +151,26 @@ class HttpConfig(Section):
 
     host: str = Field(default="0.0.0.0", min_length=1, description="Address to listen on.")  # noqa: S104
     port: int = Field(default=9464, ge=0, le=65_535, description="Port to listen on. 0 picks a free port.")
+    status_host: str | None = Field(
+        default=None,
+        min_length=1,
+        description="Address to listen on for `/status` alone, which names accounts and symbols; "
+        "`http.host` if not set.",
+    )
+    status_port: int | None = Field(
+        default=None,
+        ge=0,
+        le=65_535,
+        description="Port to listen on for `/status` alone; `http.port` if not set. If either of the two is "
+        "set to something else, `/status` is not served on `http.port`.",
+    )
+
+    @property
+    def status_address(self) -> tuple[str, int] | None:
+        """The address and port of a listener for `/status` alone; None: it is served with the others."""
+        host = self.host if self.status_host is None else self.status_host
+        port = self.port if self.status_port is None else self.status_port
+        return None if (host, port) == (self.host, self.port) else (host, port)
 
 
 class LogConfig(Section):

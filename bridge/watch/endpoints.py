@@ -2,16 +2,21 @@
 
 They run on the server of websockets, which can answer a plain HTTP request instead of a handshake. That saves
 a library; nothing here speaks WebSocket.
+
+Anybody who reaches the port may ask, so a request is bounded in size and time, and so is their number. Past
+that number the oldest connection makes room: connections that say nothing must not keep a probe out.
 """
 
+import asyncio
 import errno
 import http
 import logging
 import os
 import socket
-from collections.abc import Mapping
+import time
+from collections.abc import Collection, Mapping
 from types import TracebackType
-from typing import Protocol, Self
+from typing import ClassVar, Protocol, Self
 from urllib.parse import parse_qs
 
 from prometheus_client import CollectorRegistry
@@ -33,8 +38,21 @@ class Subject(Protocol):
         """Return its sessions, or the subscriptions of one; None if there is no such session."""
 
 
-_PATHS = ("/metrics", "/healthz", "/readyz", "/status")
-_REQUEST_TIMEOUT = 2.0  # seconds in which a client must have sent its request
+STATUS = "/status"
+"""The path that names accounts and symbols, so that it can have a listener of its own."""
+
+PATHS = ("/metrics", "/healthz", "/readyz", STATUS)
+"""All paths."""
+
+MOST_CONNECTIONS = 32
+"""Connections of one listener that are open at the same time."""
+
+MOST_REQUEST = 16_384
+"""Bytes that a client may send."""
+
+_TIMEOUT = 2.0  # seconds in which a client must have sent its request, and taken most of the response
+_CLOSE_TIMEOUT = 5.0  # seconds in which it must then have closed the connection
+_METRICS_AGE = 1.0  # seconds for which the metrics that one client was given are given to others
 
 # Requests are not worth a log line; a failure of the subject or of the registry is.
 _log = logging.getLogger("bridge.watch.endpoints.http")
@@ -44,16 +62,31 @@ _log.setLevel(logging.ERROR)
 class Endpoints:
     """A server that runs within its context: `async with Endpoints(...) as endpoints: endpoints.port`.
 
-    Each connection is closed after its response.
+    Each connection is closed after its response. It answers to `paths` alone. The names of the keys that
+    configured it begin with `keys`, for errors.
     """
 
-    def __init__(self, host: str, port: int, registry: CollectorRegistry, subject: Subject) -> None:
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        registry: CollectorRegistry,
+        subject: Subject,
+        *,
+        paths: Collection[str] = PATHS,
+        keys: str = "http.",
+    ) -> None:
         # The port listened on: with a configured port of 0, the one that the system chose, once entered.
         self.port = port
-        self._host = host
+        self.host = host
         self._registry = registry
         self._subject = subject
+        self.paths = paths
+        self._keys = keys
         self._server: Server  # set on entering the context
+        self._open: dict[_Connection, None] = {}  # all connections, the oldest first
+        # The metrics by content type, and when they were collected, in monotonic seconds.
+        self._collected: dict[str, tuple[float, str]] = {}
 
     async def __aenter__(self) -> Self:
         """Start to listen; from here on `port` is the actual one.
@@ -61,22 +94,28 @@ class Endpoints:
         Raises:
             ConfigError: cannot listen on the configured address or port.
         """
+
+        class Connection(_Connection):
+            others = self._open
+
         try:
             self._server = await serve(
                 _no_websocket,
-                self._host,
+                self.host,
                 self.port,
                 process_request=self._answer,
-                open_timeout=_REQUEST_TIMEOUT,
+                create_connection=Connection,
+                open_timeout=_TIMEOUT,
+                close_timeout=_CLOSE_TIMEOUT,
                 server_header=None,
                 logger=_log,
             )
         except socket.gaierror as error:
-            raise ConfigError("http.host", f"cannot find {self._host}: {error.strerror}") from None
+            raise ConfigError(f"{self._keys}host", f"cannot find {self.host}: {error.strerror}") from None
         except OSError as error:
-            key = "http.host" if error.errno == errno.EADDRNOTAVAIL else "http.port"
+            key = f"{self._keys}{'host' if error.errno == errno.EADDRNOTAVAIL else 'port'}"
             reason = os.strerror(error.errno or 0)
-            raise ConfigError(key, f"cannot listen on {self._host}:{self.port}: {reason}") from None
+            raise ConfigError(key, f"cannot listen on {self.host}:{self.port}: {reason}") from None
         self.port = next(iter(self._server.sockets)).getsockname()[1]
         return self
 
@@ -84,6 +123,8 @@ class Endpoints:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._server.close()
+        for connection in list(self._open):
+            connection.transport.abort()  # the stop waits for nobody who does not close
         await self._server.wait_closed()
 
     def _answer(self, connection: ServerConnection, request: Request) -> Response:
@@ -91,29 +132,33 @@ class Endpoints:
         if request.method not in ("GET", "HEAD"):
             response = connection.respond(http.HTTPStatus.METHOD_NOT_ALLOWED, "GET or HEAD only\n")
             response.headers["Allow"] = "GET, HEAD"
+        elif path not in self.paths:
+            response = connection.respond(http.HTTPStatus.NOT_FOUND, f"try {', '.join(self.paths)}\n")
         elif path == "/metrics":
             response = self._metrics(connection, request)
         elif path == "/healthz":
             response = connection.respond(http.HTTPStatus.OK, "ok\n")
         elif path == "/readyz":
             response = self._ready(connection)
-        elif path == "/status":
-            response = self._status(connection, query)
         else:
-            response = connection.respond(http.HTTPStatus.NOT_FOUND, f"try {', '.join(_PATHS)}\n")
+            response = self._status(connection, query)
         if request.method == "HEAD":
             response.body = b""
         return response
 
     def _metrics(self, connection: ServerConnection, request: Request) -> Response:
-        encode, content_type = choose_encoder(request.headers.get("Accept", ""))
-        response = connection.respond(http.HTTPStatus.OK, encode(self._registry).decode())
-        return _typed(response, content_type)
+        encode, content_type = choose_encoder(", ".join(request.headers.get_all("Accept")))
+        now = time.monotonic()
+        collected_at, text = self._collected.get(content_type, (now - 2 * _METRICS_AGE, ""))
+        if now > collected_at + _METRICS_AGE:
+            text = encode(self._registry).decode()
+            self._collected[content_type] = (now, text)
+        return _typed(connection.respond(http.HTTPStatus.OK, text), content_type)
 
     def _ready(self, connection: ServerConnection) -> Response:
         readiness = self._subject.readiness()
         status = http.HTTPStatus.OK if readiness.ready else http.HTTPStatus.SERVICE_UNAVAILABLE
-        return _json(connection, status, readiness.body())
+        return _json(connection, status, readiness.body(named=False))
 
     def _status(self, connection: ServerConnection, query: str) -> Response:
         session = parse_qs(query).get("session", [None])[0]
@@ -121,6 +166,32 @@ class Endpoints:
         if body is None:
             return connection.respond(http.HTTPStatus.NOT_FOUND, "no such session, see /status\n")
         return _json(connection, http.HTTPStatus.OK, body)
+
+
+class _Connection(ServerConnection):
+    """A connection that is aborted when it passes one of its bounds."""
+
+    others: "ClassVar[dict[_Connection, None]]"  # of the same listener, the oldest first
+    _received = 0  # bytes
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        if len(self.others) >= MOST_CONNECTIONS:
+            oldest = next(iter(self.others))
+            del self.others[oldest]
+            oldest.transport.abort()
+        self.others[self] = None
+
+    def data_received(self, data: bytes) -> None:
+        self._received += len(data)
+        if self._received > MOST_REQUEST:
+            self.transport.abort()
+        else:
+            super().data_received(data)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.others.pop(self, None)
+        super().connection_lost(exc)
 
 
 def _json(connection: ServerConnection, status: http.HTTPStatus, body: Mapping[str, object]) -> Response:

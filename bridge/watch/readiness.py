@@ -20,6 +20,7 @@ STATES: tuple[State, ...] = ("confirmed", "pending", "silent", "refused")
 
 _CAUSE = 200  # characters of a cause
 _CAUSES = 20  # causes of one kind
+_FEW_CAUSES = 5  # as many fit into a response of every kind, however long they are
 _NAMES = 10  # names for each cause
 _RESERVED = 1024  # bytes of a response for all that is not in its longest list
 
@@ -58,11 +59,20 @@ class Readiness:
         """Whether nothing is missing."""
         return not self.missing
 
-    def body(self) -> dict[str, object]:
-        """Return it as the body of `/readyz`."""
-        texts = {what: _cut(why) if isinstance(why, str) else why for what, why in self.missing.items()}
-        parts = {"missing": texts, "degraded": self.degraded}
-        return {"ready": self.ready} | {name: part for name, part in parts.items() if part}
+    def body(self, *, named: bool) -> dict[str, object]:
+        """Return it as the body of a response, of at most half the largest size.
+
+        With the names of accounts and subscriptions only if `named`, and fewer of them or fewer causes than
+        there are, if it would be too large.
+        """
+        for causes, names in ((_CAUSES, _NAMES), (_CAUSES, 2), (_CAUSES, 0), (_FEW_CAUSES, 0)):
+            body: dict[str, object] = {"ready": self.ready}
+            for name, part in (("missing", self.missing), ("degraded", self.degraded)):
+                if part:
+                    body[name] = {what: _short(why, causes, names * named) for what, why in part.items()}
+            if len(as_json(body)) <= LARGEST // 2:
+                break
+        return body
 
 
 def of_sessions(standings: Sequence[Standing]) -> Readiness:
@@ -110,7 +120,7 @@ def sessions_of(shard: int, standings: Iterable[Standing]) -> Iterator[dict[str,
             "address": one.address,
             "state": _cut(one.trouble) or "live",
             "subscriptions": {state: numbers[state] for state in STATES if numbers[state]},
-            "not_confirmed": [name for name, state, _ in _named(one) if state != "confirmed"][:_NAMES],
+            "not_confirmed": [_cut(name) for name, state, _ in _named(one) if state != "confirmed"][:_NAMES],
         }
 
 
@@ -119,7 +129,9 @@ def subscriptions_of(session: str, standings: Iterable[Standing]) -> list[dict[s
     for one in standings:
         if one.session == session:
             listed = sorted(_named(one), key=lambda item: (item[1] == "confirmed", item[0]))
-            return [{"subscription": name, "state": state, "why": _cut(why)} for name, state, why in listed]
+            return [
+                {"subscription": _cut(name), "state": state, "why": _cut(why)} for name, state, why in listed
+            ]
     return None
 
 
@@ -167,13 +179,25 @@ def _by_cause(found: Iterable[tuple[str, str]]) -> list[dict[str, object]]:
     for cause, name in found:
         groups[_cut(cause)].append(name)
     most = sorted(groups.items(), key=lambda group: -len(group[1]))
-    listed: list[dict[str, object]] = [
-        {"cause": cause, "number": len(names), "names": names[:_NAMES]} for cause, names in most[:_CAUSES]
+    return [
+        {"cause": cause, "number": len(names), "names": [_cut(name) for name in names[:_NAMES]]}
+        for cause, names in most
     ]
-    if len(most) > _CAUSES:
-        rest = sum(len(names) for _, names in most[_CAUSES:])
-        listed.append({"cause": "other causes", "number": rest, "names": []})
-    return listed
+
+
+def _short(why: object, causes: int, names: int) -> object:
+    """Return a text, or a list of causes, with at most so many causes and names for each."""
+    if isinstance(why, str):
+        return _cut(why)
+    if not isinstance(why, list):
+        return why
+    shown = [dict(group) for group in why[:causes]]
+    if rest := sum(group["number"] for group in why[causes:]):
+        shown.append({"cause": "other causes", "number": rest})
+    for group in shown:
+        if some := group.pop("names", [])[:names]:
+            group["names"] = some
+    return shown
 
 
 def _cut(text: str) -> str:

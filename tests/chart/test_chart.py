@@ -33,6 +33,7 @@ REJECTED = {
     "config.log.level=loud": "/config/log/level",
     "config.spool.dir=/tmp": "dir",
     "config.http.port=0": "/config/http/port",
+    "config.http.status_port=0": "/config/http/status_port",
     "accounts[0].name=main": "/accounts/0",
     "accounts[0].name=a b,accounts[0].existingSecret=s,accounts[0].order={BTC_USDT}": "/accounts/0/name",
     "accounts[0].name=main,accounts[0].apiKey=k,accounts[0].order={BTC_USDT}": "/accounts/0",

@@ -206,7 +206,8 @@ def test_refused_credentials_are_reported_and_public_channels_continue(
             eventually(lambda: bridge.metric("records_total", channel="trades") > 20, 20, "trades")
             status, body = bridge.ready()
             ((refused),) = body["degraded"]["accounts"]
-            assert (status, refused["number"], refused["names"]) == (200, 1, ["main"])
+            assert (status, refused["number"]) == (200, 1)
+            assert bridge.status()["degraded"]["accounts"][0]["names"] == ["main"]
             assert "auth failed" in refused["cause"]
             eventually(lambda: bridge.metric("account_ready", account="main") == 0, 20, "the account is not")
             assert bridge.metric("reconnects_total") == 1
@@ -221,7 +222,8 @@ def test_a_bad_symbol_is_named_and_affects_nothing_else(kafka: Broker, prefix: s
             eventually(lambda: bridge.metric("records_total", channel="trades") > 20, 20, "trades")
             status, body = bridge.ready()
             ((refused),) = body["degraded"]["refused"]
-            assert (status, refused["number"], refused["names"]) == (200, 1, ["trades NOPE_USDT"])
+            assert (status, refused["number"]) == (200, 1)
+            assert bridge.status()["degraded"]["refused"][0]["names"] == ["trades NOPE_USDT"]
             assert "invalid market" in refused["cause"]
             refusals = {"channel": "trades", "state": "refused"}
             eventually(lambda: bridge.metric("subscriptions", **refusals) == 1, 20, "the count of refusals")

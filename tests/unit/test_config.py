@@ -4,10 +4,11 @@ import re
 import runpy
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from bridge.config import SECTIONS, Compression, Config, Delivery, load
+from bridge.config import SECTIONS, Compression, Config, Delivery, HttpConfig, load
 from bridge.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
@@ -297,3 +298,20 @@ def test_the_private_prefix_of_accounts_is_out_of_reach_of_acls_for_market_data(
         return
     with pytest.raises(ConfigError, match=r"kafka\.private_topic_prefix: must not begin with topic_prefix"):
         load(write(account + kafka), {})
+
+
+@pytest.mark.parametrize(
+    ("keys", "address"),
+    [
+        ({}, None),
+        ({"status_port": 9464}, None),
+        ({"status_host": "0.0.0.0"}, None),
+        ({"status_host": "127.0.0.1"}, ("127.0.0.1", 9464)),
+        ({"status_port": 9465}, ("0.0.0.0", 9465)),
+        ({"status_host": "::1", "status_port": 0}, ("::1", 0)),
+    ],
+)
+def test_status_has_a_listener_of_its_own_if_it_is_configured_elsewhere(
+    keys: dict[str, Any], address: tuple[str, int] | None
+) -> None:
+    assert HttpConfig(**keys).status_address == address

@@ -1,9 +1,11 @@
 """The HTTP endpoints, over a real socket."""
 
 import asyncio
+import contextlib
 import http.client
 import json
 import logging
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -11,9 +13,10 @@ import pytest
 import uvloop
 
 from bridge.errors import ConfigError
-from bridge.watch.endpoints import Endpoints
+from bridge.watch.endpoints import MOST_CONNECTIONS, PATHS, STATUS, Endpoints
 from bridge.watch.metrics import Metrics
 from bridge.watch.readiness import Readiness
+from tests.support.waiting import soon
 
 HOST = "127.0.0.1"
 
@@ -171,6 +174,158 @@ def test_a_failure_of_the_readiness_check_is_500_and_is_logged(caplog: pytest.Lo
 
     assert uvloop.run(scenario()).startswith(b"HTTP/1.1 500 ")
     assert "ZeroDivisionError" in caplog.text
+
+
+async def answer(port: int, request: bytes = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n") -> bytes:
+    reader, writer = await asyncio.open_connection(HOST, port)
+    try:
+        writer.write(request)
+        return await reader.read()
+    finally:
+        writer.close()
+
+
+async def end_of(reader: asyncio.StreamReader) -> bytes:
+    """Return what the server sends, as soon as it has ended a connection."""
+    received = b""
+    with contextlib.suppress(ConnectionError):
+        while some := await reader.read(1000):
+            received += some
+    return received
+
+
+def test_connections_that_say_nothing_keep_nobody_out() -> None:
+    """The oldest one makes room, so that there are never more than so many."""
+
+    async def scenario() -> None:
+        async with Endpoints(HOST, 0, Metrics().registry, Subject()) as endpoints:
+            silent = [await asyncio.open_connection(HOST, endpoints.port) for _ in range(MOST_CONNECTIONS)]
+            await soon(lambda: len(endpoints._open) == MOST_CONNECTIONS, 2, "all are accepted")
+            silent += [await asyncio.open_connection(HOST, endpoints.port) for _ in range(3)]
+            for reader, _ in silent[:3]:
+                await end_of(reader)
+            assert len(endpoints._open) == MOST_CONNECTIONS
+            assert (await answer(endpoints.port)).endswith(b"ok\n")
+            for _, writer in silent:
+                writer.close()
+
+    uvloop.run(scenario())
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"GET /healthz HTTP/1.1\r\n" + b"X: %s\r\n" % (b"x" * 8000) * 100 + b"\r\n",
+        b"GET /healthz HTTP/1.1\r\n" + b"X: y\r\n" * 10_000,
+        b"GET /%s HTTP/1.1\r\n" % (b"x" * 1_000_000),
+        b"GET /healthz HTTP/1.1\r\nContent-Length: 1000000000\r\n\r\n" + b"x" * 10_000_000,
+    ],
+)
+def test_a_client_that_sends_too_much_is_cut_off(sent: bytes) -> None:
+    async def scenario() -> None:
+        async with Endpoints(HOST, 0, Metrics().registry, Subject()) as endpoints:
+            reader, writer = await asyncio.open_connection(HOST, endpoints.port)
+            with contextlib.suppress(ConnectionError):
+                writer.write(sent)
+                await writer.drain()
+            assert b"ok" not in await end_of(reader)
+            writer.close()
+            assert (await answer(endpoints.port)).endswith(b"ok\n")
+
+    uvloop.run(scenario())
+
+
+@pytest.mark.parametrize("sent", [b"", b"GET /", b"GET /healthz HTTP/1.1\r\nHost: x\r\n"])
+def test_a_request_that_does_not_end_is_given_up(monkeypatch: pytest.MonkeyPatch, sent: bytes) -> None:
+    monkeypatch.setattr("bridge.watch.endpoints._TIMEOUT", 0.01)
+
+    async def scenario() -> None:
+        async with Endpoints(HOST, 0, Metrics().registry, Subject()) as endpoints:
+            reader, writer = await asyncio.open_connection(HOST, endpoints.port)
+            writer.write(sent)
+            await end_of(reader)
+            writer.close()
+
+    uvloop.run(scenario())
+
+
+def test_a_client_that_does_not_take_its_response_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bridge.watch.endpoints._TIMEOUT", 0.2)
+    monkeypatch.setattr("bridge.watch.endpoints._CLOSE_TIMEOUT", 0.2)
+
+    class Large(Subject):
+        def status(self, session: str | None) -> Mapping[str, object] | None:
+            return {"x": "x" * 20_000_000}  # more than the sockets hold
+
+    async def scenario() -> None:
+        async with Endpoints(HOST, 0, Metrics().registry, Large()) as endpoints:
+            _, writer = await asyncio.open_connection(HOST, endpoints.port)
+            writer.write(b"GET /status HTTP/1.1\r\nHost: x\r\n\r\n")
+            await soon(lambda: endpoints._open, 2, "it is accepted")
+            await soon(lambda: not endpoints._open, 5, "it is given up")
+            writer.close()
+
+    uvloop.run(scenario())
+
+
+def test_a_stop_does_not_wait_for_clients(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bridge.watch.endpoints._TIMEOUT", 3600.0)
+
+    async def scenario() -> None:
+        async with Endpoints(HOST, 0, Metrics().registry, Subject()) as endpoints:
+            _, writer = await asyncio.open_connection(HOST, endpoints.port)
+            await soon(lambda: endpoints._open, 2, "it is accepted")
+        assert not endpoints._open
+        writer.close()
+
+    uvloop.run(scenario())
+
+
+def test_metrics_are_collected_once_a_second_however_often_they_are_asked_for() -> None:
+    metrics = Metrics()
+    collections = 0
+
+    def collect() -> float:
+        nonlocal collections
+        collections += 1
+        return collections
+
+    metrics.gauge("ready").read = collect
+    openmetrics = b"GET /metrics HTTP/1.1\r\nHost: x\r\nAccept: application/openmetrics-text\r\n\r\n"
+
+    async def scenario() -> None:
+        async with Endpoints(HOST, 0, metrics.registry, Subject()) as endpoints:
+            plain = b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n"
+            before = collections
+            bodies = [(await answer(endpoints.port, plain)).partition(b"\r\n\r\n")[2] for _ in range(20)]
+            assert len(set(bodies)) == collections - before < 20
+            assert (await answer(endpoints.port, openmetrics)).endswith(b"# EOF\n")
+            asked = time.monotonic()
+            await soon(lambda: time.monotonic() > asked + 1, 2, "a second has passed")
+            assert not (await answer(endpoints.port, plain)).endswith(bodies[-1])
+
+    uvloop.run(scenario())
+
+
+def test_status_can_have_a_listener_of_its_own() -> None:
+    async def scenario() -> None:
+        registry = Metrics().registry
+        others = [path for path in PATHS if path != STATUS]
+        async with (
+            Endpoints(HOST, 0, registry, Subject(), paths=others) as public,
+            Endpoints(HOST, 0, registry, Subject(), paths=[STATUS], keys="http.status_") as private,
+        ):
+            status = b"GET /status HTTP/1.1\r\nHost: x\r\n\r\n"
+            refused = await answer(public.port, status)
+            assert refused.startswith(b"HTTP/1.1 404 ")
+            assert refused.endswith(b"try /metrics, /healthz, /readyz\n")
+            assert (await answer(private.port, status)).startswith(b"HTTP/1.1 200 ")
+            assert (await answer(private.port)).endswith(b"try /status\n")
+            with pytest.raises(ConfigError) as caught:
+                await Endpoints(HOST, private.port, registry, Subject(), keys="http.status_").__aenter__()
+            assert caught.value.key == "http.status_port"
+
+    uvloop.run(scenario())
 
 
 @pytest.mark.parametrize("run", [asyncio.run, uvloop.run])

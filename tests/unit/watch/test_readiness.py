@@ -83,8 +83,8 @@ def test_what_is_the_matter_is_said_by_cause_with_number_and_names() -> None:
 
 
 def test_the_body_has_only_what_there_is_to_say() -> None:
-    assert Readiness().body() == {"ready": True}
-    assert Readiness({"kafka": "away"}, {}).body() == {
+    assert Readiness().body(named=True) == {"ready": True}
+    assert Readiness({"kafka": "away"}, {}).body(named=True) == {
         "ready": False,
         "missing": {"kafka": "away"},
     }
@@ -109,6 +109,38 @@ def test_a_session_is_listed_with_what_is_not_confirmed_and_whole_on_request() -
     ]
 
 
+def test_ready_gives_causes_and_numbers_and_no_names() -> None:
+    body = of_sessions([LIVE, DOWN, REFUSED_ACCOUNT, standing(state="silent")]).body(named=False)
+    assert body == {
+        "ready": True,
+        "degraded": {
+            "sessions": [{"cause": "refused: HTTP 403", "number": 1}],
+            "accounts": [{"cause": "rejected: bad key", "number": 1}],
+            "silent": [{"cause": "no list or snapshot", "number": 2}],
+        },
+    }
+
+
+def test_many_long_causes_and_names_leave_room_for_each_kind_and_for_the_sessions() -> None:
+    """The most that the exchange can make of it: every subscription is refused in its own long words."""
+    word = "\N{GRINNING FACE}" * 300
+    standings = [
+        Standing(account, "s1", None, f"{n}{word}", False, {("depth", f"{word}{n}"): (state, f"{n}{word}")})
+        for n in range(300)
+        for account in (None, f"{n}{word}")
+        for state in ("refused", "silent")
+    ]
+    readiness = of_sessions([*standings, LIVE])
+    for named in (False, True):
+        body = readiness.body(named=named)
+        assert len(as_json(body)) <= LARGEST // 2
+        degraded = body["degraded"]
+        assert isinstance(degraded, dict)
+        assert list(degraded) == ["sessions", "accounts", "refused", "silent"]
+        assert [sum(group["number"] for group in groups) for groups in degraded.values()] == [600] * 4
+    assert len(as_json(fitting(body, "sessions", list(sessions_of(0, standings))))) <= LARGEST
+
+
 words = st.text(max_size=400)
 symbols = st.lists(st.text(max_size=40), unique=True, max_size=40)
 any_standing = st.builds(
@@ -129,9 +161,9 @@ def test_no_response_is_larger_than_64_kib_whatever_the_exchange_says(
     standings: list[Standing], times: int
 ) -> None:
     readiness = of_sessions(standings)
-    assert len(as_json(readiness.body())) <= LARGEST
+    assert len(as_json(readiness.body(named=False))) <= LARGEST
     listed = list(sessions_of(0, standings)) * times
-    status = fitting(dict(readiness.body()), "sessions", listed)
+    status = fitting(dict(readiness.body(named=True)), "sessions", listed)
     assert len(as_json(status)) <= LARGEST
     kept = json.loads(as_json(status))["sessions"]
     assert len(kept) + json.loads(as_json(status)).get("left_out", 0) == len(listed)
