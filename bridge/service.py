@@ -18,7 +18,7 @@ from bridge import __version__, plan
 from bridge.backoff import Backoff
 from bridge.config import Config, HttpConfig
 from bridge.errors import TopicError
-from bridge.kafka.client import FAILURES, in_words
+from bridge.kafka.client import FAILURES, in_words, sends_password_in_clear
 from bridge.kafka.leases import Leases
 from bridge.kafka.topics import Topic, prepare
 from bridge.records import STATE
@@ -283,6 +283,8 @@ async def run(config: Config) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, bridge.stop.set)
     log.info("starting", version=__version__, delivery=str(config.kafka.delivery))
+    if sends_password_in_clear(config.kafka):
+        log.warning("password sent to Kafka without TLS", mechanism=str(config.kafka.sasl_mechanism))
     async with AsyncExitStack() as listening:
         for endpoints in _endpoints(config.http, bridge):
             http = await listening.enter_async_context(endpoints)

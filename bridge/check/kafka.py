@@ -12,7 +12,7 @@ from bridge.check.access import access
 from bridge.check.lines import Say, plural
 from bridge.config import Config, KafkaConfig
 from bridge.kafka import quirks
-from bridge.kafka.client import connection, in_words
+from bridge.kafka.client import connection, in_words, sends_password_in_clear
 from bridge.kafka.topics import (
     CLEANUP,
     deleted_by_retention,
@@ -40,6 +40,8 @@ class _Found(NamedTuple):
 async def check_kafka(config: Config, say: Say) -> bool:
     """Print the state of Kafka's ACLs and topics; return whether `run` could work with them."""
     say(f"Kafka at {config.kafka.bootstrap_servers}")
+    if sends_password_in_clear(config.kafka):
+        say(f"  the password is sent without TLS ({config.kafka.sasl_mechanism}): use SASL_SSL")
     names = topic_names(config.kafka, sorted(plan.channels(config)))
     try:
         async with asyncio.timeout(_TIMEOUT):

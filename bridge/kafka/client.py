@@ -10,6 +10,7 @@ from aiokafka.errors import (
     GroupAuthorizationFailedError,
     InvalidSessionTimeoutError,
     InvalidTransactionTimeout,
+    KafkaConnectionError,
     KafkaError,
     TopicAuthorizationFailedError,
     TransactionalIdAuthorizationFailed,
@@ -70,6 +71,23 @@ def connection(config: KafkaConfig) -> dict[str, Any]:
         if config.sasl_plain_password:
             arguments["sasl_plain_password"] = config.sasl_plain_password.get_secret_value()
     return arguments
+
+
+def reconnection(config: KafkaConfig) -> dict[str, Any]:
+    """Return the same as `connection`, for the clients that are opened while the bridge runs.
+
+    Raises:
+        KafkaConnectionError: a certificate or key cannot be used, as while it is being renewed.
+    """
+    try:
+        return connection(config)
+    except ConfigError as error:
+        raise KafkaConnectionError(str(error)) from error
+
+
+def sends_password_in_clear(config: KafkaConfig) -> bool:
+    """Return whether a password, or what it can be guessed from, is sent to Kafka without TLS."""
+    return config.security_protocol == "SASL_PLAINTEXT"
 
 
 def _tls(config: KafkaConfig) -> ssl.SSLContext:

@@ -14,12 +14,12 @@ import structlog
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.abc import ConsumerRebalanceListener
 from aiokafka.coordinator.assignors.sticky.sticky_assignor import StickyPartitionAssignor
-from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError, KafkaTimeoutError
+from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaTimeoutError
 
 from bridge.backoff import Backoff
 from bridge.config import KafkaConfig
 from bridge.kafka import quirks
-from bridge.kafka.client import connection, in_words, reading
+from bridge.kafka.client import FAILURES, in_words, reading, reconnection
 from bridge.watch.metrics import Metrics
 
 log = structlog.get_logger(__name__)
@@ -55,22 +55,23 @@ class Leases(ConsumerRebalanceListener):  # type: ignore[misc]
         """Be a member of the group until cancelled; then leave it, so that others need not wait."""
         backoff = Backoff(0.5, 10.0)
         while True:
-            self._consumer = self._member()
             try:
+                self._consumer = self._member()
                 await self._consumer.start()
                 self._consumer.subscribe([self._topic], listener=self)
                 backoff.reset()
                 while True:
                     await asyncio.sleep(_POLL_INTERVAL)
                     await self._consumer.getmany(timeout_ms=0)  # raises errors of the background tasks
-            except KafkaError as error:
+            except FAILURES as error:
                 words = in_words(error)
                 self.trouble = f"consumer group unavailable on {self._config.bootstrap_servers}: {words}"
                 self._metrics.counter("kafka_errors_total", error=type(error).__name__).value += 1
                 log.error("consumer group unavailable, retrying", group=self._config.group_id, error=words)
             finally:
                 consumer, self._consumer = self._consumer, None
-                await quirks.wait_closed(consumer.stop())
+                if consumer is not None:
+                    await quirks.wait_closed(consumer.stop())
             await asyncio.sleep(backoff.next())
 
     async def is_ours(self, shard: int, max_age: float) -> bool:
@@ -113,7 +114,7 @@ class Leases(ConsumerRebalanceListener):  # type: ignore[misc]
     def _member(self) -> AIOKafkaConsumer:
         session_ms = int(self._config.session_timeout * 1000)
         return AIOKafkaConsumer(
-            **connection(self._config),
+            **reconnection(self._config),
             group_id=self._config.group_id,
             partition_assignment_strategy=(StickyPartitionAssignor,),
             enable_auto_commit=False,

@@ -9,7 +9,7 @@ from aiokafka.errors import IllegalOperation, KafkaConnectionError, KafkaError
 
 from bridge.config import Compression, KafkaConfig
 from bridge.kafka import quirks
-from bridge.kafka.client import connection
+from bridge.kafka.client import reconnection
 from bridge.kafka.topics import Topic
 
 log = structlog.get_logger(__name__)
@@ -42,7 +42,7 @@ async def open_producer(
             "transaction_timeout_ms": int(config.transaction_timeout * 1000),
         }
     producer = AIOKafkaProducer(
-        **connection(config),
+        **reconnection(config),
         enable_idempotence=True,
         compression_type=None if config.compression is Compression.NONE else config.compression,
         max_batch_size=MAX_BATCH_BYTES,

@@ -2,7 +2,7 @@
 
 Seen in aiokafka 0.14.0. After an upgrade read each function again; a test fails until `SEEN_IN` is raised.
 
-`apply` replaces two methods of aiokafka; `bridge.kafka.client.connection`, which every client is built with,
+`apply` replaces some methods of aiokafka; `bridge.kafka.client.connection`, which every client is built with,
 calls it. The other functions do their work where they are called.
 
 Three more properties of aiokafka need no private member, and are handled where the records are sent:
@@ -15,15 +15,18 @@ Three more properties of aiokafka need no private member, and are handled where 
 """
 
 import asyncio
-from collections.abc import Awaitable, Collection, Coroutine, Mapping
+import struct
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping
+from contextvars import ContextVar
 from itertools import chain
 from typing import Any
 
 import structlog
 from aiokafka import AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
-from aiokafka.conn import AIOKafkaConnection, CloseReason
-from aiokafka.errors import KafkaConnectionError, KafkaError, KafkaTimeoutError
+from aiokafka.client import AIOKafkaClient
+from aiokafka.conn import AIOKafkaConnection, CloseReason, ScramAuthenticator
+from aiokafka.errors import KafkaConnectionError, KafkaError, KafkaTimeoutError, SaslAuthenticationFailed
 from aiokafka.producer.message_accumulator import MessageAccumulator, MessageBatch
 from aiokafka.protocol.api import Response
 
@@ -34,13 +37,40 @@ SEEN_IN = "0.14.0"
 
 _CLOSE_TIMEOUT = 1.0  # seconds that a client gets to close, and once more after its task was cancelled
 
+# Bytes of a response: as many as a broker takes of a request, `socket.request.max.bytes`.
+_MOST_RESPONSE = 100 * 1024 * 1024
+
+# Iterations that SCRAM may ask for. Kafka sets 4096 to 16384 when it stores a password, and its own clients
+# refuse fewer, with which the password could be guessed from what is sent; more only keep a core busy.
+_LEAST_ITERATIONS, _MOST_ITERATIONS = 4096, 1_000_000
+
+_MOST_WORDS = 300  # characters of an error, which may be in the broker's words
+
+# Why the brokers that `bootstrap` has tried could not be used; None outside of it.
+_causes: ContextVar[list[str] | None] = ContextVar("causes", default=None)
+
 _original_send = AIOKafkaConnection.send
+_original_connect = AIOKafkaConnection.connect
+_original_authenticate = AIOKafkaConnection._do_sasl_handshake  # noqa: SLF001
+_original_read = AIOKafkaConnection._read  # noqa: SLF001
+_original_bootstrap = AIOKafkaClient.bootstrap
+_original_salted_password = ScramAuthenticator.create_salted_password
+_original_reenqueue = MessageAccumulator.reenqueue
 
 
 def apply() -> None:
     """Replace the methods of aiokafka that have to be replaced; calling it again changes nothing."""
-    AIOKafkaConnection.send = _send
-    MessageAccumulator.reenqueue = _reenqueue
+    for owner, name, original, corrected in (
+        (AIOKafkaConnection, "send", _original_send, _send),
+        (AIOKafkaConnection, "connect", _original_connect, _connect),
+        (AIOKafkaConnection, "_do_sasl_handshake", _original_authenticate, _authenticate),
+        (AIOKafkaConnection, "_read", _original_read, staticmethod(_read)),
+        (AIOKafkaClient, "bootstrap", _original_bootstrap, _bootstrap),
+        (ScramAuthenticator, "create_salted_password", _original_salted_password, _create_salted_password),
+        (MessageAccumulator, "reenqueue", _original_reenqueue, _reenqueue),
+    ):
+        if getattr(owner, name) is original:
+            setattr(owner, name, corrected)
 
 
 def _send(
@@ -62,6 +92,107 @@ def _send(
         self.close(reason=CloseReason.CONNECTION_BROKEN)
         raise KafkaConnectionError(f"Connection at {self.host}:{self.port} broken: {error}") from error
     return response
+
+
+async def _connect(self: AIOKafkaConnection) -> object:
+    """Raise nothing but KafkaError and OSError, in few words, which are not the password's.
+
+    aiokafka's clients expect these two. An address that is none, or a response that makes no sense, comes out
+    as whatever Python raises (ValueError, OverflowError, AssertionError). Not reported upstream as far as
+    known. Without this such a broker ends a background task of aiokafka, or the bridge, with a traceback.
+    """
+    try:
+        return await _original_connect(self)
+    except OSError as error:
+        _note(f"{self.host}:{self.port}: {error}")
+        raise
+    except Exception as error:  # noqa: BLE001 - a response can be wrong in any way
+        is_known = isinstance(error, KafkaError)
+        words = _words(error) if is_known else f"no answer of a Kafka broker: {error!r}"
+        words = _clean(words, self._sasl_plain_password)
+        _note(f"{self.host}:{self.port}: {words}")
+        raise (type(error) if is_known else KafkaConnectionError)(words) from None
+
+
+async def _authenticate(self: AIOKafkaConnection) -> None:
+    """Raise `SaslAuthenticationFailed` for an answer that is none of the mechanism's, see `_connect`."""
+    try:
+        await _original_authenticate(self)
+    except (KafkaError, OSError):
+        raise
+    except Exception as error:  # noqa: BLE001 - an answer can be wrong in any way
+        raise SaslAuthenticationFailed(f"{self._sasl_mechanism} failed: {error!r}") from None
+
+
+async def _bootstrap(self: AIOKafkaClient) -> None:
+    """Say why no broker can be used.
+
+    aiokafka writes that to its log, and raises "Unable to bootstrap from" without a cause. Not reported
+    upstream as far as known. Without this `check` and `/readyz` could not say what is the matter.
+    """
+    causes: list[str] = []
+    token = _causes.set(causes)
+    try:
+        await _original_bootstrap(self)
+    except KafkaConnectionError as error:
+        if not causes:
+            raise
+        raise KafkaConnectionError(f"cannot connect to {'; '.join(causes)}") from error
+    finally:
+        _causes.reset(token)
+
+
+def _words(error: Exception) -> str:
+    """Return the text of one of Kafka's errors, or its name if it has none, and what caused it."""
+    words = ", ".join(str(one) for one in error.args if one is not None) or type(error).__name__
+    return f"{words}: {error.__cause__!r}" if error.__cause__ is not None else words
+
+
+def _note(cause: str) -> None:
+    causes = _causes.get()
+    if causes is not None:
+        causes.append(cause)
+
+
+def _clean(words: str, password: str | None) -> str:
+    if password:
+        words = words.replace(password, "[redacted]")
+    words = "".join(one if one.isprintable() else "·" for one in words[: _MOST_WORDS + 1])
+    return words if len(words) <= _MOST_WORDS else f"{words[:_MOST_WORDS]}…"
+
+
+def _create_salted_password(self: ScramAuthenticator, salt: bytes, iterations: int) -> None:
+    """Refuse numbers of iterations that no broker needs.
+
+    aiokafka takes any number. Not reported upstream as far as known. Without this whoever answers in place of
+    the broker can have the password in a form that is guessed quickly, or keep a thread busy for hours.
+    """
+    if not _LEAST_ITERATIONS <= iterations <= _MOST_ITERATIONS:
+        raise ValueError(f"{iterations} iterations, {_LEAST_ITERATIONS} to {_MOST_ITERATIONS} are accepted")
+    _original_salted_password(self, salt, iterations)
+
+
+async def _read(reference: Callable[[], AIOKafkaConnection | None]) -> None:
+    """Read responses as long as there is a connection, none larger than Kafka sends.
+
+    aiokafka collects as many bytes as the first four announce, up to 2 GiB. Not reported upstream as far as
+    known. Without this whoever answers in place of the broker can use up the memory.
+    """
+    connection = reference()
+    if connection is None:
+        return
+    reader = connection._reader  # noqa: SLF001
+    del connection  # or it would never be collected while this waits
+    while True:
+        (size,) = struct.unpack(">i", await reader.readexactly(4))
+        if not 0 <= size <= _MOST_RESPONSE:
+            raise ConnectionError(f"a response of {size} bytes, {_MOST_RESPONSE} are accepted")
+        response = await reader.readexactly(size)
+        connection = reference()
+        if connection is None:
+            return
+        connection._handle_frame(response)  # noqa: SLF001
+        del connection
 
 
 def _reenqueue(self: MessageAccumulator, batch: MessageBatch) -> None:

@@ -23,7 +23,7 @@ from aiokafka.errors import KafkaTimeoutError
 from bridge.config import KafkaConfig
 from bridge.errors import ShardLost
 from bridge.kafka import quirks
-from bridge.kafka.client import connection, reading
+from bridge.kafka.client import reading, reconnection
 from bridge.kafka.topics import Topic
 from bridge.ledger import Heard, Watermark, advanced
 from bridge.plan import shard_of
@@ -218,7 +218,7 @@ class ShardState:
         if not offsets:
             return {}
         consumer = AIOKafkaConsumer(
-            **connection(self._config), isolation_level="read_committed", auto_offset_reset="earliest"
+            **reconnection(self._config), isolation_level="read_committed", auto_offset_reset="earliest"
         )
         try:
             async with asyncio.timeout(_PATIENCE):

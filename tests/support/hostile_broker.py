@@ -1,0 +1,82 @@
+"""A Kafka broker that answers as a test wants, up to the authentication and no further."""
+
+import asyncio
+import struct
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+Answer = Callable[[bytes], bytes | None]
+"""From a request to SASL to the response's token; None: the broker closes the connection."""
+
+_API_VERSIONS, _HANDSHAKE, _AUTHENTICATE = 18, 17, 36
+
+
+def text(value: str | None) -> bytes:
+    """Return a nullable string as Kafka writes it."""
+    return b"\xff\xff" if value is None else struct.pack(">h", len(value.encode())) + value.encode()
+
+
+def versions(*ranges: tuple[int, int, int]) -> bytes:
+    """Return a response to ApiVersions with these ranges of versions (key, lowest, highest)."""
+    keys = ranges or ((_API_VERSIONS, 0, 0), (_HANDSHAKE, 0, 1), (_AUTHENTICATE, 0, 0))
+    return struct.pack(">hi", 0, len(keys)) + b"".join(struct.pack(">hhh", *one) for one in keys)
+
+
+def mechanisms(*names: str, error: int = 0) -> bytes:
+    """Return a response to SaslHandshake."""
+    return struct.pack(">hi", error, len(names)) + b"".join(map(text, names))
+
+
+def token(answer: bytes, error: int = 0, words: str | None = None) -> bytes:
+    """Return a response to SaslAuthenticate."""
+    return struct.pack(">h", error) + text(words) + struct.pack(">i", len(answer)) + answer
+
+
+class HostileBroker:
+    """What a broker answers; `answers` are its responses to SaslAuthenticate, one after the other."""
+
+    def __init__(self, *answers: Answer | bytes) -> None:
+        self.versions = versions()
+        self.mechanisms = mechanisms("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512")
+        self.answers = answers
+        self.raw: bytes | None = None  # if set, the response to the first request, its length included
+        self.connections = 0  # so far
+
+    @asynccontextmanager
+    async def listening(self) -> AsyncIterator[str]:
+        """Listen on a port of this machine; yield the address."""
+        server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        host, port = server.sockets[0].getsockname()
+        try:
+            yield f"{host}:{port}"
+        finally:
+            server.close()
+            await server.wait_closed()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
+        answers = iter(self.answers)
+        try:
+            while True:
+                (size,) = struct.unpack(">i", await reader.readexactly(4))
+                request = await reader.readexactly(size)
+                if self.raw is not None:
+                    writer.write(self.raw)
+                    continue
+                key, _, correlation, client = struct.unpack(">hhih", request[:10])
+                if key == _API_VERSIONS:
+                    response = self.versions
+                elif key == _HANDSHAKE:
+                    response = self.mechanisms
+                else:
+                    answer = next(answers)
+                    sent = request[10 + client + 4 :]
+                    made = answer(sent) if callable(answer) else token(answer)
+                    if made is None:
+                        return
+                    response = made
+                writer.write(struct.pack(">ii", 4 + len(response), correlation) + response)
+        except (EOFError, ConnectionError, StopIteration):
+            pass
+        finally:
+            writer.close()
