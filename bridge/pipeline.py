@@ -14,7 +14,7 @@ from bridge.channels.figures import Name
 from bridge.errors import BadFrame, BadItem, DeadLetterReason
 from bridge.exchange.frames import Push
 from bridge.ledger import Gap, Watermarks
-from bridge.records import MOST_DETAIL, Record, deadletter, session_of
+from bridge.records import Record, deadletter, session_of
 from bridge.watch.metrics import Counter, Gauge, Histogram
 from bridge.watch.watch import Watch
 
@@ -124,6 +124,7 @@ class Pipeline:
     ) -> None:
         self._emit = emit
         self._journal = watch.journal
+        self._confidential = watch.confidential
         self._metrics = metrics = watch.metrics
         self._lanes: dict[str, _Lane] = {}  # by channel; complete from the start
         for name, channel in CHANNELS.items():
@@ -270,7 +271,7 @@ class Pipeline:
                     session=source.session,
                     account=source.account,
                     channel=push.channel,
-                    field=field,
+                    field=self._confidential.words(field),
                 )
 
     def _record_gap(self, gap: Gap, lane: _Lane) -> None:
@@ -287,7 +288,11 @@ class Pipeline:
         frame: bytes,
     ) -> None:
         self._metrics.counter("deadletters_total", reason=reason).value += 1
-        detail = detail[:MOST_DETAIL]
+        detail = self._confidential.words(detail)
+        if frame and self._confidential.repeats(frame):
+            why = "it repeats credentials, or cannot be searched for them"
+            detail = f"frame of {len(frame)} bytes withheld: {why}; {detail}"
+            frame = b""
         private = source.account is not None or channel in PRIVATE
         # Nothing of a private payload is logged, and a detail may quote it.
         shown = {} if private else {"detail": detail}
@@ -305,7 +310,7 @@ class Pipeline:
             )
 
         whole = None if channel is None else self._lanes[channel].whole
-        if whole is not None and not whole.take(received_us):
+        if frame and whole is not None and not whole.take(received_us):
             detail = f"frame of {len(frame)} bytes omitted: not the first of its kind; {detail}"
             frame = b""
         if self._emit([letter(detail, frame)]):

@@ -18,6 +18,7 @@ from bridge import __version__, plan
 from bridge.backoff import Backoff
 from bridge.config import Config, HttpConfig
 from bridge.errors import TopicError
+from bridge.exchange.words import Confidential
 from bridge.kafka.client import FAILURES, in_words, sends_password_in_clear
 from bridge.kafka.leases import Leases
 from bridge.kafka.topics import Topic, prepare
@@ -64,6 +65,7 @@ class Bridge:
         self._config = config
         # One for the process: its limits of handshakes and subscribe requests hold for all shards together.
         self._courtesy = Courtesy.of(config.exchange)
+        self._confidential = Confidential(account.credentials() for account in config.accounts)
         # Why the topics are not prepared yet, for /readyz; None once they are.
         self._trouble: str | None = f"no response from {config.kafka.bootstrap_servers} yet"
         self._leases: Leases | None = None  # None until the topics are prepared
@@ -207,7 +209,9 @@ class Bridge:
         owned = self.metrics.gauge("shard_owned", shard=str(number))
         backoff = Backoff(0.1, 5.0)
         while not self.stop.is_set() and number in (leases.shards or ()):
-            replica = Replica(self.replica, self._config, topics, self.metrics, self._courtesy)
+            replica = Replica(
+                self.replica, self._config, topics, self.metrics, self._courtesy, self._confidential
+            )
             shard = self._shards[number] = Shard(number, replica, partial(leases.is_ours, number))
             owned.value = 1
             try:

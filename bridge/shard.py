@@ -3,13 +3,14 @@
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import structlog
 
 from bridge import plan
 from bridge.config import AccountConfig, Config
 from bridge.errors import ShardLost
+from bridge.exchange.words import Confidential
 from bridge.halving import Halving
 from bridge.kafka.queues import Queues
 from bridge.kafka.sink import Sink
@@ -46,6 +47,7 @@ class Replica:
     topics: Mapping[str, Topic]
     metrics: Metrics
     courtesy: Courtesy
+    confidential: Confidential = field(default_factory=Confidential)
 
 
 class Shard:
@@ -84,7 +86,8 @@ class Shard:
             kafka, topics, queues=self.queues, state=self._state, is_ours=is_ours, metrics=metrics
         )
         # Where all parts of the shard report: the journal puts its events into the same queues.
-        self._watch = Watch(str(number), metrics, Journal(replica.name, number, self.queues.add, metrics))
+        journal = Journal(replica.name, number, self.queues.add, metrics)
+        self._watch = Watch(str(number), metrics, journal, replica.confidential)
         # What changes while it runs.
         self._over = asyncio.Event()  # set when it is to end: stopped, lost or failed
         # Whether its connectors have been started. The takeover ends some turns of the loop earlier.

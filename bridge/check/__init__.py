@@ -8,10 +8,16 @@ from bridge.check.exchange import check_exchange
 from bridge.check.kafka import check_kafka
 from bridge.check.lines import Say, plural
 from bridge.config import Config
+from bridge.exchange.words import printable
 
 
-async def check(config: Config, say: Say = print) -> int:
+async def check(config: Config, out: Say = print) -> int:
     """Print what `run` would do and what prevents it; return the exit status, 1 if anything does."""
+
+    def say(line: str) -> None:
+        """Print a line, which may have words of brokers and of the exchange: no control characters."""
+        out(printable(line))
+
     for line in _sessions(config):
         say(line)
     ready = {

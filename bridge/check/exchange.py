@@ -27,6 +27,7 @@ from bridge.exchange.events import (
 from bridge.exchange.requests import Credentials
 from bridge.exchange.session import Session, Timing
 from bridge.exchange.subscribing import subscribe_requests
+from bridge.exchange.words import Confidential
 from bridge.websocket import opening
 from bridge.websocket.courtesy import Courtesy, Handshake
 
@@ -44,6 +45,7 @@ class _Visitor:
     config: ExchangeConfig
     budget: Courtesy
     say: Say
+    confidential: Confidential
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +106,8 @@ async def check_exchange(config: Config, say: Say, listening: float = _LISTENING
     markets = {symbol for channel, symbol in subscriptions if _is_by_market(channel)}
     search = _Search(markets, plan.plan(config, 0).follows, listening)
     budget = Courtesy.of(config.exchange)
-    visitor = _Visitor(config.exchange, budget, say)
+    confidential = Confidential(account.credentials() for account in config.accounts)
+    visitor = _Visitor(config.exchange, budget, say, confidential)
     well, unseen = [], set[str]()
     if markets or not config.channels.empty():
         tried = _tried(public, unseen)
@@ -219,6 +222,7 @@ async def _listen(
         max_frame_bytes=config.max_frame_bytes,
         credentials=credentials,
     )
+    session.confidential = visitor.confidential
     result = _Result()
     try:
         async with await opening.connection(config, ClientConnection) as connection:
@@ -238,7 +242,7 @@ async def _listen(
     except TimeoutError:
         raise VisitFailed(f"no response within {config.reply_timeout:g} s") from None
     except (OSError, EOFError, WebSocketException, BadFrame) as error:
-        raise VisitFailed(session.mask(opening.in_words(error))) from None
+        raise VisitFailed(session.confidential.words(opening.in_words(error))) from None
     return result
 
 

@@ -1,6 +1,6 @@
 """Turns frames into typed messages: bounded inflate, JSON, and a reason if a frame is no message."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import msgspec
 from isal import isal_zlib
@@ -9,6 +9,7 @@ from msgspec import Raw
 
 from bridge.channels.additions import Reader
 from bridge.errors import BadFrame
+from bridge.exchange.words import Confidential, Words
 
 _UPDATE = ".update"
 _MOST_METHODS = 64
@@ -31,7 +32,7 @@ class Answer(msgspec.Struct, frozen=True, gc=False):
 
     id: int
     result: Raw
-    error: str | None
+    error: Words | None
 
 
 class _Envelope(msgspec.Struct, gc=False):
@@ -108,9 +109,13 @@ def within(text: bytes, limit: int) -> bytes:
 
 
 class Messages:
-    """Decodes the messages of one session, and notices fields that the exchange adds beside `params`."""
+    """Decodes the messages of one session, and notices fields that the exchange adds beside `params`.
 
-    def __init__(self) -> None:
+    `words` turns the exchange's texts into words that may be shown.
+    """
+
+    def __init__(self, words: Callable[[str], Words] | None = None) -> None:
+        self._words = words or Confidential().words
         self._reader = Reader(_Envelope)
         self._decode = self._reader.decode  # changes when a field is noticed
         self._has_noticed = False
@@ -137,7 +142,7 @@ class Messages:
         if method is None:
             if envelope.id is None:
                 raise BadFrame("unknown_method", "neither a method nor the id of a request")
-            return Answer(envelope.id, envelope.result, _error_text(envelope.error))
+            return Answer(envelope.id, envelope.result, _error_text(envelope.error, self._words))
         channel = self._channels.get(method)
         if channel is None:
             channel = self._channel(method)
@@ -181,7 +186,7 @@ def _decode_envelope(text: bytes) -> _Envelope:
         raise BadFrame("json", str(error)) from None
 
 
-def _error_text(error: Raw) -> str | None:
+def _error_text(error: Raw, words: Callable[[str], Words]) -> Words | None:
     """Return the text of an answer's error: an object as in the API document, or a string or a number."""
     try:
         body = _decode_error(error)
@@ -191,12 +196,12 @@ def _error_text(error: Raw) -> str | None:
         case None | False | 0 | "":
             return None
         case str():
-            return body
+            return words(body)
         case _ErrorBody(code, message) if message:
-            return message if code is None else f"{message} (code {code})"
+            return words(message) if code is None else Words(f"{words(message)} (code {words(str(code))})")
         case _ErrorBody(None):
-            return bytes(error).decode(errors="replace")
+            return words(bytes(error).decode(errors="replace"))
         case _ErrorBody(code):
-            return f"code {code}"
+            return words(f"code {code}")
         case _:
-            return f"code {body}"
+            return words(f"code {body}")

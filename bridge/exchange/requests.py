@@ -18,10 +18,6 @@ class Credentials:
     api_key: str = field(repr=False)
     secret: str = field(repr=False)
 
-    def mask(self, text: str) -> str:
-        """Return a text from the exchange without key and secret: it may repeat what it refuses."""
-        return text.replace(self.api_key, "***").replace(self.secret, "***")
-
 
 def ping(request_id: int) -> Request:
     """Return `server.ping`, answered with "pong" (API document, "Ping")."""
@@ -36,9 +32,14 @@ def time(request_id: int) -> Request:
 def auth(request_id: int, credentials: Credentials, timestamp_ms: int) -> Request:
     """Return `server.auth` (API document, "Auth"): the timestamp is a string, and that string is signed."""
     timestamp = str(timestamp_ms)
+    params = [credentials.api_key, timestamp, signature(credentials, timestamp)]
+    return _request(request_id, "server.auth", params)
+
+
+def signature(credentials: Credentials, timestamp: str) -> str:
+    """Return the signature of a timestamp, in base64 (API document, "Auth")."""
     digest = hmac.digest(credentials.secret.encode(), timestamp.encode(), hashlib.sha256)
-    signature = base64.b64encode(digest).decode()
-    return _request(request_id, "server.auth", [credentials.api_key, timestamp, signature])
+    return base64.b64encode(digest).decode()
 
 
 def subscribe(request_id: int, channel: str, symbols: Sequence[str]) -> Request:

@@ -43,6 +43,7 @@ from bridge.exchange.frames import Answer, Messages, Push, inflate, within
 from bridge.exchange.refusals import Meaning, blamed, meaning
 from bridge.exchange.requests import Credentials
 from bridge.exchange.subscribing import MOST_SYMBOLS, Subscribe, SubscribeQueue, subscribes
+from bridge.exchange.words import Confidential, Words
 
 _YEAR_5138 = 1e11
 
@@ -158,7 +159,10 @@ class Session:
         self._aside: set[tuple[str, str]] = set()  # subscriptions that are refused anyway, see `put_aside`
         self._awaited = Awaited(timing.reply_timeout)  # clean lists and snapshots; none once over
         self._repeats = Repeats(timing.reply_timeout)  # that are needed; none once over
-        self._messages = Messages()
+        # What no text of the exchange may show. The owner may replace it before the start, by that of all
+        # accounts of the process.
+        self.confidential = Confidential([] if credentials is None else [credentials])
+        self._messages = Messages(self._words)
         self._to_send: list[requests.Request] = []  # emptied by `to_send`
         self._events: list[Event] = []  # emptied by `events`
 
@@ -342,10 +346,6 @@ class Session:
         self._queue.hold_due_retries(now)
         self._hold_repeats(now)
 
-    def mask(self, text: str) -> str:
-        """Return a text from the exchange without the credentials: it may repeat what it refuses."""
-        return text if self._credentials is None else self._credentials.mask(text)
-
     @property
     def live(self) -> bool:
         """True when every subscription is confirmed or refused.
@@ -355,10 +355,13 @@ class Session:
         """
         return self.state is SessionState.LIVE
 
+    def _words(self, text: str) -> Words:
+        return self.confidential.words(text)  # which may have been replaced
+
     # The state machine
 
     def _answered(self, answer: Answer, request: _Unanswered, now: float) -> None:
-        error = None if answer.error is None else self.mask(answer.error)
+        error = answer.error
         match request.method:
             case "server.ping":
                 if error is None:
@@ -395,6 +398,7 @@ class Session:
         assert self._credentials is not None  # noqa: S101
         self._enter(SessionState.AUTH)
         timestamp_ms = int((now + self._server_offset) * 1000)
+        self.confidential.note_signature(self._credentials, timestamp_ms)
         self._to_send.append(requests.auth(self._expect("server.auth", now), self._credentials, timestamp_ms))
 
     def _subscribe_wanted(self, now: float) -> None:

@@ -6,8 +6,9 @@ from pathlib import Path
 
 from bridge.config import Config
 from bridge.errors import VisitFailed
+from bridge.exchange.words import Confidential, printable
 from bridge.probe import report
-from bridge.probe.findings import Findings, shown
+from bridge.probe.findings import Findings
 from bridge.probe.messages import Messages
 from bridge.probe.samples import Samples
 from bridge.probe.steps import Probe
@@ -31,20 +32,28 @@ async def probe(
     each form of message. `limits` tries how many subscriptions and connections there may be. The status is 1
     if the exchange could not be visited, or if an assumption does not hold on which data depends.
     """
-    messages = Messages(Findings(), config.exchange.max_frame_bytes)
-    keep = None if record is None else Samples(record).keep
+    confidential = Confidential(account.credentials() for account in config.accounts)
+    messages = Messages(Findings(confidential), config.exchange.max_frame_bytes)
+    samples = None if record is None else Samples(record)
+
+    def keep(text: bytes) -> None:
+        if samples is not None and not confidential.repeats(text):
+            samples.keep(text)
+
     visit = Probe(config, messages, keep)
     begun, failed = time.monotonic(), ""
     try:
         await visit.run(seconds, limits=limits)
     except VisitFailed as error:
-        failed = f"the exchange at {config.exchange.url} could not be visited: {shown(str(error))}"
+        failed = (
+            f"the exchange at {config.exchange.url} could not be visited: {confidential.words(str(error))}"
+        )
     took = time.monotonic() - begun
     if json:
         say(report.as_json(messages, visit.timed, took).decode())
     else:
         for line in report.lines(messages, visit.timed, took):
-            say(line)
+            say(printable(line))
     if failed:
         say(failed)
     return 1 if failed or messages.findings.costs_data else 0

@@ -4,14 +4,7 @@ import enum
 from dataclasses import dataclass, field
 
 from bridge.exchange.assumptions import ASSUMPTIONS
-
-_SHOWN = 160  # characters of a text from the exchange
-
-
-def shown(text: str) -> str:
-    """Return a text from the exchange as it may be printed: one short line without control characters."""
-    printable = "".join(one if one.isprintable() else "·" for one in text[:_SHOWN])
-    return printable + ("…" if len(text) > _SHOWN else "")
+from bridge.exchange.words import Confidential
 
 
 class Verdict(enum.StrEnum):
@@ -40,8 +33,9 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Findings:
-    """The findings of one probe, by the name of the assumption."""
+    """The findings of one probe, by the name of the assumption; `confidential` is what they may not show."""
 
+    confidential: Confidential = field(default_factory=Confidential)
     of: dict[str, Finding] = field(default_factory=lambda: {name: Finding() for name in ASSUMPTIONS})
 
     def note(self, name: str, holds: bool, evidence: str) -> None:
@@ -52,7 +46,7 @@ class Findings:
         """
         finding = self.of[name]
         if not (finding.failed or (holds and finding.held)):
-            finding.evidence = shown(evidence)
+            finding.evidence = self.confidential.words(evidence)
         if holds:
             finding.held += 1
         else:

@@ -3,7 +3,7 @@
 import re
 import zlib
 from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -57,9 +57,8 @@ class Pushed:
 
 @dataclass(slots=True)
 class Line:
-    """What one connection was asked for, and what came over it; `mask` takes credentials out of a text."""
+    """What one connection was asked for, and what came over it."""
 
-    mask: Callable[[str], str] = str
     asked: set[tuple[str, str]] = field(default_factory=set)  # channel and symbol; "" where there is none
     answers: dict[int, Answered] = field(default_factory=lambda: defaultdict(Answered))  # by request id
     pushed: dict[tuple[str, str], Pushed] = field(default_factory=lambda: defaultdict(Pushed))
@@ -100,7 +99,7 @@ class Messages:
         try:
             message = orjson.loads(text)
         except orjson.JSONDecodeError as error:
-            note("one_message", False, line.mask(f"not JSON: {error}: {_begin(text)}"))
+            note("one_message", False, f"not JSON: {error}: {_begin(text)}")
             return None
         note("one_message", True, f"{len(text)} bytes")
         blanks = _BLANK.search(_STRING.sub(b'""', text))
@@ -111,9 +110,9 @@ class Messages:
                 self._push(line, method.removesuffix(".update"), params, now)
             case {"id": int(number)} if "method" not in message and number in line.answers:
                 self._fields(_ANSWER, message, "an answer")
-                self._answer(line, line.answers[number], message, now)
+                self._answer(line.answers[number], message, now)
             case _:
-                note("known_methods", False, line.mask(_begin(text)))
+                note("known_methods", False, _begin(text))
         return text
 
     def _text(self, frame: bytes, binary: bool) -> bytes | None:
@@ -126,12 +125,12 @@ class Messages:
             self.findings.note("one_message", False, str(bad))
             return None
 
-    def _answer(self, line: Line, answered: Answered, message: Mapping[str, Any], now: float) -> None:
+    def _answer(self, answered: Answered, message: Mapping[str, Any], now: float) -> None:
         answered.number += 1
         if answered.number == 1:
             error = message.get("error")
             known = error in (None, False, 0, "")
-            answered.error = None if known else line.mask(_begin(orjson.dumps(error)))
+            answered.error = None if known else self.findings.confidential.words(_begin(orjson.dumps(error)))
             answered.result, answered.at = message.get("result"), now
 
     def _push(self, line: Line, channel: str, params: list[Any], now: float) -> None:

@@ -36,7 +36,7 @@ class Wire:
         credentials: Credentials | None = None,
         keep: Keep | None = None,
     ) -> None:
-        self.line = Line(mask=credentials.mask if credentials else str)
+        self.line = Line()
         self.closed = ""  # why the exchange closed it; "" while it is open
         self._config = config
         self._messages = messages
@@ -95,6 +95,7 @@ class Wire:
         bounds = await self.server_time()
         milliseconds = int((time.time() + (bounds[0] if bounds else 0.0)) * 1000)
         credentials = self._credentials
+        self._messages.findings.confidential.note_signature(credentials, milliseconds)
         return await self._ask(lambda number: requests.auth(number, credentials, milliseconds))
 
     async def subscribe(self, channel: str, symbols: Sequence[str]) -> Answered:
@@ -141,7 +142,7 @@ class Wire:
                     self._keep(text)
                 self._news.set()
         except WebSocketException as error:
-            self.closed = self.line.mask(str(error))
+            self.closed = self._messages.findings.confidential.words(str(error))
         else:
             self.closed = "closed by the exchange"
         finally:

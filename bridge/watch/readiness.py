@@ -10,6 +10,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
+from bridge.exchange.words import printable
+
 LARGEST = 65_536
 """Bytes of the body of a response, at most."""
 
@@ -203,4 +205,4 @@ def _short(why: object, causes: int, names: int) -> object:
 def _cut(text: str) -> str:
     """Return a text of others as it may be shown: the middle of a long one is cut, its end has the reason."""
     shortened = text if len(text) <= _CAUSE else f"{text[: _CAUSE // 2]} … {text[-_CAUSE // 2 :]}"
-    return "".join(one if one.isprintable() else "·" for one in shortened)
+    return printable(shortened)

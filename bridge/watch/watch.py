@@ -1,14 +1,15 @@
 """Where the parts of a shard report: metrics for Prometheus, the journal for the events topic."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from bridge.exchange.words import Confidential
 from bridge.watch.events import Journal
 from bridge.watch.metrics import Metrics
 
 
 @dataclass(frozen=True, slots=True)
 class Watch:
-    """The metrics and the journal of one shard.
+    """The metrics and the journal of one shard, and what none of its reports may contain.
 
     `shard` is the shard's number as the label of its metrics and log lines: "0", "1" and so on.
     """
@@ -16,3 +17,4 @@ class Watch:
     shard: str
     metrics: Metrics
     journal: Journal
+    confidential: Confidential = field(default_factory=Confidential)

@@ -25,6 +25,7 @@ from bridge.config import ExchangeConfig
 from bridge.exchange.requests import Credentials
 from bridge.exchange.session import Session, Timing
 from bridge.exchange.subscribing import subscribe_requests
+from bridge.exchange.words import Words
 from bridge.ledger import Heard
 from bridge.records import Cause
 from bridge.watch.readiness import Standing
@@ -97,6 +98,8 @@ class Connector:
     ) -> None:
         self.wanted = {channel: list(symbols) for channel, symbols in wanted.items()}  # grows by `subscribe`
         self.account = account.name if account else None  # None for public channels
+        if account is not None:
+            watch.confidential.add(account.credentials)
         self._config = config
         self._courtesy = courtesy
         self._receiver = receiver
@@ -316,7 +319,7 @@ class Connector:
         except TimeoutError:
             return Ended("timeout", f"no connection to {self._config.url}", opened=False)
         except (OSError, EOFError, WebSocketException) as error:
-            return Ended("refused", f"{self._config.url}: {opening.in_words(error)}", opened=False)
+            return Ended("refused", f"{self._config.url}: {self._in_words(error)}", opened=False)
         try:
             self._begin(feed)
             await until(feed.live.wait(), feed)
@@ -392,6 +395,9 @@ class Connector:
         )
         self._listening.record(missed, time.time_ns() // 1000)
 
+    def _in_words(self, error: BaseException) -> Words:
+        return self._watch.confidential.words(opening.in_words(error))
+
     async def _open(self, receiver: Receiver, cause: Cause, wanted: plan.Wanted | None = None) -> Feed:
         config = self._config
         opened = await opening.stream(config, self._courtesy)
@@ -403,6 +409,7 @@ class Connector:
             credentials=self._credentials,
             begins_clean=BEGIN_CLEAN,
         )
+        session.confidential = self._watch.confidential
         return Feed(
             opened,
             session,
@@ -471,7 +478,7 @@ class Connector:
         except (OSError, EOFError, WebSocketException) as error:
             rotation.abandon()
             self._retrying.rotation_failed()
-            self._log.warning("rotation postponed: could not connect", detail=opening.in_words(error))
+            self._log.warning("rotation postponed: could not connect", detail=self._in_words(error))
             return old
         self._begin(new)
         outcome = await rotation.run(new, accept_refusals=self._postponed >= _MOST_POSTPONED)
@@ -559,7 +566,7 @@ class Connector:
             new = await self._open(rotation.receiver_of_new, "rotated", wanted)
         except (OSError, EOFError, WebSocketException) as error:
             rotation.abandon()
-            self._log.warning("halved sessions not joined", detail=opening.in_words(error))
+            self._log.warning("halved sessions not joined", detail=self._in_words(error))
             return None
         self._begin(new, wanted)
         outcome = await rotation.run(new, accept_refusals=False)

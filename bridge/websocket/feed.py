@@ -327,7 +327,8 @@ class Feed:
     def _closed(self) -> Ended:
         if (fault := self._stream.fault) is not None:
             return Ended("closed", f"closed by the bridge: {fault}")
-        code, reason = self._stream.close_code, self.session.mask(self._stream.close_reason or "")
+        code = self._stream.close_code
+        reason = self.session.confidential.words(self._stream.close_reason or "")
         detail = f"closed by the exchange (code {code}{f', {reason!r}' if reason else ''})"
         return Ended("closed", detail, overloaded=code in _OVERLOADED)
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from bridge.exchange import requests
 from bridge.exchange.requests import Credentials
+from bridge.exchange.words import Confidential
 
 CHANNELS = {
     "trades": ("ETH_USDT", "BTC_USDT"),
@@ -62,7 +63,10 @@ def test_the_signature_is_the_base64_hmac_of_the_timestamp_text(
 
 def test_key_and_secret_are_masked_in_texts_of_the_exchange() -> None:
     credentials = Credentials("5a8e6b662ddb0", "s3cr3t")
-    assert credentials.mask("no key 5a8e6b662ddb0, signed with s3cr3t") == "no key ***, signed with ***"
+    assert (
+        Confidential([credentials]).words("no key 5a8e6b662ddb0, signed with s3cr3t")
+        == "no key ***, signed with ***"
+    )
 
 
 @pytest.mark.parametrize(("channel", "symbols"), CHANNELS.items())

@@ -7,6 +7,7 @@ import orjson
 import pytest
 
 from bridge.exchange.assumptions import ASSUMPTIONS
+from bridge.exchange.requests import Credentials
 from bridge.probe.findings import Findings, Verdict
 from bridge.probe.messages import Line, Messages
 
@@ -159,7 +160,7 @@ def test_any_params_can_be_looked_at(channel: str, params: list[Any]) -> None:
 
 def test_credentials_that_the_exchange_repeats_are_not_shown() -> None:
     seen = Seen()
-    seen.line.mask = lambda text: text.replace("secret-key", "***")
+    seen.findings.confidential.add(Credentials("secret-key", "secret"))
     seen.text(b'{"error":{"code":3,"message":"bad key secret-key"},"result":null,"id":4}')
     seen.text(b'{"method":"hello secret-key","id":null}')
     assert seen.line.answers[4].error == '{"code":3,"message":"bad key ***"}'
@@ -179,4 +180,4 @@ def test_what_was_not_asked_for_takes_no_memory() -> None:
 def test_control_characters_of_the_exchange_are_not_printed() -> None:
     seen = Seen()
     seen.push("trades", [False, trades(1), "\x1b[2JX\r\nholds:"])
-    assert seen.findings.of["known_methods"].evidence == "trades.update of ·[2JX··HOLDS:"
+    assert seen.findings.of["known_methods"].evidence == "trades.update of \\x1b[2JX\\r\\nHOLDS:"

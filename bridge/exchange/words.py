@@ -1,0 +1,175 @@
+"""Words from outside: what the exchange says, as it may be shown; pure.
+
+An exchange that refuses a login may repeat the API key; an error text may have megabytes, or control
+characters that forge lines. So a text of the exchange becomes `Words` where it is read, before it is logged,
+recorded, shown or compared with anything.
+"""
+
+import re
+import zlib
+from collections import deque
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
+from typing import NewType
+
+from bridge.exchange.requests import Credentials, signature
+
+Words = NewType("Words", str)
+"""A text from outside that may be shown: short, on one line, without credentials."""
+
+MOST_WORDS = 300
+"""Characters of a text that are shown; the number of all characters follows."""
+
+_READ = 16_384  # characters of a text that are looked at
+_MASK = "***"
+_PREFIX = 8  # characters of a credential that count for it: what repeats it may be cut
+_LEAST = 6  # characters of a credential that frames are searched for: a shorter one may be anything
+_DEPTH = 3  # times that a text may be escaped over
+_MOST_ESCAPES = 100_000  # of a frame that are undone
+_SEARCHED = 8 * 1024 * 1024  # bytes that a frame may inflate to and be searched
+_SIGNATURES = 16  # that are remembered
+_CHUNK = 512  # bytes that are inflated at once: what is in front of damage is searched too
+_STREAMS = 8  # streams in one frame that are searched
+
+_ESCAPE = re.compile(
+    r"\\+u([0-9a-f]{4})|\\+x([0-9a-f]{2})|%([0-9a-f]{2})|&#x([0-9a-f]{1,6});|&#([0-9]{1,7});"
+    r"|&(amp|lt|gt|quot|apos);|\\+([^\\])",
+    re.IGNORECASE,
+)
+_NAMED = {"amp": "&", "lt": "<", "gt": ">", "quot": '"', "apos": "'"}
+
+
+class Confidential:
+    """Credentials that no text may show: keys, secrets, and the newest signatures with their times."""
+
+    def __init__(self, credentials: Iterable[Credentials] = ()) -> None:
+        self._fixed: list[str] = []  # keys and secrets
+        self._signed: deque[str] = deque(maxlen=2 * _SIGNATURES)  # times and their signatures, newest last
+        for one in credentials:
+            self.add(one)
+
+    def add(self, credentials: Credentials) -> None:
+        """Keep the credentials of one more account confidential."""
+        both = (credentials.api_key, credentials.secret)
+        self._fixed += [one for one in both if one and one not in self._fixed]
+
+    def note_signature(self, credentials: Credentials, timestamp_ms: int) -> None:
+        """Keep what a login is about to send confidential."""
+        self._signed += (str(timestamp_ms), signature(credentials, str(timestamp_ms)))
+
+    def words(self, text: str) -> Words:
+        """Return a text without credentials, however they are written, on one line, and cut."""
+        shown = printable(self._masked(text[:_READ]))
+        if len(shown) > MOST_WORDS or len(text) > _READ:
+            shown = f"{shown[:MOST_WORDS]}… ({len(text)} characters)"
+        return Words(shown)
+
+    def repeats(self, frame: bytes) -> bool:
+        """Return whether a frame contains a credential when it is inflated, as far as it can be.
+
+        Also if that cannot be told, since it inflates to more than 8 MiB or has very many escapes.
+        """
+        searched = [one for one in (*self._fixed, *self._signed) if len(one) >= _LEAST]
+        if not searched:
+            return False
+        text = _inflated(frame, _SEARCHED)
+        return text is None or any(_may_repeat(one, searched) for one in (frame, text))
+
+    def _masked(self, text: str) -> str:
+        repeated = _repeated(text, [*self._fixed, *self._signed])
+        for whole in (True, False):  # what is there whole is not taken for the beginning of another one
+            for credential in repeated:
+                pattern = _spelled(credential, whole)
+                level = text = pattern.sub(_MASK, text)
+                for _ in range(_DEPTH):
+                    level = _ESCAPE.sub(_undone, level)
+                    if pattern.search(level):
+                        level = text = pattern.sub(_MASK, level)
+        return text
+
+
+def printable(text: str) -> str:
+    """Return a text with its control characters and line ends escaped, as Python does it."""
+    if text.isprintable():
+        return text
+    return "".join(one if one.isprintable() else _escaped(one) for one in text)
+
+
+def _escaped(character: str) -> str:
+    return character.encode("unicode_escape", "surrogatepass").decode("ascii")
+
+
+def _repeated(text: str, credentials: Sequence[str]) -> list[str]:
+    """Return which of these a text contains, at least their beginnings, escaped or not; longest first."""
+    if not credentials:
+        return []
+    levels = [text]
+    for _ in range(_DEPTH):
+        levels.append(_ESCAPE.sub(_undone, levels[-1]))
+    levels = [level.lower() for level in levels]
+    found = {one for one in credentials if any(one[:_PREFIX].lower() in level for level in levels)}
+    return sorted(found, key=len, reverse=True)
+
+
+@lru_cache(maxsize=256)
+def _spelled(credential: str, whole: bool) -> re.Pattern[str]:
+    """Return what finds a credential in any spelling, or its beginning and as much more as follows."""
+    least = len(credential) if whole else _PREFIX
+    rest = ""
+    for character in reversed(credential[least:]):
+        rest = f"(?:{_any_spelling(character)}{rest})?"
+    return re.compile("".join(map(_any_spelling, credential[:least])) + rest, re.IGNORECASE)
+
+
+def _any_spelling(character: str) -> str:
+    code = ord(character)
+    named = "".join(f"|&(?:amp;)*{name};" for name, one in _NAMED.items() if one == character)
+    percent = "".join(f"%(?:25)*{byte:02x}" for byte in character.encode(errors="replace"))
+    plain = re.escape(character)
+    return (
+        rf"(?:\\*{plain}|\\+u{code:04x}|\\+x{code:02x}|{percent}"
+        rf"|&(?:amp;)*\#0*{code};|&(?:amp;)*\#x0*{code:x};{named})"
+    )
+
+
+def _undone(escape: re.Match[str]) -> str:
+    unicode, byte, percent, hexadecimal, decimal, name, character = escape.groups()
+    if name:
+        return _NAMED[name.lower()]
+    if character:
+        return character
+    code = int(decimal) if decimal else int(unicode or byte or percent or hexadecimal, 16)
+    return chr(code) if code <= 0x10FFFF else escape[0]  # noqa: PLR2004 - the last character
+
+
+def _may_repeat(text: bytes, credentials: Sequence[str]) -> bool:
+    """Return whether a text contains one of these, escaped or not; True if it has too many escapes."""
+    if sum(map(text.count, (b"\\", b"%", b"&"))) > _MOST_ESCAPES:
+        return True
+    return bool(_repeated(text.decode(errors="replace"), credentials))
+
+
+def _inflated(frame: bytes, limit: int) -> bytes | None:
+    """Return all that can be inflated of a frame, whatever is wrong with it; None if it is too much."""
+    found = bytearray()
+    for form in (zlib.MAX_WBITS, -zlib.MAX_WBITS):
+        rest = frame
+        for _ in range(_STREAMS):
+            stream = zlib.decompressobj(form)
+            try:
+                for start in range(0, len(rest), _CHUNK):
+                    found += stream.decompress(rest[start : start + _CHUNK], limit + 1 - len(found))
+                    if len(found) > limit:
+                        return None
+                    if stream.eof:
+                        rest = stream.unused_data + rest[start + _CHUNK :]
+                        break
+                else:
+                    break
+            except zlib.error:
+                break
+            if not rest:
+                return bytes(found)
+        if found:
+            break
+    return bytes(found)
