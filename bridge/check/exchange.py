@@ -217,7 +217,7 @@ async def _listen(
     await budget.admit(Handshake(subscribe_requests(wanted), repeated=False))
     session = Session(
         wanted,
-        timing=Timing(config.ping_interval, config.reply_timeout),
+        timing=Timing(config.ping_interval, config.reply_timeout, max_clock_offset=config.max_clock_offset),
         wall_offset=time.time() - time.monotonic(),
         max_frame_bytes=config.max_frame_bytes,
         credentials=credentials,

@@ -101,6 +101,11 @@ class ExchangeConfig(Section):
         "without losing data. The exchange closes every connection after about two hours "
         "(7200 s).",
     )
+    max_clock_offset: Seconds = Field(
+        default=30.0,
+        description="Seconds that the exchange's clock (`server.time`) and the local one may be apart. "
+        "Beyond it nothing is signed: accounts are reported as degraded, and tried again.",
+    )
     subscriptions_per_session: int = Field(
         default=30,
         ge=1,

@@ -90,7 +90,8 @@ _ROWS = (
         "clock",
         "`server.time` is right to a second, and the local clock is less than 5 s off.",
         _D,
-        "Requests are signed with the server's clock. Latencies are wrong by the difference.",
+        "Requests are signed with the server's clock, up to `exchange.max_clock_offset`. Latencies are wrong "
+        "by the difference.",
     ),
     Assumption(
         "thirty_subscriptions",

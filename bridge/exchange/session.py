@@ -83,11 +83,13 @@ class Timing:
 
     `reply_timeout` is for pings; other requests are waited for up to a minute, while pings are answered.
     `retry_refused` is the time until a refused subscription is requested again; it doubles with each retry.
+    If the server's clock is more than `max_clock_offset` from the local one, nothing is signed.
     """
 
     ping_interval: float = 15.0
     reply_timeout: float = 10.0
     retry_refused: float = 30.0
+    max_clock_offset: float = NEVER
 
 
 @dataclass(frozen=True, slots=True)
@@ -395,7 +397,13 @@ class Session:
             self._events.append(ClockRead(self._server_offset - self._wall_offset))
 
     def _authenticate(self, now: float) -> None:
+        """Log in, unless the clocks are too far apart: a signature for another day could be kept and used."""
         assert self._credentials is not None  # noqa: S101
+        ahead, most = self._server_offset - self._wall_offset, self._timing.max_clock_offset
+        if abs(ahead) > most:
+            found = f"the exchange's clock is {ahead:+.0f} s from the local one"
+            self._give_up("rejected", f"nothing signed: {found}, and max_clock_offset is {most:g} s")
+            return
         self._enter(SessionState.AUTH)
         timestamp_ms = int((now + self._server_offset) * 1000)
         self.confidential.note_signature(self._credentials, timestamp_ms)

@@ -90,9 +90,12 @@ class Wire:
         return answered.result - time.time(), answered.result + 1 - sent
 
     async def log_in(self) -> Answered:
-        """Log in, signed with the server's clock."""
+        """Log in, signed with the server's clock, unless that is too far from ours."""
         assert self._credentials is not None  # noqa: S101 - a wire without credentials has nothing to log in
         bounds = await self.server_time()
+        most = self._config.max_clock_offset
+        if bounds and (bounds[0] > most or bounds[1] < -most):
+            return Answered(error=f"nothing signed: server.time is {bounds[0]:+.0f} s off")
         milliseconds = int((time.time() + (bounds[0] if bounds else 0.0)) * 1000)
         credentials = self._credentials
         self._messages.findings.confidential.note_signature(credentials, milliseconds)

@@ -403,7 +403,9 @@ class Connector:
         opened = await opening.stream(config, self._courtesy)
         session = Session(
             wanted or self.wanted,
-            timing=Timing(config.ping_interval, config.reply_timeout, config.reconnect_max),
+            timing=Timing(
+                config.ping_interval, config.reply_timeout, config.reconnect_max, config.max_clock_offset
+            ),
             wall_offset=time.time() - time.monotonic(),
             max_frame_bytes=config.max_frame_bytes,
             credentials=self._credentials,

@@ -257,6 +257,28 @@ def test_an_account_authenticates_with_the_servers_clock_before_it_subscribes() 
     assert state(session) is SessionState.SUBSCRIBING
 
 
+@pytest.mark.parametrize("ahead", [31, -31, 315_360_000, -1_600_000_000])
+def test_nothing_is_signed_while_the_clocks_are_too_far_apart(ahead: int) -> None:
+    session = private({"order": ["A"]}, Timing(max_clock_offset=30.0))
+    session.to_send()
+    wall = int(WALL + START + 1)
+    receive(session, answer(1, wall + ahead), START + 1)
+    assert session.to_send() == []
+    assert session.over is not None
+    assert session.over.reason == "rejected"
+    assert f"{ahead:+} s from the local one" in session.over.detail
+    assert "max_clock_offset is 30 s" in session.over.detail
+
+
+@pytest.mark.parametrize("ahead", [29, 0, -29])
+def test_a_smaller_offset_is_signed_with_the_clock_of_the_exchange(ahead: int) -> None:
+    session = private({"order": ["A"]}, Timing(max_clock_offset=30.0))
+    session.to_send()
+    wall = int(WALL + START + 1)
+    receive(session, answer(1, wall + ahead), START + 1)
+    assert session.to_send() == [requests.auth(2, ACCOUNT, int((wall + ahead) * 1000))]
+
+
 def test_the_offset_of_the_servers_clock_is_an_event() -> None:
     session = private({})
     receive(session, answer(1, 1_600_000_042), START + 2)

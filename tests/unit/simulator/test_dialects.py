@@ -197,6 +197,6 @@ def test_some_frames_have_two_messages() -> None:
 
 def test_a_dialect_consists_of_faults_in_part() -> None:
     faults = with_faults(parse_dialect("newest_first=oldest_first,clock,pushed_once"), Faults(drop=3))
-    assert (faults.newest_first, faults.clock_offset, faults.drop) == (False, 60.0, 3)
+    assert (faults.newest_first, faults.clock_offset, faults.drop) == (False, 20.0, 3)
     assert faults.duplicated > 0
     assert with_faults(DOCUMENTED, Faults(drop=3)) == Faults(drop=3)
