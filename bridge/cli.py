@@ -10,17 +10,20 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
+import structlog
 import typer
 import uvloop
 
 from bridge import __version__
-from bridge.config import load
+from bridge.config import exposed, load
 from bridge.errors import ConfigError
 from bridge.network import Loop
 from bridge.watch import logs
 
 if TYPE_CHECKING:
     from bridge.simulator import Simulator
+
+log = structlog.get_logger(__name__)
 
 _NAME = "digifinex-bridge"
 
@@ -61,6 +64,8 @@ def run(config: _ConfigFile = None) -> int:
 
     settings = load(config)
     logs.configure(settings.log)
+    for key, file in exposed(settings, config):
+        log.warning("file with a secret is readable by everybody", key=key, file=str(file))
     return uvloop.run(service.run(settings), loop_factory=Loop)
 
 
@@ -74,6 +79,8 @@ def check_configuration(config: _ConfigFile = None) -> int:
 
     settings = load(config)
     logs.configure(settings.log)
+    for key, file in exposed(settings, config):
+        typer.echo(f"{key or 'the configuration'}: {file} is readable by everybody: chmod o-rwx {file}")
     return uvloop.run(check.check(settings), loop_factory=Loop)
 
 

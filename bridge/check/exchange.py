@@ -100,7 +100,7 @@ async def check_exchange(config: Config, say: Say, listening: float = _LISTENING
     subscription to it is tried.
     """
     opening.verify(config.exchange)
-    say(f"exchange at {config.exchange.url}")
+    say(f"exchange at {config.exchange.address}")
     public, private = _public(config), {account.name: _private(account) for account in config.accounts}
     subscriptions = [*public, *chain.from_iterable(private.values())]
     markets = {symbol for channel, symbol in subscriptions if _is_by_market(channel)}

@@ -4,6 +4,7 @@
 value of the first account, `BRIDGE_ACCOUNTS` sets all accounts as JSON.
 """
 
+from bridge.config.exposed import exposed
 from bridge.config.kafka import KafkaConfig
 from bridge.config.loading import env_name, load
 from bridge.config.sections import (
@@ -45,5 +46,6 @@ __all__ = [
     "SecurityProtocol",
     "SpoolConfig",
     "env_name",
+    "exposed",
     "load",
 ]

@@ -28,6 +28,8 @@ from bridge.errors import ConfigError
 # The exchange closes a connection after this many seconds without a message from the client.
 _CLIENT_SILENCE = 60.0
 
+_LONGEST_PART = 16  # characters of a part of the URL's path that are shown
+
 
 class ExchangeConfig(Section):
     """Connections to the exchange: address, timeouts, and rate limits."""
@@ -126,6 +128,13 @@ class ExchangeConfig(Section):
                 f"closes a silent connection; the sum is {self.ping_interval + self.reply_timeout:g}",
             )
         return self
+
+    @property
+    def address(self) -> str:
+        """The URL as it may be shown: a query, and what is long in the path, may be a secret."""
+        parts = urlsplit(self.url)
+        path = "/".join(part if len(part) <= _LONGEST_PART else "…" for part in parts.path.split("/"))
+        return f"{parts.scheme}://{parts.netloc}{path}" + ("?…" if parts.query or parts.fragment else "")
 
     @property
     def travels_in_clear(self) -> bool:

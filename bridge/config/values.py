@@ -5,7 +5,7 @@ import json
 import re
 from pathlib import Path
 from typing import Annotated
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from pydantic import (
     AfterValidator,
@@ -18,6 +18,10 @@ from pydantic import (
 )
 
 EVERY_MARKET = "*"
+
+_BROKER = r"(?P<host>\[[0-9A-Fa-f:.]+\]|[^\[\]\s,/:@?#+=]+)(:(?P<port>[0-9]{1,5}))?"
+_LONG_NAME = 16  # characters
+_LONGEST_PATH = 4096  # bytes, as Linux has it
 
 
 class Section(BaseModel):
@@ -111,14 +115,17 @@ def _explicit(names: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _in_folder(path: Path, info: ValidationInfo) -> Path:
+    # The value is in no message: it may be the secret, pasted in place of the name of its file.
+    if _looks_like_a_secret(str(path)):
+        raise ValueError("is no name of a file: if it is the secret itself, put that into a file")
     folder: Path = (info.context or {}).get("folder", Path())
-    path = folder / path
     try:
-        if path.is_file():
-            return path
+        if (folder / path).is_file():
+            return folder / path
     except OSError as error:
-        raise ValueError(f"cannot read {path}: {error.strerror}") from None
-    raise ValueError(f"no such file: {path}")
+        raise ValueError(f"cannot read the file: {error.strerror}") from None
+    where = "" if path.is_absolute() else f" in {folder.absolute()}"
+    raise ValueError(f"no such file{where}; a secret itself does not go here, but into a file")
 
 
 def _from_file(secret: SecretStr, info: ValidationInfo) -> SecretStr:
@@ -148,37 +155,70 @@ def _given(secret: SecretStr, info: ValidationInfo) -> SecretStr:
 
 
 def _websocket(url: str) -> str:
-    parts = urlsplit(url)
+    what = "must be a WebSocket URL such as wss://host/path (or ws://)"
+    parts = _parts(url, what)
     if parts.scheme not in ("ws", "wss") or not parts.hostname:
-        raise ValueError("must be a WebSocket URL such as wss://host/path (or ws://)")
-    if parts.username or parts.password:
+        raise ValueError(what)
+    if "@" in parts.netloc:
         raise ValueError("must not contain a user name or password")
-    if parts.port == 0:
-        raise ValueError("must have a port from 1 to 65535")
     return url
 
 
 def _proxy(url: str) -> str:
     if not url:
         return url
-    parts = urlsplit(url)
+    what = "must be the URL of an HTTP proxy such as http://host:port, or empty"
+    parts = _parts(url, what)
     if parts.scheme.startswith("socks"):
         raise ValueError("must be an HTTP proxy, because SOCKS is not supported")
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ValueError("must be the URL of an HTTP proxy such as http://host:port, or empty")
-    if parts.username or parts.password:
+        raise ValueError(what)
+    if "@" in parts.netloc:
         raise ValueError(
             "must not contain a user name or password: set HTTPS_PROXY in the environment instead"
         )
     return url
 
 
+def _parts(url: str, what: str) -> SplitResult:
+    """Return the parts of a URL; the errors of the library contain what may be a password."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        raise ValueError(what) from None
+    try:
+        port = parts.port
+    except ValueError:
+        port = 0
+    if port == 0:
+        raise ValueError("must have a port from 1 to 65535: Port out of range, or no number")
+    return parts
+
+
 def _brokers(servers: str) -> str:
+    # The value is in no message: it may be a password in the wrong place.
     for server in servers.split(","):
-        host, colon, port = server.strip().rpartition(":")
-        if not (host and port.isdecimal() and int(port) < 1 << 16 if colon else port):
-            raise ValueError(f"must be host:port, or several of them separated by commas, not {servers!r}")
+        address = re.fullmatch(_BROKER, server.strip())
+        if address is None or int(address["port"] or 0) >= 1 << 16:
+            raise ValueError(
+                "must be host:port, or several of them separated by commas, without user name and password"
+            )
+        if address["port"] is None and _looks_like_a_password(address["host"]):
+            raise ValueError("looks like a password: if it is the name of a host, add the port")
     return servers
+
+
+def _looks_like_a_password(host: str) -> bool:
+    """Return whether a name is unlikely to be a host's: a long one with digits, or upper and lower case."""
+    if "." in host or host.startswith("["):
+        return False
+    is_mixed = host not in (host.lower(), host.upper())
+    return is_mixed or (len(host) >= _LONG_NAME and any(one.isdigit() for one in host))
+
+
+def _looks_like_a_secret(text: str) -> bool:
+    """Return whether a text is rather a key or a password than the name of a file."""
+    return "\n" in text or "-----BEGIN" in text or len(text) > _LONGEST_PATH
 
 
 def _replicas(factor: int) -> int:

@@ -45,9 +45,8 @@ async def probe(
     try:
         await visit.run(seconds, limits=limits)
     except VisitFailed as error:
-        failed = (
-            f"the exchange at {config.exchange.url} could not be visited: {confidential.words(str(error))}"
-        )
+        words = confidential.words(str(error))
+        failed = f"the exchange at {config.exchange.address} could not be visited: {words}"
     took = time.monotonic() - begun
     if json:
         say(report.as_json(messages, visit.timed, took).decode())

@@ -57,7 +57,7 @@ class Wire:
             raise VisitFailed(in_words(error)) from None
         except (OSError, EOFError, TimeoutError, WebSocketException) as error:
             raise VisitFailed(in_words(error)) from None
-        self._messages.findings.note("no_redirect", True, self._config.url)
+        self._messages.findings.note("no_redirect", True, self._config.address)
         self._reading = asyncio.create_task(self._read())
         return self
 

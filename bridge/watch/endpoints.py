@@ -111,11 +111,11 @@ class Endpoints:
                 logger=_log,
             )
         except socket.gaierror as error:
-            raise ConfigError(f"{self._keys}host", f"cannot find {self.host}: {error.strerror}") from None
+            raise ConfigError(f"{self._keys}host", f"cannot be found: {error.strerror}") from None
         except OSError as error:
             key = f"{self._keys}{'host' if error.errno == errno.EADDRNOTAVAIL else 'port'}"
             reason = os.strerror(error.errno or 0)
-            raise ConfigError(key, f"cannot listen on {self.host}:{self.port}: {reason}") from None
+            raise ConfigError(key, f"cannot listen there: {reason}") from None
         self.port = next(iter(self._server.sockets)).getsockname()[1]
         return self
 

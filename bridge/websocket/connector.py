@@ -317,9 +317,9 @@ class Connector:
             self._retrying.tried()
             feed = await self._open(self._receiver, self.cause)
         except TimeoutError:
-            return Ended("timeout", f"no connection to {self._config.url}", opened=False)
+            return Ended("timeout", f"no connection to {self._config.address}", opened=False)
         except (OSError, EOFError, WebSocketException) as error:
-            return Ended("refused", f"{self._config.url}: {self._in_words(error)}", opened=False)
+            return Ended("refused", f"{self._config.address}: {self._in_words(error)}", opened=False)
         try:
             self._begin(feed)
             await until(feed.live.wait(), feed)

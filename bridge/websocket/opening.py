@@ -9,7 +9,7 @@ from typing import Any, cast
 from urllib.parse import urlsplit
 
 from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import InvalidProxy, InvalidStatus, WebSocketException
+from websockets.exceptions import InvalidProxy, InvalidStatus, InvalidURI, WebSocketException
 from websockets.proxy import get_proxy
 from websockets.uri import parse_uri
 
@@ -37,8 +37,11 @@ def verify(config: ExchangeConfig) -> None:
     Raises:
         ConfigError: the environment names a SOCKS proxy, or the CA certificates cannot be used.
     """
-    proxy = proxy_of(config)
-    if proxy is not None and urlsplit(proxy).scheme.startswith("socks"):
+    try:
+        scheme = urlsplit(proxy_of(config) or "").scheme
+    except ValueError:  # its text may contain the password
+        raise ConfigError("exchange.proxy", "the environment names a proxy that is no URL") from None
+    if scheme.startswith("socks"):
         raise ConfigError(
             "exchange.proxy", 'the environment names a SOCKS proxy: set an HTTP proxy, or "" for none'
         )
@@ -113,6 +116,8 @@ def in_words(error: BaseException) -> str:
     """Return why a connection could not be opened."""
     if isinstance(error, InvalidStatus) and error.response.status_code in _REDIRECTS:
         return f"HTTP {error.response.status_code}: a redirect, which is not followed"
+    if isinstance(error, InvalidURI):
+        return "the address is not valid"  # which may contain a token
     if isinstance(error, InvalidProxy):
         return "the address of the proxy is not valid"  # which may contain a password
     return str(error) or type(error).__name__

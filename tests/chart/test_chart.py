@@ -55,6 +55,7 @@ REJECTED = {
     "config.exchange.url=wss://x:65536/": "/config/exchange/url",
     "config.kafka.bootstrap_servers=": "/config/kafka/bootstrap_servers",
     "config.kafka.bootstrap_servers=kafka:99999": "/config/kafka/bootstrap_servers",
+    "config.kafka.bootstrap_servers=me:pw@kafka:9092": "/config/kafka/bootstrap_servers",
     "config.kafka.replication_factor=0": "/config/kafka/replication_factor",
     "probes.liveness.successThreshold=2": "/probes/liveness/successThreshold",
     "probes.startup.successThreshold=2": "/probes/startup/successThreshold",
