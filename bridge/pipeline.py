@@ -235,13 +235,13 @@ class Pipeline:
             if channel in source.channels or source.of(channel):
                 self._lost(channel, source, None)
 
-    def _lost(self, channel: str, source: Source, symbol: bytes | None) -> None:
+    def _lost(self, channel: str, source: Source, symbol: str | None) -> None:
         """Note that a push cannot become a record, and have a new list or snapshot requested."""
         self._lanes[channel].normaliser.lost(source, symbol)
         if channel in BEGIN_CLEAN:
             source.incomplete.add(channel)
 
-    def _lost_push(self, push: Push, source: Source, symbol: bytes | None, received_us: int) -> None:
+    def _lost_push(self, push: Push, source: Source, symbol: str | None, received_us: int) -> None:
         self._lost(push.channel, source, symbol)
         self._lost_private(push.channel, _NOT_ALL, source, received_us)
 
@@ -328,10 +328,10 @@ def _too_large(record: Record) -> str:
     return f"a record of {len(record.value)} bytes is too large for its topic"
 
 
-def _symbol(params: bytes) -> bytes | None:
+def _symbol(params: bytes) -> str | None:
     """Return the symbol in params `[clean, …, symbol]`; None if they are not like that."""
     try:
-        return _decode_named(params).symbol.encode()
+        return _decode_named(params).symbol
     except (msgspec.DecodeError, UnicodeError, RecursionError):
         return None
 

@@ -105,19 +105,19 @@ class Source:
         # Whether its pushes repeat those of the session that it replaces; during a rotation's release only.
         self.overlapping = False
         # By channel and symbol; a symbol in lower case has the same value under both spellings. Only grows.
-        self._series: defaultdict[str, dict[bytes, Series]] = defaultdict(dict)
+        self._series: defaultdict[str, dict[str, Series]] = defaultdict(dict)
 
-    def series(self, channel: str, symbol: bytes) -> Series:
+    def series(self, channel: str, symbol: str) -> Series:
         """Return the series of a symbol, which may be in upper or lower case."""
         of_channel = self._series[channel]
         series = of_channel.get(symbol)
         if series is None:
-            upper = symbol.decode().upper()
-            series = of_channel.get(upper.encode()) or Series(channel, self.session, upper)
-            of_channel[symbol] = of_channel[series.key] = series
+            upper = symbol.upper()
+            series = of_channel.get(upper) or Series(channel, self.session, upper)
+            of_channel[symbol] = of_channel[upper] = series
         return series
 
-    def pushed(self, channel: str, symbol: bytes | None) -> int:
+    def pushed(self, channel: str, symbol: str | None) -> int:
         """Return a number that grows with what is pushed of a subscription; None: of one without a symbol."""
         of_channel = self._series[channel]
         found = [of_channel.get(symbol)] if symbol is not None else of_channel.values()
@@ -166,7 +166,7 @@ class Normaliser(Protocol):
     def push(self) -> Normalise:
         """Makes the records of a push."""
 
-    def lost(self, source: Source, symbol: bytes | None) -> None:
+    def lost(self, source: Source, symbol: str | None) -> None:
         """Note that a push of a symbol was lost or cannot become a record; of any symbol if that is None."""
 
     def overdue(self, now_us: int, patience_us: int) -> Outcome:
@@ -180,7 +180,7 @@ class Independent:
     channel: str
     push: Normalise
 
-    def lost(self, source: Source, symbol: bytes | None) -> None:
+    def lost(self, source: Source, symbol: str | None) -> None:
         """Take a `seq` from each series concerned, so that consumers see the hole."""
         for series in source.of(self.channel) if symbol is None else [source.series(self.channel, symbol)]:
             series.next_seq()

@@ -70,7 +70,7 @@ def normaliser() -> Normalise:
             raise BadItem("a book with neither asks nor bids")
         if not (_is_usual(asks) and _is_usual(bids)):
             asks, bids = _sides(asks, bids, outcome)
-        series = source.series("depth", push.symbol.encode())
+        series = source.series("depth", push.symbol)
         if push.clean:
             asks = _sorted(asks, best_is_highest=False)
             bids = _sorted(bids, best_is_highest=True)

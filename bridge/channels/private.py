@@ -53,7 +53,7 @@ def normaliser(
         """Return a record for each good item."""
         outcome = Outcome([])
         for item in read(params, outcome):
-            series = source.series(channel, name_of(item).encode())
+            series = source.series(channel, name_of(item))
             head = Head(schema, source.session, series.seq, received_us, source.account, series.symbol)
             try:
                 record, time_us = record_of(head, item)

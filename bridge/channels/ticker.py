@@ -87,7 +87,7 @@ def normaliser(channel: str) -> Normaliser:
                 except BadItem as bad:
                     outcome.bad.append(f"{ticker.symbol}: {bad}")
                     continue
-            series = source.series(channel, ticker.symbol.encode())
+            series = source.series(channel, ticker.symbol)
             seq, time_us = series.next_seq(), _time_us(ticker.timestamp)
             record = TickerRecord(schema, session, seq, received_us, series.symbol, time_us, *figures)
             records.append(Record(channel, series.key, encode(record), received_us))

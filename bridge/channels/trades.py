@@ -96,7 +96,7 @@ class Trades:
         except REFUSED:
             read = self._reader.read_odd(params, outcome)
         clean, lines = read.clean, _lines(read.body, outcome)
-        series = source.series("trades", read.symbol.encode())
+        series = source.series("trades", read.symbol)
         known = self._known.get(series.key)
         if known is None:
             known = self._known[series.key] = Known(series.key, None)
@@ -120,7 +120,7 @@ class Trades:
             outcome.gaps += known.trim()
         return outcome
 
-    def lost(self, source: Source, symbol: bytes | None) -> None:
+    def lost(self, source: Source, symbol: str | None) -> None:
         """Trust no series concerned until its next clean list."""
         for series in source.of("trades") if symbol is None else [source.series("trades", symbol)]:
             # Without a list before the loss, the next one may still be from before it.

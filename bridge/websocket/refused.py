@@ -69,7 +69,7 @@ class Refused:
                 self._session.confirm(channel, symbols, now)
 
     def _pushed(self, channel: str, symbols: Symbols) -> int:
-        return self._source.pushed(channel, symbols[0].encode() if symbols else None)
+        return self._source.pushed(channel, symbols[0] if symbols else None)
 
     def _note_postponed(self, postponed: RequestPostponed) -> None:
         channel, error = postponed.channel, postponed.error

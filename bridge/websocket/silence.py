@@ -59,7 +59,7 @@ class Silence:
                 self._request(due.channel, symbols, now)
 
     def _series(self, channel: str, symbol: str) -> Series:
-        return self._source.series(channel, symbol.encode())
+        return self._source.series(channel, symbol)
 
     def _request(self, channel: str, symbols: Sequence[str], now: float) -> None:
         missing = [symbol for symbol in symbols if not self._series(channel, symbol).begun]

@@ -108,7 +108,7 @@ def all_begun(one: Bridge) -> bool:
     """Return whether each subscription of the session has brought its list or snapshot."""
     feeds = one.connector._feeds
     return bool(feeds) and all(
-        feeds[0].source.series(channel, symbol.encode()).begun
+        feeds[0].source.series(channel, symbol).begun
         for channel, symbols in WANTED.items()
         for symbol in symbols
     )

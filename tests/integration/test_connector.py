@@ -297,7 +297,7 @@ class Flowing(Received):
 
     def push(self, push: Push, source: Source, received_us: int, frame: bytes) -> None:
         *_, symbol = msgspec.json.decode(push.params)
-        source.series(push.channel, symbol.encode()).next_seq()
+        source.series(push.channel, symbol).next_seq()
 
 
 @asynccontextmanager

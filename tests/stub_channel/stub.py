@@ -46,7 +46,7 @@ def normalise(params: bytes, source: Source, received_us: int) -> Outcome:
         except BadItem as bad:
             outcome.bad.append(f"{candle.symbol}: {bad}")
             continue
-        series = source.series("stub", candle.symbol.encode())
+        series = source.series("stub", candle.symbol)
         record = CandleRecord(
             schema=CHANNEL.schema,
             session=source.session,

@@ -156,7 +156,7 @@ class World:
         if trades is None:
             return
         if damage == "frame":
-            self.trades.lost(session.source, self.rng.choice([None, SYMBOL]))
+            self.trades.lost(session.source, self.rng.choice([None, SYMBOL.decode()]))
             return
         items: list[object] = [
             {"id": one.id, "time": one.us / 1e6, "price": "1", "amount": "2", "type": "buy"}
@@ -167,7 +167,7 @@ class World:
         params = msgspec.json.encode([clean, items, SYMBOL.decode()])
         outcome = self.trades.push(params, session.source, self.now_us)
         if outcome.bad:
-            self.trades.lost(session.source, SYMBOL)
+            self.trades.lost(session.source, SYMBOL.decode())
         self.send(outcome)
         if damage == "twice":
             self.send(self.trades.push(params, session.source, self.now_us))

@@ -98,7 +98,7 @@ def test_a_depth_push_that_becomes_a_dead_letter_takes_a_seq_of_its_symbol(param
     assert sessions.seqs("depth", "A") == [0, 2]
     assert sessions.seqs("depth", "B") == [0, 1]
     assert source.incomplete == {"depth"}
-    assert [source.series("depth", symbol).begun for symbol in (b"A", b"B")] == [False, True]
+    assert [source.series("depth", symbol).begun for symbol in ("A", "B")] == [False, True]
     assert sessions.dead_letters() == 1
 
 
@@ -133,14 +133,14 @@ def test_a_depth_record_that_is_too_large_leaves_a_hole_and_has_a_snapshot_reque
     before, after = sessions.seqs("depth", "A")
     assert after > before + 1
     assert source.incomplete == {"depth"}
-    assert not source.series("depth", b"A").begun
+    assert not source.series("depth", "A").begun
 
 
 def test_a_snapshot_completes_the_series_again() -> None:
     sessions, source = with_books("A")
     sessions.push(source, "depth", "[]")
     sessions.push(source, "depth", [True, {}, "A"])
-    assert source.series("depth", b"A").begun
+    assert source.series("depth", "A").begun
 
 
 @pytest.mark.parametrize("reason", UNREADABLE)
@@ -158,7 +158,7 @@ def test_a_frame_that_cannot_be_read_takes_a_seq_of_everything_but_trades(reason
     assert sessions.seqs("ticker", "A") == [0, 2]
     assert sessions.seqs("trades", "A") == [0, 1]
     assert source.incomplete == {"trades", "depth"}
-    assert not source.series("trades", b"A").begun
+    assert not source.series("trades", "A").begun
     assert sessions.dead_letters() == 1
 
 
@@ -190,10 +190,10 @@ def test_a_message_that_the_api_does_not_have_loses_nothing() -> None:
 def test_a_bad_trade_has_the_list_of_its_symbol_requested(params: object) -> None:
     sessions, source = Sessions(), Source("s")
     sessions.push(source, "trades", [True, [], "A"])
-    assert source.series("trades", b"A").begun
+    assert source.series("trades", "A").begun
     sessions.push(source, "trades", params)
     assert source.incomplete == {"trades"}
-    assert not source.series("trades", b"A").begun
+    assert not source.series("trades", "A").begun
     assert sessions.dead_letters() == 1
 
 

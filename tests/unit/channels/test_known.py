@@ -298,7 +298,7 @@ def test_a_list_with_a_bad_item_proves_nothing_and_another_one_is_asked_for(brid
     ]
     bridge.send(bridge.trades.push(msgspec.json.encode([True, items, SYMBOL]), session, NOW_US))
     assert session.incomplete == {"trades"}
-    assert not session.series("trades", SYMBOL.encode()).begun
+    assert not session.series("trades", SYMBOL).begun
     bridge.recent(session, FIRST + 2, FIRST + 101)
     assert sorted(bridge.ids) == list(range(FIRST, FIRST + 102))
     assert all(closed for _, _, closed in bridge.bounds)
@@ -719,7 +719,7 @@ def test_an_id_out_of_line_at_the_end_of_a_damaged_list_hides_no_loss_of_the_sam
         ),
     ]
     bridge.send(bridge.trades.push(msgspec.json.encode([True, items, SYMBOL]), session, NOW_US))
-    bridge.trades.lost(session, SYMBOL.encode())
+    bridge.trades.lost(session, SYMBOL)
     bridge.push(session, FIRST + 2, second=0)
     bridge.overdue(NOW_US + PATIENCE_US)
     assert any(before == FIRST + 2 for _, before, _ in bridge.bounds)

@@ -89,11 +89,11 @@ class Scene:
 
     def begin(self, *symbols: str) -> None:
         for symbol in symbols:
-            self.source.series("trades", symbol.encode()).begun = True
+            self.source.series("trades", symbol).begun = True
 
     def lose(self, *symbols: str) -> None:
         for symbol in symbols:
-            self.source.series("trades", symbol.encode()).begun = False
+            self.source.series("trades", symbol).begun = False
         self.session.ask_again("trades", self.now)
 
     def requested(self) -> list[list[str]]:
