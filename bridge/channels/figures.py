@@ -27,6 +27,12 @@ NULL = Raw(b"null")
 MILLISECOND = 1_000
 SECOND = 1_000_000
 
+# A time is one between these: this tells in which unit it is.
+_YEAR_2010 = 1_262_304_000  # s
+_YEAR_2100 = 4_102_444_800  # s
+_YEAR_2010_MS, _YEAR_2100_MS = _YEAR_2010 * 1_000, _YEAR_2100 * 1_000
+_YEAR_2010_US, _YEAR_2100_US = _YEAR_2010 * SECOND, _YEAR_2100 * SECOND
+
 USUAL = rb'"[0-9]++(?:\.[0-9]++)?+"'
 """Regular expression of a decimal as the exchange nearly always writes it, and as records have it."""
 
@@ -42,11 +48,6 @@ _decimal = re.compile(r"-?[0-9]+(?:\.[0-9]+)?(?:[eE][+-]?[0-9]{1,3})?").fullmatc
 _encode = msgspec.json.encode
 
 _EMPTY = ("", "-")
-_YEAR_2010 = 1_262_304_000 * SECOND  # µs
-_YEAR_2100 = 4_102_444_800 * SECOND  # µs
-# Between these years, seconds are below the first, and milliseconds between both.
-_MILLISECONDS = 1e11
-_MICROSECONDS = 1e14
 
 
 def exact(figures: Sequence[Figure]) -> Sequence[Raw]:
@@ -101,7 +102,10 @@ def microseconds(time: Time) -> int:
         if not _decimal(time):
             raise BadItem(f"{time[:80]!r} is not a time")
         time = float(time)
-    micros = time * (SECOND if time < _MILLISECONDS else MILLISECOND if time < _MICROSECONDS else 1)
-    if _YEAR_2010 <= micros < _YEAR_2100:
-        return round(micros)
+    if _YEAR_2010 <= time < _YEAR_2100:
+        return round(time * SECOND)
+    if _YEAR_2010_MS <= time < _YEAR_2100_MS:
+        return round(time * MILLISECOND)
+    if _YEAR_2010_US <= time < _YEAR_2100_US:
+        return round(time)
     raise BadItem(f"{str(time)[:80]} is not a time")

@@ -1,7 +1,6 @@
 """ticker: the last prices and 24-hour figures of a symbol (API document, "Ticker push")."""
 
 from collections.abc import Sequence
-from contextlib import suppress
 from typing import Any
 
 import msgspec
@@ -102,8 +101,10 @@ def normaliser(channel: str) -> Normaliser:
 def _time_us(time: object) -> int | None:
     """Return a time in µs, or None if it is missing or unusable."""
     if type(time) is int or type(time) is float or type(time) is str:
-        with suppress(BadItem):
+        try:
             return microseconds(time)
+        except BadItem:
+            return None
     return None
 
 
