@@ -19,29 +19,21 @@ class Series:
     __slots__ = (
         "_begun",
         "brought",
-        "head",
         "key",
         "linked",
         "listed_to",
         "lists_due",
         "lost",
-        "name",
         "resumed_us",
         "seq",
         "session",
         "symbol",
     )
 
-    def __init__(self, channel: str, session: str, symbol: str) -> None:
+    def __init__(self, session: str, symbol: str) -> None:
         self.session = session
         self.symbol = symbol
         self.key = symbol.encode()  # the key of the records on Kafka
-        self.name = msgspec.json.encode(symbol)  # the symbol as JSON
-        # The beginning of each record's value, up to its `seq`.
-        self.head = b'{"schema":"digifinex.%b.v1","session":%b,"seq":' % (
-            channel.encode(),
-            msgspec.json.encode(session),
-        )
         self.seq = 0  # number of the next record
         # Trades only: whether what may be missing in front of its next trade is reported or an open stretch.
         # False until the session's first trade or clean list, and again when something is lost.
@@ -113,7 +105,7 @@ class Source:
         series = of_channel.get(symbol)
         if series is None:
             upper = symbol.upper()
-            series = of_channel.get(upper) or Series(channel, self.session, upper)
+            series = of_channel.get(upper) or Series(self.session, upper)
             of_channel[symbol] = of_channel[upper] = series
         return series
 

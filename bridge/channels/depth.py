@@ -15,14 +15,12 @@ from bridge.channels.channel import (
     Overlap,
     Source,
     SubscribedBy,
+    schema_name,
 )
 from bridge.channels.figures import USUAL, Figure, exact
 from bridge.channels.items import ParamsReader, decode_params
 from bridge.errors import BadItem
 from bridge.records import Record
-
-# digifinex.depth.v1: head, seq, received_us, symbol, snapshot, asks, bids.
-_RECORD = b'%b%d,"received_us":%d,"symbol":%b,"snapshot":%b,"asks":%b,"bids":%b}'
 
 _MISSING = Raw(b"[]")
 _BOOK = "params[1]"
@@ -35,6 +33,20 @@ class Book(Struct, gc=False):
     bids: Raw = _MISSING
 
 
+class DepthRecord(Struct, gc=False):
+    """digifinex.depth.v1."""
+
+    schema: str
+    session: str
+    seq: int
+    received_us: int
+    symbol: str
+    snapshot: bool
+    asks: Raw
+    bids: Raw
+
+
+_SCHEMA = schema_name("depth")
 _Level = tuple[str, str]
 
 _decode_levels = msgspec.json.Decoder(list[_Level]).decode
@@ -64,39 +76,38 @@ def normaliser() -> Normalise:
             push = reader.decode(params)
         except REFUSED:
             push = reader.read_odd(params, outcome)
-        asks: bytes = push.body.asks
-        bids: bytes = push.body.bids
-        if push.body.asks is push.body.bids is _MISSING and _decode_object(decode_params(params).body):
+        clean, asks, bids = push.clean, push.body.asks, push.body.bids
+        if asks is bids is _MISSING and _decode_object(decode_params(params).body):
             raise BadItem("a book with neither asks nor bids")
         if not (_is_usual(asks) and _is_usual(bids)):
             asks, bids = _sides(asks, bids, outcome)
         series = source.series("depth", push.symbol)
-        if push.clean:
+        if clean:
             asks = _sorted(asks, best_is_highest=False)
             bids = _sorted(bids, best_is_highest=True)
             series.begun = True
-        snapshot = b"true" if push.clean else b"false"
-        value = _RECORD % (series.head, series.next_seq(), received_us, series.name, snapshot, asks, bids)
-        outcome.records.append(Record("depth", series.key, value, received_us))
+        seq, symbol = series.next_seq(), series.symbol
+        record = DepthRecord(_SCHEMA, source.session, seq, received_us, symbol, clean, asks, bids)
+        outcome.records.append(Record("depth", series.key, _encode(record), received_us))
         return outcome
 
     return normalise
 
 
-def _sides(asks: bytes, bids: bytes, outcome: Outcome) -> tuple[bytes, bytes]:
+def _sides(asks: Raw, bids: Raw, outcome: Outcome) -> tuple[Raw, Raw]:
     """Return both sides in the usual form."""
     try:
         usual = _usual_sides(_encode(_decode_sides(b"[%b,%b]" % (asks, bids))))
     except REFUSED:
         usual = None
     if usual:
-        return usual[1], usual[2]
+        return Raw(usual[1]), Raw(usual[2])
     return _exact_side(asks, f"{_BOOK}.asks[]", outcome), _exact_side(bids, f"{_BOOK}.bids[]", outcome)
 
 
-def _exact_side(side: bytes, path: str, outcome: Outcome) -> bytes:
+def _exact_side(side: Raw, path: str, outcome: Outcome) -> Raw:
     levels = _decode_odd_side(side) or []
-    return _encode([_exact_level(level, path, outcome) for level in levels])
+    return Raw(_encode([_exact_level(level, path, outcome) for level in levels]))
 
 
 def _exact_level(level: Raw, path: str, outcome: Outcome) -> list[Raw]:
@@ -114,10 +125,10 @@ def _exact_level(level: Raw, path: str, outcome: Outcome) -> list[Raw]:
     return list(exact(figures[:2]))
 
 
-def _sorted(side: bytes, *, best_is_highest: bool) -> bytes:
+def _sorted(side: Raw, *, best_is_highest: bool) -> Raw:
     levels = _decode_levels(side)
     levels.sort(key=_price, reverse=best_is_highest)
-    return _encode(levels)
+    return Raw(_encode(levels))
 
 
 def _price(level: _Level) -> Decimal:

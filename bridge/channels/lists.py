@@ -6,10 +6,12 @@ from itertools import accumulate, pairwise
 from operator import itemgetter
 from typing import NamedTuple, TypeVar
 
+from msgspec import Raw
+
 from bridge.channels.known import Known, Listed, Verdict
 from bridge.channels.moments import Moment, is_later, same_time
 
-Line = TypeVar("Line", bound=tuple[int, int, bytes, bytes, bytes])
+Line = TypeVar("Line", bound=tuple[int, int, Raw, Raw, str])
 
 
 class Judged(NamedTuple):

@@ -11,10 +11,19 @@ from collections.abc import Collection, Sequence
 from itertools import pairwise
 from typing import Annotated, Literal, NamedTuple
 
-from msgspec import Meta, Struct
+import msgspec
+from msgspec import Meta, Raw, Struct
 
 from bridge.channels.additions import REFUSED
-from bridge.channels.channel import Channel, Outcome, Overlap, Series, Source, SubscribedBy
+from bridge.channels.channel import (
+    Channel,
+    Outcome,
+    Overlap,
+    Series,
+    Source,
+    SubscribedBy,
+    schema_name,
+)
 from bridge.channels.figures import Figure, Time, exact, microseconds, plain
 from bridge.channels.items import ItemsReader, ParamsReader
 from bridge.channels.known import MOST_KNOWN, OUT_OF_ORDER, Found, Known, Verdict
@@ -24,14 +33,7 @@ from bridge.errors import BadItem
 from bridge.ledger import Watermarks
 from bridge.records import Cause, Record
 
-# digifinex.trades.v1: head, seq, received_us, symbol, id, time_us, price, amount, side, snapshot.
-_RECORD = (
-    b'%b%d,"received_us":%d,"symbol":%b,"id":%d,"time_us":%d,"price":%b,"amount":%b,'
-    b'"side":"%b","snapshot":%b}'
-)
-
 MOST_ID = 2**63 - 1
-_SIDES = {"buy": b"buy", "sell": b"sell"}
 
 # Trades within one second that show that ids begin anew.
 _SEVERAL = 3
@@ -50,7 +52,26 @@ class Trade(Struct, gc=False):
     type: Literal["buy", "sell"]
 
 
-_Line = tuple[int, int, bytes, bytes, bytes]
+class TradeRecord(Struct, gc=False):
+    """digifinex.trades.v1."""
+
+    schema: str
+    session: str
+    seq: int
+    received_us: int
+    symbol: str
+    id: int
+    time_us: int
+    price: Raw
+    amount: Raw
+    side: str
+    snapshot: bool
+
+
+_SCHEMA = schema_name("trades")
+_encode = msgspec.json.Encoder().encode
+
+_Line = tuple[int, int, Raw, Raw, str]
 """A trade's id, its time in µs, and its price, amount and side as a record has them."""
 
 
@@ -344,19 +365,12 @@ def _conflict(line: _Line) -> str:
 
 def _record(known: Known, series: Series, line: _Line, received_us: int, *, clean: bool) -> Record:
     trade_id, time_us, price, amount, side = line
-    value = _RECORD % (
-        series.head,
-        series.next_seq(),
-        received_us,
-        series.name,
-        trade_id,
-        time_us,
-        price,
-        amount,
-        side,
-        b"true" if clean else b"false",
+    seq, symbol = series.next_seq(), series.symbol
+    record = TradeRecord(
+        _SCHEMA, series.session, seq, received_us, symbol, trade_id, time_us, price, amount, side, clean
     )
-    return Record("trades", series.key, value, received_us, (trade_id, time_us, known.epoch, known.open))
+    mark = (trade_id, time_us, known.epoch, known.open)
+    return Record("trades", series.key, _encode(record), received_us, mark)
 
 
 def _lines(trades: Sequence[Trade], outcome: Outcome) -> list[_Line]:
@@ -366,13 +380,13 @@ def _lines(trades: Sequence[Trade], outcome: Outcome) -> list[_Line]:
     for trade in trades:
         trade_id, price, amount = trade.id, trade.price, trade.amount
         try:
-            if not plain(b"%b,%b" % (price, amount)):
+            if not plain(b",".join((price, amount))):
                 price, amount = exact((price, amount))
             time_us = microseconds(trade.time)
         except BadItem as bad:
             outcome.bad.append(f"trade {trade_id}: {bad}")
             continue
-        lines.append((trade_id, time_us, price, amount, _SIDES[trade.type]))
+        lines.append((trade_id, time_us, price, amount, trade.type))
         is_newest_first = is_newest_first and trade_id < last_id and time_us <= last_us
         last_id, last_us = trade_id, time_us
     return lines[::-1] if is_newest_first else oldest_first(lines)
