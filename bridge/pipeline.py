@@ -174,7 +174,8 @@ class Pipeline:
             self._lost_push(push, source, None, received_us)
             self._deadletter("payload", push.channel, repr(error), source, received_us, frame)
             return
-        self._remark(push, outcome, lane, source)
+        if push.added or outcome.added:
+            self._remark(push, outcome, lane, source)
         lane.last_push.value = received_us / 1e6
         if outcome.time_us is not None:
             lane.lag.observe((received_us - outcome.time_us) / 1e6)
@@ -182,17 +183,15 @@ class Pipeline:
             # Gaps first: once the trades after them are on Kafka, they could not be detected any more.
             for gap in outcome.gaps:
                 self._record_gap(gap, lane)
-            bad = outcome.bad
-            for record in self._emit(outcome.records):
-                bad = [*bad, _too_large(record)]
-            if bad:
+            too_large = self._emit(outcome.records)
+            if too_large or outcome.bad:
+                bad = [*outcome.bad, *map(_too_large, too_large)]
                 if push.channel in BEGIN_CLEAN:
                     self._lost(push.channel, source, _symbol(push.params))
                 self._lost_private(push.channel, _NOT_ALL, source, received_us)
                 self._deadletter("payload", push.channel, _summary(bad), source, received_us, frame)
-            lane.duplicates.value += outcome.duplicates
-            if outcome.live_duplicates and not source.overlapping:
-                lane.live_duplicates.value += outcome.live_duplicates
+            if outcome.duplicates:
+                _count_duplicates(outcome, lane, source)
         if lane.on_markets is not None:
             lane.on_markets({record.key for record in outcome.records if record.key is not None})
 
@@ -322,6 +321,12 @@ def _place(error: Exception) -> str:
     """Return the file and line at which an error was raised."""
     frames = traceback.extract_tb(error.__traceback__)
     return f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else "unknown"
+
+
+def _count_duplicates(outcome: Outcome, lane: _Lane, source: Source) -> None:
+    lane.duplicates.value += outcome.duplicates
+    if not source.overlapping:
+        lane.live_duplicates.value += outcome.live_duplicates
 
 
 def _too_large(record: Record) -> str:

@@ -68,17 +68,19 @@ class Queues:
         too_large = []
         number = value_bytes = 0
         for record in records:
+            key = record.key
             size = len(record.value)
-            partition = self._routes[record.channel].get(record.key) or self._route(record)
-            if size + len(record.key or b"") > partition.room:
+            partition = self._routes[record.channel].get(key) or self._route(record)
+            if size + len(key or b"") > partition.room:
                 too_large.append(record)
                 continue
             queued = partition.queued
-            if not queued:
+            queued.append(record)
+            length = len(queued)
+            if length == 1:
                 self.dirty[partition] = None
                 self.something.set()
-            queued.append(record)
-            if len(queued) == FULL_BATCH and partition.delivery is None:
+            elif length == FULL_BATCH and partition.delivery is None:
                 self.batch_is_full.set()
             number += 1
             value_bytes += size
