@@ -22,6 +22,9 @@ from bridge.channels.items import ParamsReader, decode_params
 from bridge.errors import BadItem
 from bridge.records import Record
 
+# Numbers: to look for a byte in bytes costs an exception inside, which is caught, if it is given as bytes.
+_SPACE, _NEWLINE = b" \n"
+
 _MISSING = Raw(b"[]")
 _BOOK = "params[1]"
 
@@ -72,6 +75,8 @@ def normaliser() -> Normalise:
 
     def normalise(params: bytes, source: Source, received_us: int) -> Outcome:
         outcome = Outcome([])
+        if _SPACE in params or _NEWLINE in params:
+            params = msgspec.json.format(params, indent=-1)  # records have none: cheaper than level by level
         try:
             push = reader.decode(params)
         except REFUSED:
