@@ -9,7 +9,7 @@ Symbols = tuple[str, ...]
 
 @dataclass(frozen=True, slots=True)
 class ClockRead:
-    """The exchange's clock is `offset` seconds ahead of the local one."""
+    """The exchange's clock is `offset` seconds ahead of the local one, to the best of what is known."""
 
     offset: float
 

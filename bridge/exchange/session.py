@@ -27,6 +27,7 @@ import msgspec
 
 from bridge.exchange import requests
 from bridge.exchange.awaited import NEVER, Awaited, Repeats
+from bridge.exchange.clock import ServerClock
 from bridge.exchange.events import (
     ClockRead,
     Confirmed,
@@ -140,8 +141,10 @@ class Session:
         self._timing = timing
         self._credentials = credentials
         self._max_frame_bytes = max_frame_bytes
-        self._wall_offset = wall_offset
-        self._server_offset = wall_offset  # seconds, the server's clock minus `now`; ours until it is read
+        self.wall_offset = wall_offset
+        # What is known of the exchange's clock; the caller may replace it, so that several sessions share it.
+        self.clock = ServerClock()
+        self._clock_asked_at = NEVER  # when to ask for it again; NEVER if that is not planned
         self._unanswered: dict[int, _Unanswered] = {}  # by request id, removed by their answer
         self._next_id = 1  # of requests, +1 for each
         self._next_ping = 0.0  # when the next ping is due; moved on by each ping
@@ -216,8 +219,11 @@ class Session:
             return
         if now >= self._next_ping:
             self.ping(now)
+            self._plan_question(now)
         if self._paused:
             return
+        if now >= self._clock_asked_at:
+            self._ask_for_clock(now)
         late = next((request for request in self._unanswered.values() if now >= request.deadline), None)
         if late is not None:
             self._give_up("timeout", f"no response to {late.method} within {late.patience:g} s")
@@ -232,7 +238,7 @@ class Session:
             return self._next_ping
         deadlines = [request.deadline for request in self._unanswered.values()]
         repeats = [at for channel, at in self._repeats.wished() if not self._is_requesting(channel)]
-        own = (self._next_ping, self._queue.retry_at, self._awaited.next_at)
+        own = (self._next_ping, self._queue.retry_at, self._awaited.next_at, self._clock_asked_at)
         return min(*own, *deadlines, *repeats)
 
     @property
@@ -371,7 +377,7 @@ class Session:
                 else:
                     self._give_up("rejected", f"server.ping refused: {error}")
             case "server.time":
-                self._read_clock(answer, now)
+                self._read_clock(answer, request.sent, now)
                 if self.state is SessionState.CLOCK:
                     self._authenticate(now)
             case "server.auth":
@@ -382,30 +388,45 @@ class Session:
             case _ if request.subscribe is not None:
                 self._subscribed(request.subscribe, error, now)
 
-    def _read_clock(self, answer: Answer, now: float) -> None:
-        """Adopt the server's clock; if it cannot be read, the local one stays in use.
-
-        The server counts whole seconds, so a signature is up to one second behind and never ahead; REST
-        allows five behind and one ahead (FACTS, section 8).
-        """
+    def _read_clock(self, answer: Answer, sent: float, now: float) -> None:
+        """Take an answer to server.time; one that cannot be read changes nothing."""
         try:
             seconds = float(_decode_time(answer.result))
         except (ValueError, OverflowError, msgspec.DecodeError):
             return
         if answer.error is None and 0 < seconds < _YEAR_5138:
-            self._server_offset = seconds - now
-            self._events.append(ClockRead(self._server_offset - self._wall_offset))
+            self.clock.add(seconds, sent, now)
+            low, high = self.clock.within(now)
+            self._events.append(ClockRead((low + high) / 2 - self.wall_offset))
+
+    def _plan_question(self, now: float) -> None:
+        """Plan to ask for the exchange's clock again, if that is due and the last answer is not missing."""
+        missing = any(request.method == "server.time" for request in self._unanswered.values())
+        if self.live and not self._paused and not missing and self._clock_asked_at == NEVER:
+            self._clock_asked_at = self.clock.claim_question(now) or NEVER
+
+    def _ask_for_clock(self, now: float) -> None:
+        """Ask for the exchange's clock; a session does without the answer."""
+        self._clock_asked_at = NEVER
+        request_id = self._expect("server.time", now, patience=NEVER)
+        self._to_send.append(requests.time(request_id))
 
     def _authenticate(self, now: float) -> None:
-        """Log in, unless the clocks are too far apart: a signature for another day could be kept and used."""
+        """Log in, with the least that the exchange's clock may show; with ours if that is not known.
+
+        So a signature is behind by the error of what is known, and never ahead; REST allows five seconds
+        behind and one ahead (FACTS, section 8). It is not made if the clocks are too far apart: a signature
+        for another day could be kept and used.
+        """
         assert self._credentials is not None  # noqa: S101
-        ahead, most = self._server_offset - self._wall_offset, self._timing.max_clock_offset
+        offset = self.clock.within(now)[0] if self.clock.known else self.wall_offset
+        ahead, most = offset - self.wall_offset, self._timing.max_clock_offset
         if abs(ahead) > most:
             found = f"the exchange's clock is {ahead:+.0f} s from the local one"
             self._give_up("rejected", f"nothing signed: {found}, and max_clock_offset is {most:g} s")
             return
         self._enter(SessionState.AUTH)
-        timestamp_ms = int((now + self._server_offset) * 1000)
+        timestamp_ms = int((now + offset) * 1000)
         self.confidential.note_signature(self._credentials, timestamp_ms)
         self._to_send.append(requests.auth(self._expect("server.auth", now), self._credentials, timestamp_ms))
 
@@ -550,13 +571,16 @@ class Session:
                 self.live_at = now
             self._enter(SessionState.LIVE)
 
-    def _expect(self, method: str, now: float, subscribe: Subscribe | None = None) -> int:
+    def _expect(
+        self, method: str, now: float, subscribe: Subscribe | None = None, patience: float | None = None
+    ) -> int:
         """Return the id for a request that is sent now and has to be answered in time."""
         request_id = self._next_id
         self._next_id += 1
-        patience = self._timing.reply_timeout
-        if method != "server.ping":
-            patience = max(patience, ANSWER_TIMEOUT)
+        if patience is None:
+            patience = self._timing.reply_timeout
+            if method != "server.ping":
+                patience = max(patience, ANSWER_TIMEOUT)
         self._unanswered[request_id] = _Unanswered(method, now, now + patience, patience, subscribe)
         return request_id
 

@@ -11,6 +11,7 @@ from bridge import plan
 from bridge.channels import CHANNELS, LISTING, SubscribedBy
 from bridge.config import EVERY_MARKET, AccountConfig, Config
 from bridge.errors import VisitFailed
+from bridge.exchange import clock
 from bridge.probe.findings import Findings
 from bridge.probe.messages import Messages, Pushed
 from bridge.probe.wire import Keep, Wire
@@ -114,11 +115,11 @@ class Probe:
             await asyncio.sleep(_APART)
         if not bounds:
             return
-        low, high = max(one[0] for one in bounds), min(one[1] for one in bounds)
-        if low > high:
-            self.findings.note("clock", False, f"server.time contradicts itself by {low - high:.2f} s")
+        common = clock.in_common(bounds)
+        if common is None:
+            self.findings.note("clock", False, "server.time contradicts itself")
             return
-        self.timed.offset = (low, high)
+        low, high = self.timed.offset = common
         small = low > -_LARGEST_OFFSET and high < _LARGEST_OFFSET
         self.findings.note("clock", small, f"{(low + high) / 2:+.2f} s, ± {(high - low) / 2:.2f}")
 

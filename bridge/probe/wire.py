@@ -13,7 +13,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketExce
 
 from bridge.config import ExchangeConfig
 from bridge.errors import VisitFailed
-from bridge.exchange import requests
+from bridge.exchange import clock, requests
 from bridge.exchange.requests import Credentials, Request
 from bridge.probe.messages import Answered, Line, Messages
 from bridge.websocket.opening import connection, in_words
@@ -80,14 +80,13 @@ class Wire:
     async def server_time(self) -> tuple[float, float] | None:
         """Return the bounds of what the server's clock is ahead of ours, in seconds; None if it is not read.
 
-        Its time counts whole seconds: at S it is anything from S to S + 1. Example: asked at 100.20 and
-        answered at 100.30 by our clock, 105 means that it is from 4.70 to 5.80 s ahead.
+        See `bridge.exchange.clock`.
         """
         sent = time.time()
         answered = await self._ask(requests.time)
         if not isinstance(answered.result, int | float):
             return None
-        return answered.result - time.time(), answered.result + 1 - sent
+        return clock.bounds(answered.result, sent, time.time())
 
     async def log_in(self) -> Answered:
         """Log in, signed with the server's clock, unless that is too far from ours."""

@@ -172,7 +172,7 @@ DECLARATIONS: tuple[Declaration, ...] = (
     Declaration(
         "clock_offset_seconds",
         Gauge,
-        "The exchange's clock minus this host's, read at the start of each session; 0 before the first.",
+        "The exchange's clock minus this host's, from all answers to `server.time`; 0 before the first.",
     ),
     Declaration(
         "last_push_timestamp_seconds",

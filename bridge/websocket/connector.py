@@ -412,6 +412,7 @@ class Connector:
             begins_clean=BEGIN_CLEAN,
         )
         session.confidential = self._watch.confidential
+        session.clock = self._watch.clock
         return Feed(
             opened,
             session,

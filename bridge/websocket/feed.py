@@ -305,7 +305,9 @@ class Feed:
                 if fence is not None and not fence.done():
                     fence.set_result(None)
             case ClockRead(offset):
-                self._clock_offset.value = offset
+                # The local clock may have been set since the session was created.
+                wall_offset = time.time() - time.monotonic()
+                self._clock_offset.value = offset + self.session.wall_offset - wall_offset
             case Confirmed(channel, symbols):
                 self.listening.setdefault(channel, self._last_frame_us)
                 self._confirmed.update((channel, symbol) for symbol in symbols or ("",))
