@@ -19,6 +19,7 @@ from aiokafka.helpers import create_ssl_context
 
 from bridge.config import KafkaConfig
 from bridge.errors import ConfigError
+from bridge.exchange.words import Confidential
 from bridge.kafka import quirks
 
 FAILURES = (KafkaError, OSError)
@@ -150,7 +151,7 @@ def reading() -> Iterator[None]:
 
 def in_words(error: BaseException) -> str:
     """Return the text of a Kafka error, with the missing ACL or the configuration key that Kafka rejects."""
-    words = str(error) or "no response in time"
+    words = Confidential().words(str(error)) or "no response in time"
     if isinstance(error, AclMissing):
         return _acl_missing(error.args[0])
     if operation := _OPERATIONS.get(type(error)):

@@ -30,6 +30,9 @@ from aiokafka.errors import KafkaConnectionError, KafkaError, KafkaTimeoutError,
 from aiokafka.producer.message_accumulator import MessageAccumulator, MessageBatch
 from aiokafka.protocol.api import Response
 
+from bridge.exchange.requests import Credentials
+from bridge.exchange.words import Confidential
+
 log = structlog.get_logger(__name__)
 
 SEEN_IN = "0.14.0"
@@ -43,8 +46,6 @@ _MOST_RESPONSE = 100 * 1024 * 1024
 # Iterations that SCRAM may ask for. Kafka sets 4096 to 16384 when it stores a password, and its own clients
 # refuse fewer, with which the password could be guessed from what is sent; more only keep a core busy.
 _LEAST_ITERATIONS, _MOST_ITERATIONS = 4096, 1_000_000
-
-_MOST_WORDS = 300  # characters of an error, which may be in the broker's words
 
 # Why the brokers that `bootstrap` has tried could not be used; None outside of it.
 _causes: ContextVar[list[str] | None] = ContextVar("causes", default=None)
@@ -109,7 +110,7 @@ async def _connect(self: AIOKafkaConnection) -> object:
     except Exception as error:  # noqa: BLE001 - a response can be wrong in any way
         is_known = isinstance(error, KafkaError)
         words = _words(error) if is_known else f"no answer of a Kafka broker: {error!r}"
-        words = _clean(words, self._sasl_plain_password)
+        words = Confidential([Credentials(self._sasl_plain_password or "", "")]).words(words)
         _note(f"{self.host}:{self.port}: {words}")
         raise (type(error) if is_known else KafkaConnectionError)(words) from None
 
@@ -152,13 +153,6 @@ def _note(cause: str) -> None:
     causes = _causes.get()
     if causes is not None:
         causes.append(cause)
-
-
-def _clean(words: str, password: str | None) -> str:
-    if password:
-        words = words.replace(password, "[redacted]")
-    words = "".join(one if one.isprintable() else "·" for one in words[: _MOST_WORDS + 1])
-    return words if len(words) <= _MOST_WORDS else f"{words[:_MOST_WORDS]}…"
 
 
 def _create_salted_password(self: ScramAuthenticator, salt: bytes, iterations: int) -> None:
@@ -302,7 +296,8 @@ async def create_topics(
         if admin._client.cluster.controller is not None:  # noqa: SLF001
             raise
         raise NoController("the cluster has no controller at the moment") from None
-    return {name: (code, message) for name, code, message in response.topic_errors}
+    clean = Confidential().words
+    return {name: (code, clean(message or "")) for name, code, message in response.topic_errors}
 
 
 class NoController(KafkaError):  # type: ignore[misc]

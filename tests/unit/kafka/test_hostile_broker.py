@@ -115,7 +115,7 @@ def test_a_broker_that_repeats_the_password_has_it_in_no_message() -> None:
     def answer(sent: bytes) -> bytes:
         return token(b"", 58, f"{sent[-20:].decode(errors='replace')} \x1b[2J\n {PASSWORD} " + "x" * 30_000)
 
-    assert "[redacted]" in cause(HostileBroker(answer), "PLAIN")
+    assert "***" in cause(HostileBroker(answer), "PLAIN")
 
 
 @pytest.mark.parametrize("mechanism", [SCRAM, "PLAIN"])

@@ -4,10 +4,12 @@ import ast
 import asyncio
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import aiokafka
 import pytest
+from aiokafka.admin import NewTopic
 from aiokafka.cluster import ClusterMetadata
 from aiokafka.conn import AIOKafkaConnection
 from aiokafka.errors import ProducerFenced
@@ -84,6 +86,20 @@ def test_applying_the_corrections_twice_changes_nothing() -> None:
     once = AIOKafkaConnection.send, MessageAccumulator.reenqueue
     quirks.apply()
     assert (AIOKafkaConnection.send, MessageAccumulator.reenqueue) == once
+
+
+def test_a_brokers_words_about_a_topic_are_short_and_on_one_line() -> None:
+    class Admin:
+        async def create_topics(self, topics: list[NewTopic], *, validate_only: bool) -> object:
+            errors = [("one", 37, "no\n\x1b[2Jreplicas " + "x" * 10_000), ("other", 0, None)]
+            return SimpleNamespace(topic_errors=errors)
+
+    answers = asyncio.run(quirks.create_topics(Admin(), []))
+    assert answers["other"] == (0, "")
+    code, words = answers["one"]
+    assert code == 37
+    assert words.isprintable()
+    assert len(words) < 400
 
 
 def fail(accumulator: MessageAccumulator, batch: MessageBatch) -> None:
