@@ -19,6 +19,7 @@ from bridge.kafka.state import ShardState
 from bridge.kafka.topics import Topic
 from bridge.pipeline import Pipeline
 from bridge.records import STATE
+from bridge.spool.folder import folder_of
 from bridge.spool.overflow import Overflow
 from bridge.spool.spool import Spool
 from bridge.watch.events import Journal
@@ -306,6 +307,6 @@ def spool(config: Config, shard: int, topics: Mapping[str, Topic]) -> Spool | No
     """Return the spool of a shard, each in its own folder; None if the spool is disabled."""
     if not config.spool.max_bytes:
         return None
-    folder = config.spool.dir / f"{config.kafka.topic_prefix}-{shard}"
+    folder = folder_of(config.spool.dir, config.kafka.topic_prefix, shard)
     accepts = own_entries(config.kafka, topics)
     return Spool(folder, config.spool.max_bytes // config.kafka.shards, accepts=accepts)

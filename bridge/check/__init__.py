@@ -23,7 +23,7 @@ async def check(config: Config, out: Say = print) -> int:
     ready = {
         "Kafka": await check_kafka(config, say),
         "the exchange": await check_exchange(config, say),
-        "the disk": check_disk(config.spool, say),
+        "the disk": check_disk(config, say),
     }
     failed = [name for name, is_ready in ready.items() if not is_ready]
     say(f"not ready: {' and '.join(failed)}, see above" if failed else "ready to run")

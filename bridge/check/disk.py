@@ -5,13 +5,34 @@ import shutil
 from pathlib import Path
 
 from bridge.check.lines import Say
-from bridge.config import SpoolConfig
+from bridge.config import Config, SpoolConfig
+from bridge.spool.folder import folder_of
 
 _MIB = 1024 * 1024
 
 
-def check_disk(config: SpoolConfig, say: Say) -> bool:
+def check_disk(config: Config, say: Say) -> bool:
     """Print the free space of the spool's folder; return whether `run` could use it."""
+    return _check_directory(config.spool, say) and _check_folders(config, say)
+
+
+def _check_folders(config: Config, say: Say) -> bool:
+    """Print which folders of shards cannot be used."""
+    if not config.spool.max_bytes:
+        return True
+    usable = True
+    for shard in range(config.kafka.shards):
+        folder = folder_of(config.spool.dir.absolute(), config.kafka.topic_prefix, shard)
+        if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
+            say(f"  {folder} is not a directory (links are not followed): remove it")
+            usable = False
+        elif folder.exists() and not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
+            say(f"  {folder} is not writable: give it to the user of the bridge")
+            usable = False
+    return usable
+
+
+def _check_directory(config: SpoolConfig, say: Say) -> bool:
     if not config.max_bytes:
         say("no spool: reading pauses when Kafka is unavailable and memory is full")
         return True

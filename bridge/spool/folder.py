@@ -29,6 +29,11 @@ _SAFELY = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _NAMED = 5  # files that one log line names at most
 
 
+def folder_of(directory: Path, topic_prefix: str, shard: int) -> Path:
+    """Return the folder of a shard's spool: below the configured directory, each shard has its own."""
+    return directory / f"{topic_prefix}-{shard}"
+
+
 class Folder:
     """The folder of one spool, named `path`; nothing is read or created before `open`."""
 
@@ -68,8 +73,8 @@ class Folder:
                 "files in the spool directory left alone",
                 folder=str(self._path),
                 why=why,
-                files=found[:_NAMED],
-                number=len(found),
+                files=found.first,
+                number=found.number,
             )
         return names
 
@@ -208,10 +213,10 @@ class Folder:
         # Whoever can write to the folder can give any file of this user a second name there.
         return "with a second name elsewhere" if about.st_nlink > 1 else None
 
-    def _sorted_out(self) -> tuple[list[str], dict[str, list[str]]]:
+    def _sorted_out(self) -> tuple[list[str], dict[str, "_Others"]]:
         """Return the names of the segments, the oldest first, and the others by the reason to leave them."""
         names: list[str] = []
-        others: dict[str, list[str]] = defaultdict(list)
+        others: dict[str, _Others] = defaultdict(_Others)
         with os.scandir(self._fd) as entries:
             for entry in entries:
                 if entry.name == LOCK:
@@ -221,24 +226,42 @@ class Folder:
                 except OSError:
                     continue  # it was deleted meanwhile
                 if not _SEGMENT.fullmatch(entry.name):
-                    others["not the name of a segment"].append(ascii(entry.name))
+                    others["not the name of a segment"].add(entry.name)
                 elif why := self._objection(about):
-                    others[why].append(ascii(entry.name))
+                    others[why].add(entry.name)
                 else:
                     names.append(entry.name)
         return sorted(names), others
 
     def _name_strays(self, above: int) -> None:
         """Log segments that are not in the folder of a shard: nothing reads them there."""
-        strays = [ascii(name) for name in os.listdir(above) if name.endswith(".spool")]
-        if strays:
+        strays = _Others()
+        with os.scandir(above) as entries:
+            for entry in entries:
+                if entry.name.endswith(".spool"):
+                    strays.add(entry.name)
+        if strays.number:
             log.warning(
                 "files in the spool directory left alone",
                 folder=str(self._path.parent),
                 why="not in the folder of a shard",
-                files=strays[:_NAMED],
-                number=len(strays),
+                files=strays.first,
+                number=strays.number,
             )
+
+
+class _Others:
+    """Files that are left alone: how many, and the names of the first of them."""
+
+    def __init__(self) -> None:
+        self.number = 0
+        self.first: list[str] = []
+
+    def add(self, name: str) -> None:
+        """Count one more."""
+        self.number += 1
+        if len(self.first) < _NAMED:
+            self.first.append(ascii(name))
 
 
 def name_of(number: int) -> str:

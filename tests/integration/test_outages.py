@@ -3,6 +3,7 @@
 import os
 import random
 import resource
+import shutil
 import time
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -11,8 +12,11 @@ from typing import Any
 
 import psutil
 import pytest
+from confluent_kafka.admin import AdminClient
 
+from bridge.records import Record
 from bridge.simulator.protocol import PUBLIC
+from bridge.spool.segment import blocks_of
 from tests.support.checks import (
     assert_gaps_cover_what_is_missing,
     assert_no_hole,
@@ -274,6 +278,47 @@ def test_trades_lost_to_damage_in_the_middle_of_a_spool_are_a_gap_with_its_bound
         assert_times_are_those_of_trades(gaps, trades)
         for symbol, made in exchange.truth.made.items():
             assert made[-1]["id"] == max(one.json["id"] for one in trades if one.json["symbol"] == symbol)
+
+
+def test_strange_files_and_forged_records_in_a_spool_neither_stop_it_nor_reach_kafka(
+    own_kafka: Broker, prefix: str, tmp_path: Path
+) -> None:
+    with ExchangeThread(symbols=SYMBOLS, rate=800) as exchange:
+        settings = config(
+            exchange.url, own_kafka, prefix, {"kafka": {**LITTLE_MEMORY, "session_timeout": 2.0}}
+        )
+        with RunningBridge(tmp_path, settings) as bridge:
+            bridge.wait_ready()
+            own_kafka.kill()
+            eventually(partial(spooled, bridge, 1000), 60, "records on disk")
+            exchange.quiesce()
+            assert bridge.stop() == 0
+        segment = segments(tmp_path)[-1]
+        folder, victim = segment.parent, tmp_path / "victim"
+        assert (folder.stat().st_mode & 0o777, segment.stat().st_mode & 0o777) == (0o700, 0o600)
+        forged = Record("trades", b"BTC_USDT", b'{"forged": 1}', time.time_ns() // 1000)
+        with segment.open("ab") as file:
+            file.write(blocks_of([("payments/0", forged), (f"{prefix}.trades.v1/99", forged)]))
+        shutil.copy(segment, folder / "backup.spool")
+        os.mkfifo(folder / "000000000099.spool")
+        victim.write_text("precious")
+        (folder / "lock").unlink()
+        (folder / "lock").symlink_to(victim)
+        own_kafka.start()
+        with RunningBridge(tmp_path, settings) as bridge:
+            bridge.wait_ready()
+            eventually(lambda: bridge.metric("spool_bytes") == 0, 90, "nothing on disk")
+            assert bridge.stop() == 0
+            assert "files in the spool directory left alone" in bridge.stderr
+        assert sorted(path.name for path in folder.iterdir()) == [
+            "000000000099.spool",
+            "backup.spool",
+            "lock",
+        ]
+        assert victim.read_text() == "precious"
+        assert spool_events(own_kafka, prefix).count("spool_damaged") == 1
+        assert "payments" not in AdminClient({"bootstrap.servers": own_kafka.bootstrap}).list_topics().topics
+        assert_trades_are(records_of(own_kafka, prefix, "trades"), exchange.truth.made)
 
 
 @pytest.mark.parametrize("limit", ["spool.max_bytes", "the disk"])
