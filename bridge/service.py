@@ -44,6 +44,7 @@ log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
 
+_GC_THRESHOLD = 10_000  # objects; Python's own is 700
 _SCRAPE = 0.5  # seconds; series that are computed within such a time are of one scrape
 
 
@@ -96,9 +97,11 @@ class Bridge:
             metrics=self.metrics,
             on_change=self._leases_changed.set,
         )
-        # Objects that exist by now stay: a full collection over them costs more than parsing many frames.
+        # Objects that exist by now stay: a full collection over them costs more than parsing many frames. And
+        # what frames leave behind holds no cycles, so it is rarely looked through.
         gc.collect()
         gc.freeze()
+        gc.set_threshold(_GC_THRESHOLD)
         async with asyncio.TaskGroup() as group:
             member = group.create_task(self._be_member(leases), name="leases")
             await self._follow(leases, topics, group)
