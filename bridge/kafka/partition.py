@@ -6,6 +6,7 @@ from typing import NamedTuple
 from aiokafka import AIOKafkaProducer
 from aiokafka.producer.message_accumulator import BatchBuilder
 
+from bridge.kafka import quirks
 from bridge.kafka.topics import Topic
 from bridge.records import Record
 from bridge.spool.progress import Backlog
@@ -13,6 +14,7 @@ from bridge.spool.progress import Backlog
 FULL_BATCH = 256  # records; a partition with this many is flushed before the interval is over
 _RECORD_OVERHEAD = 128  # bytes of a key and of Kafka's format around it and a value, rounded up
 NO_TIME = -1  # the timestamp of a record that has none
+_NO_HEADERS: list[object] = []
 _NO_LIMIT = 65_536  # records; a limit that no batch reaches
 OBJECT_OVERHEAD = 160  # bytes of memory that a pending record takes besides its value, approximately
 
@@ -70,7 +72,7 @@ class Partition:
     def take_batch(self, producer: AIOKafkaProducer, *, with_time: bool) -> BatchBuilder:
         """Move as many queued records as one batch holds to the sent ones, and return the batch."""
         batch = producer.create_batch()
-        append = batch.append
+        append = quirks.appending(batch)
         room = self.topic.max_message_bytes
         queued = self.queued
         number = value_bytes = 0
@@ -80,13 +82,14 @@ class Partition:
             if number and value_bytes + size + (number + 1) * _RECORD_OVERHEAD > room:
                 break
             time_ms = record.time_us // 1000 if with_time else NO_TIME
-            if append(timestamp=time_ms, key=record.key, value=value) is None:
+            if append(number, time_ms, record.key, value, _NO_HEADERS) is None:
                 break
             number += 1
             value_bytes += size
         self.sent += queued[:number]
         self.batches.append(Batch(number, value_bytes, queued[0].time_us))
         del queued[:number]
+        quirks.note_appended(batch, number)
         batch.close()
         return batch
 

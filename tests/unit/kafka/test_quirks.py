@@ -13,7 +13,7 @@ from aiokafka.admin import NewTopic
 from aiokafka.cluster import ClusterMetadata
 from aiokafka.conn import AIOKafkaConnection
 from aiokafka.errors import ProducerFenced
-from aiokafka.producer.message_accumulator import MessageAccumulator, MessageBatch
+from aiokafka.producer.message_accumulator import BatchBuilder, MessageAccumulator, MessageBatch
 from aiokafka.structs import TopicPartition
 
 import bridge
@@ -164,3 +164,23 @@ def test_a_batch_that_is_sent_again_is_acknowledged_and_forgotten() -> None:
         assert not accumulator._batches
 
     asyncio.run(scenario())
+
+
+def test_a_batch_is_the_one_that_aiokafkas_own_way_of_appending_makes() -> None:
+    keys = [b"BTC_USDT"] * 300 + [None]
+    records = [(1_600_000_000_000 + n, key, b"value %d" % n) for n, key in enumerate(keys)]
+    theirs, ours = BatchBuilder(1_000_000, 0), BatchBuilder(1_000_000, 0)
+    append = quirks.appending(ours)
+    for place, (time_ms, key, value) in enumerate(records):
+        theirs.append(timestamp=time_ms, key=key, value=value)
+        assert append(place, time_ms, key, value, []) is not None
+    quirks.note_appended(ours, len(records))
+    assert ours.record_count() == theirs.record_count() == len(records)
+    assert ours._build() == theirs._build()
+
+
+def test_a_full_batch_takes_no_more() -> None:
+    batch = BatchBuilder(1_000, 0)
+    append = quirks.appending(batch)
+    assert append(0, 0, None, b"x" * 900, []) is not None
+    assert append(1, 0, None, b"x" * 900, []) is None
