@@ -25,7 +25,7 @@ from bridge.exchange.events import (
     SubscriptionRefused,
 )
 from bridge.exchange.requests import Credentials
-from bridge.exchange.session import Session, Timing
+from bridge.exchange.session import ANSWER_TIMEOUT, Session, Timing
 from bridge.exchange.subscribing import subscribe_requests
 from bridge.exchange.words import Confidential
 from bridge.websocket import opening
@@ -36,6 +36,8 @@ _WINDOW = 1.0  # seconds that a signature's time may be off; the REST API allows
 # Seconds to look for the configured markets in the channel that lists markets, which pushes those that
 # changed: the quietest market that was measured, at a sibling of this exchange, changed every 32 s (FACTS).
 _LISTENING = 35.0
+
+_ANSWERS = 3  # that a session waits for one after the other, at most: to the clock, the login, subscriptions
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +72,7 @@ class _Result:
     compressed: int = 0  # frames that came compressed
     texts: int = 0  # frames that came as plain JSON
     confirmed: list[str] = field(default_factory=list)  # subscriptions, like "depth BTC_USDT"
-    refused: list[str] = field(default_factory=list)  # the same, each with the exchange's error
+    refused: dict[str, str] = field(default_factory=dict)  # the same, and the exchange's error
     markets: set[str] = field(default_factory=set)  # seen so far
 
     def add(self, events: Iterable[Event]) -> None:
@@ -83,8 +85,10 @@ class _Result:
                     self.ping = seconds
                 case Confirmed(channel, symbols):
                     self.confirmed.append(f"{channel} {' '.join(symbols)}".rstrip())
+                    for one in (self.confirmed[-1], *(f"{channel} {symbol}" for symbol in symbols)):
+                        self.refused.pop(one, None)
                 case SubscriptionRefused(channel, symbols, error) | RequestPostponed(channel, symbols, error):
-                    self.refused.append(f"{channel} {' '.join(symbols)}".rstrip() + f": {error}")
+                    self.refused[f"{channel} {' '.join(symbols)}".rstrip()] = error
 
     def count(self, frame: bytes, binary: bool) -> None:
         """Count a frame by its format."""
@@ -196,8 +200,8 @@ async def _visit(
     say(f"    message format: {' and '.join(formats)}")
     if result.confirmed:
         say(f"    confirmed: {', '.join(sorted(result.confirmed))}")
-    for refusal in result.refused:
-        say(f"    refused: {refusal}")
+    for refused, why in result.refused.items():
+        say(f"    refused: {refused}: {why}")
     return result
 
 
@@ -228,44 +232,67 @@ async def _listen(
         async with await opening.connection(config, ClientConnection) as connection:
             session.start(time.monotonic())
             session.ping(time.monotonic())
-            async with asyncio.timeout(2 * config.reply_timeout):
-                await _converse(session, connection, result, budget)
+            await _converse(session, connection, result, visitor)
             if search and LISTING in result.confirmed:
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(search.seconds):
                         while not search.over(result.markets):
+                            await _send(session, connection, result)
                             await _receive(session, connection, result)
                 for channel in search.follows if result.markets else ():
                     session.subscribe(channel, [min(result.markets)])
-                async with asyncio.timeout(2 * config.reply_timeout):
-                    await _converse(session, connection, result, budget)
+                await _converse(session, connection, result, visitor)
     except TimeoutError:
-        raise VisitFailed(f"no response within {config.reply_timeout:g} s") from None
+        raise VisitFailed(f"no connection within {config.reply_timeout:g} s") from None
     except (OSError, EOFError, WebSocketException, BadFrame) as error:
         raise VisitFailed(session.confidential.words(opening.in_words(error))) from None
     return result
 
 
 async def _converse(
-    session: Session, connection: ClientConnection, result: _Result, budget: Courtesy
+    session: Session, connection: ClientConnection, result: _Result, visitor: _Visitor
 ) -> None:
-    """Exchange messages until the session is live, its ping answered and the clock read."""
-    while True:
-        while session.held:
-            await asyncio.sleep(budget.reserve_subscribe(time.monotonic()))
-            session.send_held(time.monotonic())
-        for request in session.to_send():
-            await connection.send(request)
-        result.add(session.events())
-        if session.over:
-            raise VisitFailed(session.over.detail)
-        if session.live and result.clock is not None and result.ping is not None:
-            return
-        await _receive(session, connection, result)
+    """Exchange messages until the session is live, its ping answered and the clock read.
+
+    As in `run`, answers other than to pings may be slow.
+    """
+    patience = visitor.config.reply_timeout
+    slow = f"    answers take more than {patience:g} s, waiting for up to {ANSWER_TIMEOUT:g} s for each"
+    hint = asyncio.get_running_loop().call_later(patience, visitor.say, slow)
+    most = _ANSWERS * max(patience, ANSWER_TIMEOUT)
+    try:
+        async with asyncio.timeout(most):
+            while True:
+                while session.held:
+                    await asyncio.sleep(visitor.budget.reserve_subscribe(time.monotonic()))
+                    session.send_held(time.monotonic())
+                await _send(session, connection, result)
+                if session.live and result.clock is not None and result.ping is not None:
+                    return
+                await _receive(session, connection, result)
+    except TimeoutError:
+        raise VisitFailed(f"not all that was asked for was answered within {most:g} s") from None
+    finally:
+        hint.cancel()
+
+
+async def _send(session: Session, connection: ClientConnection, result: _Result) -> None:
+    """Send what the session has to send, and note what has happened to it."""
+    for request in session.to_send():
+        await connection.send(request)
+    result.add(session.events())
+    if session.over:
+        raise VisitFailed(session.over.detail)
 
 
 async def _receive(session: Session, connection: ClientConnection, result: _Result) -> None:
-    message = await connection.recv()
+    """Take the next message, or have the session do what is due before one comes."""
+    try:
+        async with asyncio.timeout(max(0.0, session.next_call() - time.monotonic())):
+            message = await connection.recv()
+    except TimeoutError:
+        session.tick(time.monotonic())
+        return
     binary = isinstance(message, bytes)
     frame = message if isinstance(message, bytes) else message.encode()
     result.count(frame, binary)

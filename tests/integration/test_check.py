@@ -87,6 +87,21 @@ def test_a_market_that_is_confirmed_but_not_seen_is_only_noted() -> None:
     assert "confirmed: trades QUIET_USDT" in printed
 
 
+def test_slow_answers_are_waited_for_while_pings_are_answered() -> None:
+    with ExchangeThread(symbols=SYMBOLS, rate=100, dialect=Dialect(answers_in_time=3)) as exchange:
+        ready, printed = visit(exchange, {"reply_timeout": 1.0}, channels={"trades": ["BTC_USDT"]})
+    assert ready
+    assert "answers take more than 1 s, waiting for up to 60 s for each" in printed
+    assert "confirmed: all_ticker, trades BTC_USDT" in printed
+
+
+def test_an_exchange_that_answers_no_ping_is_named_as_such() -> None:
+    with ExchangeThread(symbols=SYMBOLS, rate=100, dialect=Dialect(pings_answered="never")) as exchange:
+        ready, printed = visit(exchange, {"reply_timeout": 1.0}, channels={"trades": ["BTC_USDT"]})
+    assert not ready
+    assert "public connection: no response to server.ping within 1 s" in printed
+
+
 def test_markets_that_were_not_seen_are_subscribed_to_in_sessions_of_the_configured_size() -> None:
     names = [f"NO{number}_USDT" for number in range(5)]
     faults = Faults(max_subscriptions=2)
