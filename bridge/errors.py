@@ -5,6 +5,7 @@
     ├── ExchangeError          the exchange violated its protocol
     │   ├── BadFrame           a frame is not a message of the protocol
     │   ├── BadItem            an item of a push cannot become a record
+    │   │   └── Unsubscribed   it is of something that the session has not subscribed to
     │   └── VisitFailed        `check` could not complete a session
     ├── BrokerError            Kafka is not set up as the bridge requires
     │   ├── TopicError         a topic does not match the configuration
@@ -18,7 +19,7 @@ wrapped; they are handled where the library is called. `AclMissing` and `NoContr
 
 from typing import Literal
 
-DeadLetterReason = Literal["decompression", "json", "unknown_method", "payload"]
+DeadLetterReason = Literal["decompression", "json", "unknown_method", "payload", "unsubscribed"]
 """Why a frame became a dead letter."""
 
 
@@ -52,6 +53,10 @@ class BadFrame(ExchangeError):
 
 class BadItem(ExchangeError):
     """An item of a push, or a whole push, that cannot become a record; the message says why."""
+
+
+class Unsubscribed(BadItem):
+    """A push or an item of a channel, symbol or currency that the session has not subscribed to."""
 
 
 class VisitFailed(ExchangeError):

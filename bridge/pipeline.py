@@ -1,4 +1,7 @@
-"""Turns pushes into records, frames that cannot become records into dead letters, and counts both."""
+"""Turns pushes into records, frames that cannot become records into dead letters, and counts both.
+
+Longer than 350 lines because what becomes of a push, and what is reported of it, belong together.
+"""
 
 import traceback
 from collections.abc import Callable, Collection, Sequence
@@ -8,10 +11,11 @@ import msgspec
 import structlog
 from msgspec import Raw
 
+from bridge.allowance import Allowance, Strays
 from bridge.channels import BEGIN_CLEAN, CHANNELS, PRIVATE
 from bridge.channels.channel import Normalise, Normaliser, Outcome, Overlap, Source
 from bridge.channels.figures import Name
-from bridge.errors import BadFrame, BadItem, DeadLetterReason
+from bridge.errors import BadFrame, BadItem, DeadLetterReason, Unsubscribed
 from bridge.exchange.frames import Push
 from bridge.ledger import Gap, Watermarks
 from bridge.records import Record, deadletter, session_of
@@ -22,6 +26,9 @@ log = structlog.get_logger(__name__)
 
 # What a normaliser raises for params of the wrong shape.
 _WRONG_SHAPE = (BadItem, msgspec.ValidationError, UnicodeError)
+
+# All that is raised for a push because of what is in it.
+_FORESEEN = (*_WRONG_SHAPE, msgspec.DecodeError, RecursionError)
 
 # Of a gap in a private channel: the frame is in the dead letters.
 _NOT_ALL = "a push could not become records, or not all of it"
@@ -38,38 +45,12 @@ _decode_named = msgspec.json.Decoder(_Named).decode
 MOST_REMARKED = 64
 """Fields that the exchange has added which are reported of one channel."""
 
-MOST_WHOLE = 10
-"""Frames of a channel whose pushes replace each other that may be kept whole in dead letters at once."""
-_ONE_A = 60_000_000  # µs until one more may be
-
 Emit = Callable[[Sequence[Record]], Sequence[Record]]
 """Queue records for Kafka; return those that are too large for it."""
 
 
 OnMarkets = Callable[[Collection[bytes]], None]
 """Take the keys of a push of a channel that lists markets: these markets exist."""
-
-
-class _Allowance:
-    """How many frames of a channel may be kept whole in dead letters: a few at once, then one a minute.
-
-    It is for channels whose pushes replace each other. One odd ticker in all_ticker would otherwise cost a
-    frame of all markets each second, for ever.
-    """
-
-    __slots__ = ("_full_us",)
-
-    def __init__(self) -> None:
-        self._full_us = 0  # when all of it may be used again, µs since the epoch
-
-    def take(self, now_us: int) -> bool:
-        """Use one, if there is one left."""
-        none_left_us = now_us + MOST_WHOLE * _ONE_A
-        self._full_us = min(max(self._full_us, now_us), none_left_us)  # the clock may have been set back
-        is_left = self._full_us + _ONE_A <= none_left_us
-        if is_left:
-            self._full_us += _ONE_A
-        return is_left
 
 
 class _Lane:
@@ -102,7 +83,7 @@ class _Lane:
     duplicates: Counter
     live_duplicates: Counter
     recovered: Counter
-    whole: _Allowance | None  # of frames in dead letters; None: no end of them
+    whole: Allowance | None  # of frames in dead letters; None: no end of them
     remarked: set[str]  # fields added by the exchange that are reported; at most MOST_REMARKED
 
 
@@ -125,6 +106,8 @@ class Pipeline:
         self._emit = emit
         self._journal = watch.journal
         self._confidential = watch.confidential
+        self._has_accounts = not PRIVATE.isdisjoint(wanted)
+        self._strays = Strays()
         self._metrics = metrics = watch.metrics
         self._lanes: dict[str, _Lane] = {}  # by channel; complete from the start
         for name, channel in CHANNELS.items():
@@ -141,7 +124,7 @@ class Pipeline:
             lane.live_duplicates = metrics.counter("live_duplicates_total", channel=name)
             lane.recovered = metrics.counter("recovered_total", channel=name)
             lane.remarked = set()
-            lane.whole = _Allowance() if channel.overlap is Overlap.STATE else None
+            lane.whole = Allowance() if channel.overlap is Overlap.STATE else None
 
     def push(self, push: Push, source: Source, received_us: int, frame: bytes) -> None:
         """Make records of one push. If any of it cannot become a record, `frame` becomes a dead letter."""
@@ -152,28 +135,11 @@ class Pipeline:
             return
         try:
             outcome = lane.normalise(push.params, source, received_us)
-        except _WRONG_SHAPE as error:
-            self._lost_push(push, source, _symbol(push.params), received_us)
-            self._deadletter("payload", push.channel, str(error), source, received_us, frame)
+        except Exception as error:  # noqa: BLE001 - whatever it is must not end the session
+            self._failed(push, error, source, received_us, frame)
             return
-        except (msgspec.DecodeError, RecursionError) as error:
-            self._lost_push(push, source, None, received_us)
-            self._deadletter("json", None, str(error), source, received_us, frame)
-            return
-        except Exception as error:
-            # An internal error must not end the session: the next one would receive the same push.
-            # The message of an error may quote the payload.
-            log.error(
-                "internal error in a normaliser",
-                channel=push.channel,
-                session=source.session,
-                error=type(error).__name__,
-                exc_info=None if push.channel in PRIVATE else error,
-                at=_place(error),
-            )
-            self._lost_push(push, source, None, received_us)
-            self._deadletter("payload", push.channel, repr(error), source, received_us, frame)
-            return
+        if outcome.unsubscribed:
+            self._unsubscribed(push.channel, outcome.unsubscribed, source, received_us, frame)
         if push.added or outcome.added:
             self._remark(push, outcome, lane, source)
         lane.last_push.value = received_us / 1e6
@@ -186,17 +152,54 @@ class Pipeline:
             too_large = self._emit(outcome.records)
             if too_large or outcome.bad:
                 bad = [*outcome.bad, *map(_too_large, too_large)]
-                if push.channel in BEGIN_CLEAN:
-                    self._lost(push.channel, source, _symbol(push.params))
-                self._lost_private(push.channel, _NOT_ALL, source, received_us)
-                self._deadletter("payload", push.channel, _summary(bad), source, received_us, frame)
+                self._failed_partly(push, bad, source, received_us, frame)
             if outcome.duplicates:
                 _count_duplicates(outcome, lane, source)
         if lane.on_markets is not None:
             lane.on_markets({record.key for record in outcome.records if record.key is not None})
 
+    def _failed_partly(
+        self, push: Push, bad: list[str], source: Source, received_us: int, frame: bytes
+    ) -> None:
+        """Make a dead letter of a push with bad items."""
+        channel = push.channel
+        if not source.asks(channel, None):
+            self._unsubscribed(channel, bad, source, received_us, frame)
+            return
+        if channel in BEGIN_CLEAN:
+            self._lost(channel, source, _symbol(push.params))
+        self._lost_private(channel, _NOT_ALL, source, received_us)
+        self._deadletter("payload", channel, _summary(bad), source, received_us, frame)
+
+    def _failed(self, push: Push, error: Exception, source: Source, received_us: int, frame: bytes) -> None:
+        """Make a dead letter of a push of which nothing can become a record."""
+        channel, symbol = push.channel, None
+        reason: DeadLetterReason = "payload"
+        if isinstance(error, _WRONG_SHAPE):
+            symbol = _symbol(push.params) if channel in BEGIN_CLEAN else None
+        elif isinstance(error, msgspec.DecodeError | RecursionError):
+            reason = "json"
+        else:
+            # The next session would receive the same push. The message of an error may quote the payload.
+            log.error(
+                "internal error in a normaliser",
+                channel=channel,
+                session=source.session,
+                error=type(error).__name__,
+                exc_info=None if channel in PRIVATE else error,
+                at=_place(error),
+            )
+        if isinstance(error, Unsubscribed) or not source.asks(channel, symbol):
+            self._unsubscribed(channel, [str(error)], source, received_us, frame)
+            return
+        detail = str(error) if isinstance(error, _FORESEEN) else repr(error)
+        self._lost(channel, source, symbol)
+        self._lost_private(channel, _NOT_ALL, source, received_us)
+        self._deadletter(reason, None if reason == "json" else channel, detail, source, received_us, frame)
+
     def overdue(self, now_us: int, patience_us: int) -> None:
         """Report what has waited for a list for longer than `patience_us`; both are in µs."""
+        self.report_left_out(now_us)
         for lane in self._lanes.values():
             outcome = lane.normaliser.overdue(now_us, patience_us)
             if not lane.wanted:
@@ -240,10 +243,6 @@ class Pipeline:
         if channel in BEGIN_CLEAN:
             source.incomplete.add(channel)
 
-    def _lost_push(self, push: Push, source: Source, symbol: str | None, received_us: int) -> None:
-        self._lost(push.channel, source, symbol)
-        self._lost_private(push.channel, _NOT_ALL, source, received_us)
-
     def _lost_private(self, channel: str, detail: str, source: Source, received_us: int) -> None:
         """Record the loss of something that a private channel has pushed: it comes never again."""
         if source.account is None or not CHANNELS[channel].private:
@@ -259,6 +258,21 @@ class Pipeline:
             before_us=received_us,
             filled=0,
         )
+
+    def _unsubscribed(
+        self, channel: str, others: list[str], source: Source, received_us: int, frame: bytes
+    ) -> None:
+        """Make a dead letter of what was not asked for, if there were not too many; else count it."""
+        if self._strays.keeps(received_us, source.account):
+            self._deadletter("unsubscribed", channel, _summary(others), source, received_us, frame)
+        else:
+            self._metrics.counter("deadletters_total", reason="unsubscribed").value += 1
+
+    def report_left_out(self, now_us: int | None = None) -> None:
+        """Record how many pushes were left out that were not asked for: once a minute; without time, now."""
+        for account, number in self._strays.take_left_out(now_us):
+            detail = f"{number} pushes of what was not subscribed to, besides those in the dead letters"
+            self._journal.record("pushes_left_out", account=account, detail=detail)
 
     def _remark(self, push: Push, outcome: Outcome, lane: _Lane, source: Source) -> None:
         """Report fields that the exchange has added, each once."""
@@ -293,6 +307,9 @@ class Pipeline:
             detail = f"frame of {len(frame)} bytes withheld: {why}; {detail}"
             frame = b""
         private = source.account is not None or channel in PRIVATE
+        if private and not self._has_accounts:
+            # Whoever's it is, there is no place for it.
+            private, detail, frame = False, f"frame of {len(frame)} bytes withheld: there is no account", b""
         # Nothing of a private payload is logged, and a detail may quote it.
         shown = {} if private else {"detail": detail}
         log.warning("dead letter", reason=reason, channel=channel, **shown, session=source.session)

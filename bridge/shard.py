@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import structlog
 
 from bridge import plan
+from bridge.channels import LISTING
 from bridge.config import AccountConfig, Config
 from bridge.errors import ShardLost
 from bridge.exchange.words import Confidential
@@ -95,7 +96,8 @@ class Shard:
         self._serving = False
         self._stopping = False  # whether it ends, so that no session is opened any more
         self._following: asyncio.Handle | None = None  # the call of `_follow_room` that is scheduled, if any
-        self._markets: set[bytes] = set()  # all that all_ticker has listed
+        self._markets: set[bytes] = set()  # all that all_ticker has listed, up to `max_markets`
+        self._left_out = False  # whether it has listed more
         self._pipeline: Pipeline  # from the takeover on
         self._connectors: list[Connector] = []  # public ones and those of accounts, in the order of opening
         self._halving = Halving(self._connectors, self._connector, self._start, self._watch.shard)
@@ -120,6 +122,8 @@ class Shard:
             if self._running:
                 await asyncio.wait(self._running)
             if not self.lost:
+                if self._serving:
+                    self._pipeline.report_left_out()
                 self._sink.save_heard()
                 self.queues.drain()
                 await asyncio.wait({delivering}, timeout=_DRAIN)
@@ -268,13 +272,20 @@ class Shard:
         """Subscribe to markets that all_ticker lists for the first time, unless the shard is ending."""
         if self._stopping:
             return
+        new = sorted(market for market in markets if market not in self._markets)
+        if not new:
+            return
+        most = self._config.exchange.max_markets
+        room = most - len(self._markets)
+        if len(new) > room and not self._left_out:
+            self._left_out = True
+            detail = f"exchange.max_markets is {most}"
+            self._watch.journal.record("markets_left_out", channel=LISTING, detail=detail)
+        new = new[: max(0, room)]
+        self._markets.update(new)
         shards = self._config.kafka.shards
-        symbols = sorted(
-            symbol
-            for symbol in (market.decode() for market in markets if market not in self._markets)
-            if plan.shard_of(symbol, shards) == self._number
-        )
-        self._markets.update(markets)
+        named = [market.decode() for market in new]
+        symbols = [symbol for symbol in named if plan.shard_of(symbol, shards) == self._number]
         if symbols:
             log.info("new markets found", shard=self._watch.shard, symbols=symbols)
             self._subscribe([(channel, symbol) for symbol in symbols for channel in self._plan.follows])

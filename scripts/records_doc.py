@@ -116,6 +116,12 @@ REASONS = {
         "The exchange may have changed a format: the records need a new version of the bridge. For a record "
         "that is too large, increase `max.message.bytes` of the topic.",
     ),
+    "unsubscribed": (
+        "Some or all of it is of a channel, symbol or currency that the session had not subscribed to. "
+        "Nothing of that becomes a record. Ten such frames are kept at once, then one a minute; the event "
+        "`pushes_left_out` has the number of the others.",
+        "Nothing is missing. If it goes on, the exchange may have changed what it pushes.",
+    ),
 }
 
 EVENT = """\

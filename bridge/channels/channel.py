@@ -1,16 +1,24 @@
 """The types of a channel: its description, the source of its pushes, and the outcome of a push."""
 
 import enum
+import re
 from collections import defaultdict
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Protocol
 
 import msgspec
 
+from bridge.errors import BadItem, Unsubscribed
 from bridge.ledger import Gap, Watermarks
 from bridge.records import Cause, Record
+
+MOST_NAMES = 20_000
+"""Names that one session takes from a channel that is subscribed by nothing, in two spellings at most."""
+
+is_market = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.\-]{0,63}").fullmatch
+"""Whether a name that the exchange has chosen may be that of a market."""
 
 
 class Series:
@@ -75,6 +83,7 @@ class Source:
     __slots__ = (
         "_series",
         "account",
+        "asked",
         "cause",
         "channels",
         "heard_us",
@@ -88,6 +97,9 @@ class Source:
         self.account = account
         self.cause = cause
         self.channels: Collection[str] = ()  # those that the session subscribes to; set by the feed
+        # By channel, all names that the session has ever subscribed to; none: to a channel that is subscribed
+        # by nothing, so that any name may come. None: not known, so anything is taken. Filled by the feed.
+        self.asked: dict[str, set[str]] | None = None
         # What was pushed up to then is delivered, µs since the epoch; 0 before the session begins. Set by the
         # feed, see `Feed.read_up_to`.
         self.heard_us = 0
@@ -96,17 +108,50 @@ class Source:
         self.incomplete: set[str] = set()
         # Whether its pushes repeat those of the session that it replaces; during a rotation's release only.
         self.overlapping = False
-        # By channel and symbol; a symbol in lower case has the same value under both spellings. Only grows.
+        # By channel and symbol; a symbol in lower case has the same value under both spellings. Only grows,
+        # with what is asked for, or up to MOST_NAMES.
         self._series: defaultdict[str, dict[str, Series]] = defaultdict(dict)
 
+    def ask(self, channel: str, names: Iterable[str] = ()) -> None:
+        """Note that the session subscribes to symbols or currencies of a channel, or to all of it."""
+        if self.asked is None:
+            self.asked = {}
+        self.asked.setdefault(channel, set()).update(names)
+
+    def asks(self, channel: str, symbol: str | None) -> bool:
+        """Return whether the session has subscribed to a symbol, which may be in lower case; None: to any."""
+        names = None if self.asked is None else self.asked.get(channel)
+        if names is None:
+            return self.asked is None
+        return not names or symbol is None or symbol.upper() in names
+
     def series(self, channel: str, symbol: str) -> Series:
-        """Return the series of a symbol, which may be in upper or lower case."""
+        """Return the series of a symbol, which may be in upper or lower case.
+
+        Raises:
+            Unsubscribed: the session has not subscribed to it.
+            BadItem: it is not the name of a market.
+        """
+        series = self._series[channel].get(symbol)
+        return self._new_series(channel, symbol) if series is None else series
+
+    def _new_series(self, channel: str, symbol: str) -> Series:
         of_channel = self._series[channel]
-        series = of_channel.get(symbol)
+        upper = symbol.upper()
+        series = of_channel.get(upper)
         if series is None:
-            upper = symbol.upper()
-            series = of_channel.get(upper) or Series(self.session, upper)
-            of_channel[symbol] = of_channel[upper] = series
+            if not self.asks(channel, symbol):
+                raise Unsubscribed(f"{channel} {upper!r} was not subscribed to")
+            if self.asked is not None and not self.asked[channel]:
+                if not is_market(symbol):
+                    raise BadItem(f"{upper!r} is not the name of a market")
+                if len(of_channel) >= MOST_NAMES:
+                    raise Unsubscribed(f"more than {MOST_NAMES} names")
+            series = of_channel[upper] = Series(self.session, upper)
+        if (
+            symbol.islower() and symbol.isascii()
+        ):  # other spellings are looked up anew each time: they have no end
+            of_channel[symbol] = series
         return series
 
     def pushed(self, channel: str, symbol: str | None) -> int:
@@ -127,6 +172,9 @@ class Outcome(msgspec.Struct, gc=False):
 
     bad: list[str] = []
     """For each item that could not become a record, the reason."""
+
+    unsubscribed: list[str] = []
+    """The same for each item that the session has not subscribed to."""
 
     time_us: int | None = None
     """When the newest live item happened, by the exchange's clock, in µs since the epoch; None if unknown."""

@@ -9,7 +9,7 @@ from msgspec import Struct
 
 from bridge.channels.channel import Independent, Normaliser, Outcome, Source, schema_name
 from bridge.channels.items import ItemsReader
-from bridge.errors import BadItem
+from bridge.errors import BadItem, Unsubscribed
 from bridge.records import Record
 
 Item = TypeVar("Item", bound=Struct)
@@ -53,7 +53,11 @@ def normaliser(
         """Return a record for each good item."""
         outcome = Outcome([])
         for item in read(params, outcome):
-            series = source.series(channel, name_of(item))
+            try:
+                series = source.series(channel, name_of(item))
+            except Unsubscribed as other:
+                outcome.unsubscribed.append(str(other))
+                continue
             head = Head(schema, source.session, series.seq, received_us, source.account, series.symbol)
             try:
                 record, time_us = record_of(head, item)

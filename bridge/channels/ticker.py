@@ -19,7 +19,7 @@ from bridge.channels.channel import (
 )
 from bridge.channels.figures import NULL, Figure, Name, exact_or_null, microseconds, plain_or_null
 from bridge.channels.items import ItemsReader
-from bridge.errors import BadItem
+from bridge.errors import BadItem, Unsubscribed
 from bridge.records import Record
 
 
@@ -86,7 +86,14 @@ def normaliser(channel: str) -> Normaliser:
                 except BadItem as bad:
                     outcome.bad.append(f"{ticker.symbol}: {bad}")
                     continue
-            series = source.series(channel, ticker.symbol)
+            try:
+                series = source.series(channel, ticker.symbol)
+            except Unsubscribed as other:
+                outcome.unsubscribed.append(str(other))
+                continue
+            except BadItem as bad:
+                outcome.bad.append(str(bad))
+                continue
             seq, time_us = series.next_seq(), _time_us(ticker.timestamp)
             record = TickerRecord(schema, session, seq, received_us, series.symbol, time_us, *figures)
             records.append(Record(channel, series.key, encode(record), received_us))

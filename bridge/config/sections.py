@@ -103,6 +103,12 @@ class ExchangeConfig(Section):
         "without losing data. The exchange closes every connection after about two hours "
         "(7200 s).",
     )
+    max_markets: int = Field(
+        default=5000,
+        ge=1,
+        description='Maximum number of markets that `"*"` follows. If the exchange lists more, the rest is '
+        "left out and reported (`markets_left_out`).",
+    )
     max_clock_offset: Seconds = Field(
         default=30.0,
         description="Seconds that the exchange's clock (`server.time`) and the local one may be apart. "

@@ -242,6 +242,11 @@ class Session:
         return min(*own, *deadlines, *repeats)
 
     @property
+    def wanted(self) -> Mapping[str, Sequence[str]]:
+        """The symbols of each channel that it subscribes to, confirmed or not; none: all of the channel."""
+        return self._wanted
+
+    @property
     def channels(self) -> Collection[str]:
         """The channels that it subscribes to, confirmed or not; a view that grows by `subscribe`."""
         return self._wanted.keys()

@@ -18,6 +18,7 @@ from bridge.spool.overflow import Overflow
 from bridge.spool.segment import Entry, Place
 from bridge.watch.metrics import Metrics
 
+_MOST_ROUTES = 50_000  # keys of a channel whose partitions are remembered
 _REFILL = 2 * 1024 * 1024  # bytes of records that are read from the spool at once
 
 
@@ -58,7 +59,7 @@ class Queues:
         self._metrics = metrics
         self._max_pending_bytes = max_pending_bytes
         self._on_change = on_change
-        # By channel and key, so that a key is hashed once; grows with the symbols.
+        # By channel and key, so that a key is hashed once; grows with the symbols, up to _MOST_ROUTES.
         self._routes: dict[str, dict[bytes | None, Partition]] = {channel: {} for channel in topics}
 
     def add(self, records: Iterable[Record]) -> list[Record]:
@@ -246,7 +247,10 @@ class Queues:
         number = topic.partition(record.key)
         place = f"{topic.name}/{number}"
         partition = self.places.get(place) or self._open(place, record)
-        self._routes[record.channel][record.key] = partition
+        routes = self._routes[record.channel]
+        if len(routes) >= _MOST_ROUTES:
+            routes.clear()  # they are found again
+        routes[record.key] = partition
         return partition
 
     def _open(self, place: Place, record: Record) -> Partition:

@@ -103,6 +103,10 @@ def _log(event: Event) -> None:
             log.warning("trade ids began anew", **about)
         case "unknown_field":
             log.warning("unknown field ignored", **about)
+        case "pushes_left_out":
+            log.warning("pushes that were not subscribed to left out", **about)
+        case "markets_left_out":
+            log.error("more markets than max_markets, the rest is left out", **about)
         case "records_lost":
             log.warning("previous owner left records undelivered", **about)
 

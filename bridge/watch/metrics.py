@@ -149,7 +149,7 @@ DECLARATIONS: tuple[Declaration, ...] = (
     Declaration(
         "deadletters_total",
         Counter,
-        "Frames sent to the dead letter topic.",
+        "Frames sent to the dead letter topic; of unsubscribed ones, also those that were too many for it.",
         ("reason",),
         (DEAD_LETTER_REASONS,),
     ),

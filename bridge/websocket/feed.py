@@ -83,6 +83,9 @@ class Feed:
         self.session = session
         self.source = source
         source.channels = session.channels
+        source.asked = {}
+        for channel, symbols in session.wanted.items():
+            source.ask(channel, symbols)
         self.deliver: Deliver = receiver.push  # the receiver's method, found once: the hot path calls it
         self.live = asyncio.Event()  # set when the session becomes live; cleared when subscriptions are added
         self._refused = Refused(session, source, watch.journal)
@@ -151,6 +154,7 @@ class Feed:
     def subscribe(self, channel: str, symbols: list[str]) -> None:
         """Add symbols of a channel."""
         self.live.clear()
+        self.source.ask(channel, symbols)
         self.session.subscribe(channel, symbols)
         self._wake.set()
 

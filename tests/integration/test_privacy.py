@@ -41,6 +41,9 @@ def private_pushes() -> Iterator[Frame]:
     yield push("order_algo", [{"id": CANARY}])
     yield push("balance", {"free": CANARY})
     yield push(f"order{CANARY}", [ORDER])
+    yield push("order", [ORDER | {"symbol": CANARY}])
+    yield push("order", [ORDER | {"symbol": "DOGE_USDT"}])
+    yield push("trades", [True, [], CANARY])
     yield {"method": f"order {CANARY}", "params": [ORDER]}
     yield {"neither": CANARY}
     text = b'{"method":"order.update","params":[{"price":"%b' % CANARY.encode()

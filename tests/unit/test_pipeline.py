@@ -7,11 +7,12 @@ import msgspec
 import pytest
 from structlog.testing import capture_logs
 
+from bridge.allowance import AT_ONCE
 from bridge.channels import CHANNELS
 from bridge.channels.channel import Outcome, Source
 from bridge.errors import BadFrame, DeadLetterReason
 from bridge.exchange.frames import Push
-from bridge.pipeline import MOST_REMARKED, MOST_WHOLE, Pipeline
+from bridge.pipeline import MOST_REMARKED, Pipeline
 from bridge.records import DEADLETTER, EVENTS, PRIVATE_DEADLETTER, PRIVATE_EVENTS, Record, schema_of
 from bridge.watch.events import Journal
 from bridge.watch.metrics import Metrics
@@ -348,7 +349,7 @@ def test_an_odd_ticker_in_each_push_costs_a_whole_frame_now_and_then_only() -> N
     ]
     whole = [letter for letter in letters if letter["frame_base64"]]
     assert len(letters) == 3600
-    assert MOST_WHOLE + 58 <= len(whole) <= MOST_WHOLE + 60
+    assert AT_ONCE + 58 <= len(whole) <= AT_ONCE + 60
     assert all("frame of 7 bytes omitted" in one["detail"] for one in letters if not one["frame_base64"])
     assert all("B: 'n/a' is not a decimal" in letter["detail"] for letter in letters)
     assert len([one for one in sessions.records if one.channel == "all_ticker"]) == 3600
@@ -371,7 +372,7 @@ def test_a_clock_that_is_set_back_gives_frames_no_longer_wait() -> None:
     for _ in range(20):
         sessions.pipeline.push(push, source, RECEIVED_US, b"a frame")
     before = sessions.dead_letters()
-    for minute in range(MOST_WHOLE + 2):
+    for minute in range(AT_ONCE + 2):
         sessions.pipeline.push(push, source, RECEIVED_US - 10**12 + minute * 60_000_000, b"a frame")
     late = [
         msgspec.json.decode(one.value) for one in sessions.records if schema_of(one.channel) == DEADLETTER

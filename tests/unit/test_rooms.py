@@ -15,7 +15,9 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 ALMOST_PURE = {"bridge.plan"}  # it reads the configuration
-PURE_MODULES = {f"bridge.{name}" for name in ("records", "ledger", "backoff", "partitioner", "errors")}
+PURE_MODULES = {
+    f"bridge.{name}" for name in ("records", "ledger", "allowance", "backoff", "partitioner", "errors")
+}
 PURE_FOLDERS = ("bridge.channels", "bridge.exchange", "bridge.books")
 IO_LIBRARIES = {"aiokafka", "websockets", "asyncio", "uvloop", "socket", "ssl", "threading"}
 

@@ -178,3 +178,20 @@ def test_what_a_rotation_withholds_does_not_count_as_heard_before_it_is_delivere
         await feed.ended
 
     asyncio.run(scenario())
+
+
+def test_the_source_knows_what_its_session_has_ever_subscribed_to() -> None:
+    async def scenario() -> None:
+        feed, network = begin(Counting())
+        feed.subscribe("balance", ["BTC", "USDT"])
+        feed.session.forget("balance", ["BTC"], time.monotonic())
+        source = feed.source
+        assert source.asks("order", "any")  # it was subscribed to as a whole
+        assert source.asks("balance", "usdt")
+        assert source.asks("balance", "BTC")  # what is forgotten may still be pushed
+        assert not source.asks("balance", "ETH")
+        assert not source.asks("order_algo", None)
+        network.lose()
+        await feed.ended
+
+    asyncio.run(scenario())

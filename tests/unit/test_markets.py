@@ -1,0 +1,43 @@
+"""The markets that "*" follows: those that all_ticker lists, up to exchange.max_markets."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import cast
+
+from bridge.channels import CHANNELS
+from bridge.config import Config
+from bridge.kafka.topics import Topic
+from bridge.plan import Subscription
+from bridge.records import DEADLETTER, EVENTS, STATE, schema_of
+from bridge.shard import Replica, Shard
+from bridge.watch.metrics import Metrics
+from bridge.websocket.courtesy import Courtesy
+
+
+def test_markets_beyond_the_most_are_neither_followed_nor_remembered_and_reported_once() -> None:
+    async def scenario() -> None:
+        config = Config.model_validate(
+            {
+                "exchange": {"max_markets": 3},
+                "channels": {"trades": ["*"]},
+                "spool": {"max_bytes": 0},
+            }
+        )
+        topics = {name: Topic(name, 1, 1_000_000) for name in (*CHANNELS, DEADLETTER, EVENTS, STATE)}
+        metrics = Metrics()
+        replica = Replica("replica", config, topics, metrics, Courtesy(5.0, 20.0))
+        shard = Shard(0, replica, cast("Callable[[float], Awaitable[bool]]", None))
+        followed: list[Subscription] = []
+        shard._subscribe = followed.extend  # type: ignore[method-assign,assignment]
+        shard._follow([b"A_USDT", b"B_USDT"])
+        shard._follow([b"A_USDT", b"C_USDT"])
+        assert metrics.counter("events_total", event="markets_left_out").value == 0
+        for number in range(1000):
+            shard._follow([b"A_USDT", b"X%d_USDT" % number])
+        assert [symbol for _, symbol in followed] == ["A_USDT", "B_USDT", "C_USDT"]
+        assert len(shard._markets) == 3
+        assert metrics.counter("events_total", event="markets_left_out").value == 1
+        (place,) = shard.queues.places.values()
+        assert [schema_of(one.channel) for one in place.queued] == [EVENTS]
+
+    asyncio.run(scenario())
