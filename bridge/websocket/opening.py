@@ -75,18 +75,26 @@ async def connection(config: ExchangeConfig, kind: type[ClientConnection]) -> Cl
     options: dict[str, Any] = {}
     if config.ssl_cafile is not None and config.url.startswith("wss:"):
         options["ssl"] = _trusting(config.ssl_cafile)
-    return await _Connect(
-        config.url,
-        proxy=proxy_of(config),
-        create_connection=kind,
-        compression=None,
-        max_size=config.max_frame_bytes,
-        open_timeout=config.reply_timeout,
-        close_timeout=_CLOSING_HANDSHAKE,
-        ping_interval=None,
-        user_agent_header=f"digifinex-bridge/{__version__}",
-        **options,
-    )
+    proxy = proxy_of(config)
+    try:
+        return await _Connect(
+            config.url,
+            proxy=proxy,
+            create_connection=kind,
+            compression=None,
+            max_size=config.max_frame_bytes,
+            open_timeout=config.reply_timeout,
+            close_timeout=_CLOSING_HANDSHAKE,
+            ping_interval=None,
+            user_agent_header=f"digifinex-bridge/{__version__}",
+            **options,
+        )
+    except (TimeoutError, ssl.SSLError):
+        raise
+    except OSError as error:
+        if proxy is None:
+            raise
+        raise OSError(f"no connection to the proxy of exchange.proxy or the environment: {error}") from error
 
 
 async def stream(config: ExchangeConfig, courtesy: Courtesy) -> Stream:
@@ -116,6 +124,9 @@ def in_words(error: BaseException) -> str:
     """Return why a connection could not be opened."""
     if isinstance(error, InvalidStatus) and error.response.status_code in _REDIRECTS:
         return f"HTTP {error.response.status_code}: a redirect, which is not followed"
+    if isinstance(error, ssl.SSLCertVerificationError):
+        why = error.verify_message or str(error)
+        return f"certificate not accepted: {why}; exchange.ssl_cafile names the authorities to trust"
     if isinstance(error, InvalidURI):
         return "the address is not valid"  # which may contain a token
     if isinstance(error, InvalidProxy):
