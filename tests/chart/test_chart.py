@@ -75,6 +75,8 @@ REJECTED = {
     "spool=null": "spool",
     "kafkaTls=null": "kafkaTls",
     "kafkaTls.ca=null": "ca",
+    "exchangeTls=null": "exchangeTls",
+    "exchangeTls.ca=null": "ca",
     "commonLabels=null": "commonLabels",
     "channels.trades={BTC_USDT}": "channels",
 }

@@ -211,6 +211,10 @@ The TOML file. Scalars and lists of scalars are written the same in JSON and in 
 {{- end }}
 {{- end }}
 {{- $config := set (deepCopy .Values.config) "kafka" $kafka }}
+{{- if .Values.exchangeTls.ca.existingSecret }}
+{{- $cafile := dict "ssl_cafile" (printf "%s/exchange-ca/ca.crt" $secrets) }}
+{{- $_ := set $config "exchange" (merge $cafile (default dict $config.exchange)) }}
+{{- end }}
 {{- $_ := set $config "http" (merge (dict "port" (include "bridge.httpPort" . | int)) (default dict $config.http)) }}
 {{- range $section, $keys := $config }}
 {{- if $keys }}
@@ -317,6 +321,15 @@ envFrom:
           items:
             - key: {{ .key | quote }}
               path: secrets/kafka-ca/ca.crt
+      {{- end }}
+      {{- end }}
+      {{- with .Values.exchangeTls.ca }}
+      {{- if .existingSecret }}
+      - secret:
+          name: {{ .existingSecret | quote }}
+          items:
+            - key: {{ .key | quote }}
+              path: secrets/exchange-ca/ca.crt
       {{- end }}
       {{- end }}
       {{- with .Values.kafkaTls.client }}
