@@ -19,7 +19,7 @@ from bridge.backoff import Backoff
 from bridge.config import Config, HttpConfig
 from bridge.errors import TopicError
 from bridge.exchange.words import Confidential
-from bridge.kafka.client import FAILURES, in_words, sends_password_in_clear
+from bridge.kafka.client import FAILURES, in_words, sends_password_in_clear, understood
 from bridge.kafka.leases import Leases
 from bridge.kafka.topics import Topic, prepare
 from bridge.records import STATE
@@ -152,7 +152,8 @@ class Bridge:
         channels = sorted(plan.channels(self._config))
         while not self.stop.is_set():
             try:
-                topics = await self._unless_stopped(prepare(kafka, channels))
+                with understood():
+                    topics = await self._unless_stopped(prepare(kafka, channels))
             except FAILURES as error:
                 self._trouble = f"{kafka.bootstrap_servers}: {in_words(error)}"
                 self.metrics.counter("kafka_errors_total", error=type(error).__name__).value += 1

@@ -12,7 +12,7 @@ from bridge.check.access import access
 from bridge.check.lines import Say, plural
 from bridge.config import Config, KafkaConfig
 from bridge.kafka import quirks
-from bridge.kafka.client import connection, in_words, sends_password_in_clear
+from bridge.kafka.client import connection, in_words, sends_password_in_clear, understood
 from bridge.kafka.topics import (
     CLEANUP,
     deleted_by_retention,
@@ -44,15 +44,19 @@ async def check_kafka(config: Config, say: Say) -> bool:
         say(f"  the password is sent without TLS ({config.kafka.sasl_mechanism}): use SASL_SSL")
     names = topic_names(config.kafka, sorted(plan.channels(config)))
     try:
-        async with asyncio.timeout(_TIMEOUT):
-            denied, uncreatable = await access(config.kafka, plan.channels(config))
-            for one in denied:
-                say(f"  ACL missing: {one}" + (" (optional: defaults are assumed)" if one.optional else ""))
-            for problem in uncreatable.values():
-                say(f"  {problem}")
-            if not all(one.optional for one in denied):
-                return False
-            found = await _existing(config.kafka, names.values())
+        with understood():
+            async with asyncio.timeout(_TIMEOUT):
+                denied, uncreatable = await access(config.kafka, plan.channels(config))
+                for one in denied:
+                    say(
+                        f"  ACL missing: {one}"
+                        + (" (optional: defaults are assumed)" if one.optional else "")
+                    )
+                for problem in uncreatable.values():
+                    say(f"  {problem}")
+                if not all(one.optional for one in denied):
+                    return False
+                found = await _existing(config.kafka, names.values())
     except TimeoutError:
         say(f"  no response within {_TIMEOUT:g} s")
         return False

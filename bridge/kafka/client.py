@@ -18,7 +18,7 @@ from aiokafka.errors import (
 from aiokafka.helpers import create_ssl_context
 
 from bridge.config import KafkaConfig
-from bridge.errors import ConfigError
+from bridge.errors import BridgeError, ConfigError
 from bridge.exchange.words import Confidential
 from bridge.kafka import quirks
 
@@ -147,6 +147,21 @@ def reading() -> Iterator[None]:
         yield
     except TopicAuthorizationFailedError as error:
         raise AclMissing(f"Read on topic {_names(error)}") from error
+
+
+@contextmanager
+def understood() -> Iterator[None]:
+    """Raise KafkaConnectionError for a response that makes no sense, so that it is tried again.
+
+    aiokafka raises whatever Python does about it. A library that fails for another reason cannot be told
+    from that; the words say what it was.
+    """
+    try:
+        yield
+    except (KafkaError, OSError, BridgeError):
+        raise
+    except Exception as error:
+        raise KafkaConnectionError(f"the broker's response makes no sense: {error!r}") from error
 
 
 def in_words(error: BaseException) -> str:

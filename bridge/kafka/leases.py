@@ -19,7 +19,7 @@ from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaTimeoutEr
 from bridge.backoff import Backoff
 from bridge.config import KafkaConfig
 from bridge.kafka import quirks
-from bridge.kafka.client import FAILURES, in_words, reading, reconnection
+from bridge.kafka.client import FAILURES, in_words, reading, reconnection, understood
 from bridge.watch.metrics import Metrics
 
 log = structlog.get_logger(__name__)
@@ -57,12 +57,13 @@ class Leases(ConsumerRebalanceListener):  # type: ignore[misc]
         while True:
             try:
                 self._consumer = self._member()
-                await self._consumer.start()
-                self._consumer.subscribe([self._topic], listener=self)
-                backoff.reset()
-                while True:
-                    await asyncio.sleep(_POLL_INTERVAL)
-                    await self._consumer.getmany(timeout_ms=0)  # raises errors of the background tasks
+                with understood():
+                    await self._consumer.start()
+                    self._consumer.subscribe([self._topic], listener=self)
+                    backoff.reset()
+                    while True:
+                        await asyncio.sleep(_POLL_INTERVAL)
+                        await self._consumer.getmany(timeout_ms=0)  # raises errors of the background tasks
             except FAILURES as error:
                 words = in_words(error)
                 self.trouble = f"consumer group unavailable on {self._config.bootstrap_servers}: {words}"

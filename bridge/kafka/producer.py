@@ -9,7 +9,7 @@ from aiokafka.errors import IllegalOperation, KafkaConnectionError, KafkaError
 
 from bridge.config import Compression, KafkaConfig
 from bridge.kafka import quirks
-from bridge.kafka.client import reconnection
+from bridge.kafka.client import reconnection, understood
 from bridge.kafka.topics import Topic
 
 log = structlog.get_logger(__name__)
@@ -52,15 +52,20 @@ async def open_producer(
         **transaction,
     )
     try:
-        await producer.start()
-    except AssertionError as error:
-        # aiokafka asserts that it knows a broker, and it knows none once the last one has gone.
-        await close_producer(producer)
-        raise KafkaConnectionError(f"no broker known: {error}") from error
+        with understood():
+            await _start(producer)
     except BaseException:
         await close_producer(producer)
         raise
     return producer
+
+
+async def _start(producer: AIOKafkaProducer) -> None:
+    try:
+        await producer.start()
+    except AssertionError as error:
+        # aiokafka asserts that it knows a broker, and it knows none once the last one has gone.
+        raise KafkaConnectionError(f"no broker known: {error}") from error
 
 
 async def abort(producer: AIOKafkaProducer) -> None:

@@ -18,6 +18,7 @@ import asyncio
 import struct
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping, Sequence
 from contextvars import ContextVar
+from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
 
@@ -47,14 +48,24 @@ _MOST_RESPONSE = 100 * 1024 * 1024
 # refuse fewer, with which the password could be guessed from what is sent; more only keep a core busy.
 _LEAST_ITERATIONS, _MOST_ITERATIONS = 4096, 1_000_000
 
-# Why the brokers that `bootstrap` has tried could not be used; None outside of it.
-_causes: ContextVar[list[str] | None] = ContextVar("causes", default=None)
+
+@dataclass(slots=True)
+class _Attempt:
+    """A bootstrap: the connections that it has opened, and why the other brokers could not be used."""
+
+    opened: list[AIOKafkaConnection] = field(default_factory=list)
+    causes: list[str] = field(default_factory=list)
+
+
+# The bootstrap under way; outside of one nobody reads it.
+_attempt: ContextVar[_Attempt] = ContextVar("attempt")
 
 _original_send = AIOKafkaConnection.send
 _original_connect = AIOKafkaConnection.connect
 _original_authenticate = AIOKafkaConnection._do_sasl_handshake  # noqa: SLF001
 _original_read = AIOKafkaConnection._read  # noqa: SLF001
 _original_bootstrap = AIOKafkaClient.bootstrap
+_original_close = AIOKafkaClient.close
 _original_salted_password = ScramAuthenticator.create_salted_password
 _original_reenqueue = MessageAccumulator.reenqueue
 
@@ -67,6 +78,7 @@ def apply() -> None:
         (AIOKafkaConnection, "_do_sasl_handshake", _original_authenticate, _authenticate),
         (AIOKafkaConnection, "_read", _original_read, staticmethod(_read)),
         (AIOKafkaClient, "bootstrap", _original_bootstrap, _bootstrap),
+        (AIOKafkaClient, "close", _original_close, _close),
         (ScramAuthenticator, "create_salted_password", _original_salted_password, _create_salted_password),
         (MessageAccumulator, "reenqueue", _original_reenqueue, _reenqueue),
     ):
@@ -102,17 +114,20 @@ async def _connect(self: AIOKafkaConnection) -> object:
     as whatever Python raises (ValueError, OverflowError, AssertionError). Not reported upstream as far as
     known. Without this such a broker ends a background task of aiokafka, or the bridge, with a traceback.
     """
+    attempt = _attempt.get(_Attempt())
     try:
-        return await _original_connect(self)
+        streams: object = await _original_connect(self)
     except OSError as error:
-        _note(f"{self.host}:{self.port}: {error}")
+        attempt.causes.append(f"{self.host}:{self.port}: {error}")
         raise
     except Exception as error:  # noqa: BLE001 - a response can be wrong in any way
         is_known = isinstance(error, KafkaError)
         words = _words(error) if is_known else f"no answer of a Kafka broker: {error!r}"
         words = Confidential([Credentials(self._sasl_plain_password or "", "")]).words(words)
-        _note(f"{self.host}:{self.port}: {words}")
+        attempt.causes.append(f"{self.host}:{self.port}: {words}")
         raise (type(error) if is_known else KafkaConnectionError)(words) from None
+    attempt.opened.append(self)
+    return streams
 
 
 async def _authenticate(self: AIOKafkaConnection) -> None:
@@ -126,33 +141,43 @@ async def _authenticate(self: AIOKafkaConnection) -> None:
 
 
 async def _bootstrap(self: AIOKafkaClient) -> None:
-    """Say why no broker can be used.
+    """Say why no broker can be used, and leave no connection open if it fails.
 
-    aiokafka writes that to its log, and raises "Unable to bootstrap from" without a cause. Not reported
-    upstream as far as known. Without this `check` and `/readyz` could not say what is the matter.
+    aiokafka writes that to its log, and raises "Unable to bootstrap from" without a cause. If it can make no
+    sense of a broker's metadata, it forgets the connection. Not reported upstream as far as known. Without
+    this `check` and `/readyz` could not say what is the matter, and each attempt would cost a descriptor.
     """
-    causes: list[str] = []
-    token = _causes.set(causes)
+    attempt = _Attempt()
+    token = _attempt.set(attempt)
     try:
         await _original_bootstrap(self)
-    except KafkaConnectionError as error:
-        if not causes:
-            raise
-        raise KafkaConnectionError(f"cannot connect to {'; '.join(causes)}") from error
+    except BaseException as error:
+        for connection in attempt.opened:
+            connection.close()
+        if attempt.causes and isinstance(error, KafkaConnectionError):
+            raise KafkaConnectionError(f"cannot connect to {'; '.join(attempt.causes)}") from error
+        raise
     finally:
-        _causes.reset(token)
+        _attempt.reset(token)
+
+
+async def _close(self: AIOKafkaClient) -> None:
+    """Close all connections, also if the task that keeps the metadata up to date has failed.
+
+    aiokafka raises its error before it has closed any. Not reported upstream as far as known. Without this a
+    broker whose metadata makes no sense costs a descriptor with each attempt.
+    """
+    try:
+        await _original_close(self)
+    finally:
+        for connection in self._conns.values():
+            connection.close()
 
 
 def _words(error: Exception) -> str:
     """Return the text of one of Kafka's errors, or its name if it has none, and what caused it."""
     words = ", ".join(str(one) for one in error.args if one is not None) or type(error).__name__
     return f"{words}: {error.__cause__!r}" if error.__cause__ is not None else words
-
-
-def _note(cause: str) -> None:
-    causes = _causes.get()
-    if causes is not None:
-        causes.append(cause)
 
 
 def _create_salted_password(self: ScramAuthenticator, salt: bytes, iterations: int) -> None:

@@ -40,6 +40,7 @@ class HostileBroker:
         self.mechanisms = mechanisms("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512")
         self.answers = answers
         self.raw: bytes | None = None  # if set, the response to the first request, its length included
+        self.others: Callable[[], bytes] | None = None  # makes the responses to all other requests
         self.connections = 0  # so far
 
     @asynccontextmanager
@@ -68,6 +69,8 @@ class HostileBroker:
                     response = self.versions
                 elif key == _HANDSHAKE:
                     response = self.mechanisms
+                elif key != _AUTHENTICATE and self.others is not None:
+                    response = self.others()
                 else:
                     answer = next(answers)
                     sent = request[10 + client + 4 :]

@@ -4,6 +4,7 @@ import asyncio
 import base64
 import hashlib
 import hmac
+import random
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -19,10 +20,10 @@ from bridge import service
 from bridge.check.kafka import check_kafka
 from bridge.config import Config, KafkaConfig
 from bridge.kafka import quirks
-from bridge.kafka.client import connection, in_words, sends_password_in_clear
+from bridge.kafka.client import connection, in_words, sends_password_in_clear, understood
 from bridge.kafka.leases import Leases
 from bridge.kafka.producer import open_producer
-from bridge.kafka.topics import Topic
+from bridge.kafka.topics import Topic, prepare
 from bridge.watch.metrics import Metrics
 from tests.support.hostile_broker import Answer, HostileBroker, mechanisms, token, versions
 from tests.support.waiting import soon
@@ -141,6 +142,46 @@ def test_what_is_no_broker_is_named(change: Callable[[HostileBroker], None], mec
     broker = HostileBroker(b"", b"")
     change(broker)
     assert "cannot connect to 127.0.0.1:" in cause(broker, mechanism)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_responses_that_make_no_sense_are_reasons_to_try_again(seed: int) -> None:
+    """Whatever is made of them: null lists, addresses that are none, other lengths than announced."""
+    chance = random.Random(seed)
+    port = 0
+
+    def brokers(host: bytes, at: int) -> bytes:
+        return struct.pack(">iih", 1, 0, len(host)) + host + struct.pack(">i", at)
+
+    def response() -> bytes:
+        match chance.randrange(5):
+            case 0:
+                return chance.randbytes(chance.randrange(200))
+            case 1:
+                return bytes(chance.randrange(400))
+            case 2:
+                return b"\xff" * chance.randrange(100)
+            case 3:
+                host = chance.choice([b"", b"\0", b"x" * 300, b"a..b", b"\xff\xfe"])
+                return brokers(host, chance.choice([-1, 0, 99_999, 2**31 - 1])) + bytes(40)
+        return (
+            brokers(b"127.0.0.1", port) + struct.pack(">i", chance.choice([0, 1, -1, 2**31 - 1])) + bytes(60)
+        )
+
+    async def scenario() -> None:
+        nonlocal port
+        broker = HostileBroker()
+        broker.others = response
+        async with broker.listening() as address:
+            port = int(address.partition(":")[2])
+            config = KafkaConfig(bootstrap_servers=address)
+            for _ in range(60):
+                broker.versions = versions(*((key, 0, chance.choice([0, 1, 5, 12])) for key in range(60)))
+                with pytest.raises((KafkaError, TimeoutError)), understood():
+                    async with asyncio.timeout(2):
+                        await prepare(config, ["trades"])
+
+    uvloop.run(scenario())
 
 
 @pytest.mark.parametrize("address", ["a" * 64 + ".invalid:9092", "xn--\N{GRINNING FACE}.invalid:9092"])
