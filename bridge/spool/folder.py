@@ -171,8 +171,9 @@ class Folder:
         """Lock the folder, by a file in it, because NFS takes no locks of folders; if need be, without."""
         try:
             self._lock = self._opened(LOCK, os.O_RDWR | os.O_CREAT, 0o600)
-        except OSError as error:
-            # It is a link, a FIFO, a folder or another user's. Whoever else comes sees the same.
+        except _NotUsedError as error:
+            # It is a link, a FIFO, a folder or another user's. Whoever else comes sees the same, which is not
+            # so if it only cannot be created.
             log.warning(
                 "files in the spool directory left alone",
                 folder=str(self._path),
@@ -200,7 +201,7 @@ class Folder:
 
     def _require(self, name: str, about: os.stat_result) -> None:
         if why := self._objection(about):
-            raise OSError(f"{name}: {why}")
+            raise _NotUsedError(f"{name}: {why}")
 
     def _objection(self, about: os.stat_result) -> str | None:
         """Return why a file is not used; None if it is."""
@@ -248,6 +249,10 @@ class Folder:
                 files=strays.first,
                 number=strays.number,
             )
+
+
+class _NotUsedError(OSError):
+    """A file is left alone; the message says why."""
 
 
 class _Others:

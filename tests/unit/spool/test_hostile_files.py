@@ -1,5 +1,6 @@
 """Whatever lies in the folder of a spool: nothing hangs or stops it, and it uses and changes only its own."""
 
+import errno
 import fcntl
 import os
 import socket
@@ -184,6 +185,22 @@ def test_two_bridges_can_not_share_a_folder_whatever_its_lock_is(
         opened(folder)
     with works(folder, 100):
         pass
+
+
+def test_a_lock_that_cannot_be_created_is_not_done_without(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or another bridge, which finds room for it, would not see that the folder is in use."""
+    original = os.open
+
+    def full(path: str, flags: int, mode: int = 0o777, *, dir_fd: int | None = None) -> int:
+        if path == "lock":
+            raise OSError(errno.ENOSPC, "No space left on device", path)
+        return original(path, flags, mode, dir_fd=dir_fd)
+
+    monkeypatch.setattr(os, "open", full)
+    with pytest.raises(OSError, match="No space left"):
+        opened(tmp_path / "spool")
 
 
 @pytest.mark.parametrize("plant", KINDS)
