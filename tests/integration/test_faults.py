@@ -196,6 +196,27 @@ def test_without_kafka_or_exchange_at_the_start_the_bridge_says_so_and_keeps_try
         assert bridge.stop() == 0
 
 
+def test_a_token_in_the_address_and_the_password_of_a_proxy_are_neither_shown_nor_recorded(
+    kafka: Broker, prefix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    token = "c4n4ry-that-nobody-may-see"
+    monkeypatch.setenv("HTTPS_PROXY", f"http://user:{token}@127.0.0.1:1")
+    sections: dict[str, dict[str, Any]] = {
+        "exchange": {"reconnect_min": 0.1, "reconnect_max": 0.3},
+        "log": {"level": "debug"},
+    }
+    settings = config(f"wss://localhost.invalid/{token}/?key={token}", kafka, prefix, sections, accounts=True)
+    with RunningBridge(tmp_path, settings) as bridge:
+        eventually(lambda: bridge.metric("reconnects_total") > 3, 30, "attempts")
+        seen = f"{bridge.ready()} {bridge.status()} {bridge.metrics()}"
+        assert "wss://localhost.invalid/…/?…: " in seen
+        assert bridge.stop() == 0
+    topics = (f"{prefix}.events.v1", f"private.{prefix}.events.v1", f"{prefix}.bridge-state")
+    records = [str(one.value) for topic in topics for one in read_topic(kafka.bootstrap, topic)]
+    assert records
+    assert token not in f"{seen} {bridge.stderr} {records}"
+
+
 def test_refused_credentials_are_reported_and_public_channels_continue(
     kafka: Broker, prefix: str, tmp_path: Path
 ) -> None:
