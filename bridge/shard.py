@@ -39,6 +39,10 @@ _DRAIN = 4.5
 # Seconds between two looks at what is overdue, and between two saves of when private channels were heard.
 _LOOK = 1.0
 
+# Seconds until a market that exists is listed for certain, and between two looks at what can be forgotten.
+_LISTED = 86_400.0
+_FORGET = 3600.0
+
 
 @dataclass(frozen=True, slots=True)
 class Replica:
@@ -184,12 +188,30 @@ class Shard:
             self._start(connector)
         self._serving = True
         patience_us = round(2 * self._config.exchange.reply_timeout * 1e6)
+        forget_at = time.monotonic() + min(_LISTED, self._config.kafka.state_retention)
         while True:
             await asyncio.sleep(_LOOK)
+            if time.monotonic() >= forget_at:
+                forget_at += _FORGET
+                self._forget(time.time_ns() // 1000)
             self._pipeline.overdue(time.time_ns() // 1000, patience_us)
             for connector in self._connectors:
                 connector.note_heard()
             self._sink.save_heard()
+
+    def _forget(self, now_us: int) -> None:
+        """Forget the state of markets that are not subscribed to and were not traded for `state_retention`.
+
+        Markets that are followed are known once the exchange has listed them. Before it has listed any, and
+        while spooled trades have to follow, nothing is forgotten.
+        """
+        if (self._plan.follows and not self._markets) or self.overflow.active:
+            return
+        subscribed = {name for one in self._connectors for names in one.wanted.values() for name in names}
+        before_us = now_us - round(self._config.kafka.state_retention * 1e6)
+        if number := self._state.forget_old(subscribed, before_us):
+            log.info("state of old markets forgotten", shard=self._watch.shard, markets=number)
+            self.queues.something.set()
 
     def _savable(self, complete_us: int | None) -> dict[str, dict[str, int]]:
         """Return the last-heard times of each account that may be saved, see `ShardState.savable`.

@@ -148,9 +148,8 @@ class Source:
                 if len(of_channel) >= MOST_NAMES:
                     raise Unsubscribed(f"more than {MOST_NAMES} names")
             series = of_channel[upper] = Series(self.session, upper)
-        if (
-            symbol.islower() and symbol.isascii()
-        ):  # other spellings are looked up anew each time: they have no end
+        # Other spellings are looked up anew each time: they have no end.
+        if symbol.islower() and symbol.isascii():
             of_channel[symbol] = series
         return series
 

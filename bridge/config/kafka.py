@@ -98,6 +98,11 @@ class KafkaConfig(Section):
         "When it is reached, records go to the spool; without a spool, reading from the "
         "exchange pauses.",
     )
+    state_retention: Seconds = Field(
+        default=2_592_000.0,
+        description="Seconds after its last trade for which the state of a market is kept in "
+        "`bridge-state` if it is no longer configured, nor listed by the exchange.",
+    )
     group_id: str = Field(
         default="digifinex-bridge",
         min_length=1,

@@ -13,7 +13,7 @@ on Kafka, and after a commit whose response was lost they show whether it succee
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import NamedTuple
 
 import msgspec
@@ -54,7 +54,7 @@ class Save(NamedTuple):
     """The values that are written to bridge-state together, in the transaction of this number."""
 
     transaction: int
-    values: dict[bytes, bytes]  # by key
+    values: dict[bytes, bytes | None]  # by key; None: a tombstone
     changed: dict[bytes, Watermark]  # the watermarks among them, by symbol
     heard: dict[str, Heard]  # the last-heard times among them, by account
     ended: bool  # whether it says that the replica has stopped with nothing left
@@ -95,7 +95,7 @@ class ShardState:
         self.ended = False  # whether the newest save says that this replica has stopped with nothing left
         self._claimed = False  # whether this replica has been saved as the owner
         # Both wait to be saved; a value that changes again while it is being saved stays for the next save.
-        self._unsaved: dict[bytes, bytes] = {}  # values by key
+        self._unsaved: dict[bytes, bytes | None] = {}  # values by key; None: a tombstone
         self._unsaved_watermarks: dict[bytes, Watermark] = {}  # by symbol; at-least-once only
 
     async def catch_up(self) -> int:
@@ -139,6 +139,19 @@ class ShardState:
         """Include the committed offsets of the spool in the next save."""
         self._unsaved[_SPOOL] = progress
 
+    def forget_old(self, subscribed: Collection[str], before_us: int) -> int:
+        """Forget symbols without a trade since a time in µs, unless subscribed to; return their number.
+
+        The next save has their tombstones.
+        """
+        old = [
+            symbol
+            for symbol, watermark in self.watermarks.items()
+            if watermark.last[1] < before_us and symbol.decode() not in subscribed
+        ]
+        self._unsaved.update((_TRADES + symbol, None) for symbol in old)
+        return len(old)
+
     def changed_heard(self, unsaved: Unsaved) -> dict[str, Heard]:
         """Return the last-heard times of the accounts that a save would change; they never go back."""
         changed: dict[str, Heard] = {}
@@ -161,6 +174,9 @@ class ShardState:
         owner = Owner(self._replica, self._config.shards, self._transaction, max(0, complete_us), ended)
         changed = self._unsaved_watermarks | advanced(self.watermarks, sent)
         heard = self.changed_heard(unsaved)
+        for symbol in changed:
+            if self._unsaved.get(_TRADES + symbol, b"") is None:
+                del self._unsaved[_TRADES + symbol]  # it is traded again
         values = {_OWNER: msgspec.json.encode(owner), **self._unsaved}
         for symbol, watermark in changed.items():
             values[_TRADES + symbol] = msgspec.json.encode(watermark)
@@ -181,8 +197,11 @@ class ShardState:
             elif symbol not in self._unsaved_watermarks:
                 self.watermarks[symbol] = watermark
         for key, value in save.values.items():
-            if self._unsaved.get(key) == value:
+            if key in self._unsaved and self._unsaved[key] == value:
                 del self._unsaved[key]
+                symbol = key.removeprefix(_TRADES)
+                if value is None and symbol not in self._unsaved_watermarks:
+                    self.watermarks.pop(symbol, None)
 
     def _load(self, found: Mapping[bytes, bytes]) -> None:
         for key, value in found.items():
@@ -214,7 +233,10 @@ class ShardState:
         return bool(name) and shard_of(name.decode(), self._config.shards) == self.shard
 
     async def _read(self, offsets: Mapping[int, int | None]) -> dict[int, tuple[dict[bytes, bytes], int]]:
-        """Return for each partition the newest value of each key, from an offset on, and its end offset."""
+        """Return for each partition the newest value of each key, from an offset on, and its end offset.
+
+        A key whose newest value is a tombstone is left out.
+        """
         if not offsets:
             return {}
         consumer = AIOKafkaConsumer(
@@ -245,7 +267,12 @@ class ShardState:
         }
         while [place for place in places if await consumer.position(place) < ends[place]]:
             for place, batch in (await consumer.getmany(timeout_ms=_POLL_MS)).items():
-                found[place.partition][0].update((one.key, one.value) for one in batch)
+                values = found[place.partition][0]
+                for one in batch:
+                    if one.value is None:
+                        values.pop(one.key, None)
+                    else:
+                        values[one.key] = one.value
         return found
 
 

@@ -348,6 +348,24 @@ def test_at_least_once_a_replica_that_was_frozen_checks_its_lease_before_it_writ
     assert "bridge-state" in done
 
 
+def test_a_forgotten_market_is_gone_from_the_state_of_the_next_process(kafka: Broker, prefix: str) -> None:
+    async def scenario() -> None:
+        one = await prepared(kafka, prefix)
+        running = asyncio.create_task(one.sink.run())
+        one.queues.add([trade(1), trade(1, b"GONE_USDT")])
+        await soon(lambda: one.queues.pending_records == 0, 20, "the records")
+        assert one.state.forget_old({"BTC_USDT"}, 2) == 1
+        one.queues.something.set()
+        await soon(lambda: len(one.state.watermarks) == 1, 20, "the tombstone")
+        one.queues.drain()
+        await running
+        two = await prepared(kafka, prefix, "next")
+        await two.state.catch_up()
+        assert two.state.watermarks.keys() == {b"BTC_USDT"}
+
+    asyncio.run(scenario())
+
+
 async def prepared(
     kafka: Broker,
     prefix: str,

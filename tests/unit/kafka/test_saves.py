@@ -299,7 +299,7 @@ class Account(RuleBasedStateMachine):
                 self.kafka.add((record.channel, int(record.value)))
 
     def save(self, save: Save) -> None:
-        self.owner = msgspec.json.decode(save.values[b"owner"], type=Owner)
+        self.owner = msgspec.json.decode(save.values[b"owner"] or b"", type=Owner)
         self.progress = save.spool_progress or self.progress
         if (value := save.values.get(b"account/main")) is not None:
             saved = msgspec.json.decode(value, type=dict[str, int])

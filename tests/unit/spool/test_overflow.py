@@ -148,7 +148,7 @@ class Outage(RuleBasedStateMachine):
             for record in partition.sent:
                 self.kafka[SYMBOLS[partition.number]].append(record.time_us)
         save = process.state.committing
-        self.owner = msgspec.json.decode(save.values[b"owner"], type=Owner)
+        self.owner = msgspec.json.decode(save.values[b"owner"] or b"", type=Owner)
         self.progress = save.spool_progress or self.progress
 
     @rule()
