@@ -3,7 +3,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-for script in assumptions_doc configuration_doc records_doc metrics_doc chart_schema alert_rules dashboard; do
+for script in assumptions_doc configuration_doc records_doc metrics_doc licences_doc chart_schema alert_rules dashboard; do
     .venv/bin/python "scripts/$script.py"
 done
 scripts/build-chart-tools.sh

@@ -10,7 +10,11 @@ from bridge.config import SECTIONS
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 README = ROOT / "README.md"
-DOCUMENTS = [README, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted(DOCS.glob("*.md"))]
+DOCUMENTS = [
+    README,
+    *(ROOT / f"{name}.md" for name in ("CONTRIBUTING", "CHANGELOG", "SECURITY")),
+    *sorted(DOCS.glob("*.md")),
+]
 
 
 def test_the_readme_is_short_and_says_that_it_is_unofficial() -> None:
