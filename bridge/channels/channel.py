@@ -86,6 +86,7 @@ class Source:
         "asked",
         "cause",
         "channels",
+        "conceals",
         "heard_us",
         "incomplete",
         "overlapping",
@@ -100,6 +101,8 @@ class Source:
         # By channel, all names that the session has ever subscribed to; none: to a channel that is subscribed
         # by nothing, so that any name may come. None: not known, so anything is taken. Filled by the feed.
         self.asked: dict[str, set[str]] | None = None
+        # Whether a name that the exchange has chosen repeats a credential. Set by the feed.
+        self.conceals: Callable[[str], bool] = lambda _: False
         # What was pushed up to then is delivered, µs since the epoch; 0 before the session begins. Set by the
         # feed, see `Feed.read_up_to`.
         self.heard_us = 0
@@ -145,6 +148,8 @@ class Source:
             if self.asked is not None and not self.asked[channel]:
                 if not is_market(symbol):
                     raise BadItem(f"{upper!r} is not the name of a market")
+                if self.conceals(symbol):
+                    raise BadItem("a name repeats credentials")
                 if len(of_channel) >= MOST_NAMES:
                     raise Unsubscribed(f"more than {MOST_NAMES} names")
             series = of_channel[upper] = Series(self.session, upper)

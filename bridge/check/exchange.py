@@ -298,5 +298,7 @@ async def _receive(session: Session, connection: ClientConnection, result: _Resu
     result.count(frame, binary)
     push = session.receive(frame, binary, time.monotonic())
     if push is not None and push.channel == LISTING:
-        records = CHANNELS[LISTING].normaliser({}).push(push.params, Source("check"), 0).records
+        source = Source("check")
+        source.ask(LISTING)
+        records = CHANNELS[LISTING].normaliser({}).push(push.params, source, 0).records
         result.markets |= {record.key.decode() for record in records if record.key}

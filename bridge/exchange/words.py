@@ -26,14 +26,15 @@ _PREFIX = 8  # characters of a credential that count for it: what repeats it may
 _LEAST = 6  # characters of a credential that frames are searched for: a shorter one may be anything
 _DEPTH = 3  # times that a text may be escaped over
 _MOST_ESCAPES = 100_000  # of a frame that are undone
-_SEARCHED = 8 * 1024 * 1024  # bytes that a frame may inflate to and be searched
+_SEARCHED = 2 * 1024 * 1024  # bytes that a frame may inflate to and be searched
 _SIGNATURES = 16  # that are remembered
 _CHUNK = 512  # bytes that are inflated at once: what is in front of damage is searched too
 _STREAMS = 8  # streams in one frame that are searched
 
+# All repetitions are bounded, so that no text takes more than linear time.
 _ESCAPE = re.compile(
-    r"\\+u([0-9a-f]{4})|\\+x([0-9a-f]{2})|%([0-9a-f]{2})|&#x([0-9a-f]{1,6});|&#([0-9]{1,7});"
-    r"|&(amp|lt|gt|quot|apos);|\\+([^\\])",
+    r"\\{1,8}u([0-9a-f]{4})|\\{1,8}x([0-9a-f]{2})|%([0-9a-f]{2})|&#x([0-9a-f]{1,6});|&#([0-9]{1,7});"
+    r"|&(amp|lt|gt|quot|apos);|\\{1,8}([^\\])",
     re.IGNORECASE,
 )
 _NAMED = {"amp": "&", "lt": "<", "gt": ">", "quot": '"', "apos": "'"}
@@ -64,10 +65,14 @@ class Confidential:
             shown = f"{shown[:MOST_WORDS]}… ({len(text)} characters)"
         return Words(shown)
 
+    def is_in(self, name: str) -> bool:
+        """Return whether a short text repeats a credential, or at least its beginning."""
+        return self._masked(name) != name
+
     def repeats(self, frame: bytes) -> bool:
         """Return whether a frame contains a credential when it is inflated, as far as it can be.
 
-        Also if that cannot be told, since it inflates to more than 8 MiB or has very many escapes.
+        Also if that cannot be told, since it inflates to more than 2 MiB or has very many escapes.
         """
         searched = [one for one in (*self._fixed, *self._signed) if len(one) >= _LEAST]
         if not searched:
@@ -104,7 +109,7 @@ def _repeated(text: str, credentials: Sequence[str]) -> list[str]:
     if not credentials:
         return []
     levels = [text]
-    for _ in range(_DEPTH):
+    while len(levels) <= _DEPTH and any(one in levels[-1] for one in "\\%&"):
         levels.append(_ESCAPE.sub(_undone, levels[-1]))
     levels = [level.lower() for level in levels]
     found = {one for one in credentials if any(one[:_PREFIX].lower() in level for level in levels)}
@@ -123,12 +128,12 @@ def _spelled(credential: str, whole: bool) -> re.Pattern[str]:
 
 def _any_spelling(character: str) -> str:
     code = ord(character)
-    named = "".join(f"|&(?:amp;)*{name};" for name, one in _NAMED.items() if one == character)
-    percent = "".join(f"%(?:25)*{byte:02x}" for byte in character.encode(errors="replace"))
+    named = "".join(f"|&(?:amp;){{0,4}}{name};" for name, one in _NAMED.items() if one == character)
+    percent = "".join(f"%(?:25){{0,4}}{byte:02x}" for byte in character.encode(errors="replace"))
     plain = re.escape(character)
     return (
-        rf"(?:\\*{plain}|\\+u{code:04x}|\\+x{code:02x}|{percent}"
-        rf"|&(?:amp;)*\#0*{code};|&(?:amp;)*\#x0*{code:x};{named})"
+        rf"(?:\\{{0,8}}{plain}|\\{{1,8}}u{code:04x}|\\{{1,8}}x{code:02x}|{percent}"
+        rf"|&(?:amp;){{0,4}}\#0{{0,8}}{code};|&(?:amp;){{0,4}}\#x0{{0,8}}{code:x};{named})"
     )
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import orjson
 
 from bridge.channels import CHANNELS
+from bridge.channels.channel import is_market
 from bridge.channels.ticker import FIGURES
 from bridge.channels.trades import Trade
 from bridge.errors import BadFrame
@@ -243,7 +244,7 @@ class Messages:
             return
         note = self.findings.note
         symbol = str(item.get("symbol", "")).upper()
-        if lists and symbol and (symbol in self.markets or len(self.markets) < _MOST_MARKETS):
+        if lists and is_market(symbol) and (symbol in self.markets or len(self.markets) < _MOST_MARKETS):
             self.markets[symbol] = self.markets.get(symbol, 0) + 1
         self._fields(_TICKER, item, "a ticker")
         note("high_24h", "high_24h" not in item, symbol)

@@ -83,6 +83,7 @@ class Feed:
         self.session = session
         self.source = source
         source.channels = session.channels
+        source.conceals = watch.confidential.is_in
         source.asked = {}
         for channel, symbols in session.wanted.items():
             source.ask(channel, symbols)

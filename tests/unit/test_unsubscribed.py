@@ -9,6 +9,8 @@ import pytest
 from bridge.allowance import AT_ONCE
 from bridge.channels import CHANNELS
 from bridge.channels.channel import MOST_NAMES, Source
+from bridge.exchange.requests import Credentials
+from bridge.exchange.words import Confidential
 from bridge.pipeline import Pipeline
 from bridge.records import DEADLETTER, EVENTS, Record, schema_of
 from bridge.watch.events import Journal
@@ -189,3 +191,12 @@ def test_all_ticker_names_a_bounded_number_of_markets() -> None:
     )
     assert len(exchange.data()) == len(exchange.markets) == MOST_NAMES
     assert exchange.reasons() == ["unsubscribed"]
+
+
+def test_a_credential_is_not_the_name_of_a_market() -> None:
+    exchange, source = Exchange(), asking(all_ticker=[])
+    confidential = Confidential([Credentials("5a8e6b662ddb0", "s3cr3t-s3cr3t")])
+    source.conceals = confidential.is_in
+    exchange.pushes(source, "all_ticker", [{"symbol": "5A8e6b662ddb0_USDT"}, {"symbol": "BTC_USDT"}])
+    assert exchange.markets == {b"BTC_USDT"}
+    assert "5a8e6b" not in str(exchange.made(DEADLETTER)[0]["detail"]).lower()

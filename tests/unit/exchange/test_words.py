@@ -140,3 +140,12 @@ def test_words_are_one_short_line_whatever_the_text_is(text: str) -> None:
         assert words.isprintable()
         assert len(words) <= MOST_WORDS + 30
         words.encode()
+
+
+@pytest.mark.parametrize("part", ["\\", "%25", "&amp;", "&#0", "\\u005c", "0"])
+def test_no_text_takes_more_than_linear_time(part: str) -> None:
+    """With quadratic time, these would take minutes."""
+    text = KEY + part * (99_000 // len(part))
+    assert KEY not in confidential.words(text)
+    assert confidential.repeats(text.encode())
+    assert confidential.repeats(part.encode() * 30_000 + KEY.encode())
