@@ -92,7 +92,7 @@ def normaliser() -> Normalise:
             bids = _sorted(bids, best_is_highest=True)
             series.begun = True
         seq, symbol = series.next_seq(), series.symbol
-        record = DepthRecord(_SCHEMA, source.session, seq, received_us, symbol, clean, asks, bids)
+        record = DepthRecord(_SCHEMA, series.session, seq, received_us, symbol, clean, asks, bids)
         outcome.records.append(Record("depth", series.key, _encode(record), received_us))
         return outcome
 

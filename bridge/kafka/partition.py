@@ -14,6 +14,7 @@ from bridge.spool.progress import Backlog
 FULL_BATCH = 256  # records; a partition with this many is flushed before the interval is over
 _RECORD_OVERHEAD = 128  # bytes of a key and of Kafka's format around it and a value, rounded up
 NO_TIME = -1  # the timestamp of a record that has none
+_LONGEST_KEY = 256  # bytes: a name of 64 characters
 _NO_HEADERS: list[object] = []
 _NO_LIMIT = 65_536  # records; a limit that no batch reaches
 OBJECT_OVERHEAD = 160  # bytes of memory that a pending record takes besides its value, approximately
@@ -48,6 +49,7 @@ class Partition:
         "sent",
         "sent_at",
         "spooled",
+        "sure_room",
         "topic",
     )
 
@@ -58,6 +60,7 @@ class Partition:
         self.is_public = is_public  # whether its records are those of a public channel
         self.place = f"{topic.name}/{number}"  # its name in the spool
         self.room = topic.max_record_bytes  # the most bytes that a record's key and value may have together
+        self.sure_room = self.room - _LONGEST_KEY  # the most that a value may have, whatever its key
         self.queued: list[Record] = []  # records to be sent, the oldest first
         self.sent: list[Record] = []  # records that were sent and are not settled, the oldest first
         self.batches: list[Batch] = []  # the batches in which `sent` went out
@@ -73,14 +76,16 @@ class Partition:
         """Move as many queued records as one batch holds to the sent ones, and return the batch."""
         batch = producer.create_batch()
         append = quirks.appending(batch)
-        room = self.topic.max_message_bytes
+        room = self.topic.max_message_bytes - _RECORD_OVERHEAD
         queued = self.queued
-        number = value_bytes = 0
+        number = value_bytes = needed = 0
         for record in queued if self.batch_limit is None else queued[: self.batch_limit]:
             value = record.value
             size = len(value)
-            if number and value_bytes + size + (number + 1) * _RECORD_OVERHEAD > room:
+            needed += size
+            if needed > room and number:
                 break
+            needed += _RECORD_OVERHEAD
             time_ms = record.time_us // 1000 if with_time else NO_TIME
             if append(number, time_ms, record.key, value, _NO_HEADERS) is None:
                 break

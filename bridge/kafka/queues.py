@@ -67,12 +67,12 @@ class Queues:
         if self._overflow.active:
             return self._append(records)
         too_large = []
-        number = value_bytes = 0
+        number, needed = 0, self.pending_bytes
         for record in records:
             key = record.key
             size = len(record.value)
             partition = self._routes[record.channel].get(key) or self._route(record)
-            if size + len(key or b"") > partition.room:
+            if size > partition.sure_room and size + len(key or b"") > partition.room:
                 too_large.append(record)
                 continue
             queued = partition.queued
@@ -84,10 +84,10 @@ class Queues:
             elif length == FULL_BATCH and partition.delivery is None:
                 self.batch_is_full.set()
             number += 1
-            value_bytes += size
+            needed += size + OBJECT_OVERHEAD
         self.pending_records += number
-        self.pending_bytes += value_bytes + number * OBJECT_OVERHEAD
-        if self.pending_bytes > self._max_pending_bytes and self.has_room:
+        self.pending_bytes = needed
+        if needed > self._max_pending_bytes and self.has_room:
             self._report(has_room=self.begin_spool())
         return too_large
 
