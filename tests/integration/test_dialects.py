@@ -85,7 +85,13 @@ RIGHT = [
 REPORTED = [
     Otherwise("answers_in_time=3", settles=True),
     # Snapshots are requested again ever less often, so the last book may still wait for one behind its hole.
-    Otherwise("one_message", letters=("json",), accepted=("wrong book at the end",), settles=True),
+    # The last tickers may be in a frame that is a dead letter, with no seq behind it to show that.
+    Otherwise(
+        "one_message",
+        letters=("json",),
+        accepted=("wrong book at the end", "tickers missing at the end"),
+        settles=True,
+    ),
     Otherwise("known_methods", letters=("unknown_method",)),
     Otherwise("pings_answered", events=("session_ended", "gap"), cut=False),
     Otherwise(
