@@ -35,7 +35,7 @@ def folder_of(directory: Path, topic_prefix: str, shard: int) -> Path:
 
 
 class Folder:
-    """The folder of one spool, named `path`; nothing is read or created before `open`."""
+    """The folder of one spool, named `path`; nothing is read or created before `open`, or the first use."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -148,7 +148,8 @@ class Folder:
     @property
     def _fd(self) -> int:
         if self._directory is None:
-            raise OSError(f"{self._path} is not open")
+            self.open()
+        assert self._directory is not None  # noqa: S101 - it is open
         return self._directory
 
     def _close_to_others(self) -> None:

@@ -126,6 +126,18 @@ def a_link_to_a_spool(path: Path) -> None:
 KINDS = [a_fifo, a_folder, a_socket, a_device, a_dangling_link, a_loop, a_link_to_a_spool]
 
 
+def test_a_spool_that_begins_without_a_look_at_an_earlier_one_has_its_folder_locked_too(
+    tmp_path: Path,
+) -> None:
+    spool = Spool(tmp_path / "spool", 10_000_000)
+    spool.begin(HEADER)
+    with pytest.raises(BlockingIOError, match="another bridge uses this folder"):
+        opened(tmp_path / "spool")
+    spool.close()
+    with works(tmp_path / "spool"):
+        pass
+
+
 @pytest.mark.parametrize("umask", [0o000, 0o077, 0o777])
 def test_folder_and_files_are_for_this_user_alone(tmp_path: Path, umask: int) -> None:
     before = os.umask(umask)
