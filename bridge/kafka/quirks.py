@@ -12,6 +12,8 @@ Three more properties of aiokafka need no private member, and are handled where 
 - `commit_transaction()` succeeds although batches of the transaction have failed: `Batches` looks at the
   result of every batch first.
 - With idempotence nothing ever expires (issue 1101): `Batches` limits how long it waits for a response.
+
+Longer than 350 lines because all that depends on the library's version is here, to be read again together.
 """
 
 import asyncio
