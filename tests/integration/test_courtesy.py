@@ -9,14 +9,16 @@ import msgspec
 import pytest
 import uvloop
 
+from bridge import plan
 from bridge.config import ExchangeConfig
 from bridge.exchange.requests import Credentials
+from bridge.halving import Halving
 from bridge.records import Record
 from bridge.simulator import Faults, Simulator
 from bridge.watch.events import Journal
 from bridge.watch.metrics import Metrics
 from bridge.watch.watch import Watch
-from bridge.websocket.connector import Account, Connector
+from bridge.websocket.connector import Account, Connector, Siblings
 from bridge.websocket.courtesy import Courtesy
 from tests.support.receivers import Nobody
 from tests.support.standings import not_confirmed
@@ -37,20 +39,25 @@ class Process:
         self._config = ExchangeConfig.model_validate({"url": exchange.url, **QUICK, **settings})
         self.courtesy = Courtesy.of(self._config)
         self.connectors: list[Connector] = []
+        self.siblings: Siblings | None = None  # None: none is halved
 
     def connector(self, channel: str, symbols: Sequence[str], account: str | None = None) -> None:
         """Add one."""
         known = Account(account, Credentials(account, "secret")) if account else None
-        self.connectors.append(
-            Connector(
-                {channel: list(symbols)},
-                config=self._config,
-                courtesy=self.courtesy,
-                receiver=Nobody(),
-                watch=self._watch,
-                account=known,
-            )
+        self.connectors.append(self.create({channel: list(symbols)}, known))
+
+    def create(self, wanted: plan.Wanted, account: Account | None = None) -> Connector:
+        """Return one that is not among those of the process yet."""
+        connector = Connector(
+            wanted,
+            config=self._config,
+            courtesy=self.courtesy,
+            receiver=Nobody(),
+            watch=self._watch,
+            account=account,
         )
+        connector.siblings = self.siblings
+        return connector
 
     def events(self, kind: str) -> list[dict[str, object]]:
         """Return the recorded events of a kind."""
@@ -67,9 +74,19 @@ class Process:
 
 
 @asynccontextmanager
-async def running(process: Process) -> AsyncIterator[None]:
-    """Run all connectors for the duration of the context."""
-    tasks = [asyncio.create_task(connector.run()) for connector in process.connectors]
+async def running(process: Process, *, halving: bool = False) -> AsyncIterator[None]:
+    """Run all connectors for the duration of the context, and those into which they are divided."""
+    tasks: list[asyncio.Task[None]] = []
+
+    def start(connector: Connector) -> None:
+        tasks.append(asyncio.create_task(connector.run()))
+
+    divided = Halving(process.connectors, process.create, start, "0")
+    if halving:
+        process.siblings = divided
+    for connector in [*process.connectors]:
+        connector.siblings = process.siblings
+        start(connector)
     try:
         yield
     finally:
@@ -166,6 +183,27 @@ def test_two_sessions_that_log_in_with_one_key_close_each_other_ever_less_often_
 def raise_if(failure: BaseException | None) -> None:
     if failure is not None:
         raise failure
+
+
+def test_halving_sessions_that_all_end_soon_neither_storms_the_exchange_nor_opens_many() -> None:
+    """Something else than their size ends them; all is well soon after the exchange is well again."""
+
+    async def scenario() -> None:
+        symbols = [f"SIM{number}_USDT" for number in range(60)]
+        async with Simulator(symbols=symbols, rate=20, faults=Faults(close_after=0.01)) as exchange:
+            process = Process(exchange, {})
+            for first in range(0, 60, 20):
+                process.connector("trades", symbols[first : first + 20])
+            async with running(process, halving=True):
+                await soon(lambda: len(process.connectors) == 8, 60, "parts of one of them")
+                await assert_steady(exchange)
+                assert len(process.connectors) == 8
+                exchange.inject(Faults())
+                await soon(lambda: process.live == 8, 60, "all sessions")
+            wanted = [symbol for one in process.connectors for symbol in one.wanted["trades"]]
+            assert sorted(wanted) == sorted(symbols)
+
+    uvloop.run(scenario())
 
 
 def test_sessions_that_keep_ending_soon_are_reported() -> None:
