@@ -719,6 +719,22 @@ async def test_a_session_that_ends_after_both_have_answered_is_replaced_all_the_
 
 
 @in_a_loop
+async def test_if_the_new_session_and_one_of_two_end_the_other_one_stays_in_use() -> None:
+    async with joining() as (the, w):
+        await the.y.become_live()
+        await the.x.pong()
+        await w.pong()
+        the.x.bring("1")
+        w.bring("101")
+        await w.end()
+        the.y.bring("1 101 102")
+        await the.y.end()
+        assert the.outcome() is Outcome.NEW_ENDED
+        the.x.bring("2")
+        assert str(the.delivered) == "X1 W101 X2"
+
+
+@in_a_loop
 async def test_a_refusal_of_what_either_of_two_sessions_has_leaves_both_in_use() -> None:
     async with joining() as (the, w):
         w.refuse("order")
