@@ -49,15 +49,15 @@ Emit = Callable[[Sequence[Record]], Sequence[Record]]
 """Queue records for Kafka; return those that are too large for it."""
 
 
-OnMarkets = Callable[[Collection[bytes]], None]
-"""Take the keys of a push of a channel that lists markets: these markets exist."""
+OnMarkets = Callable[[Sequence[Record], Source], None]
+"""Take the records of a push of a channel that lists markets, and the session that brought it."""
 
 
 class _Lane:
     """One channel's normaliser and metrics.
 
-    `wanted`: its records go to Kafka, else they are dropped. `on_markets`, if any, is called with the keys of
-    the records of each push.
+    `wanted`: its records go to Kafka, else they are dropped. `on_markets`, if any, is called with the
+    records of each push.
     """
 
     __slots__ = (
@@ -156,7 +156,7 @@ class Pipeline:
             if outcome.duplicates:
                 _count_duplicates(outcome, lane, source)
         if lane.on_markets is not None:
-            lane.on_markets({record.key for record in outcome.records if record.key is not None})
+            lane.on_markets(outcome.records, source)
 
     def _failed_partly(
         self, push: Push, bad: list[str], source: Source, received_us: int, frame: bytes

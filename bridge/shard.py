@@ -1,14 +1,20 @@
-"""A shard: a fixed share of the subscriptions, from its sessions through its pipeline to its sink."""
+"""A shard: a fixed share of the subscriptions, from its sessions through its pipeline to its sink.
+
+Longer than 350 lines because its start, its end and the markets that it follows change the same list of
+connectors.
+"""
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import structlog
 
 from bridge import plan
 from bridge.channels import LISTING
+from bridge.channels.channel import Source
+from bridge.channels.markets import Markets
 from bridge.config import AccountConfig, Config
 from bridge.errors import ShardLost
 from bridge.exchange.words import Confidential
@@ -19,7 +25,7 @@ from bridge.kafka.spooled import own_entries
 from bridge.kafka.state import ShardState
 from bridge.kafka.topics import Topic
 from bridge.pipeline import Pipeline
-from bridge.records import STATE
+from bridge.records import STATE, Record
 from bridge.spool.folder import folder_of
 from bridge.spool.overflow import Overflow
 from bridge.spool.spool import Spool
@@ -100,13 +106,16 @@ class Shard:
         self._serving = False
         self._stopping = False  # whether it ends, so that no session is opened any more
         self._following: asyncio.Handle | None = None  # the call of `_follow_room` that is scheduled, if any
-        self._markets: set[bytes] = set()  # all that all_ticker has listed, up to `max_markets`
+        # All that all_ticker has listed, up to `max_markets`.
+        self._markets = Markets(self._config.exchange.max_markets)
         self._left_out = False  # whether it has listed more
+        # Channels of markets that all_ticker had listed and does no longer, by symbol; until it does again.
+        self._forgotten: dict[str, list[str]] = {}
         self._pipeline: Pipeline  # from the takeover on
         self._connectors: list[Connector] = []  # public ones and those of accounts, in the order of opening
         self._halving = Halving(self._connectors, self._connector, self._start, self._watch.shard)
         self._group = asyncio.TaskGroup()  # of all its tasks
-        self._running: set[asyncio.Task[None]] = set()  # those of the connectors
+        self._running: dict[Connector, asyncio.Task[None]] = {}  # those of the connectors; only grows
 
     async def run(self) -> tuple[int, int]:
         """Serve until `stop`, then deliver the pending records; return how many were not delivered.
@@ -121,10 +130,10 @@ class Shard:
             self._stopping = True
             serving.cancel()
             await asyncio.wait({serving})
-            for task in self._running:
+            for task in self._running.values():
                 task.cancel()
             if self._running:
-                await asyncio.wait(self._running)
+                await asyncio.wait(self._running.values())
             if not self.lost:
                 if self._serving:
                     self._pipeline.report_left_out()
@@ -180,7 +189,7 @@ class Shard:
             emit=self.queues.add,
             watermarks=self.overflow.watermarks,
             watch=self._watch,
-            on_markets=self._follow if self._plan.follows else None,
+            on_markets=self._take_markets,
         )
         self._connectors += [self._connector(wanted) for wanted in self._plan.public]
         self._connectors += [self._connector(wanted, account) for account, wanted in self._plan.private]
@@ -197,7 +206,9 @@ class Shard:
             self._pipeline.overdue(time.time_ns() // 1000, patience_us)
             for connector in self._connectors:
                 connector.note_heard()
+                connector.look_at_markets(self._markets, time.monotonic())
             self._sink.save_heard()
+            self._forget_markets()
 
     def _forget(self, now_us: int) -> None:
         """Forget the state of markets that are not subscribed to and were not traded for `state_retention`.
@@ -251,7 +262,7 @@ class Shard:
 
     def _start(self, connector: Connector) -> None:
         task = self._group.create_task(self._part(connector.run), name=f"connector {self._watch.shard}")
-        self._running.add(task)
+        self._running[connector] = task
 
     async def _part(self, run: Callable[[], Awaitable[None]]) -> None:
         """Run a part of the shard; if it fails, the bridge stops as on a signal, and delivers the rest."""
@@ -290,27 +301,49 @@ class Shard:
             else:
                 connector.pause()
 
-    def _follow(self, markets: Collection[bytes]) -> None:
-        """Subscribe to markets that all_ticker lists for the first time, unless the shard is ending."""
-        if self._stopping:
-            return
-        new = sorted(market for market in markets if market not in self._markets)
-        if not new:
-            return
-        most = self._config.exchange.max_markets
-        room = most - len(self._markets)
-        if len(new) > room and not self._left_out:
+    def _take_markets(self, records: Sequence[Record], source: Source) -> None:
+        """Note what all_ticker says of the markets, and follow those that it lists."""
+        named, new = self._markets.take(records, source.session, time.monotonic())
+        if self._markets.left_out and self._plan.follows and not self._left_out:
             self._left_out = True
-            detail = f"exchange.max_markets is {most}"
+            detail = f"exchange.max_markets is {self._config.exchange.max_markets}"
             self._watch.journal.record("markets_left_out", channel=LISTING, detail=detail)
-        new = new[: max(0, room)]
-        self._markets.update(new)
+        if self._plan.follows and not self._stopping:
+            self._follow(named, new)
+
+    def _follow(self, named: Iterable[str], new: Collection[str]) -> None:
+        """Subscribe to markets that all_ticker lists for the first time, or that were forgotten."""
         shards = self._config.kafka.shards
-        named = [market.decode() for market in new]
-        symbols = [symbol for symbol in named if plan.shard_of(symbol, shards) == self._number]
-        if symbols:
+        channels: dict[str, Sequence[str]] = {
+            symbol: self._plan.follows for symbol in new if plan.shard_of(symbol, shards) == self._number
+        }
+        channels |= {symbol: self._forgotten.pop(symbol) for symbol in named if symbol in self._forgotten}
+        if channels:
+            symbols = sorted(channels)
             log.info("new markets found", shard=self._watch.shard, symbols=symbols)
-            self._subscribe([(channel, symbol) for symbol in symbols for channel in self._plan.follows])
+            self._subscribe([(channel, symbol) for symbol in symbols for channel in channels[symbol]])
+
+    def _forget_markets(self) -> None:
+        """Forget subscriptions that the exchange refuses to markets that all_ticker no longer lists.
+
+        Only those to channels that follow every market: what the configuration names, it may want to exist.
+        """
+        for connector in [*self._connectors]:
+            gone = [
+                (one.channel, symbol)
+                for one in connector.bad_symbols
+                for symbol in one.symbols
+                if one.channel in self._plan.follows and self._markets.is_gone(symbol)
+            ]
+            for channel, symbol in gone:
+                self._forgotten.setdefault(symbol, []).append(channel)
+                connector.forget(channel, symbol)
+            if gone:
+                symbols = sorted({symbol for _, symbol in gone})
+                log.info("markets forgotten", shard=self._watch.shard, symbols=symbols)
+                if not connector.wanted:
+                    self._connectors.remove(connector)
+                    self._running[connector].cancel()
 
     def _subscribe(self, subscriptions: list[plan.Subscription]) -> None:
         """Add subscriptions to the newest session as far as it has room, and open others for the rest.

@@ -19,7 +19,7 @@ and wait for is in `subscribing` and `awaited`.
 
 import enum
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -173,7 +173,7 @@ class Session:
 
     # Called by the owner of the connection
 
-    def put_aside(self, refused: Collection[tuple[str, str]]) -> None:
+    def put_aside(self, refused: Iterable[tuple[str, str]]) -> None:
         """Take subscriptions, by channel and symbol, for refused because of their symbols, before the start.
 
         Nothing is asked for at first, and no event is made of it: an earlier session has found it out.

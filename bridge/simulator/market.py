@@ -223,6 +223,7 @@ class Exchange:
     def __init__(self, symbols: Sequence[str], seed: int, *, listed: int = LISTED) -> None:
         self.rng = random.Random(seed)  # noqa: S311 - decides what happens next, and seeds each market
         self.markets: dict[str, Market] = {}  # by symbol, in the order in which they were listed
+        self.hidden: set[str] = set()  # markets that have tickers and cannot be subscribed to
         self._listed = listed  # trades in a clean list, at most
         self._names: list[str] = []  # the keys of `markets`, for `choice`
         self._changed: set[str] = set()  # symbols whose ticker has changed since the last `all_ticker`
@@ -240,6 +241,17 @@ class Exchange:
         self.markets[symbol] = Market(symbol, random.Random(self.rng.random()), listed=self._listed)  # noqa: S311
         self._names = list(self.markets)
         self._changed.add(symbol)
+
+    def delist_market(self, symbol: str) -> None:
+        """Remove a market: nothing happens there any more, and it cannot be subscribed to.
+
+        Raises:
+            KeyError: it does not exist.
+        """
+        del self.markets[symbol]
+        self._names = list(self.markets)
+        self._changed.discard(symbol)
+        self.hidden.discard(symbol)
 
     def step(self, now: float) -> list[Update]:
         """Make one event in one market; of the updates 60 % are depth, 25 % trades, 15 % ticker."""

@@ -139,7 +139,10 @@ class Protocol:
             return [update] if update else []
         names = [str(name).upper() for name in params]
         markets = self.market.markets
-        unknown = [name for name in names if name not in markets] if channel != "balance" else []
+        hidden = self.market.hidden
+        unknown = [name for name in names if name not in markets or name in hidden]
+        if channel == "balance":
+            unknown = []
         had = set(subscriber.subscriptions[channel])
         if self.dialect.adds == "replaces":
             subscriber.subscriptions[channel].clear()

@@ -37,6 +37,7 @@ _ALL_TICKER = 1.0  # seconds between two updates of all_ticker
 _PRIVATE_SHARE = 0.02  # share of the events that are followed by one of an account, for each account
 _EPOCH = 2.0  # seconds after which the ids of the next market begin anew, if they do
 _PING = b"server.ping"
+_SUBSCRIBE = b'.subscribe"'
 _NO_FAULTS = Faults()
 
 
@@ -80,6 +81,7 @@ class Simulator:
         self.url = ""  # its address, once it listens
         self.handshakes = 0  # accepted so far
         self.refusals = 0  # handshakes refused so far, with 429 or 502
+        self.subscribes = 0  # subscribe requests so far
         secrets = dict(accounts or {})
         faults = with_faults(dialect, faults)
         # Replies to requests; `shut` changes which subscriptions it refuses.
@@ -99,6 +101,7 @@ class Simulator:
         self._rate = rate
         self._setup = setup
         self._dialect = dialect
+        self._hushed: set[tuple[str, str]] = set()  # channels and symbols of which no changes are sent
         self._to_refuse = 0  # of the next handshakes, how many are answered with 502
         # When handshakes were accepted within the last second, in monotonic seconds.
         self._admitted: list[float] = []
@@ -204,6 +207,10 @@ class Simulator:
         """Ignore the current connections from here on; they stay open, and nothing is read or sent."""
         self.clients.mute()
 
+    def hush(self, symbol: str, *channels: str) -> None:
+        """From here on send no changes of a symbol on these channels, and on no others; lists are sent."""
+        self._hushed = {(channel, symbol) for channel in channels}
+
     async def _pace(self) -> None:
         """Make events at the configured rate, and send their updates together once a tick."""
         pace, next_all = Pace(self._rate, time.monotonic()), time.monotonic() + _ALL_TICKER
@@ -255,7 +262,8 @@ class Simulator:
 
     def _write(self, update: Update) -> bool:
         """Write an update, encoded once, to all its subscribers; return whether there are any."""
-        subscribers = self.clients.subscribers(update)
+        hushed = (update.channel, update.symbol) in self._hushed
+        subscribers = [] if hushed else self.clients.subscribers(update)
         if subscribers:
             frame, said = self._frame(update), spoken(update, self._dialect)
             bad = self._mishaps.bad(said) if update.account is not None else None
@@ -343,7 +351,9 @@ class Simulator:
 
     def _take(self, client: Client, message: str | bytes) -> None:
         """Answer a message of a client: now, later or never."""
-        ping = _PING in (message if isinstance(message, bytes) else message.encode())
+        said = message if isinstance(message, bytes) else message.encode()
+        ping = _PING in said
+        self.subscribes += _SUBSCRIBE in said
         if ping and self._dialect.pings_answered == "never":
             return
         if self._dialect.answers_in_time and not ping:

@@ -132,8 +132,8 @@ DECLARATIONS: tuple[Declaration, ...] = (
     Declaration(
         "subscriptions",
         Gauge,
-        "Subscriptions by state: confirmed; pending, without an answer; silent, confirmed without a list or"
-        " snapshot; refused.",
+        "Subscriptions by state: confirmed; pending, without an answer; silent, confirmed without a list,"
+        " a snapshot, or changes while the market moves; refused.",
         ("shard", "channel", "state"),
     ),
     Declaration(

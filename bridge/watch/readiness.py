@@ -16,7 +16,7 @@ LARGEST = 65_536
 """Bytes of the body of a response, at most."""
 
 State: TypeAlias = Literal["confirmed", "pending", "silent", "refused"]
-"""How a subscription stands. One that is confirmed and brings no list or snapshot is silent."""
+"""How a subscription stands. One that is confirmed and does not bring what it should is silent."""
 
 STATES: tuple[State, ...] = ("confirmed", "pending", "silent", "refused")
 

@@ -21,7 +21,9 @@ from websockets.exceptions import WebSocketException
 from bridge import plan
 from bridge.channels import BEGIN_CLEAN, CHANNELS
 from bridge.channels.channel import Source
+from bridge.channels.markets import Markets
 from bridge.config import ExchangeConfig
+from bridge.exchange.events import SubscriptionRefused
 from bridge.exchange.requests import Credentials
 from bridge.exchange.session import Session, Timing
 from bridge.exchange.subscribing import subscribe_requests
@@ -119,6 +121,7 @@ class Connector:
         self._coming_up = True  # until the first session has become live or has failed
         self.siblings: Siblings | None = None  # given by the shard; None: it is never halved
         self.part: Part | None = None  # of which session it has a part, or had; None: it was never halved
+        self._bad: list[SubscriptionRefused] = []  # what the last session was refused because of its symbol
         self._is_rotating = False  # from the wait for a rotation's handshake to its end
         self._own = asyncio.Event()  # cleared while its session is lent to another connector, see `lend`
         self._own.set()
@@ -209,6 +212,27 @@ class Connector:
         self.wanted.setdefault(channel, []).extend(symbols)
         for feed in self._feeds:
             feed.subscribe(channel, list(symbols))
+
+    @property
+    def bad_symbols(self) -> list[SubscriptionRefused]:
+        """What its session is refused because of its symbol; what the last one was, if there is none."""
+        return self._feeds[0].bad_symbols if self._feeds else self._bad
+
+    def forget(self, channel: str, symbol: str) -> None:
+        """Want a symbol of a channel no longer, in the present session and all later ones."""
+        if symbol in self.wanted.get(channel, ()):
+            self.wanted[channel].remove(symbol)
+        if not self.wanted.get(channel):
+            self.wanted.pop(channel, None)
+        self._bad = [one for one in self._bad if (one.channel, one.symbols) != (channel, (symbol,))]
+        for feed in self._feeds:
+            feed.forget(channel, symbol)
+
+    def look_at_markets(self, markets: Markets, now: float) -> None:
+        """Act on subscriptions that bring nothing although all_ticker shows their markets moving."""
+        if self.account is None:
+            for feed in self._feeds[:1]:
+                feed.look_at_markets(markets, self._config.stale_after, self._config.reply_timeout, now)
 
     # Parts of sessions
 
@@ -413,7 +437,7 @@ class Connector:
         )
         session.confidential = self._watch.confidential
         session.clock = self._watch.clock
-        return Feed(
+        feed = Feed(
             opened,
             session,
             Source(uuid.uuid4().hex[:16], self.account, cause),
@@ -421,6 +445,8 @@ class Connector:
             receiver=receiver,
             watch=self._watch,
         )
+        feed.carry_over(self.bad_symbols)
+        return feed
 
     def _begin(self, feed: Feed, wanted: plan.Wanted | None = None) -> None:
         self._feeds.append(feed)
@@ -437,6 +463,8 @@ class Connector:
         """Close a session and record its end; `cause` is why, unless it has ended by itself."""
         if feed in self._feeds:
             self._feeds.remove(feed)
+            if feed.session.live_at != inf:
+                self._bad = feed.bad_symbols
         over = None if not feed.ended.done() or feed.ended.cancelled() else feed.ended.result()
         await feed.close()
         self._watch.journal.record(

@@ -6,7 +6,7 @@ Longer than 350 lines because what was received, when, and what is known of each
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -15,6 +15,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.frames import CloseCode
 
 from bridge.channels.channel import Source
+from bridge.channels.markets import Markets
 from bridge.errors import BadFrame
 from bridge.exchange.events import (
     CleanDue,
@@ -22,6 +23,7 @@ from bridge.exchange.events import (
     Confirmed,
     Event,
     Ponged,
+    SubscriptionRefused,
 )
 from bridge.exchange.frames import Push
 from bridge.exchange.session import Session
@@ -106,7 +108,7 @@ class Feed:
         # By each sending of requests since the last pong: the id of its newest one, and when it began, µs
         # since the epoch.
         self._sendings: deque[tuple[int, int]] = deque()
-        self._confirmed: set[tuple[str, str]] = set()  # subscriptions, by channel and symbol; only grows
+        self._confirmed: set[tuple[str, str]] = set()  # subscriptions, by channel and symbol, until forgotten
         self._due: list[CleanDue] = []  # not looked at yet; emptied as soon as nothing is withheld
         self._silence = Silence(session, source, watch.journal)
         self._wake = asyncio.Event()  # set when the session has something to send, report or do
@@ -159,6 +161,35 @@ class Feed:
         self.session.subscribe(channel, symbols)
         self._wake.set()
 
+    def carry_over(self, refused: Iterable[SubscriptionRefused]) -> None:
+        """Take for refused what an earlier session was refused because of its symbols, before `begin`."""
+        known = [one for one in refused if set(one.symbols) <= set(self.session.wanted.get(one.channel, ()))]
+        self.session.put_aside((one.channel, one.symbols[0]) for one in known)
+        self._refused.carry_over(known)
+
+    @property
+    def bad_symbols(self) -> list[SubscriptionRefused]:
+        """What is refused because of its symbol, of channels of which others are confirmed."""
+        channels = {channel for channel, _ in self._confirmed}
+        return [one for one in self._refused.bad_symbols if one.symbols and one.channel in channels]
+
+    def forget(self, channel: str, symbol: str) -> None:
+        """Want a symbol of a channel no longer. If it is subscribed to, it stays so."""
+        self.session.forget(channel, (symbol,), time.monotonic())
+        self._refused.forget(channel, symbol)
+        self._silence.forget(channel, symbol)
+        self._confirmed.discard((channel, symbol))
+        self._wake.set()
+
+    def look_at_markets(self, markets: Markets, patience: float, margin: float, now: float) -> None:
+        """Act on what brings nothing although its market moves, see `Silence.look_at_markets`."""
+        if self.withheld or self.ended.done():
+            return
+        confirmed = [one for one in self._confirmed if one[1] and (one[0], (one[1],)) not in self.refused]
+        self._silence.look_at_markets(confirmed, markets, patience, margin, now)
+        if self.session.held:
+            self._wake.set()
+
     @property
     def address(self) -> str | None:
         """The address that it is connected to, like "203.0.113.7:443"; None once it is closed."""
@@ -173,8 +204,8 @@ class Feed:
         refused = self.refused.get((channel, (symbol,) if symbol else ()))
         if refused is not None:
             return "refused", refused.error
-        if (channel, symbol) in self._silence.silent:
-            return "silent", ""
+        if (why := self._silence.why(channel, symbol)) is not None:
+            return "silent", why
         return ("confirmed" if (channel, symbol) in self._confirmed else "pending"), ""
 
     @property
@@ -207,6 +238,7 @@ class Feed:
         """Resume reading."""
         now = time.monotonic()
         self.session.resume(now)
+        self._silence.restart()
         self.session.ping(now)  # its pong says when all that has waited in the network is read
         self._wake.set()
         if not self.ended.done():

@@ -1,5 +1,7 @@
 """The refused subscriptions of one session: reports them, and notices those that bring data nevertheless."""
 
+from collections.abc import Iterable
+
 import structlog
 
 from bridge.channels.channel import Source
@@ -26,6 +28,7 @@ class Refused:
 
     def __init__(self, session: Session, source: Source, journal: Journal) -> None:
         self.now: dict[_Subscription, SubscriptionRefused] = {}  # until confirmed
+        self._bad: set[_Subscription] = set()  # those of `now` that are refused because of their symbol
         # Those that were confirmed before they were refused: what had been pushed of each by then.
         self._before: dict[_Subscription, int] = {}
         self._confirmed: set[_Subscription] = set()  # those that were ever confirmed
@@ -44,6 +47,7 @@ class Refused:
                     self._confirmed.discard((channel, symbols))
                     self._before[channel, symbols] = self._pushed(channel, symbols)
                 self.now[channel, symbols] = refusal
+                self._bad.add((channel, symbols))
             case RequestPostponed():
                 self._note_postponed(refusal)
             case RequestSplit() | RepeatRefused():
@@ -56,8 +60,25 @@ class Refused:
                     error=refusal.error,
                 )
 
+    def carry_over(self, known: Iterable[SubscriptionRefused]) -> None:
+        """Take over what an earlier session was refused, and reported; see `Session.put_aside`."""
+        for refusal in known:
+            self.now[refusal.channel, refusal.symbols] = refusal
+            self._bad.add((refusal.channel, refusal.symbols))
+
+    @property
+    def bad_symbols(self) -> list[SubscriptionRefused]:
+        """What is refused because of its symbol."""
+        return [self.now[one] for one in self._bad]
+
+    def forget(self, channel: str, symbol: str) -> None:
+        """Forget a subscription, because it is not wanted any more."""
+        self.now.pop((channel, (symbol,)), None)
+        self._bad.discard((channel, (symbol,)))
+
     def confirmed(self, channel: str, symbols: Symbols) -> None:
         """Note that subscriptions are confirmed."""
+        self._bad.difference_update(_each(channel, symbols))
         self._confirmed.update(_each(channel, symbols))
         if [one for one in _each(channel, symbols) if self.now.pop(one, None)]:
             self._log.info("subscription accepted on retry", channel=channel, symbols=symbols)
@@ -75,6 +96,7 @@ class Refused:
         channel, error = postponed.channel, postponed.error
         new = [one for one in _each(channel, postponed.symbols) if one not in self.now]
         for one in _each(channel, postponed.symbols):
+            self._bad.discard(one)
             self.now[one] = SubscriptionRefused(*one, error)
         if not new:
             return

@@ -1,12 +1,17 @@
-"""Notices confirmed subscriptions that bring no list or snapshot: has it requested again, then reports it."""
+"""Notices confirmed subscriptions that bring nothing, has them requested again, and reports them.
+
+That is: no list or snapshot at their beginning, or no change although all_ticker shows their market moving.
+"""
 
 from collections.abc import Iterable, Sequence
 
 import structlog
 
 from bridge.channels.channel import Series, Source
+from bridge.channels.markets import Markets
 from bridge.exchange.events import CleanDue
 from bridge.exchange.session import Session
+from bridge.exchange.unheard import Unheard
 from bridge.watch.events import Journal
 
 log = structlog.get_logger(__name__)
@@ -14,6 +19,10 @@ log = structlog.get_logger(__name__)
 
 _Subscription = tuple[str, str]
 """A channel and a symbol."""
+
+NO_LIST = "no list or snapshot"
+UNHEARD = "no change pushed although all_ticker shows the market moving"
+"""The ways in which a subscription is silent."""
 
 
 class Silence:
@@ -35,6 +44,7 @@ class Silence:
         self._at_request: dict[_Subscription, int] = {}
         # The same of those that did not come in time, until they are due for the last time.
         self._missing: dict[_Subscription, int] = {}
+        self._unheard = Unheard()
         self._session = session
         self._source = source
         self._journal = journal
@@ -58,6 +68,51 @@ class Silence:
             else:
                 self._request(due.channel, symbols, now)
 
+    def look_at_markets(
+        self,
+        subscriptions: Iterable[_Subscription],
+        markets: Markets,
+        patience: float,
+        margin: float,
+        now: float,
+    ) -> None:
+        """Act on those confirmed subscriptions that bring no change although their markets move.
+
+        See `Unheard`. Those that are silent are requested again, ever less often, until they bring one.
+        """
+        begun = self._unheard.look(subscriptions, markets.moved_at, self._counts, now)
+        for channel, symbol in begun:
+            self._log.info("silent subscription has begun", channel=channel, symbol=symbol)
+        for channel, symbol in self._unheard.take_silent(markets.moved_at, patience, margin, now):
+            self._log.error("no change received although the market moves", channel=channel, symbol=symbol)
+            self._record(channel, symbol, UNHEARD)
+        for channel in {channel for channel, _ in self._unheard.silent}:
+            self._session.ask_again(channel, now)
+
+    def why(self, channel: str, symbol: str) -> str | None:
+        """Return in which way a subscription is silent; None if it is not."""
+        if (channel, symbol) in self.silent:
+            return NO_LIST
+        return UNHEARD if (channel, symbol) in self._unheard.silent else None
+
+    def restart(self) -> None:
+        """Give markets that move the full time again, because nothing was read for a while."""
+        self._unheard.restart()
+
+    def forget(self, channel: str, symbol: str) -> None:
+        """Look at a subscription no longer, because it is not wanted any more."""
+        self.silent.pop((channel, symbol), None)
+        self._missing.pop((channel, symbol), None)
+        self._unheard.forget((channel, symbol))
+
+    def _counts(self, channel: str, symbol: str) -> tuple[int, int]:
+        """Return how many records have come of a subscription, and how many lists or snapshots.
+
+        A loss counts as a list: what was lost may have been a change.
+        """
+        series = self._series(channel, symbol)
+        return series.seq, series.brought - series.lost
+
     def _series(self, channel: str, symbol: str) -> Series:
         return self._source.series(channel, symbol)
 
@@ -79,11 +134,14 @@ class Silence:
             return
         self._log.error("no list or snapshot received", channel=channel, symbols=silent)
         for symbol in silent:
-            self._journal.record(
-                "subscription_silent",
-                session=self._source.session,
-                account=self._source.account,
-                channel=channel,
-                symbol=symbol,
-                detail="no readable list or snapshot, although it was requested again",
-            )
+            self._record(channel, symbol, "no readable list or snapshot, although it was requested again")
+
+    def _record(self, channel: str, symbol: str, detail: str) -> None:
+        self._journal.record(
+            "subscription_silent",
+            session=self._source.session,
+            account=self._source.account,
+            channel=channel,
+            symbol=symbol,
+            detail=detail,
+        )

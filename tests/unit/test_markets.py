@@ -5,13 +5,20 @@ from collections.abc import Awaitable, Callable
 from typing import cast
 
 from bridge.channels import CHANNELS
+from bridge.channels.channel import Source
 from bridge.config import Config
 from bridge.kafka.topics import Topic
 from bridge.plan import Subscription
-from bridge.records import DEADLETTER, EVENTS, STATE, schema_of
+from bridge.records import DEADLETTER, EVENTS, STATE, Record, schema_of
 from bridge.shard import Replica, Shard
 from bridge.watch.metrics import Metrics
 from bridge.websocket.courtesy import Courtesy
+
+
+def name(shard: Shard, *symbols: str) -> None:
+    """Let a push of all_ticker name markets."""
+    records = [Record("all_ticker", one.encode(), b'{"symbol":"%b"}' % one.encode(), 0) for one in symbols]
+    shard._take_markets(records, Source("S"))
 
 
 def test_markets_beyond_the_most_are_neither_followed_nor_remembered_and_reported_once() -> None:
@@ -29,11 +36,11 @@ def test_markets_beyond_the_most_are_neither_followed_nor_remembered_and_reporte
         shard = Shard(0, replica, cast("Callable[[float], Awaitable[bool]]", None))
         followed: list[Subscription] = []
         shard._subscribe = followed.extend  # type: ignore[method-assign,assignment]
-        shard._follow([b"A_USDT", b"B_USDT"])
-        shard._follow([b"A_USDT", b"C_USDT"])
+        name(shard, "A_USDT", "B_USDT")
+        name(shard, "A_USDT", "C_USDT")
         assert metrics.counter("events_total", event="markets_left_out").value == 0
         for number in range(1000):
-            shard._follow([b"A_USDT", b"X%d_USDT" % number])
+            name(shard, "A_USDT", f"X{number}_USDT")
         assert [symbol for _, symbol in followed] == ["A_USDT", "B_USDT", "C_USDT"]
         assert len(shard._markets) == 3
         assert metrics.counter("events_total", event="markets_left_out").value == 1

@@ -1,6 +1,7 @@
 """Only what a session has subscribed to becomes records and is remembered."""
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -37,7 +38,7 @@ class Exchange:
         self.markets: set[bytes] = set()
         watch = Watch("0", self.metrics, Journal("replica", 0, self._emit, self.metrics))
         self.pipeline = Pipeline(
-            wanted=wanted, emit=self._emit, watermarks={}, watch=watch, on_markets=self.markets.update
+            wanted=wanted, emit=self._emit, watermarks={}, watch=watch, on_markets=self._take_markets
         )
 
     def pushes(self, source: Source, channel: str, params: Any, now_us: int = NOW_US) -> None:
@@ -52,6 +53,9 @@ class Exchange:
 
     def data(self) -> list[Record]:
         return [one for one in self.records if schema_of(one.channel) not in (DEADLETTER, EVENTS)]
+
+    def _take_markets(self, records: Sequence[Record], _source: Source) -> None:
+        self.markets.update(one.key for one in records if one.key is not None)
 
     def _emit(self, records: Any) -> list[Record]:
         self.records += records
