@@ -28,7 +28,7 @@ def test_an_account_is_degraded_while_the_exchanges_clock_is_wrong_and_nothing_i
 
     with ScriptedExchange(reply) as exchange:
         sections: dict[str, dict[str, Any]] = {
-            "exchange": {"reconnect_max": 1.0},
+            "exchange": {"reconnect_max": 1.0, "refused_max": 2.0},
             "channels": {"trades": ["BTC_USDT"], "depth": [], "ticker": [], "all_ticker": False},
         }
         settings = config(exchange.url, kafka, prefix, sections, accounts=True)
