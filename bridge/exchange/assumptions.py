@@ -38,7 +38,7 @@ _ROWS = (
         "compressed",
         "A frame is binary: one zlib stream.",
         _D,
-        "Raw deflate and plain JSON, binary or text, are read as well.",
+        "Raw deflate, gzip and plain JSON, binary or text, are read as well.",
     ),
     Assumption(
         "one_message",
@@ -132,6 +132,26 @@ _ROWS = (
         "A subscribe request for a market that does not exist is refused.",
         _S,
         "A market that brings no list or snapshot is requested once more and then reported as silent.",
+    ),
+    Assumption(
+        "all_or_nothing",
+        "A subscribe request that is refused because of one market subscribes to none of the others.",
+        _A,
+        "Subscriptions that bring data, and those that exist already, are taken for confirmed.",
+    ),
+    Assumption(
+        "listed_open",
+        "Every market that `all_ticker` names can be subscribed to.",
+        _A,
+        "Such a market is reported as refused, and requested again ever less often; others are not affected.",
+        costs_data=True,
+    ),
+    Assumption(
+        "always_served",
+        "A subscribe request for markets that exist is accepted at any time.",
+        _A,
+        "It is requested again, soon at first, then less often, as it was; `/readyz` and `/status` say so.",
+        costs_data=True,
     ),
     Assumption(
         "clean_first",

@@ -13,7 +13,8 @@ from bridge.exchange.words import Confidential, Words
 
 _UPDATE = ".update"
 _MOST_METHODS = 64
-_RAW_DEFLATE = -15
+_RAW_DEFLATE, _GZIP = -15, 31  # what zlib calls them
+_GZIP_BEGIN = b"\x1f\x8b"
 _StreamError: type[Exception] = isal_zlib.error  # type: ignore[assignment]  # its stub says it is a value
 
 
@@ -55,9 +56,9 @@ _decode_error = msgspec.json.Decoder(_ErrorBody | str | int | float | bool | Non
 def inflate(frame: bytes, limit: int) -> bytes:
     """Return the JSON text of one binary frame.
 
-    The exchange sends zlib streams (API document, "Compression algorithm"); raw deflate and plain JSON are
-    accepted too, since other clients have received them (FACTS, section 1). Takes no more memory than about
-    `limit` bytes.
+    The exchange sends zlib streams (API document, "Compression algorithm"). Raw deflate and plain JSON are
+    accepted too, since other clients have received them (FACTS, section 1), and gzip, which other exchanges
+    send. Takes no more memory than about `limit` bytes.
 
     Raises:
         BadFrame: reason "decompression": not one stream, cut short, or larger than `limit`.
@@ -77,7 +78,7 @@ def _inflate_otherwise(frame: bytes, limit: int, error: Exception) -> bytes:
     # "fixed codes", with which the next bits decode to a byte other than "{".
     if frame[:1] == b"{":
         return within(frame, limit)
-    stream = decompressobj(_RAW_DEFLATE)
+    stream = decompressobj(_GZIP if frame.startswith(_GZIP_BEGIN) else _RAW_DEFLATE)
     try:
         text = stream.decompress(frame, limit)
     except _StreamError:

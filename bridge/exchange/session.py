@@ -43,7 +43,7 @@ from bridge.exchange.events import (
 from bridge.exchange.frames import Answer, Messages, Push, inflate, within
 from bridge.exchange.refusals import Meaning, blamed, meaning
 from bridge.exchange.requests import Credentials
-from bridge.exchange.subscribing import MOST_SYMBOLS, Subscribe, SubscribeQueue, subscribes
+from bridge.exchange.subscribing import ALIKE, MOST_SYMBOLS, Subscribe, SubscribeQueue, subscribes
 from bridge.exchange.words import Confidential, Words
 
 _YEAR_5138 = 1e11
@@ -510,7 +510,9 @@ class Session:
         found = meaning(error, request.named)
         # Then it may be that confirmed symbols must not be named.
         is_doubtful = found is Meaning.UNKNOWN and (request.again or request.retry)
-        if found is Meaning.UNKNOWN and now - self._accepted_at <= _SAME_MOMENT:
+        # What is refused again and again, while one of its symbols is accepted, has another that is bad.
+        vague = (Meaning.UNKNOWN, Meaning.LATER) if request.again > ALIKE else (Meaning.UNKNOWN,)
+        if found in vague and now - self._accepted_at <= _SAME_MOMENT:
             found = Meaning.BAD_SYMBOL
         bad = blamed(error, request.named) if found is Meaning.BAD_SYMBOL else ()
         if found is Meaning.CONFIRMED and request.others:
@@ -525,6 +527,8 @@ class Session:
                 self._confirmed[channel].pop(symbol)
                 self._refuse(channel, (symbol,), error, now)
             self._queue.hold_next([request._replace(others=())])
+        elif request.trial and found is not Meaning.CONFIRMED:
+            pass  # the request that it belongs to is held behind it
         elif len(symbols) > 1 and found in (Meaning.BAD_SYMBOL, Meaning.CONFIRMED):
             self._split(request, found, error, bad, now)
         elif found is Meaning.CONFIRMED:
@@ -533,7 +537,7 @@ class Session:
             self._refuse(channel, symbols, error, now)
         else:
             self._events.append(RequestPostponed(channel, symbols, error))
-            self._queue.postpone(channel, symbols, now)
+            self._queue.postpone(channel, symbols, now, request.again + 1)
 
     def _split(
         self, request: Subscribe, found: Meaning, error: str, bad: Collection[str], now: float

@@ -13,6 +13,9 @@ _LONGEST_RETRY_WAIT = 900.0
 # The same if the exchange cannot serve the request now: the shortest and the longest.
 _SOON, _LATER = 1.0, 120.0
 
+ALIKE = 3
+"""How often a request may be refused before one of its symbols is tried on its own."""
+
 # Symbols in one subscribe request. Nobody knows a limit of the exchange; other clients have been seen to send
 # 20 and 30 (FACTS, section 2). As long as all symbols of a channel fit into one, it does not matter whether a
 # request replaces the one before it.
@@ -22,18 +25,19 @@ MOST_SYMBOLS = 100
 class Subscribe(NamedTuple):
     """One subscribe request.
 
-    `retry` if its one subscription was refused before. `again` if the same request was refused before, and
-    not because of its symbols. `repeat` if all its subscriptions are confirmed, and only their clean lists or
-    snapshots are wanted again. `others` are confirmed symbols of the channel that it names too, in front, so
-    that it does not matter whether it replaces the request before it; they are known when it is sent. With
-    `alone` there are none.
+    `retry` if its one subscription was refused before. `again` is how often the same request was refused
+    before, and not because of its symbols; `trial` if it tries one symbol of such a request. `repeat` if all
+    its subscriptions are confirmed, and only their clean lists or snapshots are wanted again. `others` are
+    confirmed symbols of the channel that it names too, in front, so that it does not matter whether it
+    replaces the request before it; they are known when it is sent. With `alone` there are none.
     """
 
     channel: str
     symbols: Symbols
     retry: bool = False
     repeat: bool = False
-    again: bool = False
+    again: int = 0
+    trial: bool = False
     alone: bool = False
     others: Symbols = ()
 
@@ -83,8 +87,9 @@ class SubscribeQueue:
     A subscription that was refused because of its symbol is held again after `retry_wait` seconds, a time
     that doubles with each retry. With 30 s, and a first refusal at 0, that is at 30, 90, 210, 450, 930 and
     from then on every 900 s. A request that was refused for another reason is held again, as it was, after
-    1, 3, 7, 15, 31, 63, 127 s, and from then on every 120 s. One that an earlier session has found to be
-    refused is not requested until 900 s have passed.
+    1, 3, 7, 15, 31, 63, 127 s, and from then on every 120 s. From the third time on, one of its symbols is
+    tried on its own before it, each time another one: perhaps one of them is bad, and the error does not say
+    so. One that an earlier session has found to be refused is not requested until 900 s have passed.
     """
 
     def __init__(self, retry_wait: float) -> None:
@@ -136,13 +141,17 @@ class SubscribeQueue:
         retries = self._known if (channel, symbols) in self._aside else self._bad
         retries.add(Subscribe(channel, symbols, retry=True), now)
 
-    def postpone(self, channel: str, symbols: Symbols, now: float) -> None:
-        """Take a request that was refused for another reason, to ask the same again."""
-        self._postponed.add(Subscribe(channel, symbols, again=True), now)
+    def postpone(self, channel: str, symbols: Symbols, now: float, again: int = 1) -> None:
+        """Take a request that was refused `again` times for another reason, to ask the same again."""
+        self._postponed.add(Subscribe(channel, symbols, again=again), now)
 
     def hold_due_retries(self, now: float) -> None:
         """Hold the refused subscriptions again whose retry is due."""
-        self._held += self._postponed.take_due(now)
+        for request in self._postponed.take_due(now):
+            if request.again >= ALIKE and len(request.symbols) > 1:
+                one = request.symbols[request.again % len(request.symbols)]
+                self._held.append(request._replace(symbols=(one,), trial=True))
+            self._held.append(request)
         self._held += self._bad.take_due(now)
         self._held += self._known.take_due(now)
 

@@ -261,6 +261,8 @@ def _form(frame: bytes, binary: bool) -> str:
         return "text"
     if frame[:1] == b"{":
         return "plain JSON, binary"
+    if frame.startswith(b"\x1f\x8b"):
+        return "gzip"
     try:
         zlib.decompressobj().decompress(frame, 1)
     except zlib.error:

@@ -27,6 +27,7 @@ _MINUTE = 60.0  # seconds in which it is to name all
 _AT_ONCE = 0.25  # seconds in which a private channel that begins with a snapshot would bring it
 _TIMES = 4  # that it would do so in a row, which changes that happen just then do not
 _COMPARED = 3  # pushes on the other connection that make silence on this one a proof
+_FURTHER = 16  # markets that are listed and tried on a connection that has two
 _BETWEEN = 1.0  # seconds from one handshake to the next
 _MOST_CONNECTIONS = 10  # that are opened to try how many may be
 
@@ -85,6 +86,7 @@ class Probe:
                 await self._account(stack, account, again=limits)
             await asyncio.sleep(seconds)
             self._compare(wire, control, before, markets[0])
+            await self._listed(control)
             self._all_named(time.monotonic() - since)
             await self._again(wire, markets)
             if limits:
@@ -132,13 +134,41 @@ class Probe:
             if answered.number:
                 shown = f"{channel} of {NO_MARKET}: {answered.error or 'confirmed'}"
                 self.findings.note("unknown_refused", answered.error is not None, shown)
+            if answered.number and answered.error is not None:
+                await self._refused_whole(control, channel, markets)
         for channel in _BY_MARKET:
             answered = await control.subscribe(channel, markets)
             if answered.error is None and answered.number:
                 await self._clean_comes(control, channel, markets)
                 shown = f"{channel}: {answered.number} for {len(markets)} markets"
                 self.findings.note("one_answer", answered.number == 1, shown)
+            if answered.number:
+                self.findings.note(
+                    "always_served", answered.error is None, f"{channel}: {answered.error or 'accepted'}"
+                )
         return control
+
+    async def _refused_whole(self, control: Wire, channel: str, markets: Sequence[str]) -> None:
+        """Request good markets and one that does not exist, and note whether the good ones bring anything."""
+        answered = await control.subscribe(channel, [*markets, NO_MARKET])
+        if answered.error is None or await control.ping() is None:
+            return
+        came = [name for name in markets if control.line.pushed[channel, name].number]
+        shown = f"{channel}: {answered.error}; {len(came)} of {len(markets)} others bring pushes"
+        self.findings.note("all_or_nothing", not came, shown)
+
+    async def _listed(self, control: Wire) -> None:
+        """Subscribe to tickers of further markets, configured ones first, then those that move least."""
+        named = sorted(self.messages.markets, key=lambda name: self.messages.markets[name])
+        some = list(dict.fromkeys([*self._configured(), *named]))
+        asked = [name for name in some if ("ticker", name) not in control.line.asked][:_FURTHER]
+        listed = [name for name in asked if name in self.messages.markets]
+        if not listed:
+            return
+        answered = await control.subscribe("ticker", listed)
+        if answered.number:
+            shown = f"{len(listed)} more markets, {' '.join(listed[:3])}…: {answered.error or 'accepted'}"
+            self.findings.note("listed_open", answered.error is None, shown)
 
     async def _one_by_one(
         self, wire: Wire, control: Wire, markets: Sequence[str]

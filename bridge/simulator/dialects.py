@@ -28,7 +28,7 @@ _AHEAD = 20.0  # seconds; a clock that is wrong, and not so far off that nothing
 _SHARE = 0.1  # of the updates; those with which something is wrong, where it does not concern all
 _JOINED = 20  # one frame in so many has two messages
 _NOTICE = b'\n{"method":"server.notice","params":["hello"],"id":null}'
-_RAW_DEFLATE = -15  # what zlib calls it
+_RAW_DEFLATE, _GZIP = -15, 31  # what zlib calls them
 _FIGURES = ("high_24h", "low_24h", "last_qty", "best_ask_size")  # of a ticker; those that can be unknown
 
 
@@ -41,7 +41,7 @@ class Dialect:
     """
 
     # Frames and messages. `answers`: these alone are plain text. `joined`: some frames have two messages.
-    compressed: Literal["zlib", "answers", "deflate", "text", "plain"] = "zlib"
+    compressed: Literal["zlib", "answers", "deflate", "gzip", "text", "plain"] = "zlib"
     one_message: Literal["whole", "joined"] = "whole"
     no_other_fields: Literal["none", "added"] = "none"
     spelling: Literal["usual", "blanks", "reversed"] = "usual"
@@ -60,6 +60,13 @@ class Dialect:
     one_answer: Literal["one", "each"] = "one"
     adds: Literal["adds", "replaces"] = "adds"
     unknown_refused: Literal["refused", "acknowledged"] = "refused"
+    # `partly`: a request that is refused because of one market has subscribed to the others nevertheless. The
+    # last market cannot be subscribed to, and the error says so ("delisted"), or is a number ("hidden").
+    all_or_nothing: Literal["whole", "partly"] = "whole"
+    listed_open: Literal["open", "delisted", "hidden"] = "open"
+    always_served: int = (
+        0  # seconds from the first subscribe request on for which all are refused by a number
+    )
     clean_first: Literal["sent", "missing"] = "sent"
     clean_again: Literal["sent", "silent", "refused"] = "sent"
     # Trades. Times have a fraction, or are whole; or they have it in pushes, and are milliseconds ("mixed")
@@ -85,7 +92,7 @@ class Dialect:
 
 DOCUMENTED = Dialect()
 
-_NUMBERS = {"connections": 2, "answers_in_time": 15, "long_lists": 5}
+_NUMBERS = {"connections": 2, "answers_in_time": 15, "long_lists": 5, "always_served": 10}
 
 
 def parse_dialect(text: str) -> Dialect:
@@ -320,8 +327,8 @@ def payload(text: bytes, dialect: Dialect, *, answer: bool = False) -> str | byt
             return text.decode()
         case "plain":
             return text
-        case "deflate":
-            stream = zlib.compressobj(wbits=_RAW_DEFLATE)
+        case "deflate" | "gzip":
+            stream = zlib.compressobj(wbits=_GZIP if dialect.compressed == "gzip" else _RAW_DEFLATE)
             return stream.compress(text) + stream.flush()
         case _:
             return encoding.compress(text)

@@ -3,8 +3,8 @@
 import base64
 import hashlib
 import hmac
-from collections import defaultdict
-from collections.abc import Mapping
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,6 +19,7 @@ PRIVATE = ("order", "order_algo", "balance")
 
 _WINDOW_MS = (-1_000, 5_000)  # the age that the timestamp of a signature may have
 _INVALID, _AUTH_FAILED, _UNAVAILABLE, _NOT_FOUND, _REPEATED, _NEED_AUTH = 2, 3, 3, 4, 5, 6
+_BUSY, _HIDDEN = 31, 41  # without words
 _SUCCESS = {"status": "success"}
 
 
@@ -27,9 +28,12 @@ class HangUp(Exception):
 
 
 class _Refused(Exception):
-    def __init__(self, code: int, message: str) -> None:
+    """A refusal, and the first updates of what it has subscribed to nevertheless."""
+
+    def __init__(self, code: int, message: str, updates: Sequence[Update] = ()) -> None:
         super().__init__(message)
         self.code = code
+        self.updates = updates
 
 
 @dataclass(slots=True)
@@ -65,6 +69,9 @@ class Protocol:
     max_subscriptions: int = 0  # per connection; 0: no limit
     shut: set[str] = field(default_factory=set)  # channels of which every subscription is refused
     accounts: Mapping[str, Account] = field(default_factory=dict)  # by API key
+    asked: Counter[str] = field(default_factory=Counter)  # requests so far, by method
+    # When the first subscribe request came, by the exchange's clock; nothing before that.
+    began: list[float] = field(default_factory=list)
 
     def request(self, subscriber: Subscriber, message: str | bytes, now: float) -> list[Reply | Update]:
         """Return the messages that answer a client's, in order; `now` is the exchange's clock in seconds.
@@ -79,10 +86,11 @@ class Protocol:
             raise HangUp from None
         if type(request_id) is not int or not isinstance(method, str) or not isinstance(params, list):
             raise HangUp
+        self.asked[method] += 1
         try:
             result, updates = self._result(subscriber, method, params, now)
         except _Refused as error:
-            return [Reply(request_id, error={"code": error.code, "message": str(error)})]
+            return [Reply(request_id, error={"code": error.code, "message": str(error)}), *error.updates]
         number = sum(map(len, subscriber.subscriptions.values()))
         if self.max_subscriptions and number > self.max_subscriptions:
             raise HangUp
@@ -129,8 +137,7 @@ class Protocol:
                 raise _Refused(_INVALID, "invalid argument")
 
     def _subscribe(self, subscriber: Subscriber, channel: str, params: list[Any], now: float) -> list[Update]:
-        if channel in self.shut:
-            raise _Refused(_UNAVAILABLE, "service unavailable")
+        self._check_served(channel, now)
         if channel == "all_ticker":
             subscriber.subscriptions[channel] = {""}
             if self.dialect.lists_markets == "changed":
@@ -139,10 +146,9 @@ class Protocol:
             return [update] if update else []
         names = [str(name).upper() for name in params]
         markets = self.market.markets
-        hidden = self.market.hidden
-        unknown = [name for name in names if name not in markets or name in hidden]
-        if channel == "balance":
-            unknown = []
+        closed = self.market.hidden | (self._closed() if channel in PUBLIC else set())
+        unknown = [name for name in names if name not in markets or name in closed]
+        unknown = [] if channel == "balance" else unknown
         had = set(subscriber.subscriptions[channel])
         if self.dialect.adds == "replaces":
             subscriber.subscriptions[channel].clear()
@@ -155,7 +161,7 @@ class Protocol:
         if unknown and self.dialect.unknown_refused == "refused":
             if self.dialect.adds == "replaces":
                 subscriber.subscriptions[channel].update(names[: names.index(unknown[0])])
-            raise _Refused(_INVALID, f"invalid market: {', '.join(unknown)}")
+            raise self._refusal(subscriber, channel, names, unknown, now)
         subscriber.subscriptions[channel].update(names)
         if channel not in PUBLIC:
             return self._private_snapshot(subscriber, channel, names)
@@ -165,6 +171,33 @@ class Protocol:
         if channel == "depth":
             updates += [Update("depth", name, [True, {}, name]) for name in unknown]
         return updates
+
+    def _check_served(self, channel: str, now: float) -> None:
+        if not self.began:
+            self.began.append(now)
+        if now < self.began[0] + self.dialect.always_served:
+            raise _Refused(_BUSY, "")
+        if channel in self.shut:
+            raise _Refused(_UNAVAILABLE, "service unavailable")
+
+    def _closed(self) -> set[str]:
+        """Return the markets whose public channels cannot be subscribed to."""
+        return set() if self.dialect.listed_open == "open" else {[*self.market.markets][-1]}
+
+    def _refusal(
+        self, subscriber: Subscriber, channel: str, names: Sequence[str], bad: Sequence[str], now: float
+    ) -> _Refused:
+        """Return the refusal of a request because of some of its markets."""
+        updates = []
+        if self.dialect.all_or_nothing == "partly":
+            rest = [name for name in names if name not in bad]
+            subscriber.subscriptions[channel].update(rest)
+            updates = [self.first(channel, name, now) for name in rest] if channel in PUBLIC else []
+        if not self._closed().issuperset(bad):
+            return _Refused(_INVALID, f"invalid market: {', '.join(bad)}", updates)
+        if self.dialect.listed_open == "hidden":
+            return _Refused(_HIDDEN, "", updates)
+        return _Refused(_INVALID, "market is delisted", updates)
 
     def _private_snapshot(self, subscriber: Subscriber, channel: str, names: list[str]) -> list[Update]:
         account = self.accounts.get(subscriber.account or "")

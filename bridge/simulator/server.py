@@ -150,6 +150,17 @@ class Simulator:
         self._protocol = replace(self._protocol, max_subscriptions=faults.max_subscriptions)
         self._write_late()
 
+    def become(self, dialect: Dialect, faults: Faults = _NO_FAULTS) -> None:
+        """Replace the dialect and the faults from here on; lists of trades keep their length."""
+        self._dialect = dialect
+        self._protocol = replace(self._protocol, dialect=dialect)
+        self.inject(faults)
+
+    @property
+    def requests(self) -> Mapping[str, int]:
+        """How many requests came so far, by method."""
+        return self._protocol.asked
+
     def push(self, channel: str, params: list[Any]) -> None:
         """Send hand-made params, as they are, to the clients that subscribed to their symbol.
 

@@ -593,7 +593,7 @@ UNAVAILABLE = {"code": 3, "message": "service unavailable"}
     ],
 )
 def test_requests_refused_in_an_outage_are_asked_again_as_they_were(error: object) -> None:
-    """Soon at first, then less often, and never one by one."""
+    """Soon at first, then less often, and never one by one: at most one of them is tried as well."""
     symbols = tuple(f"S{number}" for number in range(30))
     session = public({"trades": symbols})
     sent(session)
@@ -602,19 +602,23 @@ def test_requests_refused_in_an_outage_are_asked_again_as_they_were(error: objec
     postponed = [event for event in session.events() if isinstance(event, RequestPostponed)]
     assert [event.symbols for event in postponed] == [symbols]
     assert session.live
-    asked = list[float]()
+    asked, tried = list[float](), list[str]()
     now = START
     while len(asked) < 10:
-        now = session.next_call()
+        now = now if session.held else session.next_call()
         session.tick(now)
         for request in all_sent(session, now):
-            if request.method == "trades.subscribe":
+            if request.method != "trades.subscribe":
+                receive(session, answer(request.id, "pong"), now)
+                continue
+            if len(request.params) == 1:
+                tried.append(request.params[0])
+            else:
                 assert tuple(request.params) == symbols
                 asked.append(now - START)
-                receive(session, answer(request.id, error=error), now)
-            else:
-                receive(session, answer(request.id, "pong"), now)
+            receive(session, answer(request.id, error=error), now)
     assert asked == pytest.approx([1, 3, 7, 15, 31, 63, 127, 247, 367, 487])
+    assert len(tried) == len(set(tried)) == len(asked) - 2  # each time another one
     session.events()
     while not session.held:
         now = session.next_call()
@@ -623,7 +627,38 @@ def test_requests_refused_in_an_outage_are_asked_again_as_they_were(error: objec
             receive(session, answer(request.id, "pong"), now)
     accept_all(session, now)
     confirmed = [event for event in session.events() if isinstance(event, Confirmed)]
-    assert [event.symbols for event in confirmed] == [symbols]
+    alone, together = (event.symbols for event in confirmed)
+    assert len(alone) == 1
+    assert {*alone, *together} == {*symbols}
+
+
+@pytest.mark.parametrize("error", [UNAVAILABLE, {"code": 41, "message": ""}])
+@pytest.mark.parametrize("bad", ["A", "B", "C"])
+def test_a_bad_symbol_that_the_error_does_not_tell_from_an_outage_holds_the_others_up_for_seconds_only(
+    error: object, bad: str
+) -> None:
+    """Though it is in the only request of its session."""
+    session, now = public({"ticker": ["A", "B", "C"]}), START
+    confirmed, number = set[str](), 0
+    while len(confirmed) < 2:
+        assert now < START + 60
+        for request in all_sent(session, now):
+            if request.method != "ticker.subscribe":
+                receive(session, answer(request.id, "pong"), now)
+                continue
+            number += 1
+            receive(
+                session,
+                answer(request.id, error=error) if bad in request.params else answer(request.id, SUCCESS),
+                now,
+            )
+        for event in session.events():
+            if isinstance(event, Confirmed):
+                confirmed.update(event.symbols)
+        now = now if session.held else session.next_call()
+        session.tick(now)
+    assert confirmed == {"A", "B", "C"} - {bad}
+    assert number < 15
 
 
 def test_an_unexplained_refusal_is_one_of_a_symbol_if_others_are_accepted_at_the_same_moment() -> None:
