@@ -34,6 +34,7 @@ Kind: TypeAlias = Literal[
     "subscription_refused",
     "subscription_silent",
     "short_lives",
+    "rotation_given_up",
     "takeover",
     "spool_begun",
     "spool_ended",

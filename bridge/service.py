@@ -38,6 +38,7 @@ from bridge.watch.readiness import (
     subscriptions_of,
 )
 from bridge.websocket import opening
+from bridge.websocket.buffers import Buffers
 from bridge.websocket.courtesy import Courtesy
 
 log = structlog.get_logger(__name__)
@@ -66,6 +67,7 @@ class Bridge:
         self._config = config
         # One for the process: its limits of handshakes and subscribe requests hold for all shards together.
         self._courtesy = Courtesy.of(config.exchange)
+        self._buffers = Buffers(config.exchange.max_buffered_bytes, config.exchange.max_frame_bytes)
         self._confidential = Confidential(account.credentials() for account in config.accounts)
         # Why the topics are not prepared yet, for /readyz; None once they are.
         self._trouble: str | None = f"no response from {config.kafka.bootstrap_servers} yet"
@@ -214,7 +216,13 @@ class Bridge:
         backoff = Backoff(0.1, 5.0)
         while not self.stop.is_set() and number in (leases.shards or ()):
             replica = Replica(
-                self.replica, self._config, topics, self.metrics, self._courtesy, self._confidential
+                self.replica,
+                self._config,
+                topics,
+                self.metrics,
+                self._courtesy,
+                self._buffers,
+                self._confidential,
             )
             shard = self._shards[number] = Shard(number, replica, partial(leases.is_ours, number))
             owned.value = 1

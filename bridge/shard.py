@@ -33,6 +33,7 @@ from bridge.watch.events import Journal
 from bridge.watch.metrics import Metrics
 from bridge.watch.readiness import Standing
 from bridge.watch.watch import Watch
+from bridge.websocket.buffers import Buffers
 from bridge.websocket.connector import Account, Connector
 from bridge.websocket.courtesy import Courtesy
 
@@ -59,6 +60,7 @@ class Replica:
     topics: Mapping[str, Topic]
     metrics: Metrics
     courtesy: Courtesy
+    buffers: Buffers
     confidential: Confidential = field(default_factory=Confidential)
 
 
@@ -79,7 +81,7 @@ class Shard:
         kafka = config.kafka
         self._number = number
         self._config = config
-        self._courtesy = replica.courtesy
+        self._courtesy, self._buffers = replica.courtesy, replica.buffers
         self._plan = plan.plan(config, number)  # its subscriptions
         # The path of the records, built from its end, because each part takes the one behind it: `_sink`
         # delivers the records in `queues`; `overflow` holds those in the spool; `_state` is saved with them.
@@ -254,6 +256,7 @@ class Shard:
             watch=self._watch,
             account=known,
         )
+        connector.buffers = self._buffers
         if account is None:
             connector.siblings = self._halving
         if self.paused:

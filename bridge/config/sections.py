@@ -97,6 +97,14 @@ class ExchangeConfig(Section):
         description="Maximum size in bytes that one frame may inflate to. A larger frame becomes a dead "
         "letter.",
     )
+    max_buffered_bytes: int = Field(
+        default=67_108_864,
+        ge=1024,
+        description="Maximum number of bytes that the process holds of the exchange before the queues to "
+        "Kafka: frames of which only a part has come, and what a replacement of sessions holds back. Past "
+        "it a session with a large frame is not read, and the new session of a replacement is given up. At "
+        "least twice `max_frame_bytes`.",
+    )
     max_session_age: Seconds = Field(
         default=6600.0,
         description="Seconds, minus up to 10 % jitter, after which a session is replaced by a new one "
@@ -126,6 +134,11 @@ class ExchangeConfig(Section):
         if self.reconnect_min > self.reconnect_max:
             raise ConfigError(
                 "exchange.reconnect_min", f"must not be greater than reconnect_max ({self.reconnect_max:g})"
+            )
+        if self.max_buffered_bytes < 2 * self.max_frame_bytes:
+            raise ConfigError(
+                "exchange.max_buffered_bytes",
+                f"must be at least twice max_frame_bytes ({self.max_frame_bytes})",
             )
         if self.ping_interval + self.reply_timeout >= _CLIENT_SILENCE:
             raise ConfigError(

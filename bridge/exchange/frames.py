@@ -15,6 +15,10 @@ _UPDATE = ".update"
 _MOST_METHODS = 64
 _RAW_DEFLATE, _GZIP = -15, 31  # what zlib calls them
 _GZIP_BEGIN = b"\x1f\x8b"
+
+# Items and fields of one frame, about: all tickers of 5,000 markets have 65,000. Millions of tiny ones would
+# take a hundred times as much memory once they are parsed.
+_MOST_PARTS = 250_000
 _StreamError: type[Exception] = isal_zlib.error  # type: ignore[assignment]  # its stub says it is a value
 
 
@@ -134,6 +138,8 @@ class Messages:
                 "unknown_method" (neither a push nor the answer to a request).
         """
         added: Sequence[str] = ()
+        if len(text) > _MOST_PARTS and text.count(b",") > _MOST_PARTS:
+            raise BadFrame("payload", f"more than {_MOST_PARTS} items and fields")
         try:
             envelope = self._decode(text)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):

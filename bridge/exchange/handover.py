@@ -50,6 +50,9 @@ class Bad(NamedTuple):
 
 Message = Push | Bad
 
+MESSAGE_BYTES = 300
+"""What a message takes in memory besides its content, approximately."""
+
 
 class _Item(msgspec.Struct, gc=False):
     symbol: str = ""
@@ -82,15 +85,16 @@ class Handover(Generic[Context]):
         """Remember a message that the old session brought."""
         if isinstance(message, Bad):
             self._bad[message.frame] += 1
-            self.held_bytes += len(message.frame)
+            self.held_bytes += len(message.frame) + MESSAGE_BYTES
         elif self._is_aligned(message):
             self._remembered.append(message)
-            self.held_bytes += len(message.params)
+            self.held_bytes += len(message.params) + MESSAGE_BYTES
 
     def hold(self, message: Message, context: Context) -> None:
         """Hold back a message of the new session."""
         self._held.append((message, context))
-        self.held_bytes += len(message.frame if isinstance(message, Bad) else message.params)
+        size = len(message.frame if isinstance(message, Bad) else message.params)
+        self.held_bytes += size + MESSAGE_BYTES
 
     def release(self) -> list[tuple[Message, Context]]:
         """Return those of the held messages that were not seen, and all bad frames, in order of arrival.

@@ -33,6 +33,7 @@ from bridge.records import Cause
 from bridge.watch.readiness import Standing
 from bridge.watch.watch import Watch
 from bridge.websocket import opening
+from bridge.websocket.buffers import Buffers
 from bridge.websocket.courtesy import ACCOUNT, LIFE, LISTING, OTHER, Courtesy, Handshake, calm, spread
 from bridge.websocket.feed import Ended, Feed, Receiver, until
 from bridge.websocket.freshness import Freshness
@@ -119,6 +120,8 @@ class Connector:
         self._reading.set()
         self.trouble = "not connected yet"  # why no session is open, for `/readyz`
         self._coming_up = True  # until the first session has become live or has failed
+        # Of all sessions of the process, if it has more of them than this connector's: given by the shard.
+        self.buffers = Buffers(config.max_buffered_bytes, config.max_frame_bytes)
         self.siblings: Siblings | None = None  # given by the shard; None: it is never halved
         self.part: Part | None = None  # of which session it has a part, or had; None: it was never halved
         self._bad: list[SubscriptionRefused] = []  # what the last session was refused because of its symbol
@@ -424,7 +427,7 @@ class Connector:
 
     async def _open(self, receiver: Receiver, cause: Cause, wanted: plan.Wanted | None = None) -> Feed:
         config = self._config
-        opened = await opening.stream(config, self._courtesy)
+        opened = await opening.stream(config, self._courtesy, self.buffers)
         session = Session(
             wanted or self.wanted,
             timing=Timing(
@@ -496,7 +499,7 @@ class Connector:
         await until(self._courtesy.admit(handshake), old)
         if old.ended.done():
             return old
-        rotation = self._rotation = Rotation([old], self._receiver)
+        rotation = self._rotation = Rotation([old], self._receiver, self.buffers)
         try:
             return await self._replace_in(rotation, old, cause)
         finally:
@@ -513,6 +516,7 @@ class Connector:
             return old
         self._begin(new)
         outcome = await rotation.run(new, accept_refusals=self._postponed >= _MOST_POSTPONED)
+        self._report_given_up(rotation, new)
         match outcome:
             case Outcome.REFUSED:
                 self._postponed += 1
@@ -530,6 +534,13 @@ class Connector:
                 return await self._go_on_alone(new, old)
             case Outcome.ROTATED:
                 return await self._replace(old, new, cause)
+
+    def _report_given_up(self, rotation: Rotation, new: Feed) -> None:
+        if not rotation.given_up:
+            return
+        session, detail = new.source.session, rotation.given_up
+        self._log.error("rotation given up", session=session, detail=detail)
+        self._watch.journal.record("rotation_given_up", session=session, account=self.account, detail=detail)
 
     async def _replace(self, old: Feed, new: Feed, cause: Literal["rotated", "stale"]) -> Feed:
         """Report a rotation, and close the session that was replaced."""
@@ -592,7 +603,7 @@ class Connector:
 
     async def _replace_both(self, feed: Feed, lent: Feed, wanted: plan.Wanted) -> Feed | None:
         """Return the session that has replaced two of them; None if these stay in use."""
-        rotation = self._rotation = Rotation([feed, lent], self._receiver)
+        rotation = self._rotation = Rotation([feed, lent], self._receiver, self.buffers)
         try:
             new = await self._open(rotation.receiver_of_new, "rotated", wanted)
         except (OSError, EOFError, WebSocketException) as error:
@@ -601,6 +612,7 @@ class Connector:
             return None
         self._begin(new, wanted)
         outcome = await rotation.run(new, accept_refusals=False)
+        self._report_given_up(rotation, new)
         if outcome is Outcome.ROTATED:
             return new
         detail = new.ended.result().detail if new.ended.done() else outcome.value

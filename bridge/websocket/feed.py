@@ -111,6 +111,7 @@ class Feed:
         self._confirmed: set[tuple[str, str]] = set()  # subscriptions, by channel and symbol, until forgotten
         self._due: list[CleanDue] = []  # not looked at yet; emptied as soon as nothing is withheld
         self._silence = Silence(session, source, watch.journal)
+        self._given_up = ""  # why the session is to end; "": it is not
         self._wake = asyncio.Event()  # set when the session has something to send, report or do
         self._fences: dict[int, asyncio.Future[None]] = {}  # by ping id, until that ping is answered
         self._permits = 0  # requests with a place in the budget whose time has not come yet
@@ -145,6 +146,12 @@ class Feed:
             self._read_before_withheld = self._read_up_to
         self.withheld = withheld
         self.source.heard_us = self.read_up_to.pushed_us
+        self._wake.set()
+
+    def give_up(self, why: str) -> None:
+        """End the session soon, and take nothing more of what it receives."""
+        self._given_up = why
+        self.deliver = _drop
         self._wake.set()
 
     async def fence(self) -> None:
@@ -254,7 +261,8 @@ class Feed:
             try:
                 push = receive(frame, binary, now)
             except BadFrame as bad:
-                self._receiver.bad(bad, source, received_us, frame)
+                # A new one: with its traceback, it would keep the inflated text for as long as it is held.
+                self._receiver.bad(BadFrame(bad.reason, bad.detail), source, received_us, frame)
                 continue
             if push is None:
                 self._wake.set()
@@ -274,6 +282,9 @@ class Feed:
                     over = self.session.over
                     self._stream.transport.abort()  # a silent exchange would not answer a closing handshake
                     return Ended(over.reason, over.detail)
+                if self._given_up:
+                    self._stream.transport.abort()
+                    return Ended("rejected", self._given_up)
                 if closed.done():
                     return self._closed()
                 await self._send(self.session.to_send())
@@ -370,6 +381,10 @@ class Feed:
         reason = self.session.confidential.words(self._stream.close_reason or "")
         detail = f"closed by the exchange (code {code}{f', {reason!r}' if reason else ''})"
         return Ended("closed", detail, overloaded=code in _OVERLOADED)
+
+
+def _drop(push: Push, source: Source, received_us: int, frame: bytes) -> None:
+    """Take no push of a session that was given up."""
 
 
 async def until(condition: Coroutine[object, object, object], *feeds: Feed) -> None:

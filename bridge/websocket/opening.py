@@ -16,6 +16,7 @@ from websockets.uri import parse_uri
 from bridge import __version__
 from bridge.config import ExchangeConfig
 from bridge.errors import ConfigError
+from bridge.websocket.buffers import Buffers
 from bridge.websocket.courtesy import Courtesy, asked_to_wait, spread_over
 from bridge.websocket.stream import Stream
 
@@ -97,7 +98,7 @@ async def connection(config: ExchangeConfig, kind: type[ClientConnection]) -> Cl
         raise OSError(f"no connection to the proxy of exchange.proxy or the environment: {error}") from error
 
 
-async def stream(config: ExchangeConfig, courtesy: Courtesy) -> Stream:
+async def stream(config: ExchangeConfig, courtesy: Courtesy, buffers: Buffers) -> Stream:
     """Open a connection for which there was an admission, and note the result.
 
     Raises:
@@ -117,7 +118,9 @@ async def stream(config: ExchangeConfig, courtesy: Courtesy) -> Stream:
                 courtesy.pause(now, spread_over(config.reconnect_max))
         raise
     courtesy.accepted(time.monotonic())
-    return cast("Stream", opened)
+    accepted = cast("Stream", opened)
+    accepted.buffers = buffers
+    return accepted
 
 
 def in_words(error: BaseException) -> str:

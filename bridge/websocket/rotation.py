@@ -30,7 +30,8 @@ from bridge.channels import CHANNELS
 from bridge.channels.channel import Source
 from bridge.errors import BadFrame
 from bridge.exchange.frames import Push
-from bridge.exchange.handover import Bad, Handover, Message
+from bridge.exchange.handover import MESSAGE_BYTES, Bad, Handover, Message
+from bridge.websocket.buffers import Buffers
 from bridge.websocket.feed import Feed, Receiver, until
 
 NODE_LAG = 1.5
@@ -62,12 +63,17 @@ class Rotation:
     """The replacement of sessions by one, from its creation until `run` has returned or `abandon` was called.
 
     `olds` are those that are replaced, usually one. Whatever they and the new one receive is delivered to
-    `receiver`, once.
+    `receiver`, once. When `buffers` are full, the new one is given up: it ends.
     """
 
-    def __init__(self, olds: Sequence[Feed], receiver: Receiver) -> None:
+    def __init__(self, olds: Sequence[Feed], receiver: Receiver, buffers: Buffers) -> None:
+        self.given_up = ""  # why the new session was given up; "": it was not
         self._olds = olds
         self._receiver = receiver
+        self._buffers = buffers
+        self._new: Feed | None = None  # given to `run`
+        self._counted = 0  # bytes that are counted in the buffers
+        self._frames_bytes = 0  # of the frames of messages that are held or kept aside
         # The messages of the old sessions that are remembered, and those of the new one that are held.
         self._handover: Handover[_Came] = Handover(CHANNELS)
         self._aside: list[tuple[Message, _Came]] = []  # received over old ones after their pongs, in order
@@ -79,17 +85,18 @@ class Rotation:
     @property
     def receiver_of_new(self) -> Receiver:
         """The receiver of the new session, from its very first frame on."""
-        return _Into(self._handover.hold)
+        return _Into(self._hold)
 
     @property
     def held_bytes(self) -> int:
         """Bytes of messages that are remembered, held back or kept aside, approximately."""
-        return self._handover.held_bytes + sum(len(frame) for _, (_, _, frame) in self._aside)
+        return self._handover.held_bytes + self._frames_bytes
 
     def abandon(self) -> None:
         """Keep the old sessions in use, because they are not replaced."""
         for old in self._olds:
             old.deliver_to(self._receiver)
+        self._count(0)
 
     async def run(self, new: Feed, *, accept_refusals: bool) -> Outcome:
         """Replace the old sessions by a new one that has begun; none is closed.
@@ -97,6 +104,16 @@ class Rotation:
         Unless `accept_refusals`, a new session that is refused subscriptions of the old ones does not
         replace them.
         """
+        self._new = new
+        try:
+            return await self._run(new, accept_refusals=accept_refusals)
+        finally:
+            self._count(0)
+            # A cycle of references keeps all this until the next collection of garbage.
+            self._handover = Handover(CHANNELS)
+            self._aside.clear()
+
+    async def _run(self, new: Feed, *, accept_refusals: bool) -> Outcome:
         olds = self._olds
         new.withheld = True
         try:
@@ -144,15 +161,32 @@ class Rotation:
     def _go_on_with(self, new: Feed, outcome: Outcome) -> Outcome:
         self._release(new.source)
         self._aside.clear()  # it came over the new session too
+        self._frames_bytes = 0
         new.deliver_to(self._receiver)
         return outcome
+
+    def _hold(self, message: Message, came: _Came) -> None:
+        self._handover.hold(message, came)
+        self._frames_bytes += len(came[2])
+        self._count(self.held_bytes)
 
     def _remember(self, message: Message, came: _Came) -> None:
         self._handover.remember(message)
         self._deliver([(message, came)])
+        self._count(self.held_bytes)
 
     def _keep_aside(self, message: Message, came: _Came) -> None:
         self._aside.append((message, came))
+        self._frames_bytes += len(came[2]) + MESSAGE_BYTES
+        self._count(self.held_bytes)
+
+    def _count(self, size: int) -> None:
+        """Count what is held, and give the new session up if that is too much."""
+        change, self._counted = size - self._counted, size
+        self._buffers.change(change)
+        if change > 0 and self._buffers.full and self._new is not None and not self.given_up:
+            self.given_up = f"it held {size} bytes, and exchange.max_buffered_bytes is used up"
+            self._new.give_up(f"rotation given up: {self.given_up}")
 
     def _deliver(self, messages: Iterable[tuple[Message, _Came]]) -> None:
         for message, (source, received_us, frame) in messages:

@@ -27,6 +27,8 @@ from websockets.asyncio.client import ClientConnection
 from websockets.frames import BINARY, CONT, TEXT, CloseCode, Frame
 from websockets.protocol import CONNECTING, OPEN, Event
 
+from bridge.websocket.buffers import Buffers
+
 Receive = Callable[[Sequence[bytes], bool], None]
 """Takes messages that were read together, and whether they are binary."""
 
@@ -47,6 +49,9 @@ _TURN = 32_768
 
 # Fragments of one message. websockets limits their bytes, but not the number of empty ones.
 _MOST_FRAGMENTS = 4096
+
+# Bytes that a session may hold without being counted: what comes in one read, and the usual frames.
+_SMALL = 262_144
 
 # Bytes that wait to be sent behind what the network has taken. Only an exchange that pings and reads no pongs
 # lets so many pile up: a request waits until others before it are sent.
@@ -85,6 +90,9 @@ class Stream(ClientConnection):
         self._paused = False  # between `pause_reading` and `resume_reading`
         self._lost = False  # whether the transport has reported the end of the connection
         self._unread = False  # whether it was aborted because the exchange reads nothing
+        self.buffers: Buffers | None = None  # of the process; given after the handshake, None: no limit
+        self._counted = 0  # bytes that are counted there: all that is held, if it is not small
+        self._waits = False  # whether it reads nothing until there is room in the buffers
         # Reports that end to websockets, once everything whole is handed over; None before and afterwards.
         self._end: Callable[[], None] | None = None
 
@@ -136,10 +144,13 @@ class Stream(ClientConnection):
                     self._schedule()
         else:
             self._parse(data)
+        if self._have > _SMALL or self._counted or not self._cuts:
+            self._count()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Hand over, by turns, what was read and is whole, until that is done or reading pauses; then end."""
         self._lost = True
+        self._count()
         self._end = partial(super().connection_lost, exc)
         if self._turn is None:
             self._take_turn()
@@ -162,10 +173,31 @@ class Stream(ClientConnection):
         finally:
             if self._lost and not more:
                 self._finish()
+        if self._counted:
+            self._count()
         if more:
             self.transport.pause_reading()
             self._schedule()
-        elif not (self._paused or self._lost):
+        elif not (self._paused or self._lost or self._waits):
+            self.transport.resume_reading()
+
+    def _count(self) -> None:
+        """Count what is held, and read nothing more while there is no room for that."""
+        if self.buffers is None:
+            return
+        held = 0 if self._lost else self.held_bytes
+        size = held if held > _SMALL else 0
+        change, self._counted = size - self._counted, size
+        self.buffers.change(change)
+        # What is here whole is handed over first.
+        if change > 0 and self.buffers.full and self._have < self._need and not (self._waits or self._lost):
+            self._waits = True
+            self.transport.pause_reading()
+            self.buffers.wait(self._go_on_reading)
+
+    def _go_on_reading(self) -> None:
+        self._waits = False
+        if self._turn is None and not (self._paused or self._lost or self.transport.is_closing()):
             self.transport.resume_reading()
 
     def _hand_over(self) -> bool:
@@ -180,11 +212,11 @@ class Stream(ClientConnection):
         return not self._paused and (bool(self._early) or self._have >= self._need)
 
     def _finish(self) -> None:
-        """Drop what a pause has kept from being handed over, and end."""
-        if self._paused:
-            self._early.clear()
-            self._parts.clear()
-            self._data, self._begin, self._have = b"", 0, 0
+        """Drop what is not whole or was kept by a pause, and end."""
+        self._early.clear()
+        self._parts.clear()
+        self._fragments.clear()
+        self._data, self._begin, self._have = b"", 0, 0
         if self._end is not None:
             end, self._end = self._end, None
             end()

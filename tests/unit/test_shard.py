@@ -20,6 +20,7 @@ from bridge.shard import Replica, Shard
 from bridge.watch.events import Journal
 from bridge.watch.metrics import Metrics
 from bridge.watch.watch import Watch
+from bridge.websocket.buffers import Buffers
 from bridge.websocket.connector import Connector
 from bridge.websocket.courtesy import Courtesy
 from bridge.websocket.feed import Feed
@@ -62,7 +63,9 @@ class Scene:
             name: Topic(name, 1, 1_000_000)
             for name in (*CHANNELS, DEADLETTER, EVENTS, PRIVATE_DEADLETTER, PRIVATE_EVENTS, STATE)
         }
-        replica = Replica("replica", config, topics, self.metrics, Courtesy(5.0, 20.0))
+        replica = Replica(
+            "replica", config, topics, self.metrics, Courtesy(5.0, 20.0), Buffers(1_000_000, 1000)
+        )
         self.shard = Shard(0, replica, cast("Callable[[float], Awaitable[bool]]", None))
         self.queues = self.shard.queues
         self.queues._max_pending_bytes = 10_000

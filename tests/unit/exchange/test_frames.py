@@ -381,3 +381,9 @@ def test_encoding_and_decoding_an_answer_gives_the_same_answer(
     assert (decoded_id, json.loads(decoded_result)) == (request_id, result)
     words = Confidential().words(message)
     assert error == (f"{words} (code {code})" if message else f"code {code}")
+
+
+def test_a_frame_of_millions_of_tiny_items_is_not_parsed() -> None:
+    text = b'{"method":"trades.update","params":[true,[' + b"{}," * 300_000 + b'{}],"BTC_USDT"],"id":null}'
+    with pytest.raises(BadFrame, match="more than 250000 items"):
+        Messages().decode(text)

@@ -15,10 +15,12 @@ from bridge.channels.channel import Source
 from bridge.errors import BadFrame
 from bridge.exchange.events import SubscriptionRefused
 from bridge.exchange.frames import Push
+from bridge.exchange.handover import MESSAGE_BYTES
 from bridge.exchange.session import Session, Timing
 from bridge.watch.events import Journal
 from bridge.watch.metrics import Metrics
 from bridge.watch.watch import Watch
+from bridge.websocket.buffers import Buffers
 from bridge.websocket.courtesy import Courtesy
 from bridge.websocket.feed import Ended, Feed, Receiver
 from bridge.websocket.rotation import NODE_LAG, Outcome, Rotation
@@ -102,6 +104,10 @@ class Side(Feed):
             else:
                 self._receiver.bad(BadFrame("json", item), self.source, received_us, frame)
 
+    @property
+    def why_given_up(self) -> str:
+        return self._given_up
+
     async def fence(self) -> None:
         self._pings += 1
         await self._pong
@@ -156,11 +162,12 @@ async def pass_time(seconds: float) -> None:
 class Scene:
     """A rotation of X, and of `others`, to Y, which runs from the start."""
 
-    def __init__(self, *, accept_refusals: bool = False, others: str = "") -> None:
+    def __init__(self, *, accept_refusals: bool = False, others: str = "", room: int = 10**6) -> None:
+        self.buffers = Buffers(room, 0)
         self.delivered = Recorder()
         self.x = Side("X", self.delivered)
         self.others = [Side(name, self.delivered) for name in others]
-        self.rotation = Rotation([self.x, *self.others], self.delivered)
+        self.rotation = Rotation([self.x, *self.others], self.delivered, self.buffers)
         self.y = Side("Y", self.rotation.receiver_of_new)
         self.running = asyncio.create_task(self.rotation.run(self.y, accept_refusals=accept_refusals))
 
@@ -175,9 +182,9 @@ class Scene:
 
 
 @asynccontextmanager
-async def rotation(*, accept_refusals: bool = False) -> AsyncIterator[Scene]:
+async def rotation(*, accept_refusals: bool = False, room: int = 10**6) -> AsyncIterator[Scene]:
     """Give a rotation that waits for Y to be live; end whatever still runs at the end."""
-    scene = Scene(accept_refusals=accept_refusals)
+    scene = Scene(accept_refusals=accept_refusals, room=room)
     await settled()
     try:
         yield scene
@@ -383,17 +390,55 @@ async def test_only_what_is_released_of_the_new_session_counts_as_overlapping() 
 @in_a_loop
 async def test_what_is_held_or_kept_aside_is_counted_in_bytes() -> None:
     async with rotation() as the:
-        one = len(frame_of("1"))
+        one = len(frame_of("1")) + MESSAGE_BYTES
+        frame = len(frame_of("1"))
         assert the.rotation.held_bytes == 0
         the.x.bring("1")
         the.y.bring("1 2")
-        assert the.rotation.held_bytes == 3 * one, "one that is remembered, two that are held"
+        assert the.rotation.held_bytes == 3 * one + 2 * frame, "one is remembered, two are held with frames"
         await the.y.become_live()
         await the.x.pong()
         the.x.bring("2 3")
-        assert the.rotation.held_bytes == 5 * one
+        assert the.rotation.held_bytes == 5 * one + 2 * frame
         await the.y.pong()
         assert the.rotation.held_bytes == 0
+
+
+@pytest.mark.parametrize("of", ["new", "old", "aside"])
+def test_too_much_to_hold_ends_the_new_session_and_loses_nothing_of_the_old_one(of: str) -> None:
+    @in_a_loop
+    async def scenario() -> None:
+        async with rotation(room=10_000) as the:
+            the.x.bring("1")
+            if of == "new":
+                the.y.bring(" ".join(map(str, range(1, 100))))
+            elif of == "old":
+                the.x.bring(" ".join(map(str, range(2, 100))))
+            else:
+                await the.y.become_live()
+                await the.x.pong()
+                the.x.bring(" ".join(map(str, range(2, 100))))
+            assert "max_buffered_bytes is used up" in the.rotation.given_up
+            assert the.y.why_given_up == f"rotation given up: {the.rotation.given_up}"
+            await the.y.end()
+            assert the.outcome() is Outcome.NEW_ENDED
+            the.x.bring("200")
+            kept = [] if of == "new" else [f"X{n}" for n in range(2, 100)]
+            assert str(the.delivered) == " ".join(["X1", *kept, "X200"])
+            the.buffers.change(10_000)
+            assert not the.buffers.full, "what was held counts no longer"
+
+    scenario()
+
+
+@in_a_loop
+async def test_other_sessions_of_the_process_count_too() -> None:
+    async with rotation(room=10_000) as the:
+        the.buffers.change(9_500)
+        the.y.bring("1")
+        assert not the.rotation.given_up
+        the.y.bring("2")
+        assert the.rotation.given_up
 
 
 @in_a_loop
@@ -412,7 +457,7 @@ async def test_a_bad_frame_that_both_sessions_bring_is_delivered_once() -> None:
 async def test_without_a_new_session_the_old_one_serves_on() -> None:
     async with rotation() as the:
         await the.cancel()
-        other = Rotation([the.x], the.delivered)
+        other = Rotation([the.x], the.delivered, the.buffers)
         the.x.bring("1")
         other.abandon()
         the.x.bring("2")

@@ -9,6 +9,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from websockets.frames import Frame, Opcode
 
+from bridge.websocket.buffers import Buffers
 from tests.support.streams import READ, open_stream, turns
 
 TURN = 32_768  # bytes that are handed over before other tasks get a turn
@@ -303,5 +304,31 @@ def test_whatever_happens_nothing_is_handed_over_or_read_while_paused(
             await story.take("turn", story.sent // 10 + 30)
         assert listener.numbers == list(range(story.sent))
         assert listener.stream.held_bytes == 0
+
+    asyncio.run(scenario())
+
+
+def test_a_stream_reads_nothing_more_of_a_large_frame_until_there_is_room() -> None:
+    """Frames that are not whole count, those of all sessions together."""
+
+    async def scenario() -> None:
+        listener, other = Listener(), Listener()
+        buffers = Buffers(1_000_000, 300_000)
+        for one in (listener, other):
+            one.stream.buffers = buffers
+            one.attach()
+            one.network.arrived += frame(b"%08d" % 1 + bytes(900_000))[:600_000]
+            await one.read_all()
+        assert buffers.full
+        assert listener.stream.held_bytes == 600_000, "there was room for the first one"
+        assert not other.network.is_reading()
+        other.network.arrived += bytes(100_000)
+        await other.read_all()
+        assert other.stream.held_bytes == 2 * READ, "one read more than there is room for"
+        listener.network.lose()
+        await listener.read_all()
+        assert listener.stream.held_bytes == 0
+        await other.read_all()
+        assert other.stream.held_bytes == 700_000
 
     asyncio.run(scenario())

@@ -1,0 +1,59 @@
+"""Nothing that an exchange sends takes memory, log or answers without a bound."""
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from tests.support.hostile import ATTACKS, HostileExchange
+from tests.support.kafka_broker import Broker
+from tests.support.process import RunningBridge, config, fetch
+from tests.support.waiting import eventually
+
+MOST_MEMORY = 256 * 2**20  # bytes
+MOST_LOG = 2 * 2**20  # bytes
+PATIENCE = 120.0  # seconds
+
+EXCHANGE = {
+    "subscriptions_per_session": 1,
+    "handshakes_per_second": 50.0,
+    "subscribes_per_second": 100.0,
+    "ping_interval": 1.0,
+    "reply_timeout": 3.0,
+    "reconnect_min": 0.1,
+    "reconnect_max": 1.0,
+    "refused_max": 1.0,
+    "max_session_age": 3.0,
+}
+
+
+def test_attacks_on_all_sessions_at_once_are_bounded(kafka: Broker, prefix: str, tmp_path: Path) -> None:
+    with HostileExchange() as exchange:
+        channels = {"trades": list(ATTACKS), "depth": [], "ticker": [], "all_ticker": False}
+        # What waits for Kafka has a bound of its own.
+        kafka_keys: dict[str, Any] = {"partitions": 1, "max_pending_bytes": 8 * 2**20}
+        sections: dict[str, dict[str, Any]] = {
+            "exchange": EXCHANGE,
+            "channels": channels,
+            "kafka": kafka_keys,
+        }
+        with RunningBridge(tmp_path, config(exchange.url, kafka, prefix, sections)) as bridge:
+            assert bridge.port
+            eventually(lambda: exchange.begun.keys() == ATTACKS.keys(), PATIENCE, "every attack")
+            given_up = partial(bridge.metric, "events_total", event="rotation_given_up")
+            eventually(lambda: "rotation given up" in bridge.stderr, PATIENCE, "a rotation given up")
+            assert given_up() > 0
+            eventually(lambda: min(exchange.begun.values()) > 1, PATIENCE, "every attack again")
+            for path in ("/healthz", "/readyz", "/status"):
+                _, body = fetch(bridge.port, path)
+                assert len(body) <= 65_536, path
+            process = psutil.Process(bridge.process.pid)
+            peak = next(
+                int(line.split()[1]) * 1024
+                for line in Path(f"/proc/{process.pid}/status").read_text().splitlines()
+                if line.startswith("VmHWM:")
+            )
+            assert peak < MOST_MEMORY, exchange.begun
+            assert len(bridge.stderr) < MOST_LOG
+            assert bridge.stop() == 0
