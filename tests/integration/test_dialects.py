@@ -114,6 +114,7 @@ REPORTED = [
         events=("subscription_silent",),
         accepted=("wrong book at the end", "wrong book"),
         settles=True,
+        not_confirmed=6,  # silent; until then each market has traded again, which shows what was missed
     ),
     Otherwise("clean_again", events=("gap",)),
     Otherwise("clean_again=refused", events=("gap",)),
@@ -154,7 +155,13 @@ REPORTED = [
         channels=(("trades", []), ("depth", []), ("all_ticker", False)),
     ),
     Otherwise("always_served", events=("subscription_refused",), trouble="code 31"),
-    Otherwise("signed_with_server_time", without=PRIVATE, accepted=("change lost unreported",)),
+    Otherwise(
+        "signed_with_server_time",
+        trouble="auth failed",
+        without=PRIVATE,
+        accepted=("change lost unreported",),
+        not_confirmed=10,  # those of the account
+    ),
 ]
 _TESTED = "test_data_is_right_or_its_loss_is_reported"
 CASES = [*map(Otherwise, RIGHT), *REPORTED]
