@@ -259,7 +259,7 @@ def test_an_api_key_in_the_close_reason_is_masked_everywhere(words: str) -> None
             if request["method"] == "server.auth":
                 await connection.close(1008, words.format(request["params"][0]))
             else:
-                answer = {"id": request["id"], "result": 1_700_000_000, "error": None}
+                answer = {"id": request["id"], "result": round(time.time()), "error": None}
                 await connection.send(msgspec.json.encode(answer).decode())
 
     async def scenario() -> None:
