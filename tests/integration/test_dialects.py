@@ -31,7 +31,7 @@ from tests.support.waiting import eventually
 
 PRIVATE = ("order", "order_algo", "balance")
 AT_ONCE = 6  # cases that run side by side, since they mostly wait; more would be too slow to answer in time
-PATIENCE = 8.0  # seconds
+PATIENCE = 60.0  # seconds
 POLL = 0.2  # seconds
 MANY = [*SYMBOLS, "XRP_USDT", "EOS_USDT", "BCH_USDT"]
 MOST_CONNECTORS = 8
@@ -217,7 +217,8 @@ def _visit(case: Otherwise, kafka: Broker, folder: Path) -> None:
             wanted = [name for name in CHANNELS if name not in case.without]
             _await_records(bridge, wanted, FEW)
             if case.cut:
-                exchange.call(exchange.simulator.drop)
+                back = exchange.simulator.handshakes + exchange.call(_cut, exchange)
+                eventually(lambda: exchange.simulator.handshakes >= back, PATIENCE, "connections again", POLL)
                 _await_records(bridge, wanted, 2 * FEW)
             for event in case.events:
                 eventually(partial(_reported, bridge, event), PATIENCE, event, POLL)
@@ -229,6 +230,7 @@ def _visit(case: Otherwise, kafka: Broker, folder: Path) -> None:
                 had = _records(bridge)
                 for name in {"trades", "depth", "ticker"} - {*case.without}:
                     _await_records(bridge, [name], round(had[name]) + MORE)
+            _await_trades(exchange)
             exchange.quiesce()
             if case.settles:
                 time.sleep(SETTLE)  # nothing shows that no list comes any more
@@ -268,6 +270,22 @@ def _records(bridge: RunningBridge) -> dict[str, float]:
         r'^digifinex_bridge_records_total\{channel="(\w+)".*\} (\S+)$', bridge.metrics(), re.MULTILINE
     )
     return {channel: float(number) for channel, number in found}
+
+
+def _cut(exchange: ExchangeThread) -> int:
+    """Cut all connections, and return how many there were."""
+    number = len(exchange.simulator.clients)
+    exchange.simulator.drop()
+    return number
+
+
+def _await_trades(exchange: ExchangeThread) -> None:
+    """Wait for trades of each market: only the next one shows that one before it was missed."""
+    trades = exchange.simulator.history.trades
+    before = {symbol: len(trades[symbol]) for symbol in exchange.simulator.symbols}
+    eventually(
+        lambda: all(len(trades[symbol]) > number + 5 for symbol, number in before.items()), PATIENCE, "trades"
+    )
 
 
 def _assert_courteous(exchange: ExchangeThread, begun: float) -> None:
