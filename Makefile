@@ -13,7 +13,7 @@ demo: demo-python ## run the bridge on simulated data, no Kafka or account neede
 	@exec .venv/bin/digifinex-bridge demo $(ARGS)
 
 test: setup lint ## check style and types, then run all tests with fixed seeds: make test ARGS="tests/unit -k depth"
-	@.venv/bin/pytest -n 2 --dist loadfile $(ARGS)
+	@.venv/bin/pytest -n 3 --dist loadfile $(ARGS)
 
 fuzz: setup ## look for failing inputs at random, and keep them: make fuzz ARGS="--seconds 600 --seed 7"
 	@.venv/bin/python -m tests.fuzz $(ARGS)
