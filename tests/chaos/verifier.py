@@ -563,7 +563,8 @@ def _bad_changes(letters: Iterable[Json]) -> Counter[tuple[object, ...]]:
     frames = {
         (one["session"], one["received_us"], one["channel"], one["frame_base64"])
         for one in letters
-        if one["channel"] in PRIVATE and one["reason"] == "payload"
+        # Some are written without their frame; what they held is inside a gap, too.
+        if one["channel"] in PRIVATE and one["reason"] == "payload" and one["frame_base64"]
     }
     for _, _, channel, frame in frames:
         params = orjson.loads(zlib.decompress(base64.b64decode(frame)))["params"]
