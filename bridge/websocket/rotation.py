@@ -72,6 +72,7 @@ class Rotation:
         self._receiver = receiver
         self._buffers = buffers
         self._new: Feed | None = None  # given to `run`
+        self._over = False  # whether `run` has returned
         self._counted = 0  # bytes that are counted in the buffers
         self._frames_bytes = 0  # of the frames of messages that are held or kept aside
         # The messages of the old sessions that are remembered, and those of the new one that are held.
@@ -108,6 +109,7 @@ class Rotation:
         try:
             return await self._run(new, accept_refusals=accept_refusals)
         finally:
+            self._over = True
             self._count(0)
             # A cycle of references keeps all this until the next collection of garbage.
             self._handover = Handover(CHANNELS)
@@ -166,6 +168,8 @@ class Rotation:
         return outcome
 
     def _hold(self, message: Message, came: _Came) -> None:
+        if self._over:  # the new session has replaced nothing, and is about to be closed
+            return
         self._handover.hold(message, came)
         self._frames_bytes += len(came[2])
         self._count(self.held_bytes)

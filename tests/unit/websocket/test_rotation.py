@@ -432,6 +432,18 @@ def test_too_much_to_hold_ends_the_new_session_and_loses_nothing_of_the_old_one(
 
 
 @in_a_loop
+async def test_what_a_session_that_replaced_nothing_still_receives_is_not_counted() -> None:
+    """It is closed with a handshake, and the exchange may push until it agrees."""
+    async with rotation(room=10_000) as the:
+        the.y.bring("1 2")
+        await the.y.become_live(refused="order")
+        assert the.outcome() is Outcome.REFUSED
+        the.y.bring("3 4")
+        the.buffers.change(10_000)
+        assert not the.buffers.full
+
+
+@in_a_loop
 async def test_other_sessions_of_the_process_count_too() -> None:
     async with rotation(room=10_000) as the:
         the.buffers.change(9_500)
