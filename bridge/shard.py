@@ -34,8 +34,9 @@ from bridge.watch.metrics import Metrics
 from bridge.watch.readiness import Standing
 from bridge.watch.watch import Watch
 from bridge.websocket.buffers import Buffers
-from bridge.websocket.connector import Account, Connector
+from bridge.websocket.connector import Connector
 from bridge.websocket.courtesy import Courtesy
+from bridge.websocket.sessions import Account
 
 log = structlog.get_logger(__name__)
 
@@ -256,7 +257,7 @@ class Shard:
             watch=self._watch,
             account=known,
         )
-        connector.buffers = self._buffers
+        connector.sessions.buffers = self._buffers
         if account is None:
             connector.siblings = self._halving
         if self.paused:

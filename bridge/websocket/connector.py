@@ -9,38 +9,31 @@ Longer than 350 lines because opening, keeping, replacing and closing a session 
 import asyncio
 import random
 import time
-import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from math import inf
 from typing import Literal, Protocol
 
 import structlog
-from websockets.exceptions import WebSocketException
 
 from bridge import plan
-from bridge.channels import BEGIN_CLEAN, CHANNELS
-from bridge.channels.channel import Source
+from bridge.channels import CHANNELS
 from bridge.channels.markets import Markets
 from bridge.config import ExchangeConfig
 from bridge.exchange.events import SubscriptionRefused
-from bridge.exchange.requests import Credentials
-from bridge.exchange.session import Session, Timing
 from bridge.exchange.subscribing import subscribe_requests
-from bridge.exchange.words import Words
 from bridge.ledger import Heard
 from bridge.records import Cause
 from bridge.watch.readiness import Standing
 from bridge.watch.watch import Watch
-from bridge.websocket import opening
-from bridge.websocket.buffers import Buffers
 from bridge.websocket.courtesy import ACCOUNT, LIFE, LISTING, OTHER, Courtesy, Handshake, calm, spread
 from bridge.websocket.feed import Ended, Feed, Receiver, until
 from bridge.websocket.freshness import Freshness
 from bridge.websocket.listening import Listening, Missed
 from bridge.websocket.part import Part
 from bridge.websocket.retrying import Retrying
-from bridge.websocket.rotation import Outcome, Rotation
+from bridge.websocket.rotation import Outcome
+from bridge.websocket.sessions import FAILURES, Account, Sessions
 
 log = structlog.get_logger(__name__)
 
@@ -50,19 +43,6 @@ _SPREAD = 10.0  # seconds over which reconnects around a full hour are spread
 
 # Rotations in a row that are postponed because the new session is refused subscriptions that the old one has.
 _MOST_POSTPONED = 5
-
-
-@dataclass(frozen=True, slots=True)
-class Account:
-    """An account of the exchange: its name, its credentials, and the last-heard times of its channels.
-
-    `heard_us` has the last-heard time of each private channel that was ever listened to: all that was pushed
-    up to then was received; in microseconds since the epoch.
-    """
-
-    name: str
-    credentials: Credentials
-    heard_us: Heard = field(default_factory=dict)
 
 
 class Siblings(Protocol):
@@ -105,26 +85,18 @@ class Connector:
             watch.confidential.add(account.credentials)
         self._config = config
         self._courtesy = courtesy
-        self._receiver = receiver
         self._watch = watch
-        self._credentials = account.credentials if account else None
+        self.sessions = Sessions(config, courtesy, receiver, watch, account)
         self._listening = Listening(account.heard_us if account else {})  # to private channels
         self._postponed = 0  # rotations in a row that were postponed for refusals; 0 after each rotation
         self.cause: Cause = "takeover"  # why the next session is opened: how the one before it ended
-        self._feeds: list[Feed] = []  # open sessions: the one in use, then, in a rotation, the new one
-        self._rotation: Rotation | None = None  # the one under way, if any
         self._live_at: float | None = None  # since when sessions have been live without a break; monotonic s
         self._freshness = Freshness(config.stale_after, config.reply_timeout)
         self._retrying = Retrying(config, self._rank, time.monotonic())
-        self._reading = asyncio.Event()  # cleared by `pause`, set by `resume`
-        self._reading.set()
         self.trouble = "not connected yet"  # why no session is open, for `/readyz`
         self._coming_up = True  # until the first session has become live or has failed
-        # Of all sessions of the process, if it has more of them than this connector's: given by the shard.
-        self.buffers = Buffers(config.max_buffered_bytes, config.max_frame_bytes)
         self.siblings: Siblings | None = None  # given by the shard; None: it is never halved
         self.part: Part | None = None  # of which session it has a part, or had; None: it was never halved
-        self._bad: list[SubscriptionRefused] = []  # what the last session was refused because of its symbol
         self._is_rotating = False  # from the wait for a rotation's handshake to its end
         self._own = asyncio.Event()  # cleared while its session is lent to another connector, see `lend`
         self._own.set()
@@ -137,7 +109,7 @@ class Connector:
         try:
             over = False
             while not over:
-                await self._reading.wait()
+                await self.sessions.reading.wait()
                 over = await self._serve_once()
         finally:
             self._courtesy.leave()
@@ -187,8 +159,7 @@ class Connector:
     @property
     def held_bytes(self) -> int:
         """Bytes that were read from the exchange and not passed on, by its sessions or by a rotation."""
-        rotating = self._rotation.held_bytes if self._rotation else 0
-        return rotating + sum(feed.held_bytes for feed in self._feeds)
+        return self.sessions.held_bytes
 
     def note_heard(self) -> None:
         """Update the last-heard times of private channels; record the gap before the present session, once.
@@ -198,28 +169,27 @@ class Connector:
         107, and the last-heard time becomes 107 or later. If `order` was never listened to before, the gap
         has no beginning.
         """
-        if self.account is None or not self._feeds:
+        feed = self.sessions.in_use
+        if self.account is None or feed is None:
             return
-        feed = self._feeds[0]
         for missed in self._listening.note(feed.listening, feed.read_up_to):
             self._record_gap(feed, missed)
 
     def savable(self, complete_us: int | None, saved: Heard) -> Heard:
         """As `Listening.savable`."""
-        for feed in self._feeds[:1]:
+        if feed := self.sessions.in_use:
             self._listening.advance(feed.listening, feed.read_up_to)
         return self._listening.savable(complete_us, saved)
 
     def subscribe(self, channel: str, symbols: Sequence[str]) -> None:
         """Add symbols of a channel, to the present session and all later ones."""
         self.wanted.setdefault(channel, []).extend(symbols)
-        for feed in self._feeds:
-            feed.subscribe(channel, list(symbols))
+        self.sessions.subscribe(channel, symbols)
 
     @property
     def bad_symbols(self) -> list[SubscriptionRefused]:
         """What its session is refused because of its symbol; what the last one was, if there is none."""
-        return self._feeds[0].bad_symbols if self._feeds else self._bad
+        return self.sessions.bad_symbols
 
     def forget(self, channel: str, symbol: str) -> None:
         """Want a symbol of a channel no longer, in the present session and all later ones."""
@@ -227,15 +197,12 @@ class Connector:
             self.wanted[channel].remove(symbol)
         if not self.wanted.get(channel):
             self.wanted.pop(channel, None)
-        self._bad = [one for one in self._bad if (one.channel, one.symbols) != (channel, (symbol,))]
-        for feed in self._feeds:
-            feed.forget(channel, symbol)
+        self.sessions.forget(channel, symbol)
 
     def look_at_markets(self, markets: Markets, now: float) -> None:
         """Act on subscriptions that bring nothing although all_ticker shows their markets moving."""
-        if self.account is None:
-            for feed in self._feeds[:1]:
-                feed.look_at_markets(markets, self._config.stale_after, self._config.reply_timeout, now)
+        if self.account is None and (feed := self.sessions.in_use):
+            feed.look_at_markets(markets, self._config.stale_after, self._config.reply_timeout, now)
 
     # Parts of sessions
 
@@ -251,8 +218,10 @@ class Connector:
 
     def live_for(self, now: float) -> float:
         """Return for how many seconds its sessions have been live without a break."""
-        is_live = self._live_at is not None and bool(self._feeds) and not self._feeds[0].ended.done()
-        return now - self._live_at if is_live and self._live_at is not None else 0.0
+        feed = self.sessions.in_use
+        if self._live_at is None or feed is None or feed.ended.done():
+            return 0.0
+        return now - self._live_at
 
     def begin_as_part(self, whole: "Connector", now: float) -> None:
         """Take over from a connector whose sessions keep ending, with a part of its subscriptions."""
@@ -270,7 +239,7 @@ class Connector:
     @property
     def can_lend(self) -> bool:
         """Whether it has a live session that is neither lent already nor about to be replaced."""
-        feed = self._feeds[0] if self._feeds else None
+        feed = self.sessions.in_use
         is_live = feed is not None and feed.live.is_set() and not feed.ended.done()
         return is_live and self._own.is_set() and not self._is_rotating
 
@@ -280,7 +249,7 @@ class Connector:
         Until `take_back` or `give_up` it neither rotates nor reconnects.
         """
         self._own.clear()
-        return self._feeds[0]
+        return self.sessions.feeds[0]
 
     def take_back(self) -> None:
         """Go on with the session that was lent, because it was not replaced."""
@@ -291,23 +260,19 @@ class Connector:
         """End, and close the session that was lent, because it was replaced."""
         self._replaced = True
         self._own.set()
-        await self._end(self._feeds[0], "rotated")
+        await self.sessions.end(self.sessions.feeds[0], "rotated")
 
     def pause(self) -> None:
         """Stop reading from the exchange; connections stay open, and none is opened."""
-        self._reading.clear()
-        for feed in self._feeds:
-            feed.pause()
+        self.sessions.pause()
 
     def resume(self) -> None:
         """Resume reading."""
-        self._reading.set()
-        for feed in self._feeds:
-            feed.resume()
+        self.sessions.resume()
 
     def standing(self) -> Standing:
         """Return how it and its subscriptions stand."""
-        feed = self._feeds[0] if self._feeds else None
+        feed = self.sessions.in_use
         if feed is None:
             trouble = self.trouble
         elif feed.ended.done():
@@ -342,13 +307,13 @@ class Connector:
         try:
             await self._courtesy.admit(self._handshake())
             self._retrying.tried()
-            feed = await self._open(self._receiver, self.cause)
+            feed = await self.sessions.open(self.wanted, self.cause)
         except TimeoutError:
             return Ended("timeout", f"no connection to {self._config.address}", opened=False)
-        except (OSError, EOFError, WebSocketException) as error:
-            return Ended("refused", f"{self._config.address}: {self._in_words(error)}", opened=False)
+        except FAILURES as error:
+            detail = f"{self._config.address}: {self.sessions.in_words(error)}"
+            return Ended("refused", detail, opened=False)
         try:
-            self._begin(feed)
             await until(feed.live.wait(), feed)
             if feed.live.is_set():
                 self._live_at = time.monotonic()
@@ -357,7 +322,7 @@ class Connector:
             return await self._keep(feed)
         finally:
             self.note_heard()
-            await asyncio.gather(*(self._end(feed, "stopped") for feed in self._feeds))
+            await asyncio.gather(*(self.sessions.end(feed, "stopped") for feed in self.sessions.feeds))
 
     async def _keep(self, feed: Feed) -> Ended | None:
         """Keep a session, and those that replace it, until one ends without being replaced.
@@ -369,7 +334,7 @@ class Connector:
         while True:
             next_at = max(min(rotate_at, self._stale_at(feed)), not_before)
             await asyncio.wait({feed.ended}, timeout=max(0.0, next_at - time.monotonic()))
-            await until(self._reading.wait(), feed)
+            await until(self.sessions.reading.wait(), feed)
             await self._own.wait()
             if self._replaced:
                 return None
@@ -422,62 +387,6 @@ class Connector:
         )
         self._listening.record(missed, time.time_ns() // 1000)
 
-    def _in_words(self, error: BaseException) -> Words:
-        return self._watch.confidential.words(opening.in_words(error))
-
-    async def _open(self, receiver: Receiver, cause: Cause, wanted: plan.Wanted | None = None) -> Feed:
-        config = self._config
-        opened = await opening.stream(config, self._courtesy, self.buffers)
-        session = Session(
-            wanted or self.wanted,
-            timing=Timing(
-                config.ping_interval, config.reply_timeout, config.reconnect_max, config.max_clock_offset
-            ),
-            wall_offset=time.time() - time.monotonic(),
-            max_frame_bytes=config.max_frame_bytes,
-            credentials=self._credentials,
-            begins_clean=BEGIN_CLEAN,
-        )
-        session.confidential = self._watch.confidential
-        session.clock = self._watch.clock
-        feed = Feed(
-            opened,
-            session,
-            Source(uuid.uuid4().hex[:16], self.account, cause),
-            courtesy=self._courtesy,
-            receiver=receiver,
-            watch=self._watch,
-        )
-        feed.carry_over(self.bad_symbols)
-        return feed
-
-    def _begin(self, feed: Feed, wanted: plan.Wanted | None = None) -> None:
-        self._feeds.append(feed)
-        feed.begin()
-        source = feed.source
-        self._log.info("session opened", session=source.session, **(wanted or self.wanted))
-        self._watch.journal.record(
-            "session_begun", session=source.session, account=self.account, cause=source.cause
-        )
-        if not self._reading.is_set():
-            feed.pause()
-
-    async def _end(self, feed: Feed, cause: Cause) -> None:
-        """Close a session and record its end; `cause` is why, unless it has ended by itself."""
-        if feed in self._feeds:
-            self._feeds.remove(feed)
-            if feed.session.live_at != inf:
-                self._bad = feed.bad_symbols
-        over = None if not feed.ended.done() or feed.ended.cancelled() else feed.ended.result()
-        await feed.close()
-        self._watch.journal.record(
-            "session_ended",
-            session=feed.source.session,
-            account=self.account,
-            cause=over.reason if over else cause,
-            detail=over.detail if over else "closed by the bridge",
-        )
-
     def _lifetime(self) -> float:
         age = self._config.max_session_age * random.uniform(1 - _AGE_JITTER, 1)  # noqa: S311
         return age if age < _LONG_LIFE else calm(time.time() + age) - time.time()
@@ -499,24 +408,15 @@ class Connector:
         await until(self._courtesy.admit(handshake), old)
         if old.ended.done():
             return old
-        rotation = self._rotation = Rotation([old], self._receiver, self.buffers)
         try:
-            return await self._replace_in(rotation, old, cause)
-        finally:
-            self._rotation = None
-
-    async def _replace_in(self, rotation: Rotation, old: Feed, cause: Literal["rotated", "stale"]) -> Feed:
-        """Open a new session for a rotation that has begun; return the one that stays in use."""
-        try:
-            new = await self._open(rotation.receiver_of_new, cause)
-        except (OSError, EOFError, WebSocketException) as error:
-            rotation.abandon()
+            outcome, new = await self.sessions.rotate(
+                [old], self.wanted, cause, accept_refusals=self._postponed >= _MOST_POSTPONED
+            )
+        except FAILURES as error:
             self._retrying.rotation_failed()
-            self._log.warning("rotation postponed: could not connect", detail=self._in_words(error))
+            detail = self.sessions.in_words(error)
+            self._log.warning("rotation postponed: could not connect", detail=detail)
             return old
-        self._begin(new)
-        outcome = await rotation.run(new, accept_refusals=self._postponed >= _MOST_POSTPONED)
-        self._report_given_up(rotation, new)
         match outcome:
             case Outcome.REFUSED:
                 self._postponed += 1
@@ -524,23 +424,16 @@ class Connector:
                 self._log.warning(
                     "rotation postponed: new session was refused subscriptions", refused=refused
                 )
-                await self._end(new, "rejected")
+                await self.sessions.end(new, "rejected")
                 return old
             case Outcome.NEW_ENDED | Outcome.ONE_ENDED:
                 self._retrying.rotation_failed()
-                await self._end(new, "rotated")
+                await self.sessions.end(new, "rotated")
                 return old
             case Outcome.OLD_ENDED:
                 return await self._go_on_alone(new, old)
             case Outcome.ROTATED:
                 return await self._replace(old, new, cause)
-
-    def _report_given_up(self, rotation: Rotation, new: Feed) -> None:
-        if not rotation.given_up:
-            return
-        session, detail = new.source.session, rotation.given_up
-        self._log.error("rotation given up", session=session, detail=detail)
-        self._watch.journal.record("rotation_given_up", session=session, account=self.account, detail=detail)
 
     async def _replace(self, old: Feed, new: Feed, cause: Literal["rotated", "stale"]) -> Feed:
         """Report a rotation, and close the session that was replaced."""
@@ -556,7 +449,7 @@ class Connector:
         self._retrying.rotated()
         self.part = self.part and self.part.rotated()
         self._listening.keep(new.listening)
-        await self._end(old, cause)
+        await self.sessions.end(old, cause)
         return new
 
     async def _go_on_alone(self, new: Feed, old: Feed) -> Feed:
@@ -569,7 +462,7 @@ class Connector:
         # A channel that the new session listened to before the old one stopped has no gap.
         read_us = old.read_up_to.pushed_us
         self._listening.keep({channel for channel, us in new.listening.items() if us <= read_us})
-        await self._end(old, "rotated")
+        await self.sessions.end(old, "rotated")
         await until(new.live.wait(), new)
         self.note_heard()
         return new
@@ -592,7 +485,6 @@ class Connector:
         try:
             new = await self._replace_both(feed, lent, wanted)
         finally:
-            self._rotation = None
             if new is None:
                 self._postpone_joining()
                 other.take_back()
@@ -603,21 +495,16 @@ class Connector:
 
     async def _replace_both(self, feed: Feed, lent: Feed, wanted: plan.Wanted) -> Feed | None:
         """Return the session that has replaced two of them; None if these stay in use."""
-        rotation = self._rotation = Rotation([feed, lent], self._receiver, self.buffers)
         try:
-            new = await self._open(rotation.receiver_of_new, "rotated", wanted)
-        except (OSError, EOFError, WebSocketException) as error:
-            rotation.abandon()
-            self._log.warning("halved sessions not joined", detail=self._in_words(error))
+            outcome, new = await self.sessions.rotate([feed, lent], wanted, "rotated", accept_refusals=False)
+        except FAILURES as error:
+            self._log.warning("halved sessions not joined", detail=self.sessions.in_words(error))
             return None
-        self._begin(new, wanted)
-        outcome = await rotation.run(new, accept_refusals=False)
-        self._report_given_up(rotation, new)
         if outcome is Outcome.ROTATED:
             return new
         detail = new.ended.result().detail if new.ended.done() else outcome.value
         self._log.warning("halved sessions not joined", detail=detail)
-        await self._end(new, "rejected")
+        await self.sessions.end(new, "rejected")
         return None
 
     def _postpone_joining(self) -> None:
@@ -638,4 +525,4 @@ class Connector:
         self._watch.journal.record(
             "session_rotated", session=new.source.session, detail=f"replaces sessions {old[0]} and {old[1]}"
         )
-        await asyncio.gather(self._end(feed, "rotated"), other.give_up())
+        await asyncio.gather(self.sessions.end(feed, "rotated"), other.give_up())

@@ -27,8 +27,9 @@ from bridge.simulator.mishaps import Spoiling
 from bridge.watch.events import Journal
 from bridge.watch.metrics import Metrics
 from bridge.watch.watch import Watch
-from bridge.websocket.connector import Account, Connector
+from bridge.websocket.connector import Connector
 from bridge.websocket.courtesy import Courtesy
+from bridge.websocket.sessions import Account
 from tests.support.waiting import soon
 
 SYMBOLS = ["BTC_USDT", "ETH_USDT", "LTC_USDT"]
@@ -106,7 +107,7 @@ def run(scenario: Callable[[], Coroutine[Any, Any, None]]) -> None:
 
 def all_begun(one: Bridge) -> bool:
     """Return whether each subscription of the session has brought its list or snapshot."""
-    feeds = one.connector._feeds
+    feeds = one.connector.sessions.feeds
     return bool(feeds) and all(
         feeds[0].source.series(channel, symbol).begun
         for channel, symbols in WANTED.items()

@@ -18,8 +18,9 @@ from bridge.simulator import Faults, Simulator
 from bridge.watch.events import Journal
 from bridge.watch.metrics import Metrics
 from bridge.watch.watch import Watch
-from bridge.websocket.connector import Account, Connector, Siblings
+from bridge.websocket.connector import Connector, Siblings
 from bridge.websocket.courtesy import Courtesy
+from bridge.websocket.sessions import Account
 from tests.support.receivers import Nobody
 from tests.support.standings import not_confirmed
 from tests.support.waiting import soon

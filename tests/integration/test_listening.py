@@ -22,8 +22,9 @@ from bridge.simulator import Setup, Simulator
 from bridge.watch.events import Journal
 from bridge.watch.metrics import Metrics
 from bridge.watch.watch import Watch
-from bridge.websocket.connector import Account, Connector
+from bridge.websocket.connector import Connector
 from bridge.websocket.courtesy import Courtesy
+from bridge.websocket.sessions import Account
 from tests.support.exchange import ExchangeThread
 from tests.support.standings import not_confirmed
 from tests.support.waiting import eventually, soon

@@ -15,9 +15,10 @@ from bridge.halving import Halving
 from bridge.watch.events import Journal
 from bridge.watch.metrics import Metrics
 from bridge.watch.watch import Watch
-from bridge.websocket.connector import Account, Connector
+from bridge.websocket.connector import Connector
 from bridge.websocket.courtesy import LIFE, Courtesy
 from bridge.websocket.feed import Feed
+from bridge.websocket.sessions import Account
 from tests.support.receivers import Nobody
 
 SYMBOLS = [f"S{number}_USDT" for number in range(30)]
@@ -51,7 +52,7 @@ class Scene:
     def live(self, connector: Connector, seconds: float = LIFE) -> None:
         """Let a connector have had a session for so many seconds."""
         ended, live = SimpleNamespace(done=lambda: False), SimpleNamespace(is_set=lambda: True)
-        connector._feeds[:] = [cast("Feed", SimpleNamespace(ended=ended, live=live))]
+        connector.sessions.feeds[:] = [cast("Feed", SimpleNamespace(ended=ended, live=live))]
         connector._live_at = time.monotonic() - seconds
 
     @property
@@ -166,7 +167,7 @@ def test_what_was_joined_may_be_halved_again_and_is_then_joined_later(scene: Cal
         assert the.sizes == [30]
         assert not first.is_part
         assert the.halving.partner(first) is None
-        first._feeds.clear()
+        first.sessions.feeds.clear()
         assert the.halving.split(first)
         for part in the.connectors:
             the.live(part)

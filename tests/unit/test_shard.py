@@ -79,7 +79,7 @@ class Scene:
         feed = Feed(stream, session, Source("S"), courtesy=courtesy, receiver=receiver, watch=watch)
         connector = Connector({}, config=ExchangeConfig(), courtesy=courtesy, receiver=receiver, watch=watch)
         self.shard._connectors.append(connector)
-        connector._begin(feed)
+        connector.sessions._begin(feed, {})
         return network
 
     async def settled(self) -> None:
@@ -108,7 +108,7 @@ class Scene:
     async def close(self) -> None:
         for network, connector in zip(self.networks, self.shard._connectors, strict=True):
             network.lose()
-            await connector._feeds[0].ended
+            await connector.sessions.feeds[0].ended
 
 
 def scene(scenario: Callable[[Scene], Awaitable[None]]) -> None:
@@ -175,10 +175,10 @@ def test_a_session_that_begins_while_there_is_no_room_reads_nothing() -> None:
 def test_a_connector_that_is_opened_while_there_is_no_room_opens_no_session() -> None:
     async def scenario(the: Scene) -> None:
         the.shard._pipeline = cast("Pipeline", Filling(the.queues))
-        assert the.shard._connector({})._reading.is_set()
+        assert the.shard._connector({}).sessions.reading.is_set()
         the.queues.add([Record("trades", b"A", bytes(20_000), 0)])
         await the.settled()
-        assert not the.shard._connector({})._reading.is_set()
+        assert not the.shard._connector({}).sessions.reading.is_set()
 
     scene(scenario)
 

@@ -17,9 +17,10 @@ from bridge.records import Record
 from bridge.watch.events import Journal
 from bridge.watch.metrics import Metrics
 from bridge.watch.watch import Watch
-from bridge.websocket.connector import Account, Connector
+from bridge.websocket.connector import Connector
 from bridge.websocket.courtesy import Courtesy
 from bridge.websocket.feed import Feed
+from bridge.websocket.sessions import Account
 from bridge.websocket.stream import Stream
 from tests.support.receivers import Nobody
 
@@ -59,7 +60,7 @@ class Listening:
             watch=self._watch,
         )
         session.start(0.0)
-        self._connector._feeds[:] = [self._feed]
+        self._connector.sessions.feeds[:] = [self._feed]
         self._connector._listening.begin_session()
 
     def confirmed(self, *answered: str, at: int) -> None:
