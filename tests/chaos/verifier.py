@@ -376,7 +376,16 @@ class _Trades:
                     verdict.add("invented bound", what, self.symbol, gap["received_us"])
 
     def _check_restarts(self, verdict: Verdict) -> None:
-        """Check that ids are said to begin anew only where they do, and once."""
+        """Check that ids are said to begin anew only where they do, and once.
+
+        Within the second in which they do, a list that is ordered by id does not show which trade came first.
+        A trade of the epoch before then stands behind the first ones of the new epoch, and what goes on
+        behind them looks like one more.
+        """
+        begin: dict[int, int] = {}  # the time of the first trade of each epoch
+        for trade in self.happened:
+            if not trade.stray:
+                begin[trade.epoch] = min(trade.time_us, begin.get(trade.epoch, _FOREVER))
         seen: Counter[tuple[int, int]] = Counter()
         for event in self.restarts:
             bounds = [
@@ -387,7 +396,10 @@ class _Trades:
                 verdict.add("invented epoch", f"{what}: no such trades", self.symbol, event["received_us"])
                 continue
             trades = [self.happened[place] for places in bounds for place in places or ()]
-            if len({trade.epoch for trade in trades}) == 1 and not any(trade.stray for trade in trades):
+            epochs = {trade.epoch for trade in trades}
+            is_clear = event["after_us"] // _SECOND > begin.get(trades[0].epoch, 0) // _SECOND
+            is_first = trades[0].epoch == self.happened[0].epoch
+            if len(epochs) == 1 and (is_clear or is_first) and not any(trade.stray for trade in trades):
                 said = f"{what}: both are of epoch {trades[0].epoch}"
                 verdict.add("invented epoch", said, self.symbol, event["received_us"])
             seen[event["before_id"], event["before_us"]] += 1

@@ -254,6 +254,13 @@ def test_ids_that_begin_anew_are_reported_once_and_only_when_they_do() -> None:
     assert kinds({"trades": topic, "events": [wrong]}, history(*EPOCHS)) == ["invented epoch"]
     invented = {**right, "before_id": 77}
     assert kinds({"trades": topic, "events": [invented]}, history(*EPOCHS)) == ["invented epoch"]
+    late = restarted(EPOCHS[4], EPOCHS[5])  # a second after the first trade of its epoch
+    assert kinds({"trades": topic, "events": [late]}, history(*EPOCHS)) == ["invented epoch"]
+
+
+def test_one_more_epoch_may_be_reported_within_the_second_in_which_one_began() -> None:
+    again = {**gap(EPOCHS[3], EPOCHS[4]), "event": "ids_restarted"}
+    assert not kinds({"trades": records(*EPOCHS), "events": [again]}, history(*EPOCHS))
 
 
 # Order and seq
