@@ -221,11 +221,14 @@ class Shard:
         """
         if (self._plan.follows and not self._markets) or self.overflow.active:
             return
-        subscribed = {name for one in self._connectors for names in one.wanted.values() for name in names}
+        subscribed = self._subscribed_symbols()
         before_us = now_us - round(self._config.kafka.state_retention * 1e6)
         if number := self._state.forget_old(subscribed, before_us):
             log.info("state of old markets forgotten", shard=self._watch.shard, markets=number)
             self.queues.something.set()
+
+    def _subscribed_symbols(self) -> set[str]:
+        return {name for one in self._connectors for names in one.wanted.values() for name in names}
 
     def _savable(self, complete_us: int | None) -> dict[str, dict[str, int]]:
         """Return the last-heard times of each account that may be saved, see `ShardState.savable`.
@@ -307,7 +310,7 @@ class Shard:
 
     def _take_markets(self, records: Sequence[Record], source: Source) -> None:
         """Note what all_ticker says of the markets, and follow those that it lists."""
-        named, new = self._markets.take(records, source.session, time.monotonic())
+        named, new = self._markets.take(records, source.session, time.monotonic(), self._subscribed_symbols())
         if self._markets.left_out and self._plan.follows and not self._left_out:
             self._left_out = True
             detail = f"exchange.max_markets is {self._config.exchange.max_markets}"

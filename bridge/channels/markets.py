@@ -3,7 +3,7 @@
 Times are seconds of a monotonic clock.
 """
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from decimal import Decimal, InvalidOperation
 from math import inf
 
@@ -20,7 +20,6 @@ _PAUSE = 60.0  # seconds between two pushes, at most, that count as having heard
 class _Shown(Struct, gc=False):
     """What a record of all_ticker shows of a market."""
 
-    symbol: str
     last: str | None = None
     last_qty: str | None = None
     base_volume_24h: str | None = None
@@ -38,9 +37,9 @@ class _Market:
 
     __slots__ = ("named", "quoted_at", "shown", "traded_at")
 
-    def __init__(self, shown: _Shown, named: float) -> None:
-        self.shown = shown  # when it was named last
-        self.named = named  # when that was, in seconds of `Markets._heard`
+    def __init__(self, named: float) -> None:
+        self.shown: _Shown | None = None  # when it was named last while it was watched
+        self.named = named  # when it was named last, in seconds of `Markets._heard`
         self.traded_at = -inf  # when a trade was last seen
         self.quoted_at = -inf  # when its best prices were last seen to change
 
@@ -61,8 +60,12 @@ class Markets:
         """Return how many there are."""
         return len(self._markets)
 
-    def take(self, records: Iterable[Record], session: str, now: float) -> tuple[list[str], list[str]]:
+    def take(
+        self, records: Iterable[Record], session: str, now: float, watched: Container[str]
+    ) -> tuple[list[str], list[str]]:
         """Take the records of one push; return the known symbols that it names, and the new ones.
+
+        Of those that are `watched`, it is noted whether they move.
 
         After each subscribe, the first push may be a list of all markets, while later ones have those that
         changed. It is taken for such a list if it names at least half of the known markets.
@@ -70,18 +73,19 @@ class Markets:
         if self._taken_at is not None:
             self._heard += min(now - self._taken_at, _PAUSE)
         self._taken_at = now
-        shown = {one.symbol: one for one in (_decode(record.value) for record in records)}
-        known = [symbol for symbol in shown if symbol in self._markets]
-        new = sorted(symbol for symbol in shown if symbol not in self._markets)
+        named = {(record.key or b"").decode(): record.value for record in records}
+        known = [symbol for symbol in named if symbol in self._markets]
+        new = sorted(symbol for symbol in named if symbol not in self._markets)
         room = max(0, self._most - len(self._markets))
         self.left_out = self.left_out or len(new) > room
         is_whole = len(known) >= _WHOLE * len(self._markets)
-        for symbol in known:
-            market = self._markets[symbol]
-            _note_changes(market, shown[symbol], now)
-            market.named = self._heard
         for symbol in new[:room]:
-            self._markets[symbol] = _Market(shown[symbol], self._heard)
+            self._markets[symbol] = _Market(self._heard)
+        for symbol in (*known, *new[:room]):
+            market = self._markets[symbol]
+            market.named = self._heard
+            if symbol in watched:
+                _note_changes(market, _decode(named[symbol]), now)
         is_first, self._session = session != self._session, session
         if is_first and is_whole:
             self._listed = self._heard
@@ -107,6 +111,8 @@ class Markets:
 
 def _note_changes(market: _Market, shown: _Shown, now: float) -> None:
     before, market.shown = market.shown, shown
+    if before is None:
+        return
     if (
         _differ(before.last, shown.last)
         or _differ(before.last_qty, shown.last_qty)

@@ -22,10 +22,13 @@ class Scene:
         self.markets = Markets(most)
         self.now = 1000.0
 
-    def push(self, *symbols: str, session: str = "one", after: float = 1.0, **figures: Any) -> list[str]:
-        """Let a push name these symbols; return those that are new."""
+    def push(
+        self, *symbols: str, session: str = "one", after: float = 1.0, watched: bool = True, **figures: Any
+    ) -> list[str]:
+        """Let a push name these symbols, which are all watched or not; return those that are new."""
         self.now += after
-        known, new = self.markets.take([ticker(one, **figures) for one in symbols], session, self.now)
+        records = [ticker(one, **figures) for one in symbols]
+        known, new = self.markets.take(records, session, self.now, symbols if watched else ())
         assert {*known, *new} <= {*symbols}
         return new
 
@@ -130,3 +133,14 @@ def test_a_market_moves_when_a_figure_shows_a_trade_or_another_best_price(
     for channel in ("depth", "ticker"):
         assert (scene.markets.moved_at(channel, "A") == scene.now) is (trade or quote)
     assert scene.markets.moved_at("trades", "NONE") == -math.inf
+
+
+def test_markets_that_are_not_watched_are_known_and_not_looked_at_closely() -> None:
+    scene = Scene()
+    for last in ("1", "2"):
+        scene.push("A", watched=False, last=last)
+    assert scene.markets.moved_at("trades", "A") == -math.inf
+    scene.push("A", last="3")
+    assert scene.markets.moved_at("trades", "A") == -math.inf  # there is nothing to compare it with
+    scene.push("A", last="4")
+    assert scene.markets.moved_at("trades", "A") == scene.now
