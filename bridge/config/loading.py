@@ -12,6 +12,7 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
+from bridge.config.encoding import text_of
 from bridge.config.sections import SECTIONS, Config
 from bridge.errors import ConfigError
 
@@ -53,11 +54,14 @@ def env_name(key: str) -> str:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        content = path.read_bytes()
     except OSError as error:
         raise ConfigError("", f"cannot read the configuration: {error.strerror}", str(path)) from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError("", f"is not valid TOML: {error}", str(path)) from None
+    try:
+        return tomllib.loads(text_of(content))
+    except ValueError as error:
+        what = "is not valid TOML: " if isinstance(error, tomllib.TOMLDecodeError) else ""
+        raise ConfigError("", f"{what}{error}", str(path)) from None
 
 
 def _overlay(tree: dict[str, Any], environ: Mapping[str, str]) -> dict[str, str]:
@@ -72,6 +76,10 @@ def _overlay(tree: dict[str, Any], environ: Mapping[str, str]) -> dict[str, str]
         if not name.startswith(ENV_PREFIX) or ("." not in key and key != "accounts"):
             continue
         value: object = environ[name]
+        try:
+            environ[name].encode()
+        except UnicodeEncodeError as error:  # Python has kept the bytes as surrogates
+            raise ConfigError(key, f"is not UTF-8 at character {error.start}") from None
         if key == "accounts":
             try:
                 value = json.loads(environ[name])

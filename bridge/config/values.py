@@ -17,6 +17,8 @@ from pydantic import (
     ValidationInfo,
 )
 
+from bridge.config.encoding import text_of
+
 EVERY_MARKET = "*"
 
 _BROKER = r"(?P<host>\[[0-9A-Fa-f:.]+\]|[^\[\]\s,/:@?#+=]+)(:(?P<port>[0-9]{1,5}))?"
@@ -136,11 +138,13 @@ def _from_file(secret: SecretStr, info: ValidationInfo) -> SecretStr:
     if secret:
         raise ValueError(f"is set twice: remove {info.field_name} or {info.field_name}_file")
     try:
-        text = file.read_text().rstrip("\r\n")
+        content = file.read_bytes()
     except OSError as error:
         raise ValueError(f"cannot read {file}: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise ValueError(f"{file} is not a text file") from None
+    try:
+        text = text_of(content).rstrip("\r\n")
+    except ValueError as error:
+        raise ValueError(f"{file} {error}") from None
     if not text:
         raise ValueError(f"{file} is empty")
     return SecretStr(text)

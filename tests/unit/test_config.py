@@ -208,7 +208,7 @@ ACCOUNT = f'[[accounts]]\nname = "a"\napi_key = "k"\nsecret = "{SECRET}"\nbalanc
         (
             ACCOUNT.replace('api_key = "k"', 'api_key_file = "binary"'),
             "accounts.0.api_key",
-            "is not a text file",
+            "binary begins with the byte order mark of UTF-16",
         ),
         (ACCOUNT + 'secret_file = "good"\n', "accounts.0.secret", "set twice"),
         (ACCOUNT.replace('balance = ["BTC"]', ""), "accounts.0", "has nothing to subscribe to"),
@@ -249,6 +249,38 @@ def test_the_error_for_a_missing_file_or_bad_toml_names_file_and_line(write: Wri
     path = write("[kafka]\npartitions = = 3\n")
     assert str(refusal(path)).startswith(f"{path}: is not valid TOML: ")
     assert "line 2" in str(refusal(path))
+
+
+MARKED = "begins with the byte order mark of {}: save the file as UTF-8 without a byte order mark"
+
+
+@pytest.mark.parametrize(
+    ("encoding", "words"),
+    [
+        ("utf-8-sig", MARKED.format("UTF-8 (ef bb bf)")),
+        ("utf-16", MARKED.format("UTF-16 (ff fe)")),
+        ("utf-32", MARKED.format("UTF-32 (ff fe 00 00)")),
+        ("utf-16-le", "has a zero at byte 1, as UTF-16 has: save the file as UTF-8"),
+        ("utf-16-be", "has a zero at byte 0, as UTF-16 has: save the file as UTF-8"),
+        ("latin-1", "is not UTF-8 at byte 12 (line 2): save the file as UTF-8"),
+    ],
+)
+def test_another_encoding_of_a_file_is_named_with_the_place_and_what_to_do(
+    tmp_path: Path, encoding: str, words: str
+) -> None:
+    path, secret = tmp_path / "bridge.toml", tmp_path / "secret"
+    text = "[kafka]\n# Prüfstand\n"
+    path.write_bytes(text.encode(encoding))
+    assert str(refusal(path)) == f"{path}: {words}"
+    secret.write_bytes(text.encode(encoding))
+    path.write_text(ACCOUNT.replace('secret = "', f'secret_file = "{secret}" #'))
+    error = refusal(path)
+    assert str(error) == f"{path}: accounts.0.secret: {secret} {words}"
+
+
+def test_a_variable_that_is_not_utf_8_is_named() -> None:
+    error = refusal(None, {"BRIDGE_CHANNELS__TRADES": "BTC_\udce9"})
+    assert str(error) == "environment BRIDGE_CHANNELS__TRADES: channels.trades: is not UTF-8 at character 4"
 
 
 def test_a_configuration_without_subscriptions_is_rejected(write: Write) -> None:
