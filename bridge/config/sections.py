@@ -182,7 +182,11 @@ class SpoolConfig(Section):
 class HttpConfig(Section):
     """The HTTP endpoints `/metrics`, `/healthz`, `/readyz` and `/status`."""
 
-    host: str = Field(default="0.0.0.0", min_length=1, description="Address to listen on.")  # noqa: S104
+    host: str = Field(
+        default="0.0.0.0",  # noqa: S104
+        min_length=1,
+        description='Address to listen on; "::" is every address of IPv6 and of IPv4.',
+    )
     port: int = Field(default=9464, ge=0, le=65_535, description="Port to listen on. 0 picks a free port.")
     status_host: str | None = Field(
         default=None,

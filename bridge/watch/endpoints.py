@@ -10,13 +10,14 @@ that number the oldest connection makes room: connections that say nothing must 
 import asyncio
 import errno
 import http
+import ipaddress
 import logging
 import os
 import socket
 import time
 from collections.abc import Collection, Mapping
 from types import TracebackType
-from typing import ClassVar, Protocol, Self
+from typing import Any, ClassVar, Protocol, Self
 from urllib.parse import parse_qs
 
 from prometheus_client import CollectorRegistry
@@ -101,8 +102,7 @@ class Endpoints:
         try:
             self._server = await serve(
                 _no_websocket,
-                self.host,
-                self.port,
+                **_place(self.host, self.port),
                 process_request=self._answer,
                 create_connection=Connection,
                 open_timeout=_TIMEOUT,
@@ -192,6 +192,20 @@ class _Connection(ServerConnection):
     def connection_lost(self, exc: Exception | None) -> None:
         self.others.pop(self, None)
         super().connection_lost(exc)
+
+
+def _place(host: str, port: int) -> dict[str, Any]:
+    """Return where to listen, as arguments for `serve`.
+
+    "::" means all addresses, of IPv4 too, as for other servers; an event loop would leave those out.
+    """
+    try:
+        every = ipaddress.ip_address(host) == ipaddress.IPv6Address("::")
+    except ValueError:
+        every = False
+    if not every or not socket.has_dualstack_ipv6():
+        return {"host": host, "port": port}
+    return {"sock": socket.create_server((host, port), family=socket.AF_INET6, dualstack_ipv6=True)}
 
 
 def _json(connection: ServerConnection, status: http.HTTPStatus, body: Mapping[str, object]) -> Response:

@@ -103,6 +103,22 @@ def test_status_lists_sessions_or_one_of_them() -> None:
     assert (unknown[0], unknown[2]) == (404, "no such session, see /status\n")
 
 
+@pytest.mark.parametrize("host", ["::", "0:0::0"])
+def test_the_unspecified_address_of_ipv6_serves_both_families(host: str) -> None:
+    def ask(where: str, port: int) -> int:
+        connection = http.client.HTTPConnection(where, port, timeout=60)
+        connection.request("GET", "/healthz")
+        status = connection.getresponse().status
+        connection.close()
+        return status
+
+    async def serve() -> list[int]:
+        async with Endpoints(host, 0, Metrics().registry, Subject()) as endpoints:
+            return [await asyncio.to_thread(ask, one, endpoints.port) for one in ("127.0.0.1", "::1")]
+
+    assert uvloop.run(serve()) == [200, 200]
+
+
 def test_an_unknown_path_is_404_with_the_known_paths() -> None:
     [(status, _, body)] = responses(("GET", "/"))
     assert status == 404
