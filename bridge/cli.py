@@ -5,10 +5,11 @@ needs packages that the other commands do not.
 """
 
 import asyncio
-import signal
 import sys
+from collections.abc import Awaitable, Coroutine
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import structlog
 import typer
@@ -18,6 +19,7 @@ from bridge import __version__
 from bridge.config import exposed, load
 from bridge.errors import ConfigError
 from bridge.network import Loop
+from bridge.stopping import STOP
 from bridge.watch import logs
 
 if TYPE_CHECKING:
@@ -25,7 +27,12 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
+T = TypeVar("T")
+
 _NAME = "digifinex-bridge"
+
+# Commands whose end is a signal. The others have not done what they were asked for, if one ends them.
+_UNTIL_STOPPED = {"run", "probe", "simulate", "demo"}
 
 app = typer.Typer(
     help="Streams every update of the DigiFinex WebSocket API to Kafka.",
@@ -46,6 +53,7 @@ _Rate = Annotated[float, typer.Option(metavar="R", min=0.1, help="Updates per se
 
 def main() -> None:
     """Run the command and exit: 0 clean stop, 2 bad configuration or command line, 1 any other failure."""
+    STOP.listen()
     try:
         status = app(prog_name=_NAME, standalone_mode=False)
     except typer.TyperException as error:
@@ -54,19 +62,21 @@ def main() -> None:
         status = _fail(str(error), 2)
     except typer.Abort:
         status = 1
+    finally:
+        STOP.ignores()
     sys.exit(status)
 
 
 @app.command()
 def run(config: _ConfigFile = None) -> int:
-    """Run the bridge until it receives SIGTERM or SIGINT."""
+    """Run the bridge until it receives SIGTERM, SIGINT or SIGHUP."""
     from bridge import service  # noqa: PLC0415
 
     settings = load(config)
     logs.configure(settings.log)
     for key, file in exposed(settings, config):
         log.warning("file with a secret is readable by everybody", key=key, file=str(file))
-    return uvloop.run(service.run(settings), loop_factory=Loop)
+    return _run(service.run(settings))
 
 
 @app.command("check", short_help="Test a configuration, and print what `run` would do.")
@@ -81,7 +91,7 @@ def check_configuration(config: _ConfigFile = None) -> int:
     logs.configure(settings.log)
     for key, file in exposed(settings, config):
         typer.echo(f"{key or 'the configuration'}: {file} is readable by everybody: chmod o-rwx {file}")
-    return uvloop.run(check.check(settings), loop_factory=Loop)
+    return _run(_whole(check.check(settings)))
 
 
 @app.command(short_help="Try every assumption about the exchange on the configured one.")
@@ -107,9 +117,7 @@ def probe(
 
     settings = load(config)
     logs.configure(settings.log)
-    return uvloop.run(
-        probing.probe(settings, seconds, record=record, json=json, limits=try_limits), loop_factory=Loop
-    )
+    return _run(probing.probe(settings, seconds, record=record, json=json, limits=try_limits))
 
 
 @app.command(short_help="Simulate the exchange: a WebSocket server with generated markets.")
@@ -139,7 +147,7 @@ def simulate(
 ) -> None:
     """Simulate the exchange: a WebSocket server with generated markets.
 
-    Prints its address, and runs until it receives SIGTERM or SIGINT. Serves the public channels only.
+    Prints its address, and runs until it receives SIGTERM, SIGINT or SIGHUP. Serves the public channels only.
     """
     from bridge.simulator import Setup, Simulator, parse, parse_dialect  # noqa: PLC0415
 
@@ -154,7 +162,7 @@ def simulate(
     setup = Setup(seed=seed, host=host, port=port)
     exchange = Simulator(symbols=symbols, rate=rate, faults=injected, dialect=spoken, setup=setup)
     try:
-        uvloop.run(_until_stopped(exchange))
+        _run(_until_stopped(exchange))
     except OSError as error:
         raise typer.BadParameter(f"cannot listen on {host}:{port}: {error}", param_hint="--port") from None
 
@@ -177,16 +185,32 @@ def demo(
         from bridge import demo  # noqa: PLC0415
     except ModuleNotFoundError as error:
         return _fail(f"the demo needs the package {error.name}: pip install '{_NAME}[demo]'", 1)
-    return uvloop.run(demo.run(seconds, symbols=symbols, rate=rate))
+    return _run(demo.run(seconds, symbols=symbols, rate=rate))
+
+
+def _run(work: Coroutine[Any, Any, T]) -> T:
+    """Do the work of a command in an event loop, which takes care of a stop from then on."""
+    STOP.waits()
+    return uvloop.run(work, loop_factory=Loop)
+
+
+async def _whole(work: Awaitable[int]) -> int:
+    """Return the exit status of a command that is to end by itself; 1 if a stop ends it."""
+    task = asyncio.current_task()
+    assert task is not None  # noqa: S101
+    with STOP.calls(partial(asyncio.get_running_loop().call_soon_threadsafe, task.cancel)):
+        try:
+            return await work
+        except asyncio.CancelledError:
+            return _fail("stopped before everything was checked", 1)
 
 
 async def _until_stopped(exchange: "Simulator") -> None:
     stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    async with exchange:
-        typer.echo(exchange.url)
-        await stop.wait()
+    with STOP.calls(partial(asyncio.get_running_loop().call_soon_threadsafe, stop.set)):
+        async with exchange:
+            typer.echo(exchange.url)
+            await stop.wait()
 
 
 def _fail(message: str, status: int) -> int:
@@ -202,8 +226,11 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def _options(
-    version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    context: typer.Context,
+    version: Annotated[  # noqa: ARG001 - its callback uses it
+        bool,
+        typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit."),
     ] = False,
 ) -> None:
     """Streams every update of the DigiFinex WebSocket API to Kafka."""
+    STOP.exits(0 if context.invoked_subcommand in _UNTIL_STOPPED else 1)

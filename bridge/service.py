@@ -2,7 +2,6 @@
 
 import asyncio
 import gc
-import signal
 import socket
 import time
 import uuid
@@ -24,6 +23,7 @@ from bridge.kafka.leases import Leases
 from bridge.kafka.topics import Topic, prepare
 from bridge.records import STATE
 from bridge.shard import Replica, Shard
+from bridge.stopping import STOP
 from bridge.watch.endpoints import PATHS, STATUS, Endpoints
 from bridge.watch.metrics import Metrics
 from bridge.watch.readiness import (
@@ -292,12 +292,14 @@ class Bridge:
 
 
 async def run(config: Config) -> int:
-    """Run the bridge until SIGTERM or SIGINT; return the exit status: 0 for a clean stop, else 1."""
+    """Run the bridge until it is asked to stop; return the exit status: 0 for a clean stop, else 1."""
     opening.verify(config.exchange)
     bridge = Bridge(config)
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, bridge.stop.set)
+    with STOP.calls(partial(asyncio.get_running_loop().call_soon_threadsafe, bridge.stop.set)):
+        return await _run(config, bridge)
+
+
+async def _run(config: Config, bridge: Bridge) -> int:
     log.info("starting", version=__version__, delivery=str(config.kafka.delivery))
     if sends_password_in_clear(config.kafka):
         log.warning("password sent to Kafka without TLS", mechanism=str(config.kafka.sasl_mechanism))

@@ -1,9 +1,9 @@
 """Runs the demo and shows it: a live table in a terminal, plain lines elsewhere, a comparison at the end."""
 
 import asyncio
-import signal
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -18,6 +18,7 @@ from bridge.kafka.topics import topic_names
 from bridge.service import Bridge, Undelivered
 from bridge.simulator import Simulator
 from bridge.simulator.protocol import PRIVATE, PUBLIC
+from bridge.stopping import STOP
 from bridge.watch import logs
 
 _REFRESH = 0.25  # seconds between two updates of the table
@@ -37,11 +38,14 @@ async def run(seconds: float | None = None, symbols: int = 6, rate: float = 200.
     It is 1 if at the end Kafka holds a different number of records than the exchange sent. Delivery is
     at-least-once here, since the embedded broker does not support transactions.
     """
-    console = Console()
     logs.configure(LogConfig.model_validate({"level": "error"}))
     stop = asyncio.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    with STOP.calls(partial(asyncio.get_running_loop().call_soon_threadsafe, stop.set)):
+        return await _run(stop, seconds, symbols, rate)
+
+
+async def _run(stop: asyncio.Event, seconds: float | None, symbols: int, rate: float) -> int:
+    console = Console()
     async with Simulator(symbols=symbols, rate=rate, accounts={_API_KEY: _SECRET}) as exchange:
         with embedded_broker() as bootstrap:
             config = _config(exchange.url, exchange.symbols, bootstrap)

@@ -131,7 +131,7 @@ def test_check_prints_the_planned_sessions_and_what_is_unavailable(tmp_path: Pat
     assert SECRET not in done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_the_simulator_prints_its_address_and_stops_cleanly(number: signal.Signals) -> None:
     arguments = [sys.executable, "-m", "bridge", "simulate", "--port", "0", "--symbols", "2"]
     with subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
