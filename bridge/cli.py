@@ -20,7 +20,7 @@ from bridge.config import exposed, load
 from bridge.errors import ConfigError
 from bridge.network import Loop
 from bridge.stopping import STOP
-from bridge.watch import logs
+from bridge.watch import logs, stderr
 
 if TYPE_CHECKING:
     from bridge.simulator import Simulator
@@ -54,6 +54,7 @@ _Rate = Annotated[float, typer.Option(metavar="R", min=0.1, help="Updates per se
 def main() -> None:
     """Run the command and exit: 0 clean stop, 2 bad configuration or command line, 1 any other failure."""
     STOP.listen()
+    stderr.take_over()
     try:
         status = app(prog_name=_NAME, standalone_mode=False)
     except typer.TyperException as error:
@@ -76,7 +77,7 @@ def run(config: _ConfigFile = None) -> int:
     logs.configure(settings.log)
     for key, file in exposed(settings, config):
         log.warning("file with a secret is readable by everybody", key=key, file=str(file))
-    return _run(service.run(settings))
+    return _run(service.run(settings, stderr.take_over()))
 
 
 @app.command("check", short_help="Test a configuration, and print what `run` would do.")

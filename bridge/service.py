@@ -24,6 +24,7 @@ from bridge.kafka.topics import Topic, prepare
 from bridge.records import STATE
 from bridge.shard import Replica, Shard
 from bridge.stopping import STOP
+from bridge.watch import logs
 from bridge.watch.endpoints import PATHS, STATUS, Endpoints
 from bridge.watch.metrics import Metrics
 from bridge.watch.readiness import (
@@ -37,6 +38,7 @@ from bridge.watch.readiness import (
     sessions_of,
     subscriptions_of,
 )
+from bridge.watch.stderr import Stderr
 from bridge.websocket import opening
 from bridge.websocket.buffers import Buffers
 from bridge.websocket.courtesy import Courtesy
@@ -291,10 +293,15 @@ class Bridge:
         return shard is not None and shard.paused
 
 
-async def run(config: Config) -> int:
-    """Run the bridge until it is asked to stop; return the exit status: 0 for a clean stop, else 1."""
+async def run(config: Config, lines: Stderr | None = None) -> int:
+    """Run the bridge until it is asked to stop; return the exit status: 0 for a clean stop, else 1.
+
+    `lines` is where the log goes, if lines of it can be dropped.
+    """
     opening.verify(config.exchange)
     bridge = Bridge(config)
+    if lines is not None:
+        lines.count_in(bridge.metrics.counter("log_lines_dropped_total"))
     with STOP.calls(partial(asyncio.get_running_loop().call_soon_threadsafe, bridge.stop.set)):
         return await _run(config, bridge)
 
@@ -312,6 +319,7 @@ async def _run(config: Config, bridge: Bridge) -> int:
         except TopicError as error:
             log.error("topics do not match the configuration", error=str(error))
             return 1
+    logs.report_left_out()
     if spooled:
         log.warning(
             "records left in the spool for the next start", records=spooled, dir=str(config.spool.dir)

@@ -2,12 +2,18 @@
 
 Libraries log from `warning` up, whatever `log.level` is: below that, websockets and aiokafka write out the
 frames and requests that carry credentials.
+
+Whatever the exchange or Kafka do, the log stays small: a line has a bounded length, and a message that is
+repeated is limited to a few lines a minute, with the number of those left out.
 """
 
 import logging
 import re
 import sys
+import threading
 from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import chain
 from typing import TextIO
 
 import structlog
@@ -17,6 +23,19 @@ from structlog.typing import EventDict, Processor, WrappedLogger
 from bridge.config import LogConfig, LogFormat
 
 REDACTED = "[redacted]"
+
+log = structlog.get_logger(__name__)
+
+_OURS = "bridge"  # the logger of the bridge's own lines, and of none of its libraries
+_AT_ONCE = 10  # lines of the bridge with the same message that are written at once; a library has one
+_APART = 10.0  # seconds from one line to the next, once they are used up
+_MESSAGES = 1000  # that are told apart; a library that makes its messages up must not take all memory
+
+_LONGEST_VALUE = 1000  # characters of one field
+_LONGEST_TRACEBACK = 20_000  # characters
+_MOST_ITEMS = 50  # of a list or a table in a field
+_LONGEST_ITEM = 100  # characters of each of them
+_TRACEBACK = "exception"  # the field with a traceback
 
 _SECRET_KEY = re.compile(r"(^|_)(secret|password|api_key|sign)$", re.IGNORECASE)
 
@@ -44,13 +63,16 @@ def configure(config: LogConfig, stream: TextIO | None = None) -> None:
         wrapper_class=structlog.stdlib.BoundLogger,
     )
     handler = logging.StreamHandler(stream)
-    handler.addFilter(Repeats("aiokafka"))
+    handler.addFilter(Repeats())
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=to_values,
             processors=[
+                _add_left_out,
                 structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-                *_renderers(config.format, colors=stream.isatty()),
+                structlog.processors.format_exc_info,
+                bounded,
+                _renderer(config.format, colors=stream.isatty()),
             ],
         )
     )
@@ -58,7 +80,14 @@ def configure(config: LogConfig, stream: TextIO | None = None) -> None:
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(max(level, logging.WARNING))
-    logging.getLogger("bridge").setLevel(level)
+    logging.getLogger(_OURS).setLevel(level)
+
+
+def report_left_out() -> None:
+    """Log what was left out of repeated messages: at the end, since there is no next line of them."""
+    for one in chain.from_iterable(handler.filters for handler in logging.getLogger().handlers):
+        if isinstance(one, Repeats) and (left := one.take_left_out()):
+            log.warning("log lines left out", messages=left)
 
 
 def redact(logger: WrappedLogger, method: str, event: EventDict) -> EventDict:  # noqa: ARG001
@@ -66,44 +95,92 @@ def redact(logger: WrappedLogger, method: str, event: EventDict) -> EventDict:  
     return {key: _redacted(key, value) for key, value in event.items()}
 
 
-class Repeats(logging.Filter):
-    """Passes the same message of a library at most once in `interval` seconds.
+def bounded(logger: WrappedLogger, method: str, event: EventDict) -> EventDict:  # noqa: ARG001
+    """Cut long values: the middle of a text, whose end often says most, and the end of a list."""
+    return {
+        key: _cut(value, _LONGEST_TRACEBACK if key == _TRACEBACK else _LONGEST_VALUE)
+        for key, value in event.items()
+    }
 
-    aiokafka writes about 40 lines a second while Kafka is unavailable. The next line that passes says how
-    many were suppressed: "Unable connect to node with id 0 (and 19 more like it)".
+
+@dataclass(slots=True)
+class _Repeated:
+    """One message: how many lines may be written at the time `at` (of the log records), and the rest."""
+
+    allowed: float
+    at: float
+    left_out: int = 0  # lines that were not written, since the last one that was
+
+
+class Repeats(logging.Filter):
+    """Limits lines with the same message: some at once, then one every ten seconds.
+
+    At 500 dead letters a second there would be 9 GB of them a day; aiokafka writes 40 lines a second while
+    Kafka is unavailable. The next line that passes has the number of those before it that did not:
+
+        dead letter  reason=json left_out=4990
+
+    Lines of the bridge below `warning` are not limited: normal life writes few of them.
     """
 
-    def __init__(self, name: str, interval: float = 10.0) -> None:
-        super().__init__(name)
-        self._interval = interval
-        # When each message last passed, in seconds since the epoch; keyed by logger and format string. Grows
-        # by one entry for each logging call in the library's code, so it is bounded.
-        self._passed_at: dict[tuple[str, str], float] = {}
-        # How often each message was suppressed since it last passed; an entry goes when the message passes.
-        self._suppressed: dict[tuple[str, str], int] = {}
+    def __init__(self) -> None:
+        super().__init__()
+        self._lock = threading.Lock()  # other threads log, too
+        self._messages: dict[tuple[str, str], _Repeated] = {}  # by logger and message, at most _MESSAGES
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Return whether to write the line. Lines count as the same if logger and format string are."""
-        if not super().filter(record):
+        """Return whether to write the line. Lines count as the same if logger and message are."""
+        is_ours = record.name.partition(".")[0] == _OURS
+        if is_ours and record.levelno < logging.WARNING:
             return True
-        message = (record.name, str(record.msg))
-        passed_at = self._passed_at.get(message)
-        if passed_at is not None and 0 <= record.created - passed_at < self._interval:
-            self._suppressed[message] = self._suppressed.get(message, 0) + 1
-            return False
-        self._passed_at[message] = record.created
-        suppressed = self._suppressed.pop(message, 0)
-        if suppressed:
-            record.msg, record.args = f"{record.getMessage()} (and {suppressed} more like it)", None
+        most = _AT_ONCE if is_ours else 1
+        message = str(record.msg["event"] if isinstance(record.msg, dict) else record.msg)
+        with self._lock:
+            if len(self._messages) >= _MESSAGES:
+                self._messages.clear()
+            one = self._messages.setdefault((record.name, message), _Repeated(most, record.created))
+            # The clock may have been set back.
+            one.allowed = min(most, one.allowed + max(0.0, record.created - one.at) / _APART)
+            one.at = record.created
+            if one.allowed < 1:
+                one.left_out += 1
+                return False
+            one.allowed -= 1
+            record.__dict__["left_out"], one.left_out = one.left_out, 0
         return True
 
+    def take_left_out(self) -> dict[str, int]:
+        """Return how many lines of each message were left out since its last one, and forget all messages."""
+        with self._lock:
+            left = {message: one.left_out for (_, message), one in self._messages.items() if one.left_out}
+            self._messages.clear()
+        return left
 
-def _renderers(form: LogFormat, *, colors: bool) -> list[Processor]:
+
+def _add_left_out(logger: WrappedLogger, method: str, event: EventDict) -> EventDict:  # noqa: ARG001
+    if number := getattr(event["_record"], "left_out", 0):
+        event["left_out"] = number
+    return event
+
+
+def _renderer(form: LogFormat, *, colors: bool) -> Processor:
     if form is LogFormat.JSON:
-        return [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
-    return [
-        structlog.dev.ConsoleRenderer(colors=colors, exception_formatter=structlog.dev.plain_traceback),
-    ]
+        return structlog.processors.JSONRenderer()
+    return structlog.dev.ConsoleRenderer(colors=colors, exception_formatter=structlog.dev.plain_traceback)
+
+
+def _cut(value: object, most: int) -> object:
+    """Return a value of a field, with no text longer than `most` and no list or table with many items."""
+    if isinstance(value, str):
+        half = most // 2
+        return value if len(value) <= most else f"{value[:half]} … {value[-half:]}"
+    if isinstance(value, Mapping):
+        first = list(value.items())[:_MOST_ITEMS]
+        return {_cut(key, _LONGEST_ITEM): _cut(nested, _LONGEST_ITEM) for key, nested in first}
+    if isinstance(value, list | tuple):
+        rest = [f"and {len(value) - _MOST_ITEMS} more"] if len(value) > _MOST_ITEMS else []
+        return [_cut(item, _LONGEST_ITEM) for item in value[:_MOST_ITEMS]] + rest
+    return value
 
 
 def _redacted(key: str, value: object) -> object:

@@ -235,6 +235,9 @@ DECLARATIONS: tuple[Declaration, ...] = (
     Declaration(
         "kafka_errors_total", Counter, "Errors returned by Kafka or its client, by name.", ("error",)
     ),
+    Declaration(
+        "log_lines_dropped_total", Counter, "Lines of the log that nobody read in time, or that had no room."
+    ),
 )
 
 

@@ -11,7 +11,7 @@ import structlog
 from pydantic import SecretStr
 
 from bridge.config import LogConfig, LogFormat, LogLevel
-from bridge.watch.logs import Repeats, configure
+from bridge.watch.logs import Repeats, configure, report_left_out
 
 SECRET = "s3cr3t-that-nobody-may-see"
 
@@ -132,34 +132,104 @@ def record(message: str, at: float, *args: object, name: str = "aiokafka.client"
     return made
 
 
-def test_a_repeated_message_passes_every_ten_seconds_with_the_count_of_the_suppressed_ones() -> None:
-    repeats = Repeats("aiokafka")
+def test_a_repeated_message_of_a_library_passes_every_ten_seconds_with_the_number_left_out() -> None:
+    repeats = Repeats()
     passed = []
     for tick in range(21):
         one = record("Unable connect to node with id %s", 1000 + tick / 2, tick)
         if repeats.filter(one):
-            passed.append(one.getMessage())
-    assert passed == [
-        "Unable connect to node with id 0",
-        "Unable connect to node with id 20 (and 19 more like it)",
-    ]
+            passed.append((one.getMessage(), one.__dict__["left_out"]))
+    assert passed == [("Unable connect to node with id 0", 0), ("Unable connect to node with id 20", 19)]
 
 
 def test_other_messages_and_other_loggers_pass_immediately() -> None:
-    repeats = Repeats("aiokafka")
+    repeats = Repeats()
     assert repeats.filter(record("one", 1000))
     assert repeats.filter(record("two", 1000))
     assert repeats.filter(record("one", 1000, name="aiokafka.conn"))
     assert not repeats.filter(record("one", 1001))
 
 
-def test_lines_of_the_bridge_are_never_suppressed() -> None:
-    repeats = Repeats("aiokafka")
-    assert all(repeats.filter(record("one", 1000, name="bridge.x")) for _ in range(3))
+def test_a_clock_that_is_set_back_silences_no_message() -> None:
+    repeats = Repeats()
+    assert repeats.filter(record("one", 100_000))
+    assert not repeats.filter(record("one", 1000))
+    assert repeats.filter(record("one", 1010))
 
 
-def test_a_flood_of_aiokafka_lines_becomes_one_line(start: Start) -> None:
+def test_messages_that_a_library_makes_up_take_no_memory_without_end() -> None:
+    repeats = Repeats()
+    for number in range(5000):
+        repeats.filter(record(f"task {number} failed", 1000, name="asyncio"))
+    assert len(repeats._messages) <= 1000
+
+
+def test_a_flood_of_warnings_becomes_a_few_lines_and_their_number(start: Start) -> None:
     written = start()
-    for _ in range(40):
-        logging.getLogger("aiokafka.client").error("Unable to update metadata from %s", [0])
-    assert len(lines(written)) == 1
+    log = structlog.get_logger("bridge.pipeline")
+    for number in range(500):
+        log.warning("dead letter", reason="json", session=str(number))
+    log.warning("gap not filled")
+    assert [line["event"] for line in lines(written)] == ["dead letter"] * 10 + ["gap not filled"]
+    report_left_out()
+    assert lines(written)[-1]["messages"] == {"dead letter": 490}
+    report_left_out()
+    assert [line["event"] for line in lines(written)].count("log lines left out") == 1
+
+
+def test_the_line_after_a_flood_has_the_number_left_out(start: Start) -> None:
+    written = start()
+    repeated = record("Unable to update metadata from %s", 1000, [0])
+    for at in (1000, 1001, 1002, 1011):
+        repeated.created = at
+        logging.getLogger("aiokafka.client").handle(repeated)
+    assert [line.get("left_out") for line in lines(written)] == [None, 2]
+
+
+def test_lines_of_normal_life_are_not_limited(start: Start) -> None:
+    written = start()
+    for number in range(100):
+        structlog.get_logger("bridge.x").info("session opened", session=str(number))
+    assert len(lines(written)) == 100
+
+
+@pytest.mark.parametrize("form", ["json", "console"])
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"detail": "x" * 10_000_000},
+        {"detail": {"inner": "x" * 10_000_000}},
+        {"symbols": ["BTC_USDT"] * 100_000},
+        {"symbols": ["x" * 100_000] * 100},
+        {"symbols": {str(number): number for number in range(100_000)}},
+    ],
+)
+def test_a_line_is_bounded_in_length(start: Start, form: str, values: dict[str, Any]) -> None:
+    written = start(form)
+    structlog.get_logger("bridge.x").warning("dead letter", **values)
+    assert len(written()) < 10_000
+
+
+def test_a_long_text_keeps_its_beginning_and_its_end(start: Start) -> None:
+    written = start()
+    structlog.get_logger("bridge.x").warning("dead letter", detail="begin" + "x" * 5000 + "end")
+    detail = lines(written)[0]["detail"]
+    assert detail.startswith("begin")
+    assert detail.endswith("end")
+
+
+def test_a_long_list_says_how_much_more_there_was(start: Start) -> None:
+    written = start()
+    structlog.get_logger("bridge.x").info("new markets found", symbols=[str(n) for n in range(5000)])
+    assert lines(written)[0]["symbols"][-2:] == ["49", "and 4950 more"]
+
+
+def test_lines_of_libraries_and_tracebacks_are_bounded_too(start: Start) -> None:
+    written = start()
+    logging.getLogger("aiokafka").error("batch %s", "x" * 1_000_000)
+    try:
+        int("x" * 1_000_000)
+    except ValueError:
+        structlog.get_logger("bridge.x").exception("failed")
+    assert len(written()) < 25_000
+    assert lines(written)[1]["exception"].startswith("Traceback")
