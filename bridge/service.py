@@ -3,17 +3,16 @@
 import asyncio
 import gc
 import socket
-import time
 import uuid
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Coroutine, Mapping
 from contextlib import AsyncExitStack
 from functools import partial
-from itertools import chain, product
+from itertools import chain
 from typing import NamedTuple, TypeVar
 
 import structlog
 
-from bridge import __version__, plan
+from bridge import __version__, gauges, plan
 from bridge.backoff import Backoff
 from bridge.config import Config, HttpConfig
 from bridge.errors import TopicError
@@ -23,21 +22,12 @@ from bridge.kafka.leases import Leases
 from bridge.kafka.topics import Topic, prepare
 from bridge.records import STATE
 from bridge.shard import Replica, Shard
+from bridge.spool.health import AT_THE_START, SpoolHealth, trouble_of
 from bridge.stopping import STOP
 from bridge.watch import logs
 from bridge.watch.endpoints import PATHS, STATUS, Endpoints
 from bridge.watch.metrics import Metrics
-from bridge.watch.readiness import (
-    STATES,
-    Readiness,
-    Standing,
-    State,
-    counts,
-    fitting,
-    of_sessions,
-    sessions_of,
-    subscriptions_of,
-)
+from bridge.watch.readiness import Readiness, fitting, of_sessions, sessions_of, subscriptions_of
 from bridge.watch.stderr import Stderr
 from bridge.websocket import opening
 from bridge.websocket.buffers import Buffers
@@ -48,7 +38,6 @@ log = structlog.get_logger(__name__)
 T = TypeVar("T")
 
 _GC_THRESHOLD = 10_000  # objects; Python's own is 700
-_SCRAPE = 0.5  # seconds; series that are computed within such a time are of one scrape
 
 
 class Undelivered(NamedTuple):
@@ -71,20 +60,21 @@ class Bridge:
         self._courtesy = Courtesy.of(config.exchange)
         self._buffers = Buffers(config.exchange.max_buffered_bytes, config.exchange.max_frame_bytes)
         self._confidential = Confidential(account.credentials() for account in config.accounts)
+        # None: no spool is configured. The bridge takes no shard before it was writable once.
+        self._spool = _spool_health(config)
+        self._started = False  # whether it was, and the topics are prepared
         # Why the topics are not prepared yet, for /readyz; None once they are.
         self._trouble: str | None = f"no response from {config.kafka.bootstrap_servers} yet"
         self._leases: Leases | None = None  # None until the topics are prepared
         self._leases_changed = asyncio.Event()  # set by the leases, cleared when the shards follow
         # The shards that are served now, by number. One that was lost stays until it has ended.
         self._shards: dict[int, Shard] = {}
-        # For `/metrics`: how all connectors stood when they were last looked at, and the counts of that.
-        self._looked_at = -_SCRAPE  # in monotonic seconds
-        self._standings: Mapping[int, Sequence[Standing]] = {}
-        self._counts: Mapping[int, Mapping[tuple[str, State], int]] = {}
         # Records of the shards that have ended, see `Undelivered`.
         self._spooled = 0
         self._lost = 0
-        self._register_gauges()
+        gauges.register(self.metrics, config, self._shards)
+        self.metrics.gauge("ready").read = lambda: 1 if self.readiness().ready else 0
+        self.metrics.gauge("spool_writable").read = lambda: 0 if self._spool_trouble() else 1
 
     async def run(self) -> Undelivered:
         """Serve until `stop`, then deliver the pending records, as far as Kafka accepts them in time.
@@ -92,9 +82,13 @@ class Bridge:
         Raises:
             TopicError: the topics do not match the configuration.
         """
+        if self._spool is not None:
+            await self._unless_stopped(self._spool.look())
         topics = await self._prepared_topics()
-        if topics is None:
+        await self._writable_spool()
+        if topics is None or self.stop.is_set():
             return Undelivered(0, 0)
+        self._started = True
         leases = self._leases = Leases(
             self._config.kafka,
             topics[STATE].name,
@@ -108,8 +102,11 @@ class Bridge:
         gc.set_threshold(_GC_THRESHOLD)
         async with asyncio.TaskGroup() as group:
             member = group.create_task(self._be_member(leases), name="leases")
+            watching = self._spool and group.create_task(self._spool.watch(), name="spool")
             await self._follow(leases, topics, group)
             member.cancel()
+            if watching:
+                watching.cancel()
         return Undelivered(self._spooled, self._lost)
 
     def readiness(self) -> Readiness:
@@ -117,19 +114,24 @@ class Bridge:
 
         A standby without shards is ready.
         """
-        if self._trouble is not None:
-            return Readiness({"kafka": self._trouble})
-        if self._leases is None:
-            return Readiness({"shards": "shards not assigned yet"})
-        if self._leases.shards is None:
-            return Readiness({"shards": self._leases.trouble})
+        degraded: dict[str, object] = {}
         missing: dict[str, object] = {}
+        if (spool := self._spool_trouble()) is not None:
+            (degraded if self._started else missing)["spool"] = spool
+        if self._trouble is not None:
+            missing["kafka"] = self._trouble
+        if missing:
+            return Readiness(missing)
+        if self._leases is None:
+            return Readiness({"shards": "shards not assigned yet"}, degraded)
+        if self._leases.shards is None:
+            return Readiness({"shards": self._leases.trouble}, degraded)
         if waiting := sorted(self._leases.shards - self._shards.keys()):
             missing["shards"] = f"not started: {', '.join(map(str, waiting))}"
         for shard in self._shards.values():
             missing |= shard.missing()
         sessions = of_sessions([one for shard in self._shards.values() for one in shard.standings()])
-        return Readiness(missing | sessions.missing, sessions.degraded)
+        return Readiness(missing | sessions.missing, degraded | sessions.degraded)
 
     def status(self, session: str | None) -> dict[str, object] | None:
         """Return the sessions of this replica, or the subscriptions of one; None if there is no such one."""
@@ -169,6 +171,15 @@ class Bridge:
                 return topics
             await self._unless_stopped(asyncio.sleep(backoff.next()))
         return None
+
+    async def _writable_spool(self) -> None:
+        """Wait until the spool is writable, or the stop comes.
+
+        Not for a disk that is full of what is spooled: to deliver that makes room.
+        """
+        while self._spool and (trouble := self._spool.trouble) and not (trouble.passes or self.stop.is_set()):
+            await self._unless_stopped(asyncio.sleep(AT_THE_START))
+            await self._unless_stopped(self._spool.look())
 
     async def _unless_stopped(self, work: Coroutine[None, None, T]) -> T | None:
         """Return the result of some work; None if the stop comes first, which cancels the work."""
@@ -244,53 +255,13 @@ class Bridge:
 
     # Watch
 
-    def _register_gauges(self) -> None:
-        """Register the gauges that are computed when scraped, and those that must exist from the start."""
-        gauge = self.metrics.gauge
-        gauge("ready").read = lambda: 1 if self.readiness().ready else 0
-        gauge("spool_limit_bytes").value = self._config.spool.max_bytes
-        for number in range(self._config.kafka.shards):
-            gauge("shard_owned", shard=str(number)).value = 0  # also of a shard that no replica serves
-            gauge("reading_paused", shard=str(number)).read = partial(self._is_paused, number)
-            for channel, state in product(sorted(plan.channels(self._config)), STATES):
-                read = partial(self._subscriptions, number, channel, state)
-                gauge("subscriptions", shard=str(number), channel=channel, state=state).read = read
-        for account in self._config.accounts:
-            gauge("account_ready", account=account.name).read = partial(self._is_account_ready, account.name)
-        gauge("pending_records").read = self._sum(lambda shard: shard.queues.pending_records)
-        gauge("pending_bytes", part="queue").read = self._sum(lambda shard: shard.queues.pending_bytes)
-        gauge("pending_bytes", part="exchange").read = self._sum(lambda shard: shard.held_bytes)
-        gauge("spool_bytes").read = self._sum(lambda shard: shard.overflow.size)
-        gauge("spool_records").read = self._sum(lambda shard: shard.overflow.waiting)
-        gauge("spool_age_seconds").read = lambda: max(
-            (shard.overflow.age for shard in self._shards.values()), default=0.0
-        )
-
-    def _sum(self, figure: Callable[[Shard], float]) -> Callable[[], float]:
-        return lambda: sum(figure(shard) for shard in self._shards.values())
-
-    def _standing_now(self) -> Mapping[int, Sequence[Standing]]:
-        """Return how the connectors of each shard stand, looked at once for all series of a scrape."""
-        now = time.monotonic()
-        if now > self._looked_at + _SCRAPE:
-            self._looked_at = now
-            self._standings = {number: shard.standings() for number, shard in self._shards.items()}
-            self._counts = {number: counts(standings) for number, standings in self._standings.items()}
-        return self._standings
-
-    def _subscriptions(self, shard: int, channel: str, state: State) -> float:
-        self._standing_now()
-        return self._counts[shard][channel, state] if shard in self._counts else 0.0
-
-    def _is_account_ready(self, account: str) -> float:
-        own = [
-            one for standings in self._standing_now().values() for one in standings if one.account == account
-        ]
-        return float(bool(own) and all(one.live for one in own))
-
-    def _is_paused(self, number: int) -> bool:
-        shard = self._shards.get(number)
-        return shard is not None and shard.paused
+    def _spool_trouble(self) -> str | None:
+        """Return why the spool, or that of one of the shards, cannot be written to; None if it can."""
+        if self._spool is None:
+            return None
+        if self._spool.trouble is not None:
+            return self._spool.trouble.words
+        return next(filter(None, (shard.overflow.trouble for shard in self._shards.values())), None)
 
 
 async def run(config: Config, lines: Stderr | None = None) -> int:
@@ -331,6 +302,13 @@ async def _run(config: Config, bridge: Bridge) -> int:
         return 1
     log.info("stopped" if spooled or lost else "stopped, all received records are on Kafka")
     return 0
+
+
+def _spool_health(config: Config) -> SpoolHealth | None:
+    if not config.spool.max_bytes:
+        return None
+    shards = range(config.kafka.shards)
+    return SpoolHealth(partial(trouble_of, config.spool.dir, config.kafka.topic_prefix, shards))
 
 
 def _endpoints(config: HttpConfig, bridge: Bridge) -> list[Endpoints]:

@@ -22,6 +22,9 @@ log = structlog.get_logger(__name__)
 
 LOCK = "lock"
 
+PROBE = "probe-"
+"""What the name of a file begins with that is there for a moment only, to find out whether it can be."""
+
 _SEGMENT = re.compile(r"[0-9]{12}\.spool", re.ASCII)
 _LAST = 999_999_999_999  # the highest number that a segment's name has room for
 # A FIFO must not block, a link must not lead elsewhere, and a child process must not inherit a descriptor.
@@ -221,7 +224,7 @@ class Folder:
         others: dict[str, _Others] = defaultdict(_Others)
         with os.scandir(self._fd) as entries:
             for entry in entries:
-                if entry.name == LOCK:
+                if entry.name == LOCK or entry.name.startswith(PROBE):
                     continue
                 try:
                     about = entry.stat(follow_symlinks=False)

@@ -65,6 +65,8 @@ class Overflow:
         self._previous: Owner | None = None  # the owner before this process, from bridge-state
         # New records that the disk did not take, the oldest first; reading is paused while there are any.
         self._held: list[Entry] = []
+        # Why the shard has no spool although one is configured; None if it has.
+        self.trouble: str | None = None
         # Whether the disk's refusal is reported; reset when it takes records again, or memory has room.
         self._refusing = False
         self._events: list[SpoolEvent] = []  # since the last `events()`, the oldest first
@@ -259,7 +261,9 @@ class Overflow:
             # For a symbol whose spooled records are all on Kafka, Kafka may have newer ones than the spool.
             watermarks = newest(self._on_kafka, spool.watermarks)
         except OSError as error:
-            self._report_refusal(error)
+            # Another start finds it again, if it can be used then.
+            log.error("spool not usable, the shard is served without it", shard=self._shard, error=str(error))
+            self.trouble = f"shard {self._shard} is served without its spool, until a restart: {error}"
             spool.close()
             self._spool = None
             return

@@ -195,6 +195,11 @@ DECLARATIONS: tuple[Declaration, ...] = (
         Gauge,
         "Configured maximum of bytes on disk, at which reading pauses; 0 means no spool.",
     ),
+    Declaration(
+        "spool_writable",
+        Gauge,
+        "1 while the spool can be written to, or none is configured, else 0; tried every minute.",
+    ),
     Declaration("spool_records", Gauge, "Records that are on disk and no longer in memory."),
     Declaration("spool_age_seconds", Gauge, "Age of the oldest record that is on disk and not in memory."),
     Declaration(

@@ -150,9 +150,7 @@ def test_check_fails_when_the_disk_has_no_space_for_the_spool(
         status, printed = check(tmp_path, config(exchange.url, kafka, prefix, {"spool": keys}))
     assert (status, printed[-1]) == (1, "not ready: the disk, see above")
     named = (
-        f"{tmp_path / 'file'} is not a writable directory"
-        if spool == "a file"
-        else "free some space, or set spool"
+        f"{tmp_path / 'file'} is not a directory" if spool == "a file" else "free some space, or set spool"
     )
     assert named in printed[-2]
 

@@ -390,24 +390,29 @@ def test_trades_missed_because_unread_connections_were_closed_are_a_gap_with_its
     assert {"spool_begun", "spool_overflowed", "spool_ended"} <= set(spool_events(own_kafka, prefix))
 
 
-def test_with_a_spool_folder_that_is_not_writable_reading_pauses_as_without_a_spool(
-    own_kafka: Broker, prefix: str, tmp_path: Path
+def test_a_bridge_whose_spool_is_not_writable_waits_at_the_start_and_takes_no_shard(
+    kafka: Broker, prefix: str, tmp_path: Path
 ) -> None:
-    (tmp_path / "spool").write_text("a file where a folder should be")
-    with ExchangeThread(symbols=SYMBOLS, rate=800) as exchange:
-        settings = config(exchange.url, own_kafka, prefix, {"kafka": LITTLE_MEMORY})
-        with RunningBridge(tmp_path, settings) as bridge:
-            bridge.wait_ready()
-            assert "spool full or not writable, reading from the exchange paused" in bridge.stderr
-            own_kafka.suspend()
-            eventually(lambda: bridge.metric("reading_paused") == 1, 60, "a pause")
-            own_kafka.resume()
-            eventually(lambda: bridge.metric("reading_paused") == 0, 60, "reading resumed")
-            exchange.quiesce()
-            all_delivered(bridge, exchange)
-            assert bridge.stop() == 0
-        assert_whole(own_kafka, prefix, exchange)
-    assert spool_events(own_kafka, prefix) == ["spool_overflowed"]
+    spool = tmp_path / "spool"
+    spool.write_text("a file where a folder should be")
+    with (
+        ExchangeThread(symbols=SYMBOLS, rate=100) as exchange,
+        RunningBridge(tmp_path, config(exchange.url, kafka, prefix)) as bridge,
+    ):
+        eventually(lambda: '"topic created"' in bridge.stderr, 60, "topics")
+        eventually(
+            lambda: bridge.ready() == (503, {"ready": False, "missing": {"spool": "spool: File exists"}}),
+            60,
+            "the spool alone is missing",
+        )
+        assert bridge.metric("spool_writable") == 0
+        assert '"spool not writable"' in bridge.stderr
+        assert '"shards assigned"' not in bridge.stderr
+        spool.unlink()
+        bridge.wait_ready()
+        assert bridge.metric("spool_writable") == 1
+        assert '"spool writable again"' in bridge.stderr
+        assert bridge.stop() == 0
 
 
 def test_records_are_spooled_while_kafka_is_too_slow(prefix: str, tmp_path: Path) -> None:

@@ -13,11 +13,12 @@ from structlog.testing import capture_logs
 from bridge import service
 from bridge.config import Config
 from bridge.simulator.protocol import PUBLIC
+from bridge.spool import health
 from tests.support.checks import records_of
 from tests.support.exchange import ExchangeThread
 from tests.support.kafka_broker import Broker
 from tests.support.process import SYMBOLS, config
-from tests.support.waiting import eventually
+from tests.support.waiting import eventually, soon
 
 Metric = Callable[[str], float]
 
@@ -121,3 +122,33 @@ def test_at_no_turn_of_the_loop_is_it_ready_before_its_sessions_are_live(
             return handshakes
 
         assert uvloop.run(scenario()) > 0
+
+
+def test_a_spool_that_is_found_not_writable_later_degrades_the_replica(
+    kafka: Broker, prefix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It goes on, and so does the spool that it has open; it is ready, and says what is wrong."""
+    monkeypatch.setattr(health, "EVERY", 0.05)
+    folder = tmp_path / "spool"
+
+    async def scenario(settings: Config) -> None:
+        bridge = service.Bridge(settings)
+        writable = bridge.metrics.gauge("spool_writable").read
+        assert writable is not None
+        serving = asyncio.create_task(bridge.run())
+        await soon(lambda: bridge.readiness().ready, 100, "ready")
+        assert (bridge.readiness().degraded, writable()) == ({}, 1)
+        folder.rename(tmp_path / "away")
+        folder.touch()
+        await soon(lambda: not writable(), 60, "not writable")
+        readiness = bridge.readiness()
+        assert (readiness.ready, readiness.degraded) == (True, {"spool": f"{folder}: File exists"})
+        folder.unlink()
+        await soon(writable, 60, "writable again")
+        assert bridge.readiness().degraded == {}
+        bridge.stop.set()
+        await asyncio.wait_for(serving, 120)
+
+    with ExchangeThread(symbols=SYMBOLS) as exchange:
+        keys = {"spool": {"dir": str(folder)}}
+        uvloop.run(scenario(Config.model_validate(config(exchange.url, kafka, prefix, keys))))

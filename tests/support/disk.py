@@ -1,5 +1,6 @@
-"""Damages files, and makes the disk appear full."""
+"""Damages files, makes the disk appear full, or another user's."""
 
+import os
 import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,3 +23,14 @@ def largest_file(size: int) -> Iterator[None]:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@contextmanager
+def another_user() -> Iterator[None]:
+    """Be nobody, to whom permissions apply, if this user is root."""
+    if (me := os.geteuid()) == 0:
+        os.seteuid(65_534)
+    try:
+        yield
+    finally:
+        os.seteuid(me)

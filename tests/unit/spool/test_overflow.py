@@ -531,3 +531,17 @@ def test_what_was_in_memory_of_a_killed_process_is_not_lost_if_its_spool_is_cont
     outage.end(stop=False, by_another=True)
     assert "records_lost" in outage.process.events
     outage.teardown()
+
+
+def test_a_shard_whose_spool_cannot_be_used_when_it_is_taken_over_is_served_without_it(
+    tmp_path: Path,
+) -> None:
+    """Reading is not paused, and nothing has overflowed: the log and `/readyz` say what is so."""
+    (tmp_path / "file").touch()
+    overflow = Overflow(Spool(tmp_path / "file", 10_000, 1_500), "replica", 3, {})
+    with capture_logs() as lines:
+        overflow.recover(None, 1, None)
+    assert [line["event"] for line in lines] == ["spool not usable, the shard is served without it"]
+    assert overflow.trouble is not None
+    assert overflow.trouble.startswith("shard 3 is served without its spool, until a restart: ")
+    assert (overflow.active, overflow.events()) == (False, [])
