@@ -81,7 +81,16 @@ def run(config: _ConfigFile = None) -> int:
 
 
 @app.command("check", short_help="Test a configuration, and print what `run` would do.")
-def check_configuration(config: _ConfigFile = None) -> int:
+def check_configuration(
+    config: _ConfigFile = None,
+    no_disk: Annotated[
+        bool, typer.Option("--no-disk", help="Leave out the spool, which is on the disk of `run`.")
+    ] = False,
+    replicas: Annotated[
+        str | None,
+        typer.Option(metavar="HOST:PORT", help="Ask the running replicas at all addresses of HOST."),
+    ] = None,
+) -> int:
     """Test a configuration against Kafka, the exchange and the disk, and print what `run` would do.
 
     Writes nothing to Kafka. Exits with status 1 if something would prevent `run` from working.
@@ -92,7 +101,7 @@ def check_configuration(config: _ConfigFile = None) -> int:
     logs.configure(settings.log)
     for key, file in exposed(settings, config):
         typer.echo(f"{key or 'the configuration'}: {file} is readable by everybody: chmod o-rwx {file}")
-    return _run(_whole(check.check(settings)))
+    return _run(_whole(check.check(settings, disk=not no_disk, replicas=replicas)))
 
 
 @app.command(short_help="Try every assumption about the exchange on the configured one.")

@@ -7,12 +7,16 @@ from bridge.check.disk import check_disk
 from bridge.check.exchange import check_exchange
 from bridge.check.kafka import check_kafka
 from bridge.check.lines import Say, plural
+from bridge.check.replicas import check_replicas
 from bridge.config import Config
 from bridge.exchange.words import printable
 
 
-async def check(config: Config, out: Say = print) -> int:
-    """Print what `run` would do and what prevents it; return the exit status, 1 if anything does."""
+async def check(config: Config, out: Say = print, *, disk: bool = True, replicas: str | None = None) -> int:
+    """Print what `run` would do and what prevents it; return the exit status, 1 if anything does.
+
+    Without `disk` the spool is left out. `replicas` is the host and port of running ones, which are asked.
+    """
 
     def say(line: str) -> None:
         """Print a line, which may have words of brokers and of the exchange: no control characters."""
@@ -23,8 +27,11 @@ async def check(config: Config, out: Say = print) -> int:
     ready = {
         "Kafka": await check_kafka(config, say),
         "the exchange": await check_exchange(config, say),
-        "the disk": check_disk(config, say),
     }
+    if disk:
+        ready["the disk"] = check_disk(config, say)
+    if replicas is not None:
+        ready["the replicas"] = await check_replicas(replicas, say)
     failed = [name for name, is_ready in ready.items() if not is_ready]
     say(f"not ready: {' and '.join(failed)}, see above" if failed else "ready to run")
     return 1 if failed else 0
