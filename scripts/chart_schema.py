@@ -1,18 +1,23 @@
-"""Generate the parts of the chart's `values.schema.json` that the bridge's configuration decides.
+"""Generate the parts of the chart's `values.schema.json` that are decided elsewhere.
 
-These are `config`, and the channels under `accounts`; the rest of the file is kept by hand.
+These are `config` and the channels under `accounts`, by the bridge's configuration, and
+`prometheusRule.alerts`, by the rules; the rest of the file is kept by hand.
 """
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
+import yaml
 from pydantic import BaseModel
 
 from bridge.channels import CHANNELS
 from bridge.config.sections import SECTIONS
 
-TARGET = Path(__file__).parents[1] / "helm" / "digifinex-bridge" / "values.schema.json"
+CHART = Path(__file__).parents[1] / "helm" / "digifinex-bridge"
+TARGET = CHART / "values.schema.json"
+RULES = CHART / "rules" / "digifinex-bridge.yaml"
 
 # Keys that the chart sets itself: paths of files that it mounts, and secrets, which no ConfigMap may hold.
 _SET_BY_CHART = {
@@ -58,7 +63,27 @@ def document() -> str:
         "required": ["kafka"],
         "properties": {name: _section(name, model) for name, model in SECTIONS.items() if name != "accounts"},
     }
+    schema["properties"]["prometheusRule"]["properties"]["alerts"] = _alerts()
     return json.dumps(schema, indent=2) + "\n"
+
+
+def _alerts() -> dict[str, Any]:
+    """Return the schema of what can be changed in each alert; a threshold ends the expression."""
+    alerts = {}
+    for rule in (rule for group in yaml.safe_load(RULES.read_text())["groups"] for rule in group["rules"]):
+        if "alert" not in rule:
+            continue
+        keys: dict[str, Any] = {
+            "enabled": {"type": "boolean"},
+            "for": {"type": "string", "pattern": "^([0-9]+(ms|[smhdwy]))+$"},
+            "severity": {"type": "string", "minLength": 1},
+            "labels": {"type": "object", "additionalProperties": {"type": "string"}},
+        }
+        if re.search(r"> [0-9.]+\s*$", rule["expr"]):
+            keys["threshold"] = {"type": "number", "minimum": 0}
+        name = rule["alert"].removeprefix("DigiFinexBridge")
+        alerts[name] = {"type": "object", "additionalProperties": False, "properties": keys}
+    return {"type": "object", "additionalProperties": False, "properties": alerts}
 
 
 def _private_channels() -> dict[str, Any]:

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Install what tests need besides Python: Java, Maven, Apache Kafka, kcat, libfaketime, Prometheus, buildah, podman and
-# the chart tools.
+# Install what tests need besides Python: Java, Maven, Apache Kafka, kcat, libfaketime, Prometheus and its Alertmanager,
+# buildah, podman and the chart tools.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/common.sh
@@ -16,16 +16,19 @@ trap 'kill -- "-$chart_tools" 2>/dev/null || true' EXIT
 missing=()
 declare -A packages=([java]=default-jre-headless [mvn]=maven [kcat]=kcat [promtool]=prometheus [buildah]=buildah)
 packages+=([podman]=podman [conmon]=conmon [runc]=runc [newuidmap]=uidmap)
+packages+=([prometheus-alertmanager]=prometheus-alertmanager)
 for command in "${!packages[@]}"; do
     command -v "$command" >/dev/null || missing+=("${packages[$command]}")
 done
 compgen -G "/usr/lib/*/faketime/libfaketimeMT.so.1" >/dev/null || missing+=(libfaketime)
 if ((${#missing[@]})); then
     install_debian "${missing[@]}"
-    # The package would start a service, which is not wanted.
-    if [[ " ${missing[*]} " == *" prometheus "* && -d /run/systemd/system ]]; then
-        as_root systemctl disable --now prometheus
-    fi
+    # These packages would start a service, which is not wanted.
+    for service in prometheus prometheus-alertmanager; do
+        if [[ " ${missing[*]} " == *" $service "* && -d /run/systemd/system ]]; then
+            as_root systemctl disable --now "$service"
+        fi
+    done
 fi
 
 java=$(java -XshowSettings:properties -version 2>&1 | sed -n 's/.*java\.specification\.version = //p')

@@ -78,7 +78,8 @@ class Prometheus:
 
     def rules(self) -> dict[str, dict[str, Any]]:
         """Return the alerts by name, each with `state`, `health` and its annotations."""
-        return {rule["name"]: rule for group in self._get("rules")["groups"] for rule in group["rules"]}
+        groups = self._get("rules", type="alert")["groups"]
+        return {rule["name"]: rule for group in groups for rule in group["rules"]}
 
     def _get(self, path: str, **parameters: str) -> Any:
         url = f"http://127.0.0.1:{self._port}/api/v1/{path}?{urllib.parse.urlencode(parameters)}"

@@ -13,7 +13,9 @@ RULES = ROOT / "helm" / "digifinex-bridge" / "rules" / "digifinex-bridge.yaml"
 RUNBOOK = ROOT / "docs" / "runbook.md"
 
 GROUPS: list[dict[str, Any]] = yaml.safe_load(RULES.read_text())["groups"]
-ALERTS: dict[str, dict[str, Any]] = {rule["alert"]: rule for group in GROUPS for rule in group["rules"]}
+ALERTS: dict[str, dict[str, Any]] = {
+    rule["alert"]: rule for group in GROUPS for rule in group["rules"] if "alert" in rule
+}
 
 _SELECTOR = re.compile(rf"(?:{PREFIX}|process_)\w+(?:\{{[^}}]*\}})?")
 _PARTS = {"histogram": ("_bucket", "_count", "_sum")}

@@ -1,6 +1,7 @@
 """Each alert fires when it should and stays quiet otherwise: `alerts/` has a file of scenarios for each."""
 
 import itertools
+import json
 import re
 import subprocess
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.chart.helm import VALUES, manifests, the
+from tests.chart.helm import CHART, VALUES, manifests, the
 from tests.monitoring.rules import ALERTS, GROUPS, RULES, anchor, undeclared
 
 SCENARIOS = Path(__file__).parent / "alerts"
@@ -80,13 +81,37 @@ def test_metrics_of_an_alert_are_declared(alert: str) -> None:
 
 def test_the_operator_gets_the_same_alerts_with_absolute_runbook_links() -> None:
     base = "https://git.example.com/bridge/"
-    rendered = the("PrometheusRule", manifests(VALUES["all-switches"]))["spec"]["groups"]
+    _, *rendered = the("PrometheusRule", manifests(VALUES["all-switches"]))["spec"]["groups"]
     for group in rendered:
         for rule in group["rules"]:
+            if "record" in rule:
+                continue
             url = rule["annotations"]["runbook_url"]
             assert url.startswith(base + "docs/")
             rule["annotations"]["runbook_url"] = url.removeprefix(base)
     assert rendered == GROUPS
+
+
+def test_every_threshold_can_be_set(tmp_path: Path) -> None:
+    """It is the last number of an expression; promtool accepts the result, and nothing else has changed."""
+    schema = json.loads((CHART / "values.schema.json").read_text())["properties"]["prometheusRule"]
+    names = [
+        name
+        for name, alert in schema["properties"]["alerts"]["properties"].items()
+        if "threshold" in alert["properties"]
+    ]
+    assert len(names) > 10
+    values = {"prometheusRule": {"enabled": True, "alerts": {name: {"threshold": 0.125} for name in names}}}
+    rendered = the("PrometheusRule", manifests(VALUES["minimal"] + yaml.safe_dump(values)))["spec"]
+    (tmp_path / "rules.yaml").write_text(yaml.safe_dump(rendered))
+    status, output = promtool("check", "rules", "--lint-fatal", tmp_path / "rules.yaml")
+    assert status == 0, output
+    for rule in rendered["groups"][0]["rules"]:
+        name = rule.get("alert", "").removeprefix("DigiFinexBridge")
+        if name in names:
+            kept, _, threshold = rule["expr"].rpartition("> ")
+            assert float(threshold) == 0.125
+            assert ALERTS[rule["alert"]]["expr"].startswith(kept + "> ")
 
 
 def test_the_job_label_is_the_name_of_the_statefulset() -> None:

@@ -3,7 +3,7 @@
 import json
 import re
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 
@@ -13,7 +13,27 @@ from tests.chart.helm import VALUES, manifests, the
 from tests.monitoring.rules import ALERTS, METRICS, ROOT, RUNBOOK, anchor, sections, undeclared
 
 TEXT = RUNBOOK.read_text()
+EVENTS = ROOT / "docs" / "events.md"
+# What docs/events.md may say of the data.
+LOSS = {"missing", "may be missing", "may be missing later", "not received"}
+HARMLESS = {"complete", "delayed", "see gaps"}
+# Events of a state that lasts, or of a figure that says more.
+ALERTED_BY_STATE = {
+    "gap": "GapNotFilled",
+    "subscription_refused": "SubscriptionsMissing",
+    "subscription_silent": "SubscriptionsMissing",
+}
 DASHBOARDS = sorted((ROOT / "helm" / "digifinex-bridge" / "dashboards").glob("*.json"))
+
+
+def section(alert: dict[str, Any]) -> str:
+    """Return the text of an alert's section."""
+    (text,) = (
+        part
+        for part in TEXT.split("\n## ")
+        if part.partition("\n")[0].lower().replace(" ", "-") == anchor(alert)
+    )
+    return text
 
 
 @pytest.mark.parametrize("alert", ALERTS)
@@ -22,16 +42,16 @@ def test_every_alert_has_a_section(alert: str) -> None:
 
 
 def test_every_section_has_an_alert() -> None:
-    assert sections() - {anchor(alert) for alert in ALERTS.values()} == {"first-look", "log-messages"}
+    assert sections() - {anchor(alert) for alert in ALERTS.values()} == {
+        "first-look",
+        "inhibit-rules",
+        "log-messages",
+    }
 
 
 @pytest.mark.parametrize("alert", ALERTS)
 def test_a_section_has_alert_and_severity_then_meaning_impact_check_and_fix(alert: str) -> None:
-    (text,) = (
-        part
-        for part in TEXT.split("\n## ")
-        if part.partition("\n")[0].lower().replace(" ", "-") == anchor(ALERTS[alert])
-    )
+    text = section(ALERTS[alert])
     assert text.split("\n\n")[1] == f"`{alert}`, {ALERTS[alert]['labels']['severity']}."
     assert re.findall(r"^\*\*(\w+)\.\*\*", text, re.MULTILINE) == ["Meaning", "Impact", "Check", "Fix"]
 
@@ -61,9 +81,24 @@ def test_configuration_keys_named_in_the_runbook_exist() -> None:
 
 
 def test_events_named_in_the_runbook_exist() -> None:
-    named = set(re.findall(r'"event":"(\w+)"', TEXT)) | set(re.findall(r"`(spool_(?!\w*bytes)\w+)`", TEXT))
+    named = set(re.findall(r'"event":"(\w+)"', TEXT)) | set(re.findall(r"`(spool_[a-z]+ed)`", TEXT))
     assert len(named) > 2
     assert named <= set(get_args(Kind))
+
+
+def test_every_event_that_means_loss_has_an_alert_and_a_place_in_its_section() -> None:
+    """docs/events.md says of each kind what it means for the data."""
+    rows = re.findall(r"^\| \[`(\w+)`\]\(#\w+\) \| ([a-z ]+) \|", EVENTS.read_text(), re.MULTILINE)
+    assert {kind for kind, _ in rows} == set(get_args(Kind))
+    assert {data for _, data in rows} <= HARMLESS | LOSS
+    losses = {kind for kind, data in rows if data in LOSS}
+    lost = ALERTS["DigiFinexBridgeDataLost"]
+    counted = set(re.findall(r'event=~?"([^"]*)"', lost["expr"]))
+    alerts = {kind: lost for matcher in counted for kind in matcher.split("|")}
+    alerts |= {kind: ALERTS[f"DigiFinexBridge{name}"] for kind, name in ALERTED_BY_STATE.items()}
+    assert losses == alerts.keys()
+    for kind, alert in alerts.items():
+        assert re.search(rf"`{kind}`|^### {kind}$", section(alert), re.MULTILINE), kind
 
 
 def test_commands_of_the_runbook_select_the_pods_of_the_chart() -> None:
