@@ -28,7 +28,7 @@ def advisories(url: str, requirements: Sequence[tuple[str, str]]) -> dict[str, l
     """Return the ids of the advisories about each of these, those without any left out.
 
     Raises:
-        OSError: there was no answer.
+        OSError, HTTPException: there was no answer.
         ValueError: the answer is not about all of these.
     """
     found: dict[str, list[str]] = {}
@@ -38,7 +38,7 @@ def advisories(url: str, requirements: Sequence[tuple[str, str]]) -> dict[str, l
         if len(results) != len(asked):
             raise ValueError(f"{len(results)} results for {len(asked)} requirements")
         for (name, version), result in zip(asked, results, strict=True):
-            if ids := [one["id"] for one in result.get("vulns", [])]:
+            if ids := [str(one["id"]) for one in result.get("vulns", [])]:
                 found[f"{name} {version}"] = ids
             elif result.get("next_page_token"):
                 raise ValueError(f"no complete result for {name}")
@@ -70,7 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     try:
         found = advisories(options.url, requirements)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except Exception as error:  # noqa: BLE001 - a crash has the exit status of advisories
         sys.stderr.write(f"not audited: {options.url}: {error!r}\n")
         return 2
     for name, ids in found.items():

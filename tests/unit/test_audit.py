@@ -2,6 +2,7 @@
 
 import json
 import runpy
+import socket
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -35,9 +36,11 @@ def service(answer: Any, asked: list[Any], status: int = 200) -> Iterator[str]:
     with HTTPServer(("127.0.0.1", 0), Handler) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
-        yield f"http://127.0.0.1:{server.server_port}/"
-        server.shutdown()
-        thread.join()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}/"
+        finally:
+            server.shutdown()
+            thread.join()
 
 
 @pytest.fixture
@@ -58,6 +61,8 @@ def requirements(tmp_path: Path) -> str:
         ({"results": [{}, {"next_page_token": "more"}]}, 200, 2),
         ({"results": [{}, {"vulns": [{}]}]}, 200, 2),
         ({"results": [None, None]}, 200, 2),
+        ({"results": [{}, {"vulns": None}]}, 200, 2),
+        (b"[" * 100_000, 200, 2),
         ({}, 200, 2),
         ([], 200, 2),
         (b"<html>", 200, 2),
@@ -79,6 +84,28 @@ def test_the_exit_status_says_whether_there_are_advisories_or_whether_it_is_not_
     printed = capsys.readouterr()
     assert ("other 2.0: GHSA-1 PYSEC-2" in printed.out) == (status == 1)
     assert ("not audited" in printed.err) == (status == 2)
+
+
+@pytest.mark.parametrize(
+    "raw", [b"nonsense\r\n\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: 9999\r\n\r\n{", b""]
+)
+def test_what_is_no_answer_of_a_web_server_is_no_audit(
+    raw: bytes, requirements: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A crash would exit with 1, as if there were advisories."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def answer() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                connection.recv(65_536)
+                connection.sendall(raw)
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        assert main(["--url", f"http://127.0.0.1:{listener.getsockname()[1]}/", requirements]) == 2
+        thread.join()
+    assert capsys.readouterr().err.startswith("not audited: http://127.0.0.1:")
 
 
 def test_nobody_there_and_nothing_to_ask_about_are_failures(
