@@ -109,7 +109,7 @@ class Shard:
         self._serving = False
         self._stopping = False  # whether it ends, so that no session is opened any more
         self._following: asyncio.Handle | None = None  # the call of `_follow_room` that is scheduled, if any
-        # All that all_ticker has listed, up to `max_markets`.
+        # All that all_ticker has listed, up to `max_markets`; and which markets move.
         self._markets = Markets(self._config.exchange.max_markets)
         self._left_out = False  # whether it has listed more
         # Channels of markets that all_ticker had listed and does no longer, by symbol; until it does again.
@@ -207,9 +207,12 @@ class Shard:
                 forget_at += _FORGET
                 self._forget(time.time_ns() // 1000)
             self._pipeline.overdue(time.time_ns() // 1000, patience_us)
+            now = time.monotonic()
             for connector in self._connectors:
                 connector.note_heard()
-                connector.look_at_markets(self._markets, time.monotonic())
+                connector.note_moves(self._markets, now)
+            for connector in self._connectors:
+                connector.look_at_markets(self._markets, now)
             self._sink.save_heard()
             self._forget_markets()
 

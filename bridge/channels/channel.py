@@ -35,6 +35,7 @@ class Series:
         "resumed_us",
         "seq",
         "session",
+        "shown",
         "symbol",
     )
 
@@ -51,6 +52,7 @@ class Series:
         # Trades only: when the first trade behind the last loss came, µs since the epoch; 0 before that.
         self.resumed_us = 0
         self.listed_to = -1  # trades only: the highest id in its last clean list; -1 before that
+        self.shown = b""  # tickers only: the value of the last record; b"" before the first
         self._begun = False
         self.brought = 0  # number of its clean lists or snapshots that have come
 

@@ -1,8 +1,9 @@
-"""What the channel that lists markets (all_ticker) says of them: which there are, and which move. Pure.
+"""Which markets there are, as the channel that lists them (all_ticker) says, and which of them move. Pure.
 
 Times are seconds of a monotonic clock.
 """
 
+from collections import defaultdict
 from collections.abc import Container, Iterable
 from decimal import Decimal, InvalidOperation
 from math import inf
@@ -18,7 +19,7 @@ _PAUSE = 60.0  # seconds between two pushes, at most, that count as having heard
 
 
 class _Shown(Struct, gc=False):
-    """What a record of all_ticker shows of a market."""
+    """What a record of all_ticker or ticker shows of a market."""
 
     last: str | None = None
     last_qty: str | None = None
@@ -32,25 +33,63 @@ class _Shown(Struct, gc=False):
 _decode = msgspec.json.Decoder(_Shown).decode
 
 
-class _Market:
-    """What is known of one market."""
+class _Moves:
+    """When one market was seen to move, by what one channel has shown of it."""
 
-    __slots__ = ("named", "quoted_at", "shown", "traded_at")
+    __slots__ = ("quoted_at", "shown", "traded_at", "value")
 
-    def __init__(self, named: float) -> None:
-        self.shown: _Shown | None = None  # when it was named last while it was watched
-        self.named = named  # when it was named last, in seconds of `Markets._heard`
+    def __init__(self) -> None:
+        self.shown: _Shown | None = None  # last, while it was watched
+        self.value = b""  # of the record that has shown it; b"" before the first
         self.traded_at = -inf  # when a trade was last seen
         self.quoted_at = -inf  # when its best prices were last seen to change
 
+    def show(self, value: bytes, now: float) -> None:
+        """Note the value of the channel's last record of the market, which may be that of the last call."""
+        if value is self.value:
+            return
+        self.value = value
+        before, self.shown = self.shown, _decode(value)
+        if before is None:
+            return
+        if (
+            _differ(before.last, self.shown.last)
+            or _differ(before.last_qty, self.shown.last_qty)
+            or _rose(before.base_volume_24h, self.shown.base_volume_24h)
+        ):
+            self.traded_at = now
+        if (
+            _differ(before.best_bid, self.shown.best_bid)
+            or _differ(before.best_bid_size, self.shown.best_bid_size)
+            or _differ(before.best_ask, self.shown.best_ask)
+            or _differ(before.best_ask_size, self.shown.best_ask_size)
+        ):
+            self.quoted_at = now
+
+
+class _Market:
+    """What all_ticker says of one market."""
+
+    __slots__ = ("moves", "named")
+
+    def __init__(self, named: float) -> None:
+        self.moves = _Moves()
+        self.named = named  # when it was named last, in seconds of `Markets._heard`
+
 
 class Markets:
-    """The markets that all_ticker has named so far, up to `most`."""
+    """The markets that all_ticker has named so far, up to `most`, and the movements of these and others.
+
+    A market is seen to move by all_ticker, by its trades and by its ticker: what one of them shows, the
+    others have to push too. Its depth shows nothing: what changes may be far from the best prices.
+    """
 
     def __init__(self, most: int) -> None:
         self.left_out = False  # whether there were more
         self._most = most
         self._markets: dict[str, _Market] = {}  # by symbol; only grows
+        # What the trades and the ticker of a market show, by symbol; only grows, with what is subscribed to.
+        self._own: defaultdict[str, _Moves] = defaultdict(_Moves)
         self._session = ""  # that brought the last push
         self._taken_at: float | None = None  # when the last push came
         self._heard = 0.0  # for how many seconds all_ticker has been heard; longer pauses do not count
@@ -85,7 +124,7 @@ class Markets:
             market = self._markets[symbol]
             market.named = self._heard
             if symbol in watched:
-                _note_changes(market, _decode(named[symbol]), now)
+                market.moves.show(named[symbol], now)
         is_first, self._session = session != self._session, session
         if is_first and is_whole:
             self._listed = self._heard
@@ -101,31 +140,23 @@ class Markets:
         market = self._markets.get(symbol)
         return market is not None and (market.named < self._listed or self._heard - market.named >= _UNNAMED)
 
+    def note_trade(self, symbol: str, now: float) -> None:
+        """Note that trades of a market were pushed a moment ago, other than those of a list."""
+        self._own[symbol].traded_at = now
+
+    def note_ticker(self, symbol: str, value: bytes, now: float) -> None:
+        """Note the value of the last record of a market's ticker, which may be that of the last call."""
+        self._own[symbol].show(value, now)
+
     def moved_at(self, channel: str, symbol: str) -> float:
         """Return when a market was last seen to do what the channel has to push; -inf: never."""
-        market = self._markets.get(symbol)
-        if market is None:
-            return -inf
-        return market.traded_at if channel == "trades" else max(market.traded_at, market.quoted_at)
-
-
-def _note_changes(market: _Market, shown: _Shown, now: float) -> None:
-    before, market.shown = market.shown, shown
-    if before is None:
-        return
-    if (
-        _differ(before.last, shown.last)
-        or _differ(before.last_qty, shown.last_qty)
-        or _rose(before.base_volume_24h, shown.base_volume_24h)
-    ):
-        market.traded_at = now
-    if (
-        _differ(before.best_bid, shown.best_bid)
-        or _differ(before.best_bid_size, shown.best_bid_size)
-        or _differ(before.best_ask, shown.best_ask)
-        or _differ(before.best_ask_size, shown.best_ask_size)
-    ):
-        market.quoted_at = now
+        seen = [self._markets[symbol].moves] if symbol in self._markets else []
+        if symbol in self._own:
+            seen.append(self._own[symbol])
+        traded_at = max((moves.traded_at for moves in seen), default=-inf)
+        if channel == "trades":
+            return traded_at
+        return max((traded_at, *(moves.quoted_at for moves in seen)))
 
 
 def _differ(before: str | None, after: str | None) -> bool:

@@ -96,7 +96,8 @@ def normaliser(channel: str) -> Normaliser:
                 continue
             seq, time_us = series.next_seq(), _time_us(ticker.timestamp)
             record = TickerRecord(schema, session, seq, received_us, series.symbol, time_us, *figures)
-            records.append(Record(channel, series.key, encode(record), received_us))
+            series.shown = value = encode(record)
+            records.append(Record(channel, series.key, value, received_us))
             if time_us is not None and time_us > newest_us:
                 newest_us = time_us
         outcome.time_us = newest_us or None

@@ -1,4 +1,4 @@
-"""Which subscriptions bring nothing although their market moves; pure.
+"""Which subscriptions bring nothing although their market moves, and which show that it does; pure.
 
 Times are seconds of a monotonic clock.
 """
@@ -21,6 +21,30 @@ class _Suspect:
     since: float  # when the market moved for the first time
     counts: tuple[int, int]  # of records, and of lists or snapshots, as of the last look
     proof: float = inf  # when it moved so much later that its push must have come after `since`
+
+
+class Traded:
+    """Of which markets one session pushes trades, apart from those of lists, which were asked for.
+
+    Example: of A three records and a list have come. A second later there are five records, so A is traded.
+    Then there are 105 records and two lists: nobody knows whether one of the 100 was pushed by itself.
+    """
+
+    def __init__(self) -> None:
+        self._counts: dict[str, tuple[int, int]] = {}  # by symbol: of records and of lists, at the last look
+
+    def look(self, symbol: str, counts: tuple[int, int]) -> bool:
+        """Return whether trades of a market were pushed since the last look.
+
+        `counts`: how many records have come, and how many lists.
+        """
+        before = self._counts.get(symbol, counts)
+        self._counts[symbol] = counts
+        return counts[0] > before[0] and counts[1] == before[1]
+
+    def forget(self, symbol: str) -> None:
+        """Look at a market no longer."""
+        self._counts.pop(symbol, None)
 
 
 class Unheard:
@@ -74,8 +98,8 @@ class Unheard:
     ) -> list[Subscription]:
         """Return those that are silent from now on, each once.
 
-        `patience` is how long they may bring nothing, `margin` by how much all_ticker and their own pushes
-        may differ in time; both in seconds.
+        `patience` is how long they may bring nothing, `margin` by how much the pushes that show a movement
+        and their own may differ in time; both in seconds.
         """
         found = []
         for one, suspect in self._suspects.items():

@@ -199,8 +199,13 @@ class Connector:
             self.wanted.pop(channel, None)
         self.sessions.forget(channel, symbol)
 
+    def note_moves(self, markets: Markets, now: float) -> None:
+        """Note which markets move, as what its session pushes shows."""
+        if (feed := self.sessions.in_use) is not None:
+            feed.note_moves(markets, now)
+
     def look_at_markets(self, markets: Markets, now: float) -> None:
-        """Act on subscriptions that bring nothing although all_ticker shows their markets moving."""
+        """Act on subscriptions that bring nothing although their markets move."""
         if self.account is None and (feed := self.sessions.in_use):
             feed.look_at_markets(markets, self._config.stale_after, self._config.reply_timeout, now)
 

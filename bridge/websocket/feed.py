@@ -188,6 +188,11 @@ class Feed:
         self._confirmed.discard((channel, symbol))
         self._wake.set()
 
+    def note_moves(self, markets: Markets, now: float) -> None:
+        """Note which markets move, see `Silence.note_moves`."""
+        if not self.withheld:
+            self._silence.note_moves(self._confirmed, markets, now)
+
     def look_at_markets(self, markets: Markets, patience: float, margin: float, now: float) -> None:
         """Act on what brings nothing although its market moves, see `Silence.look_at_markets`."""
         if self.withheld or self.ended.done():

@@ -1,6 +1,6 @@
 """Notices confirmed subscriptions that bring nothing, has them requested again, and reports them.
 
-That is: no list or snapshot at their beginning, or no change although all_ticker shows their market moving.
+That is: no list or snapshot at their beginning, or no change although their market is seen to move.
 """
 
 from collections.abc import Iterable, Sequence
@@ -11,7 +11,7 @@ from bridge.channels.channel import Series, Source
 from bridge.channels.markets import Markets
 from bridge.exchange.events import CleanDue
 from bridge.exchange.session import Session
-from bridge.exchange.unheard import Unheard
+from bridge.exchange.unheard import Traded, Unheard
 from bridge.watch.events import Journal
 
 log = structlog.get_logger(__name__)
@@ -21,7 +21,7 @@ _Subscription = tuple[str, str]
 """A channel and a symbol."""
 
 NO_LIST = "no list or snapshot"
-UNHEARD = "no change pushed although all_ticker shows the market moving"
+UNHEARD = "no change pushed although the market moves"
 """The ways in which a subscription is silent."""
 
 
@@ -44,6 +44,7 @@ class Silence:
         self._at_request: dict[_Subscription, int] = {}
         # The same of those that did not come in time, until they are due for the last time.
         self._missing: dict[_Subscription, int] = {}
+        self._traded = Traded()
         self._unheard = Unheard()
         self._session = session
         self._source = source
@@ -67,6 +68,14 @@ class Silence:
                 self._report(due.channel, symbols)
             else:
                 self._request(due.channel, symbols, now)
+
+    def note_moves(self, subscriptions: Iterable[_Subscription], markets: Markets, now: float) -> None:
+        """Note which markets move, as these confirmed subscriptions show. To be called every second or so."""
+        for channel, symbol in subscriptions:
+            if channel == "trades" and self._traded.look(symbol, self._counts(channel, symbol)):
+                markets.note_trade(symbol, now)
+            elif channel == "ticker" and (value := self._series(channel, symbol).shown):
+                markets.note_ticker(symbol, value, now)
 
     def look_at_markets(
         self,
@@ -104,6 +113,8 @@ class Silence:
         self.silent.pop((channel, symbol), None)
         self._missing.pop((channel, symbol), None)
         self._unheard.forget((channel, symbol))
+        if channel == "trades":
+            self._traded.forget(symbol)
 
     def _counts(self, channel: str, symbol: str) -> tuple[int, int]:
         """Return how many records have come of a subscription, and how many lists or snapshots.

@@ -4,6 +4,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from bridge.simulator.dialects import CAP, DOCUMENTED, parse_dialect
 from bridge.simulator.market import symbol_names
 from tests.support.consumers import read_topic
 from tests.support.exchange import ExchangeThread
@@ -91,12 +94,16 @@ def test_markets_that_cannot_be_subscribed_to_cost_few_requests_and_are_forgotte
             assert bridge.stop() == 0
 
 
-def test_a_market_that_falls_silent_while_all_ticker_shows_it_moving_is_reported_until_it_speaks(
-    kafka: Broker, prefix: str, tmp_path: Path
+@pytest.mark.parametrize("all_ticker", [True, False])
+def test_a_market_that_falls_silent_while_tickers_show_it_moving_is_reported_until_it_speaks(
+    kafka: Broker, prefix: str, tmp_path: Path, all_ticker: bool
 ) -> None:
+    """Shown by all_ticker, or by the ticker of the market."""
     quick = {"stale_after": 6.0, "reply_timeout": 2.0, "ping_interval": 1.0}
     with ExchangeThread(symbols=SYMBOLS, rate=60) as exchange:
-        settings = config(exchange.url, kafka, prefix, {"exchange": quick, "kafka": {"partitions": 1}})
+        shown = {"all_ticker": True, "ticker": []} if all_ticker else {"all_ticker": False}
+        sections = {"exchange": quick, "channels": shown, "kafka": {"partitions": 1}}
+        settings = config(exchange.url, kafka, prefix, sections)
         with RunningBridge(tmp_path, settings) as bridge:
             bridge.wait_ready(PATIENCE)
             before = exchange.simulator.subscribes
@@ -104,16 +111,43 @@ def test_a_market_that_falls_silent_while_all_ticker_shows_it_moving_is_reported
             eventually(lambda: subscriptions(bridge, "silent") == 2, PATIENCE, "silent subscriptions")
             (cause,) = bridge.ready()[1]["degraded"]["silent"]
             assert cause["number"] == 2
-            assert cause["cause"] == "no change pushed although all_ticker shows the market moving"
+            assert cause["cause"] == "no change pushed although the market moves"
             eventually(lambda: exchange.simulator.subscribes >= before + 2, PATIENCE, "other requests")
             assert bridge.metric("connected") == 1
             assert bridge.metric("reconnects_total") == 0
             exchange.call(partial(exchange.simulator.hush, ""))
             eventually(lambda: subscriptions(bridge, "silent") == 0, PATIENCE, "that they speak")
             assert bridge.stop() == 0
-    events = [one.json for one in read_topic(kafka.bootstrap, f"{prefix}.events.v1")]
-    silent = [one for one in events if one["event"] == "subscription_silent"]
-    assert {(one["channel"], one["symbol"]) for one in silent} == {
-        ("trades", "ETH_USDT"),
-        ("depth", "ETH_USDT"),
+    assert silent_ones(kafka, prefix) == {("trades", "ETH_USDT"), ("depth", "ETH_USDT")}
+
+
+def test_tickers_that_are_silent_over_a_cap_of_subscriptions_are_noticed_by_trades(
+    kafka: Broker, prefix: str, tmp_path: Path
+) -> None:
+    quick = {"stale_after": 1.0, "reply_timeout": 2.0, "ping_interval": 1.0, "reconnect_max": 2.0}
+    symbols = symbol_names(CAP - 4)
+    silent = symbols[4:]  # trades come first
+    channels = {"trades": symbols, "depth": [], "ticker": symbols, "all_ticker": False}
+    sections: dict[str, dict[str, Any]] = {
+        "exchange": quick,
+        "channels": channels,
+        "kafka": {"partitions": 1},
     }
+    with (
+        ExchangeThread(symbols=symbols, rate=200, dialect=parse_dialect("thirty_subscriptions")) as exchange,
+        RunningBridge(tmp_path, config(exchange.url, kafka, prefix, sections)) as bridge,
+    ):
+        bridge.wait_ready(PATIENCE)
+        assert subscriptions(bridge, "confirmed") == 2 * len(symbols)
+        eventually(lambda: subscriptions(bridge, "silent") == len(silent), PATIENCE, "silent tickers")
+        exchange.call(exchange.simulator.become, DOCUMENTED)
+        eventually(lambda: subscriptions(bridge, "silent") == 0, PATIENCE, "that they speak")
+        assert bridge.metric("reconnects_total") == 0
+        assert bridge.stop() == 0
+    assert silent_ones(kafka, prefix) == {("ticker", symbol) for symbol in silent}
+
+
+def silent_ones(kafka: Broker, prefix: str) -> set[tuple[str, str]]:
+    """Return channel and symbol of the subscriptions that were reported as silent."""
+    events = [one.json for one in read_topic(kafka.bootstrap, f"{prefix}.events.v1")]
+    return {(one["channel"], one["symbol"]) for one in events if one["event"] == "subscription_silent"}

@@ -144,3 +144,42 @@ def test_markets_that_are_not_watched_are_known_and_not_looked_at_closely() -> N
     assert scene.markets.moved_at("trades", "A") == -math.inf  # there is nothing to compare it with
     scene.push("A", last="4")
     assert scene.markets.moved_at("trades", "A") == scene.now
+
+
+def test_a_market_moves_when_its_own_trades_come() -> None:
+    """Whether all_ticker names it or not."""
+    scene = Scene()
+    scene.push("A", last="1")
+    for symbol in ("A", "B"):
+        scene.markets.note_trade(symbol, 2000.0)
+        for channel in ("trades", "depth", "ticker"):
+            assert scene.markets.moved_at(channel, symbol) == 2000.0
+
+
+def test_a_market_moves_when_its_own_ticker_shows_it() -> None:
+    scene = Scene()
+    for now, figures in (
+        (1.0, {"last": "1", "best_bid": "1"}),
+        (2.0, {"last": "1", "best_bid": "2"}),
+        (3.0, {"last": "2", "best_bid": "2"}),
+    ):
+        scene.markets.note_ticker("A", ticker("A", **figures).value, now)
+    assert scene.markets.moved_at("trades", "A") == 3.0
+    scene.markets.note_ticker("A", ticker("A", last="2", best_bid="3").value, 4.0)
+    assert scene.markets.moved_at("trades", "A") == 3.0
+    assert scene.markets.moved_at("depth", "A") == 4.0
+
+
+def test_a_first_ticker_shows_no_movement() -> None:
+    scene = Scene()
+    scene.markets.note_ticker("A", ticker("A", last="1", best_bid="1").value, 1.0)
+    assert scene.markets.moved_at("ticker", "A") == -math.inf
+
+
+def test_two_channels_that_lag_behind_each_other_show_no_movement() -> None:
+    """Each is compared with what itself has shown before."""
+    scene = Scene()
+    scene.push("A", last="1", best_bid="1")
+    scene.markets.note_ticker("A", ticker("A", last="2", best_bid="2").value, 1.0)
+    scene.push("A", last="1", best_bid="1")
+    assert scene.markets.moved_at("ticker", "A") == -math.inf

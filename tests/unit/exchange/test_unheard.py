@@ -2,7 +2,7 @@
 
 import pytest
 
-from bridge.exchange.unheard import Subscription, Unheard
+from bridge.exchange.unheard import Subscription, Traded, Unheard
 
 PATIENCE, MARGIN = 120.0, 10.0
 TRADES, DEPTH, TICKER = ("trades", "A"), ("depth", "A"), ("ticker", "A")
@@ -132,3 +132,30 @@ def test_what_is_forgotten_is_not_silent() -> None:
     scene.wait(200, moves=True)
     scene.unheard.forget(TRADES)
     assert scene.unheard.silent == set()
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "traded"),
+    [
+        ((3, 1), (5, 1), True),
+        ((0, 0), (1, 0), True),
+        ((3, 1), (3, 1), False),
+        ((3, 1), (103, 2), False),  # a list: which of them were pushed by themselves?
+        ((3, 1), (3, 2), False),
+        ((3, 1), (5, 0), False),  # something was lost
+    ],
+)
+def test_a_market_is_traded_when_trades_come_other_than_those_of_a_list(
+    before: tuple[int, int], after: tuple[int, int], traded: bool
+) -> None:
+    looks = Traded()
+    assert not looks.look("A", before)
+    assert looks.look("A", after) is traded
+    assert not looks.look("A", after)
+
+
+def test_what_came_before_the_first_look_shows_nothing() -> None:
+    looks = Traded()
+    assert not looks.look("A", (100, 1))
+    looks.forget("A")
+    assert not looks.look("A", (200, 1))
