@@ -1,5 +1,7 @@
 """Runs the real command in a separate process."""
 
+import contextlib
+import http.client
 import json
 import os
 import signal
@@ -24,6 +26,7 @@ CURRENCIES = ["BTC", "ETH", "LTC", "USDT"]
 ACCOUNTS = {"key": "s3cr3t-s3cr3t"}
 
 _STOP = 90.0  # seconds, on a busy machine
+_REQUESTS = 3  # to an endpoint, before one that is not answered counts
 
 
 def config(
@@ -185,7 +188,17 @@ class RunningBridge(Command):
 
 
 def fetch(port: int, path: str) -> tuple[int, str]:
-    """Return the status and text of an endpoint on this machine; 0 and "" if nothing listens."""
+    """Return the status and text of an endpoint on this machine; 0 and "" if nothing listens.
+
+    A request has only so many seconds, which may be too few on a busy machine: then it is made again.
+    """
+    for _ in range(_REQUESTS):
+        with contextlib.suppress(http.client.RemoteDisconnected):
+            return _fetch_once(port, path)
+    return _fetch_once(port, path)
+
+
+def _fetch_once(port: int, path: str) -> tuple[int, str]:
     try:
         with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=60) as answer:
             return answer.status, answer.read().decode()
