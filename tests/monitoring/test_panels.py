@@ -7,6 +7,7 @@ from typing import NamedTuple
 import pytest
 import yaml
 
+from tests.monitoring.rules import ALERTS
 from tests.monitoring.test_alerts import promtool
 from tests.monitoring.test_live import PANELS, SELECTIONS, substituted
 
@@ -142,8 +143,6 @@ def test_a_panel_shows_what_the_alert_would_report(name: str, tmp_path: Path) ->
 
 @pytest.mark.parametrize("title", ["Exchange lag", "Delivery lag"])
 def test_a_panel_turns_red_at_the_threshold_of_the_alert(title: str) -> None:
-    rules = Path(__file__).parents[2] / "helm" / "digifinex-bridge" / "rules" / "digifinex-bridge.yaml"
-    alerts = {rule["alert"]: rule for rule in yaml.safe_load(rules.read_text())["groups"][0]["rules"]}
-    limit = alerts[f"DigiFinexBridge{title.title().replace(' ', '')}High"]["expr"].split(">")[-1]
+    limit = ALERTS[f"DigiFinexBridge{title.title().replace(' ', '')}High"]["expr"].split(">")[-1]
     steps = PANELS[title]["fieldConfig"]["defaults"]["thresholds"]["steps"]
     assert json.loads(limit) == next(step["value"] for step in steps if step["color"] == "red")
