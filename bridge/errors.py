@@ -10,7 +10,8 @@
     ├── BrokerError            Kafka is not set up as the bridge requires
     │   ├── TopicError         a topic does not match the configuration
     │   └── ShardLost          another replica serves the shard
-    └── SpoolFull              the spool has reached its maximum size
+    ├── SpoolFull              the spool has reached its maximum size
+    └── NotARecord             a Kafka message is not a record, for users of `bridge.consumer`
 
 Exceptions of libraries (`OSError`, aiokafka's `KafkaError`, websockets' `WebSocketException`) are not
 wrapped; they are handled where the library is called. `AclMissing` and `NoController`, of bridge.kafka, are
@@ -77,3 +78,7 @@ class ShardLost(BrokerError):
 
 class SpoolFull(BridgeError):
     """The spool has reached its maximum size."""
+
+
+class NotARecord(BridgeError):
+    """A Kafka message is not a record of a version that is known; the message says why."""

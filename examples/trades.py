@@ -1,9 +1,10 @@
 """Print every trade and report missing records: `python trades.py HOST:PORT`."""
 
-import json
 import sys
 
 from confluent_kafka import Consumer, KafkaException
+
+from bridge.consumer import Continuity, Trade, decode
 
 consumer = Consumer(
     {
@@ -14,11 +15,7 @@ consumer = Consumer(
     }
 )
 consumer.subscribe(["digifinex.trades.v1"])
-
-# For each symbol: the session of its last record, and the seq that has to follow.
-expected: dict[str, tuple[str, int]] = {}
-# For each partition: the offset of its last record.
-last_offset: dict[int | None, int] = {}
+continuity = Continuity()
 
 try:
     while True:
@@ -27,23 +24,15 @@ try:
             continue
         if (error := message.error()) is not None:
             raise KafkaException(error)
-        # A consumer that rejoins its group reads some records again: skip those.
-        partition, offset = message.partition(), message.offset() or 0
-        if offset <= last_offset.get(partition, -1):
+        trade = decode(message.topic() or "", message.value() or b"")
+        assert isinstance(trade, Trade)
+
+        check = continuity.check(trade)
+        if check.repeated:
             continue
-        last_offset[partition] = offset
-
-        trade = json.loads(message.value() or b"")
-        symbol, session, seq = trade["symbol"], trade["session"], trade["seq"]
-        if symbol in expected:
-            last_session, next_seq = expected[symbol]
-            expected_seq = next_seq if session == last_session else 0
-            if seq != expected_seq:
-                print(f"{symbol}: expected seq {expected_seq}, got {seq}", flush=True)
-        expected[symbol] = session, seq + 1
-
-        figures = (trade[name] for name in ("id", "side", "price", "amount"))
-        print(symbol, *figures, flush=True)
+        if check.missing:
+            print(trade.symbol, "expected seq", check.missing[0], "got", trade.seq)
+        print(trade.symbol, trade.id, trade.side, trade.price, trade.amount, flush=True)
 except KeyboardInterrupt:
     pass
 finally:

@@ -4,6 +4,7 @@ The tests named in `TESTED_ELSEWHERE` do the same for the other documents; tests
 what needs no Kafka: links, and the names of tests, files and configuration keys.
 """
 
+import asyncio
 import base64
 import json
 import os
@@ -19,9 +20,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from aiokafka import AIOKafkaConsumer
+from confluent_kafka import Consumer
 
 from bridge.channels import CHANNELS
 from bridge.config import load
+from bridge.consumer import decode
 from bridge.records import DEADLETTER, EVENTS, Record
 from tests.support.kafka_broker import JARS, Broker, free_ports
 from tests.support.process import ROOT
@@ -72,6 +76,7 @@ class StandIn(NamedTuple):
 
 TRADE = r"^[A-Z]+_USDT \d+ (buy|sell) \d+\.\d+ \d+\.\d+$"
 TRADE_RECORD = r'^[A-Z]+_USDT \{"schema":"digifinex.trades.v1",'
+BEST = r"^BTC_USDT bid \d+\.\d+ ask \d+\.\d+$"
 KCAT = "kcat -b localhost:9092 -C {}-t digifinex.{}.v1 -X isolation.level=read_committed"
 READYZ = "curl -s localhost:9464/readyz"
 RUN = "digifinex-bridge run --config bridge.toml"
@@ -104,7 +109,7 @@ STEPS: Sequence[tuple[str, Prints | Streams | Stays | StandIn]] = [
 COMMANDS: Mapping[str, Prints | Streams] = {
     KCAT.format("-e ", "trades") + r" -f '%k %s\n'": Prints(TRADE_RECORD),
     PYTHON: Streams(TRADE),
-    "python examples/books.py localhost:9092": Streams(r"^BTC_USDT bid \d+\.\d+ ask \d+\.\d+$"),
+    "python examples/books.py localhost:9092": Streams(BEST),
 }
 ELSEWHERE = {
     "make demo": "test_the_demo_ends_with_equal_counts",
@@ -215,6 +220,15 @@ class Running(NamedTuple):
 
         eventually(there, SECONDS, f"{pattern} in {self.output}")
 
+    def lines(self, pattern: str, number: int) -> list[str]:
+        """Wait for so many lines of this kind, and return them."""
+
+        def found() -> list[str]:
+            return re.findall(pattern, self.output.read_text(), re.MULTILINE)[:number]
+
+        eventually(lambda: len(found()) == number, SECONDS, f"{number} times {pattern} in {self.output}")
+        return found()
+
 
 @pytest.fixture(scope="module")
 def tour(kafka: Broker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tour]:
@@ -301,6 +315,57 @@ def test_the_java_consumer_prints_records(tour: Tour) -> None:
         pass
 
 
+def test_the_books_in_java_and_in_python_are_the_same(tour: Tour) -> None:
+    """Both read from the beginning, so they print the same lines for a market."""
+    printed = []
+    for command in (
+        "python examples/books.py localhost:9092",
+        f"java -XX:TieredStopAtLevel=1 -cp '{JARS}/*' examples/Books.java localhost:9092",
+    ):
+        with tour.running(command, BEST) as books:
+            printed.append(books.lines(BEST, 100))
+    assert printed[0] == printed[1]
+
+
+async def first_by_aiokafka(bootstrap: str, topic: str) -> object:
+    """Return the first message of a topic, as aiokafka has it."""
+    async with AIOKafkaConsumer(
+        topic, bootstrap_servers=bootstrap, auto_offset_reset="earliest", isolation_level="read_committed"
+    ) as consumer:
+        return await consumer.getone()
+
+
+def first_by_confluent_kafka(bootstrap: str, topic: str) -> object:
+    """Return the first message of a topic, as confluent-kafka has it."""
+    consumer = Consumer({"bootstrap.servers": bootstrap, "group.id": "g", "auto.offset.reset": "earliest"})
+    consumer.subscribe([topic])
+    try:
+        message = consumer.poll(SECONDS)
+        assert message is not None
+        assert message.error() is None
+        return message
+    finally:
+        consumer.close()
+
+
+def test_records_are_decoded_as_shown_for_each_client(tour: Tour) -> None:
+    bootstrap = tour.here("localhost:9092")
+    shown_for = dict(
+        re.findall(r"^\| ([\w, -]+) \| `(decode\(.*\))` \|$", CONSUMING.read_text(), re.MULTILINE)
+    )
+    for topic in ("digifinex.trades.v1", "digifinex.depth.v1", "digifinex.events.v1"):
+        messages = {
+            "confluent-kafka": first_by_confluent_kafka(bootstrap, topic),
+            "aiokafka, kafka-python": asyncio.run(first_by_aiokafka(bootstrap, topic)),
+        }
+        assert messages.keys() == shown_for.keys()
+        found = [
+            eval(shown_for[client], {"decode": decode, "message": messages[client]}) for client in messages
+        ]
+        assert found[0] == found[1]
+        assert found[0].schema == topic
+
+
 def test_the_demo_ends_with_equal_counts() -> None:
     assert 'make demo ARGS="--seconds 15"' in README.read_text()
     done = subprocess.run(
@@ -380,7 +445,7 @@ def test_an_example_that_is_shown_is_the_file(document: Path, language: str, nam
 
 
 def test_the_frame_of_a_dead_letter_is_read_as_shown() -> None:
-    (snippet,) = blocks(CONSUMING, "python")
+    (snippet,) = (text for text in blocks(CONSUMING, "python") if "frame_base64" in text)
     for content in (b'{"method": "x"}', zlib.compress(b'{"method": "x"}')):
         names = {
             "base64": base64,

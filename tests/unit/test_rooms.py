@@ -18,7 +18,7 @@ ALMOST_PURE = {"bridge.plan"}  # it reads the configuration
 PURE_MODULES = {
     f"bridge.{name}" for name in ("records", "ledger", "allowance", "backoff", "partitioner", "errors")
 }
-PURE_FOLDERS = ("bridge.channels", "bridge.exchange", "bridge.books")
+PURE_FOLDERS = ("bridge.channels", "bridge.exchange", "bridge.books", "bridge.consumer")
 IO_LIBRARIES = {"aiokafka", "websockets", "asyncio", "uvloop", "socket", "ssl", "threading"}
 
 MOST_PARAMETERS = 6

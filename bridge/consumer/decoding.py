@@ -1,0 +1,33 @@
+"""Decodes the messages of all topics."""
+
+import msgspec
+
+from bridge.consumer.records import RECORDS, Record
+from bridge.errors import NotARecord
+
+_VERSION = "v1"
+
+# A registry's framing in front of the JSON: a zero byte, and 4 bytes that number the schema there.
+_MAGIC = b"\x00"
+_PREFIX_BYTES = 5
+
+_decoders = {name: msgspec.json.Decoder(record) for name, record in RECORDS.items()}
+
+
+def decode(topic: str, value: bytes) -> Record:
+    """Return the record in a message of this topic; its prefix does not matter.
+
+    `value` may be the JSON alone, also where a header names the schema (`schema_registry.framing` "none" and
+    "header"), or with the prefix of a schema registry in front of it ("confluent").
+
+    Raises:
+        NotARecord: the topic is not one of records in v1, or the value is not a record of that topic.
+    """
+    _, _, name = topic.removesuffix(f".{_VERSION}").rpartition(".")
+    decoder = _decoders.get(name) if topic.endswith(f".{_VERSION}") else None
+    if decoder is None:
+        raise NotARecord(f"{topic} is not a topic of records in {_VERSION}")
+    try:
+        return decoder.decode(value[_PREFIX_BYTES:] if value[:1] == _MAGIC else value)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise NotARecord(f"a message on {topic} is not a record: {error}") from error
