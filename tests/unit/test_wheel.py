@@ -68,4 +68,4 @@ def test_the_schemas_in_the_wheel_equal_those_of_the_tree(wheel: ZipFile) -> Non
 
 def test_the_wheel_installs_the_command(wheel: ZipFile) -> None:
     (name,) = (one for one in wheel.namelist() if one.endswith(".dist-info/entry_points.txt"))
-    assert "digifinex-bridge = bridge.cli:main" in wheel.read(name).decode()
+    assert "digifinex-bridge = bridge.__main__:main" in wheel.read(name).decode()
