@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import socket
+import time
 import uuid
 from collections.abc import Coroutine, Mapping
 from contextlib import AsyncExitStack
@@ -22,7 +23,8 @@ from bridge.kafka.leases import Leases
 from bridge.kafka.topics import Topic, prepare
 from bridge.records import STATE
 from bridge.shard import Replica, Shard
-from bridge.spool.health import AT_THE_START, SpoolHealth, trouble_of
+from bridge.spool.finding import left_behind
+from bridge.spool.health import AT_THE_START, SpoolHealth, Trouble, trouble_of
 from bridge.stopping import STOP
 from bridge.watch import logs
 from bridge.watch.endpoints import PATHS, STATUS, Endpoints
@@ -61,7 +63,10 @@ class Bridge:
         self._buffers = Buffers(config.exchange.max_buffered_bytes, config.exchange.max_frame_bytes)
         self._confidential = Confidential(account.credentials() for account in config.accounts)
         # None: no spool is configured. The bridge takes no shard before it was writable once.
-        self._spool = _spool_health(config)
+        self._spool = SpoolHealth(self._look_at_spool) if config.spool.max_bytes else None
+        # Since when records of an earlier process wait on disk, in µs since the epoch, by shard, until it is
+        # taken over. None until it is known, which a disk that hangs may delay.
+        self._left: dict[int, int] | None = None
         self._started = False  # whether it was, and the topics are prepared
         # Why the topics are not prepared yet, for /readyz; None once they are.
         self._trouble: str | None = f"no response from {config.kafka.bootstrap_servers} yet"
@@ -73,6 +78,7 @@ class Bridge:
         self._spooled = 0
         self._lost = 0
         gauges.register(self.metrics, config, self._shards)
+        self.metrics.gauge("oldest_pending_seconds").read = self._oldest_pending
         self.metrics.gauge("ready").read = lambda: 1 if self.readiness().ready else 0
         self.metrics.gauge("spool_writable").read = lambda: 0 if self._spool_trouble() else 1
 
@@ -246,6 +252,7 @@ class Bridge:
             finally:
                 owned.value = 0
                 del self._shards[number]
+                (self._left or {}).pop(number, None)
             if shard.failed:
                 self.failed = True
                 self.stop.set()
@@ -262,6 +269,28 @@ class Bridge:
         if self._spool.trouble is not None:
             return self._spool.trouble.words
         return next(filter(None, (shard.overflow.trouble for shard in self._shards.values())), None)
+
+    def _look_at_spool(self) -> Trouble | None:
+        """Return what is wrong with the spool; the first time, find out what is in it. Runs in a thread."""
+        kafka = self._config.kafka
+        about = self._config.spool.dir, kafka.topic_prefix, range(kafka.shards)
+        if self._left is None:
+            self._left = left_behind(*about)
+        return trouble_of(*about)
+
+    def _oldest_pending(self) -> float:
+        """Return the age of the oldest record that is not on Kafka, 0 if all are.
+
+        Until the group has assigned the shards, what lies in the spools may be of any of them.
+        """
+        mine = self._leases.shards if self._leases else None
+        taken_over = {number: shard for number, shard in self._shards.items() if shard.is_taken_over}
+        times = [shard.queues.oldest_us for shard in taken_over.values()]
+        for number, since_us in (self._left or {}).items():
+            if number not in taken_over and (mine is None or number in mine):
+                times.append(since_us)
+        oldest_us = min((us for us in times if us is not None), default=None)
+        return 0.0 if oldest_us is None else max(0.0, time.time() - oldest_us / 1e6)
 
 
 async def run(config: Config, lines: Stderr | None = None) -> int:
@@ -302,13 +331,6 @@ async def _run(config: Config, bridge: Bridge) -> int:
         return 1
     log.info("stopped" if spooled or lost else "stopped, all received records are on Kafka")
     return 0
-
-
-def _spool_health(config: Config) -> SpoolHealth | None:
-    if not config.spool.max_bytes:
-        return None
-    shards = range(config.kafka.shards)
-    return SpoolHealth(partial(trouble_of, config.spool.dir, config.kafka.topic_prefix, shards))
 
 
 def _endpoints(config: HttpConfig, bridge: Bridge) -> list[Endpoints]:

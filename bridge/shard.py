@@ -161,6 +161,11 @@ class Shard:
             self._over.set()
 
     @property
+    def is_taken_over(self) -> bool:
+        """Whether its state was read, and with it what an earlier process has spooled."""
+        return self._sink.taken_over.is_set()
+
+    @property
     def held_bytes(self) -> int:
         """Bytes that were read from the exchange and are not in the queues yet."""
         return sum(connector.held_bytes for connector in self._connectors)

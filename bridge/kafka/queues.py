@@ -110,6 +110,17 @@ class Queues:
         return Unsaved(public, other)
 
     @property
+    def oldest_us(self) -> int | None:
+        """When the oldest pending record was received, in memory or on disk; None if none is pending.
+
+        The records of a partition are in order of reception, and those on disk were received after those in
+        memory, which has the front of the spool.
+        """
+        firsts = (partition.sent or partition.queued for partition in self.places.values())
+        oldest = min((records[0].time_us for records in firsts if records), default=None)
+        return self._overflow.waiting_since_us if oldest is None else oldest
+
+    @property
     def spool_is_read(self) -> bool:
         """Whether no records wait behind those in memory."""
         return not self._overflow.waiting

@@ -2,10 +2,12 @@
 
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from pathlib import Path
 from typing import NamedTuple
 
-from bridge.spool.folder import Folder
+from bridge.spool.folder import SEGMENT, Folder, folder_of, open_segment
 from bridge.spool.segment import MOST_BLOCK, MOST_HEADER, Offsets, header_in
 
 SEGMENT_BYTES = 16 * 1024 * 1024
@@ -15,13 +17,16 @@ _MOST_SEGMENT = MOST_HEADER + SEGMENT_BYTES + MOST_BLOCK  # the largest that can
 
 
 class Found(NamedTuple):
-    """A segment: its name, its spool's id, first offsets, bytes, and last change in µs since the epoch."""
+    """A segment: its name, its spool's id, first offsets and bytes.
+
+    Its records were received at `oldest_us` or later, in µs since the epoch.
+    """
 
     name: str
     spool: str
     base: Offsets
     size: int
-    changed_us: int
+    oldest_us: int
 
 
 def segments_in(folder: Folder, known: str | None, damage: list[str]) -> list[Found]:
@@ -59,4 +64,23 @@ def _readable(folder: Folder, damage: list[str]) -> Iterator[Found]:
             why = "has no header" if about.st_size <= _MOST_SEGMENT else "is too large"
             damage.append(f"{name} {why}")
             continue
-        yield Found(name, header.spool, header.base, about.st_size, about.st_mtime_ns // 1000)
+        oldest_us = header.oldest_us or about.st_mtime_ns // 1000
+        yield Found(name, header.spool, header.base, about.st_size, oldest_us)
+
+
+def left_behind(directory: Path, topic_prefix: str, shards: Iterable[int]) -> dict[int, int]:
+    """Return since when records wait in the spools of shards, before these are taken over, by shard.
+
+    In µs since the epoch. It reads one header of each, and decides nothing: that is up to the takeover.
+    """
+    found = {}
+    for shard in shards:
+        folder = folder_of(directory, topic_prefix, shard)
+        with suppress(OSError):
+            if names := sorted(path.name for path in folder.iterdir() if SEGMENT.fullmatch(path.name)):
+                with open_segment(folder / names[0]) as file:
+                    header = header_in(file)
+                    changed_us = os.fstat(file.fileno()).st_mtime_ns // 1000
+                if header is not None:
+                    found[shard] = header.oldest_us or changed_us
+    return found

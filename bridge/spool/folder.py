@@ -25,7 +25,9 @@ LOCK = "lock"
 PROBE = "probe-"
 """What the name of a file begins with that is there for a moment only, to find out whether it can be."""
 
-_SEGMENT = re.compile(r"[0-9]{12}\.spool", re.ASCII)
+SEGMENT = re.compile(r"[0-9]{12}\.spool", re.ASCII)
+"""The name of a segment."""
+
 _LAST = 999_999_999_999  # the highest number that a segment's name has room for
 # A FIFO must not block, a link must not lead elsewhere, and a child process must not inherit a descriptor.
 _SAFELY = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -35,6 +37,19 @@ _NAMED = 5  # files that one log line names at most
 def folder_of(directory: Path, topic_prefix: str, shard: int) -> Path:
     """Return the folder of a shard's spool: below the configured directory, each shard has its own."""
     return directory / f"{topic_prefix}-{shard}"
+
+
+def open_segment(path: Path) -> BinaryIO:
+    """Open a segment of a folder that is not opened, for a look that decides nothing.
+
+    Raises:
+        OSError: it is gone, or no regular file.
+    """
+    file = os.open(path, os.O_RDONLY | _SAFELY)
+    if not stat.S_ISREG(os.fstat(file).st_mode):
+        os.close(file)
+        raise OSError(f"{path} is not a regular file")
+    return os.fdopen(file, "rb")
 
 
 class Folder:
@@ -230,7 +245,7 @@ class Folder:
                     about = entry.stat(follow_symlinks=False)
                 except OSError:
                     continue  # it was deleted meanwhile
-                if not _SEGMENT.fullmatch(entry.name):
+                if not SEGMENT.fullmatch(entry.name):
                     others["not the name of a segment"].add(entry.name)
                 elif why := self._objection(about):
                     others[why].add(entry.name)

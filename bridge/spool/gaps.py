@@ -1,9 +1,10 @@
-"""Gaps in trades caused by damage to a spool, each between two trades of a symbol; pure."""
+"""Gaps in trades caused by damage to a spool, each between two trades of a symbol."""
 
 from typing import NamedTuple
 
 from bridge.ledger import Watermark, Watermarks
-from bridge.records import Record
+from bridge.records import Record, session_of
+from bridge.watch.events import About
 
 
 class LostTrades(NamedTuple):
@@ -48,3 +49,25 @@ class Gaps:
         """Return the gaps that were closed since the last call."""
         closed, self._closed = self._closed, []
         return closed
+
+
+def gap(lost: LostTrades) -> About:
+    """Return the fields of the event that reports lost trades."""
+    # What was open in front of the damage may have been reported in the part that is lost.
+    open_before = lost.after.open.stretches
+    after_id, after_us = open_before[0][:2] if open_before else lost.after.last
+    about: About = {
+        "channel": "trades",
+        "symbol": lost.symbol.decode(errors="backslashreplace"),
+        "cause": "spool_damaged",
+        "detail": "the spool was damaged",
+        "after_id": after_id,
+        "after_us": after_us,
+        "filled": 0,
+    }
+    if lost.before is not None and lost.before.mark is not None:
+        before_id, before_us, _, _ = lost.before.mark
+        if before_id is not None:
+            about["session"] = session_of(lost.before)
+            about["before_id"], about["before_us"] = before_id, before_us
+    return about

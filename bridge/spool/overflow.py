@@ -13,11 +13,12 @@ from typing import TypeAlias
 
 import msgspec
 import structlog
+from msgspec.structs import replace
 
 from bridge.errors import SpoolFull
 from bridge.ledger import Watermark, advanced, newest
-from bridge.records import EVENTS, Kind, Record, schema_of, session_of
-from bridge.spool.gaps import LostTrades
+from bridge.records import EVENTS, Kind, Record, schema_of
+from bridge.spool.gaps import gap
 from bridge.spool.progress import (
     Backlog,
     Owner,
@@ -99,6 +100,16 @@ class Overflow:
         return self._held[0][1].time_us if self._held else None
 
     @property
+    def waiting_since_us(self) -> int | None:
+        """When the oldest waiting record was received, as exactly as that is known; None if none waits.
+
+        Of the spool of an earlier process that is the beginning of its oldest segment, until memory has that.
+        """
+        if self._spool is not None and self._spool.unread:
+            return self._spool.oldest_us
+        return self._held[0][1].time_us if self._held else None
+
+    @property
     def watermarks(self) -> Mapping[bytes, Watermark]:
         """The watermarks as they will be when all of the spool is on Kafka."""
         return self._spool.watermarks if self._spool and self._spool.header else self._on_kafka
@@ -148,7 +159,9 @@ class Overflow:
             committed = spool.end | {one.place: first_unsent(one, begins[one.place]) for one in backlogs}
         try:
             name = spool.header.spool if spool.header else uuid.uuid4().hex
-            spool.begin(self._header(name, watermarks, settled, transaction, committed))
+            header = self._header(name, watermarks, settled, transaction, committed)
+            oldest_us = min((one.records[0].time_us for one in backlogs if one.records), default=_now_us())
+            spool.begin(replace(header, oldest_us=max(0, oldest_us)))
             for one in _events_first(backlogs):
                 for first in range(len(one.spooled), len(one.records), _BLOCK):
                     spool.append([(one.place, record) for record in one.records[first : first + _BLOCK]])
@@ -293,13 +306,14 @@ class Overflow:
             settled=settled,
             transaction=transaction,
             committed=committed,
+            oldest_us=_now_us(),
         )
 
     def _report_lost(self, previous: Owner) -> None:
         """Report that the previous owner ended without having delivered all that it had received."""
         about: About = {
             "detail": f"{previous.replica} ended without delivering all that it had received",
-            "before_us": time.time_ns() // 1000,
+            "before_us": _now_us(),
         }
         if previous.saved_us:
             about["after_us"] = previous.saved_us
@@ -319,29 +333,12 @@ class Overflow:
         for damage in self._spool.damage():
             log.error("spool damaged", shard=self._shard, detail=damage)
             self._events.append(("spool_damaged", {"detail": damage}))
-        self._events += [("gap", _gap(lost)) for lost in self._spool.lost_trades()]
+        self._events += [("gap", gap(lost)) for lost in self._spool.lost_trades()]
+
+
+def _now_us() -> int:
+    return time.time_ns() // 1000
 
 
 def _events_first(backlogs: Iterable[Backlog]) -> list[Backlog]:
     return sorted(backlogs, key=lambda one: not one.records or schema_of(one.records[0].channel) != EVENTS)
-
-
-def _gap(lost: LostTrades) -> About:
-    # What was open in front of the damage may have been reported in the part that is lost.
-    open_before = lost.after.open.stretches
-    after_id, after_us = open_before[0][:2] if open_before else lost.after.last
-    about: About = {
-        "channel": "trades",
-        "symbol": lost.symbol.decode(errors="backslashreplace"),
-        "cause": "spool_damaged",
-        "detail": "the spool was damaged",
-        "after_id": after_id,
-        "after_us": after_us,
-        "filled": 0,
-    }
-    if lost.before is not None and lost.before.mark is not None:
-        before_id, before_us, _, _ = lost.before.mark
-        if before_id is not None:
-            about["session"] = session_of(lost.before)
-            about["before_id"], about["before_us"] = before_id, before_us
-    return about

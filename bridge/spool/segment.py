@@ -48,7 +48,8 @@ class Header(msgspec.Struct, frozen=True):
     `spool` is the spool's id. `replica` wrote the segment; `predecessor` is the last commit of the replica
     that served the shard before it. Kafka had everything below `settled` when this was written, and has
     everything below `committed` if `transaction` is the last one that was committed. `watermarks` result from
-    all earlier segments; `base` are the offsets at which this one begins.
+    all earlier segments; `base` are the offsets at which this one begins. `oldest_us` is when the oldest
+    record was received that Kafka did not have then, in µs since the epoch; 0 if an earlier version wrote it.
     """
 
     spool: Annotated[str, msgspec.Meta(max_length=64)]
@@ -59,6 +60,7 @@ class Header(msgspec.Struct, frozen=True):
     transaction: Commit | None
     committed: Offsets
     base: Offsets = {}
+    oldest_us: Annotated[int, msgspec.Meta(ge=0, le=2**62)] = 0
 
 
 _encode = msgspec.msgpack.Encoder().encode

@@ -104,7 +104,7 @@ class Spool:
             self.bytes += one.size
         if found:
             self._next, self.end = dict(found[0].base), dict(found[-1].base)
-            self.oldest_us = found[0].changed_us
+            self.oldest_us = found[0].oldest_us
             self._segments[-1].end = self.end
             self._survey(self._segments[-1])
             self.unread = self._between(self._next, self.end)
@@ -165,7 +165,8 @@ class Spool:
         block = blocks_of(entries)
         header = None
         if self._file is None or self._segments[-1].size > self._segment_bytes:
-            header = replace(self.header, watermarks=self.watermarks)
+            oldest_us = entries[0][1].time_us
+            header = replace(self.header, watermarks=self.watermarks, oldest_us=max(0, oldest_us))
         needed = len(block) + (len(header_block(header)) if header else 0)
         if self.bytes + needed > self._max_bytes:
             raise SpoolFull(f"{self.bytes} of {self._max_bytes} bytes are used")

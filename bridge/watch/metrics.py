@@ -180,6 +180,11 @@ DECLARATIONS: tuple[Declaration, ...] = (
         "Unix time of the last push; 0 before the first one.",
         ("channel",),
     ),
+    Declaration(
+        "oldest_pending_seconds",
+        Gauge,
+        "Age of the oldest record that is not on Kafka yet, in memory or on disk; 0 if all are.",
+    ),
     Declaration("pending_records", Gauge, "Records in memory that Kafka has not acknowledged yet."),
     Declaration(
         "pending_bytes",

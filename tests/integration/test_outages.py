@@ -58,6 +58,13 @@ def _delivered(bridge: RunningBridge) -> float:
     return sum(bridge.metric("records_total", channel=channel) for channel in PUBLIC)
 
 
+def oldest_pending(bridge: RunningBridge) -> tuple[float, float]:
+    """Return since when the oldest record waits, at the earliest and latest: metrics may be a second old."""
+    before = time.time()
+    age = bridge.metric("oldest_pending_seconds")
+    return before - 1.0 - age, time.time() - age
+
+
 def spool_events(kafka: Broker, prefix: str) -> list[str]:
     """Return the kinds of the spool's events on the events topic, in order."""
     kinds = [one.json["event"] for one in records_of(kafka, prefix, "events")]
@@ -162,15 +169,21 @@ def test_spooled_records_outlive_a_stop(own_kafka: Broker, prefix: str, tmp_path
                 return _delivered(bridge) + bridge.metric("pending_records") >= total
 
             eventually(all_received, 60, f"{total} records received")
+            waiting_since = oldest_pending(bridge)
             began = time.monotonic()
             assert bridge.stop() == 0
             assert time.monotonic() - began < 30
             assert "records left in the spool for the next start" in bridge.stderr
             assert "records lost at shutdown" not in bridge.stderr
-        own_kafka.start()
         with RunningBridge(tmp_path, settings) as bridge:
+            eventually(lambda: bridge.metric("oldest_pending_seconds") > 0, 20, "the spool is looked at")
+            earliest, latest = oldest_pending(bridge)
+            assert earliest < waiting_since[1]
+            assert waiting_since[0] < latest
+            own_kafka.start()
             bridge.wait_ready()
             exchange.quiesce()
+            eventually(lambda: bridge.metric("oldest_pending_seconds") == 0, 60, "all is on Kafka")
             assert bridge.stop() == 0
         for channel in ("depth", "ticker"):
             records = records_of(own_kafka, prefix, channel)

@@ -1,5 +1,6 @@
 """Spooled records are on Kafka once and in order, whenever a process ends and whatever it knew by then."""
 
+import os
 import shutil
 import tempfile
 from collections import defaultdict
@@ -21,8 +22,10 @@ from bridge.kafka.queues import Queues
 from bridge.kafka.state import ShardState, Unsaved
 from bridge.kafka.topics import Topic
 from bridge.records import STATE, Open, Record
+from bridge.spool.finding import left_behind
 from bridge.spool.overflow import Overflow
 from bridge.spool.progress import Owner, decode_progress
+from bridge.spool.segment import Header, header_block
 from bridge.spool.spool import Spool
 from bridge.watch.metrics import Metrics
 from tests.support.disk import damage, largest_file
@@ -34,6 +37,7 @@ SYMBOLS = [
 ]
 METRICS = Metrics()
 NONE = Unsaved(None, None)
+OLD = Header("spool", "replica", None, {}, {}, None, {})
 
 
 def trade(symbol: int, number: int) -> Record:
@@ -217,6 +221,16 @@ class Outage(RuleBasedStateMachine):
     def each_is_on_kafka_once_and_in_order(self) -> None:
         for numbers in self.kafka.values():
             assert numbers == sorted(set(numbers))
+
+    @invariant()
+    def the_oldest_pending_record_is_known(self) -> None:
+        """Of an earlier process's spool approximately: it need not be in order of reception."""
+        in_memory = {record.time_us for record in self.process.in_memory}
+        if self.process.overflow.recovered or not in_memory:
+            return
+        on_kafka = {n for one in self.kafka.values() for n in one}
+        on_disk = self.disk - on_kafka - self.given_up - self.lost
+        assert self.process.queues.oldest_us == min(in_memory | on_disk)
 
     def teardown(self) -> None:
         """Deliver the rest: only what was in memory alone when a process was killed is missing."""
@@ -545,3 +559,48 @@ def test_a_shard_whose_spool_cannot_be_used_when_it_is_taken_over_is_served_with
     assert overflow.trouble is not None
     assert overflow.trouble.startswith("shard 3 is served without its spool, until a restart: ")
     assert (overflow.active, overflow.events()) == (False, [])
+
+
+def test_nothing_is_pending_at_first_and_once_all_is_on_kafka() -> None:
+    outage = Outage()
+    outage.begin()
+    found = [outage.process.queues.oldest_us]
+    outage.receive([0, 1, 2])
+    found.append(outage.process.queues.oldest_us)
+    outage.transaction(1)
+    found.append(outage.process.queues.oldest_us)
+    outage.teardown()
+    assert found == [None, 1, None]
+
+
+def test_since_when_records_wait_is_known_before_and_after_a_spool_is_taken_over() -> None:
+    outage = Outage()
+    outage.begin()
+    outage.receive([0, 1, 2])
+    outage.transaction(1)
+    outage.receive([2, 0, 1])  # the oldest of these is not in the first partition
+    outage.overflow()
+    outage.receive([0, 0, 1])
+    shard = outage.folder.parent / f"{outage.folder.name}-0"
+    outage.process.overflow.close()
+    outage.folder.rename(shard)
+    assert left_behind(shard.parent, outage.folder.name, range(2)) == {0: 4}
+    shard.rename(outage.folder)
+    outage.end(stop=False, by_another=False)
+    assert outage.process.queues.oldest_us == 4
+    outage.teardown()
+
+
+def test_a_spool_of_an_earlier_version_or_a_folder_with_other_things_is_no_trouble(tmp_path: Path) -> None:
+    """What has no time in its header waits since its last change at least; what has no header does not."""
+    for shard, content in enumerate([header_block(OLD), b"", None]):
+        folder = tmp_path / f"md-{shard}"
+        folder.mkdir()
+        segment = folder / "000000000001.spool"
+        if content is None:
+            segment.symlink_to("/dev/zero")
+        else:
+            segment.write_bytes(content)
+            os.utime(segment, ns=(0, 7_000_000))
+    (tmp_path / "md-3").touch()
+    assert left_behind(tmp_path, "md", range(5)) == {0: 7000}
