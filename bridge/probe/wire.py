@@ -51,9 +51,8 @@ class Wire:
         try:
             self._connection = await connection(self._config, ClientConnection)
         except InvalidStatus as error:
-            location = error.response.headers.get("Location")
-            if location is not None:
-                self._messages.findings.note("no_redirect", False, f"to {location}")
+            if locations := error.response.headers.get_all("Location"):
+                self._messages.findings.note("no_redirect", False, f"to {locations[0]}")
             raise VisitFailed(in_words(error)) from None
         except (OSError, EOFError, TimeoutError, WebSocketException) as error:
             raise VisitFailed(in_words(error)) from None

@@ -4,9 +4,10 @@ import asyncio
 import itertools
 import random
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
+
+from websockets.datastructures import Headers
 
 from bridge.config import ExchangeConfig
 
@@ -235,22 +236,25 @@ class Courtesy:
                 one.admitted.set_result(None)
 
 
-def asked_to_wait(headers: Mapping[str, str], wall: float) -> float | None:
+def asked_to_wait(headers: Headers, wall: float) -> float | None:
     """Return the seconds that a refusal asks to wait; None if it does not say, or not readably.
 
     `Retry-After` has seconds or a date (RFC 9110, section 10.2.3). A date is compared with the server's own
-    clock if the response has it, and else with `wall`, ours in seconds since the epoch.
+    clock if the response has it, and else with `wall`, ours in seconds since the epoch. A header that comes
+    several times is no error: the longest time counts.
     """
-    text = headers.get("Retry-After", "").strip()
+    dates = [seconds for text in headers.get_all("Date") if (seconds := _seconds(text)) is not None]
+    since = dates[0] if dates else wall
+    waits = [_wait(text.strip(), since) for text in headers.get_all("Retry-After")]
+    return max((wait for wait in waits if wait is not None), default=None)
+
+
+def _wait(text: str, since: float) -> float | None:
     try:
         return max(0.0, min(float(text), _HOUR * 24))
     except ValueError:
-        pass
-    until = _seconds(text)
-    if until is None:
-        return None
-    since = _seconds(headers.get("Date", ""))
-    return max(0.0, until - (wall if since is None else since))
+        until = _seconds(text)
+    return None if until is None else max(0.0, until - since)
 
 
 def spread_over(seconds: float) -> float:

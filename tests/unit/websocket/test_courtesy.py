@@ -10,6 +10,7 @@ from email.utils import formatdate
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from websockets.datastructures import Headers
 
 from bridge.config import ExchangeConfig
 from bridge.websocket.courtesy import (
@@ -235,15 +236,22 @@ def test_refusals_do_not_delay_who_was_well_afterwards() -> None:
     ],
 )
 def test_retry_after_has_seconds_or_a_date(value: str | None, seconds: float | None) -> None:
-    headers = {} if value is None else {"Retry-After": value}
+    headers = Headers() if value is None else Headers({"Retry-After": value})
     assert asked_to_wait(headers, 1_767_225_600.0) == seconds
 
 
 def test_a_date_is_compared_with_the_clock_of_the_server() -> None:
-    headers = {"Retry-After": formatdate(5000, usegmt=True), "Date": formatdate(4970, usegmt=True)}
-    assert asked_to_wait(headers, 1_767_225_600.0) == 30.0
-    headers["Date"] = "broken"
-    assert asked_to_wait(headers, 4990.0) == 10.0
+    asked = {"Retry-After": formatdate(5000, usegmt=True)}
+    assert asked_to_wait(Headers(asked, Date=formatdate(4970, usegmt=True)), 1_767_225_600.0) == 30.0
+    assert asked_to_wait(Headers(asked, Date="broken"), 4990.0) == 10.0
+
+
+def test_of_several_headers_the_longest_wait_counts() -> None:
+    headers = Headers([("Retry-After", "soon"), ("retry-after", "20"), ("Retry-After", "5")])
+    assert asked_to_wait(headers, 1_767_225_600.0) == 20.0
+    several = [("Retry-After", formatdate(5000, usegmt=True)), ("Date", "?")]
+    clock = ("Date", formatdate(4970, usegmt=True))
+    assert asked_to_wait(Headers([*several, clock, clock]), 1_767_225_600.0) == 30.0
 
 
 # In a steady state, whatever the exchange does
