@@ -26,10 +26,12 @@ _PREFIX = 8  # characters of a credential that count for it: what repeats it may
 _LEAST = 6  # characters of a credential that frames are searched for: a shorter one may be anything
 _DEPTH = 3  # times that a text may be escaped over
 _MOST_ESCAPES = 100_000  # of a frame that are undone
-_SEARCHED = 2 * 1024 * 1024  # bytes that a frame may inflate to and be searched
+_SEARCHED = 2 * 1024 * 1024  # bytes that a frame may have, and inflate to, and be searched
 _SIGNATURES = 16  # that are remembered
+_PART = 65_536  # characters of a text that are searched at once
 _CHUNK = 512  # bytes that are inflated at once: what is in front of damage is searched too
 _STREAMS = 8  # streams in one frame that are searched
+_FORMS = (zlib.MAX_WBITS | 32, -zlib.MAX_WBITS)  # zlib or gzip, as their headers say; and raw deflate
 
 # All repetitions are bounded, so that no text takes more than linear time.
 _ESCAPE = re.compile(
@@ -72,12 +74,12 @@ class Confidential:
     def repeats(self, frame: bytes) -> bool:
         """Return whether a frame contains a credential when it is inflated, as far as it can be.
 
-        Also if that cannot be told, since it inflates to more than 2 MiB or has very many escapes.
+        Also if that cannot be told, since it has more than 2 MiB, inflated or not, or very many escapes.
         """
         searched = [one for one in (*self._fixed, *self._signed) if len(one) >= _LEAST]
         if not searched:
             return False
-        text = _inflated(frame, _SEARCHED)
+        text = None if len(frame) > _SEARCHED else _inflated(frame, _SEARCHED)
         return text is None or any(_may_repeat(one, searched) for one in (frame, text))
 
     def _masked(self, text: str) -> str:
@@ -108,12 +110,25 @@ def _repeated(text: str, credentials: Sequence[str]) -> list[str]:
     """Return which of these a text contains, at least their beginnings, escaped or not; longest first."""
     if not credentials:
         return []
-    levels = [text]
-    while len(levels) <= _DEPTH and any(one in levels[-1] for one in "\\%&"):
-        levels.append(_ESCAPE.sub(_undone, levels[-1]))
-    levels = [level.lower() for level in levels]
-    found = {one for one in credentials if any(one[:_PREFIX].lower() in level for level in levels)}
+    found: set[str] = set()
+    for depth in range(_DEPTH + 1):
+        found |= _begun(text, credentials)
+        if depth == _DEPTH or not any(one in text for one in "\\%&"):
+            break
+        text = _ESCAPE.sub(_undone, text)  # in place of the one before: a character may take four bytes
     return sorted(found, key=len, reverse=True)
+
+
+def _begun(text: str, credentials: Sequence[str]) -> set[str]:
+    """Return which of these a text contains, at least their beginnings, in any case.
+
+    It is looked at in parts, since `lower` takes up to sixteen times as many bytes as a text has characters.
+    """
+    found: set[str] = set()
+    for start in range(0, len(text), _PART):
+        part = text[start : start + _PART + _PREFIX].lower()
+        found.update(one for one in credentials if one[:_PREFIX].lower() in part)
+    return found
 
 
 @lru_cache(maxsize=256)
@@ -157,7 +172,7 @@ def _may_repeat(text: bytes, credentials: Sequence[str]) -> bool:
 def _inflated(frame: bytes, limit: int) -> bytes | None:
     """Return all that can be inflated of a frame, whatever is wrong with it; None if it is too much."""
     found = bytearray()
-    for form in (zlib.MAX_WBITS, -zlib.MAX_WBITS):
+    for form in _FORMS:
         rest = frame
         for _ in range(_STREAMS):
             stream = zlib.decompressobj(form)

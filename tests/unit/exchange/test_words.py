@@ -1,8 +1,10 @@
 """Whatever the exchange says: short, on one line, without credentials."""
 
 import base64
+import gzip
 import html
 import json
+import tracemalloc
 import zlib
 from collections.abc import Callable
 from urllib.parse import quote
@@ -65,6 +67,8 @@ def test_a_frame_that_repeats_a_credential_is_found(what: str, spelling: Callabl
         text,
         zlib.compress(text),
         raw.compress(text) + raw.flush(),
+        gzip.compress(text),
+        gzip.compress(text)[:-4],
         zlib.compress(text)[:-4],
         zlib.compress(text) + b"more",
         zlib.compress(b"[]") + zlib.compress(text),
@@ -84,7 +88,21 @@ def test_a_frame_that_cannot_be_searched_counts_as_one_that_repeats_credentials(
     bomb = zlib.compress(bytes(9_000_000))
     assert confidential.repeats(bomb)
     assert confidential.repeats(b"\\" * 200_000)
+    assert confidential.repeats(bytes(2_100_000))
     assert not Confidential().repeats(bomb)
+
+
+def test_a_search_takes_a_bounded_multiple_of_what_may_be_searched() -> None:
+    """One character beyond the 16 bits makes each character of a text take four bytes."""
+    frame = '{"error":"\N{ROCKET}'.encode() + b"\\x" * 40_000
+    frame += bytes(2_097_152 - len(frame))
+    tracemalloc.start()
+    try:
+        confidential.repeats(frame)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 14 * len(frame)
 
 
 def test_the_beginning_of_a_credential_is_replaced_where_a_text_was_cut() -> None:
