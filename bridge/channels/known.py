@@ -37,7 +37,7 @@ from itertools import islice
 from typing import NamedTuple
 
 from bridge.channels.figures import SECOND
-from bridge.channels.moments import Moment, is_later, same_time, times_by_id
+from bridge.channels.moments import Moment, is_later, note_time, same_time, times_by_id
 from bridge.ledger import Gap, Watermark, insert
 from bridge.records import Cause, Mark, Open, Stretch
 
@@ -271,7 +271,7 @@ class Known:
 
     def begin_behind(self, history: Sequence[Moment], first: Moment) -> None:
         """Begin with a trade in front of which a list shows those of another epoch."""
-        self._past = times_by_id(history)
+        self._past = times_by_id(history[-_WINDOW:])
         self.epoch, self.epoch_us = self.epoch + 1, first[1]
 
     def note_overtaking(self, late: Moment) -> None:
@@ -346,7 +346,9 @@ class Known:
         self, before: Moment, moment: Moment, behind: Moment, session: str, cause: Cause
     ) -> Gap:
         """Return the gap around a trade of a list that is out of line, and may be known or not."""
-        self._past.setdefault(moment[0], []).append(moment[1])
+        note_time(self._past, *moment)
+        if len(self._past) > MOST_KNOWN:
+            del self._past[next(iter(self._past))]
         return self._gap(Found(Stretch(*before, *behind), 0, cause), session, closed=False)
 
     def omits(self, listed: Sequence[Listed]) -> bool:

@@ -38,10 +38,15 @@ def oldest_first(lines: Sequence[Line]) -> list[Line]:
 
     That is the order of their ids, except where ids begin anew: those of the new epoch are later, and lower.
     """
-    falls, ordered = min(((_falls(one), one) for one in (list(lines[::-1]), list(lines))), key=itemgetter(0))
-    if falls <= 1 and all(one[1] <= next_one[1] for one, next_one in pairwise(ordered)):
+    fewest, ordered = min(((falls(one), one) for one in (list(lines[::-1]), list(lines))), key=itemgetter(0))
+    if fewest <= 1 and all(one[1] <= next_one[1] for one, next_one in pairwise(ordered)):
         return ordered
     return sorted(lines, key=itemgetter(1, 0))
+
+
+def falls(lines: Sequence[Line]) -> int:
+    """Return at how many places the ids of trades do not rise."""
+    return sum(one[0] >= next_one[0] for one, next_one in pairwise(lines))
 
 
 def judge_list(known: Known, moments: Sequence[Moment]) -> Judged:
@@ -146,10 +151,6 @@ def in_line(ids: Sequence[int]) -> list[int]:
         series.append(place)
         place = before[place]
     return series[::-1]
-
-
-def _falls(lines: Sequence[Line]) -> int:
-    return sum(one[0] >= next_one[0] for one, next_one in pairwise(lines))
 
 
 KNOWN = (Verdict.REPEAT, Verdict.PAST)

@@ -31,11 +31,19 @@ def _unit(time_us: int, other_us: int) -> int:
 
 
 _MILLISECOND = 1000
+_MOST_TIMES = 8  # of one id: epochs that are remembered, as a rule one
 
 
 def times_by_id(moments: Iterable[Moment]) -> dict[int, list[int]]:
-    """Return the times of all trades with the same id."""
+    """Return the times of all trades with the same id, of very many the newest ones."""
     times: dict[int, list[int]] = {}
     for trade_id, time_us in moments:
-        times.setdefault(trade_id, []).append(time_us)
+        note_time(times, trade_id, time_us)
     return times
+
+
+def note_time(times: dict[int, list[int]], trade_id: int, time_us: int) -> None:
+    """Add the time of a trade to those of all trades with the same id."""
+    same = times.setdefault(trade_id, [])
+    same.append(time_us)
+    del same[:-_MOST_TIMES]

@@ -27,7 +27,7 @@ from bridge.channels.channel import (
 from bridge.channels.figures import Figure, Time, exact, microseconds, plain
 from bridge.channels.items import ItemsReader, ParamsReader
 from bridge.channels.known import MOST_KNOWN, OUT_OF_ORDER, Found, Known, Verdict
-from bridge.channels.lists import KNOWN, Judged, history_ends, judge_list, new_epoch, oldest_first
+from bridge.channels.lists import KNOWN, Judged, falls, history_ends, judge_list, new_epoch, oldest_first
 from bridge.channels.moments import Moment, is_later
 from bridge.errors import BadItem
 from bridge.ledger import Watermarks
@@ -37,6 +37,11 @@ MOST_ID = 2**63 - 1
 
 # Trades within one second that show that ids begin anew.
 _SEVERAL = 3
+
+# Wherever ids fall in a push an epoch may begin, for which the rest of its trades is looked at again. These
+# are the most places where they do, times the trades; so few trades never reach it.
+_MOST_WORK = 100_000
+_FEW = 300
 
 # Trades in a list that is not marked as one, at least; pushes have fewer.
 _LISTED = 10
@@ -118,6 +123,8 @@ class Trades:
             read = self._reader.read_odd(params, outcome)
         clean, lines = read.clean, _lines(read.body, outcome)
         series = source.series("trades", read.symbol)
+        if len(lines) > _FEW and (ids_fall := falls(lines)) * len(lines) > _MOST_WORK:
+            raise BadItem(f"the ids of {len(lines)} trades fall {ids_fall} times")
         known = self._known.get(series.key)
         if known is None:
             known = self._known[series.key] = Known(series.key, None)
@@ -178,7 +185,8 @@ class Trades:
             return True, lines
         old = [place for place in range(repeats[-1]) if verdicts[place] is not Verdict.NEW]
         outcome.duplicates += len(old)
-        return False, [line for place, line in enumerate(lines) if place not in old]
+        dropped = frozenset(old)
+        return False, [line for place, line in enumerate(lines) if place not in dropped]
 
     def _take_unusual(self, push: _Push, line: _Line) -> None:
         """Take a pushed trade that does not simply follow the newest known one."""

@@ -54,6 +54,9 @@ MESSAGE_BYTES = 300
 """What a message takes in memory besides its content, approximately."""
 
 
+_MOST_ALIGNED = 250_000  # items of both sessions, multiplied, that are aligned: more take more than a second
+
+
 class _Item(msgspec.Struct, gc=False):
     symbol: str = ""
     currency: str = ""
@@ -164,19 +167,41 @@ def _brought(old: list[bytes], new: list[bytes], *, at_last: bool) -> int:
     taken, since a rotation must never repeat an item. `at_last`: only the last item of `old` is compared, as
     `new` may begin with a state S that `old` does not have: with old 1 2 and new S 2 3 it is 2.
     """
-    for place in range(len(new), 0, -1):
-        compared = 1 if at_last else place
-        if new[place - compared : place] == old[-compared:]:
-            return place
-    return 0
+    if at_last:
+        return _behind_last(old[-1:], new)
+    # As Knuth, Morris and Pratt search, since an exchange decides how many items there are and how alike: for
+    # the first items of `new`, how many of these they end with again.
+    again = [0] * len(new)
+    for place in range(1, len(new)):
+        again[place] = _longer(again[place - 1], new[place], new, again)
+    brought = 0
+    for item in old[-len(new) :]:
+        brought = _longer(brought, item, new, again)
+    return brought
+
+
+def _longer(matched: int, item: bytes, new: list[bytes], again: list[int]) -> int:
+    """Return how many first items of `new` are matched with one more item behind those `matched`."""
+    while matched and new[matched] != item:
+        matched = again[matched - 1]
+    return matched + (new[matched] == item)
+
+
+def _behind_last(some: Iterable[bytes], new: list[bytes]) -> int:
+    """Return the place in `new` behind the last item that is one of some; 0 if there is none."""
+    wanted = frozenset(some)
+    return next((place for place in range(len(new), 0, -1) if new[place - 1] in wanted), 0)
 
 
 def _brought_in_part(old: list[bytes], new: list[bytes]) -> int:
     """Return the place in `new` behind the last item that both have, if their common items are aligned.
 
     For sessions that do not agree, since a frame of one of them could not be read: with old A C and new
-    A B C D it is 3, and so it is with old A B C and new A X C.
+    A B C D it is 3, and so it is with old A B C and new A X C. Where there are too many to align them, it is
+    the place behind the last one that both have.
     """
+    if len(old) * len(new) > _MOST_ALIGNED:
+        return _behind_last(old, new)
     blocks = SequenceMatcher(None, old, new, autojunk=False).get_matching_blocks()
     return max(block.b + block.size if block.size else 0 for block in blocks)
 

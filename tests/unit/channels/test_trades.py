@@ -2,10 +2,12 @@
 
 from dataclasses import dataclass, field
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bridge.channels.channel import Source
+from bridge.errors import BadItem
 from bridge.ledger import Gap
 from bridge.records import Cause, Stretch
 from tests.support.pushes import RECEIVED_US, Feed, bad, push, records, source
@@ -269,6 +271,23 @@ def test_an_absurd_id_affects_neither_later_trades_nor_duplicates() -> None:
     lots(feed, 500, 10_500)
     outcome = feed.push(params(*range(10_000, 10_501)), source("s2"))
     assert (outcome.duplicates, len(outcome.records)) == (500, 1)
+
+
+def test_a_list_whose_ids_fall_at_every_other_trade_is_bad_and_takes_no_time() -> None:
+    """Each fall may begin an epoch: nothing else ran for hours while such a list was read."""
+    feed = Feed("trades")
+    lots(feed, 1000, 1500)
+    for clean in (True, False):
+        trades = [trade(number % 7, time=1597430000 + number) for number in range(20_000)]
+        with pytest.raises(BadItem, match="the ids of 20000 trades fall 2857 times"):
+            feed.push([clean, trades, "ETH_USDT"], source("s2"))
+    assert ids(feed) == []
+
+
+def test_a_short_list_whose_ids_fall_at_every_trade_is_read() -> None:
+    feed = Feed("trades")
+    feed.push([True, [trade(300 - number, time=1597430000 + number) for number in range(300)], "A"], source())
+    assert ids(feed) == [1], "the others are of earlier epochs"
 
 
 def test_a_bad_trade_uses_no_seq_and_may_be_sent_again() -> None:

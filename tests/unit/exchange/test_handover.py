@@ -87,6 +87,25 @@ def test_the_new_session_continues_where_the_old_one_ended(old: str, new: str, p
     assert totals(released(balances(*old), balances(*new))) == passed_on
 
 
+@given(st.text("AB", max_size=12), st.text("AB", max_size=12))
+def test_the_longest_part_that_both_may_have_brought_is_not_repeated(old: str, new: str) -> None:
+    seen = max(number for number in range(len(new) + 1) if old.endswith(new[:number]))
+    assert totals(released(balances(*old), balances(*new))) == new[seen:]
+
+
+@pytest.mark.parametrize("damaged", [False, True])
+def test_many_items_that_are_alike_take_no_more_than_linear_time(damaged: bool) -> None:
+    """With quadratic time, these would take minutes; nothing else runs meanwhile."""
+    number = 60_000
+    handover: Handover[None] = Handover(CHANNELS)
+    handover.remember(push("balance", [balance("USDT", "A")] * number + [balance("USDT", "B")]))
+    if damaged:
+        handover.remember(Bad(b"a frame", BadFrame("json", "no JSON")))
+    handover.hold(push("balance", [balance("USDT", "A")] * number), None)
+    ((message, _),) = handover.release() or [(None, None)]
+    assert (message is None) == damaged
+
+
 def test_each_currency_is_aligned_separately() -> None:
     old = [*balances("A"), *balances("X", currency="BTC"), *balances("B")]
     new = [*balances("B", "C"), *balances("Y", currency="BTC")]
