@@ -10,20 +10,22 @@ MINUTE = 60_000_000
 
 
 class Allowance:
-    """How many frames may be kept: a few at once, then one a minute."""
+    """How many frames may be kept: a few at once, then one at a time; by default ten, then one a minute."""
 
-    __slots__ = ("_full_us",)
+    __slots__ = ("_at_once", "_each_us", "_full_us")
 
-    def __init__(self) -> None:
+    def __init__(self, at_once: int = AT_ONCE, each_us: int = MINUTE) -> None:
+        self._at_once = at_once
+        self._each_us = each_us  # µs until one more may be kept
         self._full_us = 0  # when all of it may be used again, µs since the epoch
 
     def take(self, now_us: int) -> bool:
         """Use one, if there is one left."""
-        none_left_us = now_us + AT_ONCE * MINUTE
+        none_left_us = now_us + self._at_once * self._each_us
         self._full_us = min(max(self._full_us, now_us), none_left_us)  # the clock may have been set back
-        is_left = self._full_us + MINUTE <= none_left_us
+        is_left = self._full_us + self._each_us <= none_left_us
         if is_left:
-            self._full_us += MINUTE
+            self._full_us += self._each_us
         return is_left
 
 

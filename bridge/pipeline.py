@@ -42,6 +42,11 @@ class _Named(msgspec.Struct, array_like=True):
 
 _decode_named = msgspec.json.Decoder(_Named).decode
 
+# Bytes of a frame above which few are kept in dead letters, and µs until one more may be: on its way to Kafka
+# each takes several times its size in memory.
+_LARGE = 1_048_576
+_UNTIL_LARGE = 10_000_000
+
 MOST_REMARKED = 64
 """Fields that the exchange has added which are reported of one channel."""
 
@@ -108,6 +113,7 @@ class Pipeline:
         self._confidential = watch.confidential
         self._has_accounts = not PRIVATE.isdisjoint(wanted)
         self._strays = Strays()
+        self._large = Allowance(1, _UNTIL_LARGE)  # of large frames in dead letters
         self._metrics = metrics = watch.metrics
         self._lanes: dict[str, _Lane] = {}  # by channel; complete from the start
         for name, channel in CHANNELS.items():
@@ -328,6 +334,9 @@ class Pipeline:
         whole = None if channel is None else self._lanes[channel].whole
         if frame and whole is not None and not whole.take(received_us):
             detail = f"frame of {len(frame)} bytes omitted: not the first of its kind; {detail}"
+            frame = b""
+        elif len(frame) > _LARGE and not self._large.take(received_us):
+            detail = f"frame of {len(frame)} bytes omitted: one so large was kept shortly before; {detail}"
             frame = b""
         if self._emit([letter(detail, frame)]):
             detail = f"frame of {len(frame)} bytes omitted: too large for its topic; {detail}"

@@ -1,6 +1,5 @@
 """Record: one message on its way to Kafka. Pure."""
 
-import base64
 from typing import Literal, NamedTuple, TypeAlias, get_args
 
 import msgspec
@@ -125,7 +124,8 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
     reason: DeadLetterReason
     channel: str | None
     detail: str
-    frame_base64: str
+    frame_base64: bytes
+    """Encoded in base64 as it is written."""
 
 
 def deadletter(
@@ -145,7 +145,7 @@ def deadletter(
         reason=reason,
         channel=channel,
         detail=detail,
-        frame_base64=base64.b64encode(frame).decode(),
+        frame_base64=frame,
     )
     key = None if channel is None else channel.encode()
     topic = PRIVATE_DEADLETTER if private else DEADLETTER

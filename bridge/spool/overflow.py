@@ -29,13 +29,12 @@ from bridge.spool.progress import (
     outdated,
     settled_offset,
 )
-from bridge.spool.segment import Commit, Entry, Header, Offsets, Place
+from bridge.spool.segment import Commit, Entry, Header, Offsets, Place, shares
 from bridge.spool.spool import Spool
 from bridge.watch.events import About
 
 log = structlog.get_logger(__name__)
 
-_BLOCK = 1000  # records that are appended at once when the spool begins
 _ROOM = 0.9  # of the spool's maximum size: below it, reading from the exchange resumes
 
 Next: TypeAlias = tuple[Place, Record, int | None]
@@ -163,8 +162,8 @@ class Overflow:
             oldest_us = min((one.records[0].time_us for one in backlogs if one.records), default=_now_us())
             spool.begin(replace(header, oldest_us=max(0, oldest_us)))
             for one in _events_first(backlogs):
-                for first in range(len(one.spooled), len(one.records), _BLOCK):
-                    spool.append([(one.place, record) for record in one.records[first : first + _BLOCK]])
+                for block in shares(one.records[len(one.spooled) :]):
+                    spool.append([(one.place, record) for record in block])
         except (OSError, SpoolFull) as error:
             self._report_refusal(error)
         else:

@@ -5,7 +5,7 @@ What is read is bounded by what is ever written, so no file, whatever is in it, 
 
 import struct
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Annotated, BinaryIO, NamedTuple, TypeAlias
 
 import msgspec
@@ -23,6 +23,7 @@ MOST_BLOCK = 32 * 1024 * 1024
 """Bytes of a block of entries: a record of the largest size that fits into a topic of dead letters, twice."""
 
 _SHARED_BLOCK = 1024 * 1024  # bytes of a block that has more than one entry, which bounds their number
+_SHARED_RECORDS = 1000  # records that are written at once
 _ONE_ENTRY = 0x91  # the first byte of a list of one entry, in MessagePack
 
 Place: TypeAlias = Annotated[str, msgspec.Meta(max_length=300)]
@@ -78,6 +79,20 @@ def header_block(header: Header) -> bytes:
     if len(block) > MOST_HEADER:
         raise SpoolFull(f"a header of {len(block)} bytes, {MOST_HEADER} are possible")
     return _FRONT.pack(len(block), zlib.crc32(block)) + block
+
+
+def shares(records: Iterable[Record]) -> Iterator[list[Record]]:
+    """Cut many records into lists of which each makes about one block."""
+    share: list[Record] = []
+    size = 0
+    for record in records:
+        if share and (len(share) == _SHARED_RECORDS or size + len(record.value) > _SHARED_BLOCK):
+            yield share
+            share, size = [], 0
+        share.append(record)
+        size += len(record.value)
+    if share:
+        yield share
 
 
 def blocks_of(entries: Sequence[Entry]) -> bytes:

@@ -228,6 +228,9 @@ class Stream(ClientConnection):
             self._parts.clear()
         if self._cuts:
             self._cut()
+            if self._begin > _SMALL or self._begin == len(self._data):
+                # What was handed over is not kept until the next read, which may never come.
+                self._data, self._begin = self._data[self._begin :], 0
         else:
             self._leave_to_parser()
 

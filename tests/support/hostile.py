@@ -2,10 +2,11 @@
 
 import asyncio
 import json
+import random
 import threading
 import zlib
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from types import TracebackType
 from typing import Self
@@ -16,6 +17,11 @@ from websockets.frames import Frame, Opcode
 
 LARGEST = 8_388_608
 """Bytes that a frame may inflate to by default."""
+
+STRANGERS = 100_000
+"""Markets that are pushed and that nobody has asked for."""
+
+_TRADE = '{"id":7,"time":1600000000.5,"price":"1","amount":"1","type":"buy"}'
 
 _PATIENCE = 120.0  # seconds
 _UNSENT = 1_000_000  # bytes that wait in this process before an attack pauses
@@ -30,6 +36,7 @@ class Victim:
         self.connection = connection
         self.symbol = symbol
         self.number = number
+        self.sent = 0  # how often something was sent
 
     async def flood(self, data: bytes, times: int = 10**9) -> None:
         """Send bytes again and again until the connection is closed."""
@@ -40,6 +47,7 @@ class Victim:
             if transport.is_closing():
                 return
             transport.write(data)
+            self.sent += 1
             await asyncio.sleep(0)
 
     def push(self, params: str, method: str = "trades") -> bytes:
@@ -97,6 +105,13 @@ async def long_words(victim: Victim) -> None:
     await victim.flood(_frame(zlib.compress(text.encode())), 50)
 
 
+async def strangers(victim: Victim) -> None:
+    """Push trades of markets that nobody has asked for, each of another one."""
+    for first in range(0, STRANGERS, 500):
+        names = [f"S{victim.number}S{number}_USDT" for number in range(first, first + 500)]
+        await victim.flood(b"".join(victim.push(f'[true,[{_TRADE}],"{name}"]') for name in names), 1)
+
+
 ATTACKS: dict[str, Attack] = {
     "SLOW_USDT": slow_to_confirm,
     **{f"HALF{number}_USDT": half_a_frame for number in range(12)},
@@ -106,16 +121,57 @@ ATTACKS: dict[str, Attack] = {
     "ITEMS_USDT": tiny_items,
     "NAMES_USDT": many_names,
     "WORDS_USDT": long_words,
+    "STRANGERS_USDT": strangers,
 }
+
+
+async def random_frames(victim: Victim) -> None:
+    """Send frames of nothing, as large as possible."""
+    await victim.flood(_frame(random.Random(victim.number).randbytes(LARGEST - 100)), _WHOLE_FRAMES)
+
+
+async def stored_frames(victim: Victim) -> None:
+    """Send pushes that are no smaller deflated, and no records."""
+    digits = random.Random(victim.number).randbytes(LARGEST // 2 - 1000).hex()
+    push = f'{{"method":"trades.update","params":[false,"{digits}","{victim.symbol}"],"id":null}}'
+    await victim.flood(_frame(zlib.compress(push.encode(), 0)), _WHOLE_FRAMES)
+
+
+async def wide_frames(victim: Victim) -> None:
+    """Send texts full of escapes, whose characters take four bytes each once they are decoded."""
+    text = b'{"method":"trades.update","params":"\xf0\x9f\x9a\x80' + b"\\u0041 " * 60_000
+    await victim.flood(_frame(text + b"x" * (2 * 2**20 - len(text)), Opcode.TEXT), 2 * _WHOLE_FRAMES)
+
+
+async def kept_frames(victim: Victim) -> None:
+    """Send frames of nothing, of a size of which all are kept in dead letters."""
+    await victim.flood(_frame(random.Random(victim.number).randbytes(2**20)), 5 * _WHOLE_FRAMES)
+
+
+LARGE_FRAMES: dict[str, Attack] = {
+    f"{name}{number}_USDT": attack
+    for name, attack in {
+        "RANDOM": random_frames,
+        "STORED": stored_frames,
+        "WIDE": wide_frames,
+        "KEPT": kept_frames,
+    }.items()
+    for number in range(4)
+}
+
+_WHOLE_FRAMES = 2  # of the largest size that one connection sends
 
 _NEVER_CONFIRMED = ("WORDS_USDT",)
 
 
 class HostileExchange:
-    """Listens inside its context; a connection that subscribes to a market is attacked as `ATTACKS` says."""
+    """Listens inside its context; a connection that subscribes to a market is attacked as `attacks` says."""
 
-    def __init__(self) -> None:
+    def __init__(self, attacks: Mapping[str, Attack] = ATTACKS) -> None:
         self.begun: Counter[str] = Counter()  # attacks, by market
+        self.ended: Counter[str] = Counter()  # those that have come to their end, by market
+        self.sent = 0  # messages that these have sent
+        self._attacks = attacks
         self.url = ""
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="hostile exchange", daemon=True)
@@ -152,13 +208,13 @@ class HostileExchange:
         with suppress(ConnectionClosed):
             async for text in connection:
                 request = json.loads(text)
-                symbol = next((one for one in request["params"] if one in ATTACKS), None)
+                symbol = next((one for one in request["params"] if one in self._attacks), None)
                 answer: object = "pong" if request["method"] == "server.ping" else {"status": "success"}
                 if symbol is None:
                     if attack is not half_a_frame:  # of which an answer would be a part
                         await connection.send(_answer(request["id"], answer))
                     continue
-                attack = ATTACKS[symbol]
+                attack = self._attacks[symbol]
                 self.begun[symbol] += 1
                 victim = Victim(connection, symbol, self.begun[symbol])
                 if symbol not in _NEVER_CONFIRMED and not (symbol == "SLOW_USDT" and victim.number > 1):
@@ -169,11 +225,13 @@ class HostileExchange:
 
     async def _attack(self, victim: Victim) -> None:
         with suppress(ConnectionError, RuntimeError):
-            await ATTACKS[victim.symbol](victim)
+            await self._attacks[victim.symbol](victim)
+            self.ended[victim.symbol] += 1
+            self.sent += victim.sent
 
 
-def _frame(content: bytes) -> bytes:
-    return Frame(Opcode.BINARY, content).serialize(mask=False)
+def _frame(content: bytes, opcode: Opcode = Opcode.BINARY) -> bytes:
+    return Frame(opcode, content).serialize(mask=False)
 
 
 def _answer(request_id: int, result: object) -> bytes:

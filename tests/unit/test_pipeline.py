@@ -1,5 +1,6 @@
 """What cannot become a record is reported, and consumers see where it was lost."""
 
+import base64
 from collections.abc import Collection, Sequence
 from typing import Any
 
@@ -364,6 +365,22 @@ def test_frames_of_channels_that_are_not_replaced_are_all_kept_whole() -> None:
     ]
     assert len(letters) == 100
     assert all(letter["frame_base64"] for letter in letters)
+
+
+def test_large_frames_are_kept_whole_one_at_a_time() -> None:
+    """Each takes several times its size in memory, and all sessions may bring one at once."""
+    sessions, source = Sessions(), Source("s")
+    sizes = [2_000_000, 2_000_000, 1_000_000, 2_000_000, 2_000_000]
+    for size, second in zip(sizes, [0, 1, 2, 3, 12], strict=True):
+        bad = BadFrame("json", "no JSON")
+        sessions.pipeline.bad(bad, source, RECEIVED_US + second * 1_000_000, bytes(size))
+    letters = [
+        msgspec.json.decode(one.value) for one in sessions.records if schema_of(one.channel) == DEADLETTER
+    ]
+    kept = [len(base64.b64decode(letter["frame_base64"])) for letter in letters]
+    assert kept == [2_000_000, 0, 1_000_000, 0, 2_000_000]
+    omitted = "frame of 2000000 bytes omitted: one so large was kept shortly before; no JSON"
+    assert [letter["detail"] for letter in letters] == ["no JSON", omitted, "no JSON", omitted, "no JSON"]
 
 
 def test_a_clock_that_is_set_back_gives_frames_no_longer_wait() -> None:

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from bridge.errors import SpoolFull
 from bridge.ledger import advanced
 from bridge.records import Open, Record
-from bridge.spool.segment import Entry, Header, Offsets
+from bridge.spool.segment import Entry, Header, Offsets, shares
 from bridge.spool.spool import Spool, Spooled
 from tests.support.disk import damage, largest_file
 
@@ -325,3 +325,13 @@ def test_an_unreadable_segment_costs_its_records_and_is_reported_once(disk: Disk
     for n in range(100):  # in segments with the names of the earlier ones
         spool.append([entry(n)])
     assert rest(spool) == list(range(100))
+
+
+def test_large_records_are_written_one_by_one_and_small_ones_together() -> None:
+    """All that waits is spooled at once: its copies would take as much memory as what waits."""
+    sizes = [1_500_000, 1_500_000, *[1000] * 2500, 1_500_000]
+    records = [Record("trades", b"A", bytes(size), number) for number, size in enumerate(sizes)]
+    written = list(shares(records))
+    assert [one for share in written for one in share] == records
+    assert [len(share) for share in written] == [1, 1, 1000, 1000, 500, 1]
+    assert list(shares([])) == []

@@ -1,6 +1,7 @@
 """A stream that is paused reads nothing and hands nothing over, whenever the pause comes."""
 
 import asyncio
+import tracemalloc
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 
@@ -304,6 +305,26 @@ def test_whatever_happens_nothing_is_handed_over_or_read_while_paused(
             await story.take("turn", story.sent // 10 + 30)
         assert listener.numbers == list(range(story.sent))
         assert listener.stream.held_bytes == 0
+
+    asyncio.run(scenario())
+
+
+def test_a_large_message_is_not_kept_once_it_was_handed_over() -> None:
+    """Nothing may come after it for hours, on each of many connections."""
+
+    async def scenario() -> None:
+        listener = Listener()
+        listener.attach()
+        size = 900_000
+        tracemalloc.start()
+        try:
+            listener.network.arrived += frame(b"%08d" % 1 + bytes(size)) + frame(b"%08d" % 2)[:5]
+            await listener.read_all()
+            kept, _ = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        assert listener.numbers == [1]
+        assert kept < size / 2
 
     asyncio.run(scenario())
 
