@@ -9,6 +9,7 @@
     │   └── VisitFailed        `check` could not complete a session
     ├── BrokerError            Kafka is not set up as the bridge requires
     │   ├── TopicError         a topic does not match the configuration
+    │   ├── TopicMissing       a topic does not exist and is not created
     │   └── ShardLost          another replica serves the shard
     ├── SpoolFull              the spool has reached its maximum size
     └── NotARecord             a Kafka message is not a record, for users of `bridge.consumer`
@@ -70,6 +71,10 @@ class BrokerError(BridgeError):
 
 class TopicError(BrokerError):
     """A topic does not match the configuration; the message says which one, how, and what to do."""
+
+
+class TopicMissing(BrokerError):
+    """A topic does not exist, and the bridge may not or cannot create it; the message says which and why."""
 
 
 class ShardLost(BrokerError):

@@ -129,6 +129,17 @@ def advanced(watermarks: Watermarks, records: Iterable[Record]) -> dict[bytes, W
     return changed
 
 
+def covers(watermarks: Watermarks, record: Record) -> bool:
+    """Return whether a record is a trade that these watermarks have, or in front of all that they have."""
+    known = watermarks.get(record.key or b"")
+    if known is None or record.mark is None:
+        return False
+    trade_id, time_us, _, _ = record.mark
+    if trade_id is None:
+        return False
+    return trade_id in known.ids or (trade_id < known.ids[0] and time_us <= known.times[0])
+
+
 def insert(ids: MutableSequence[int], times: MutableSequence[int], trade_id: int, time_us: int) -> None:
     """Add a trade to those with these ids, ascending, and times; one more with the same id goes in front."""
     place = bisect_left(ids, trade_id)

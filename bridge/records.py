@@ -41,6 +41,8 @@ Kind: TypeAlias = Literal[
     "spool_discarded",
     "spool_damaged",
     "records_lost",
+    "cluster_changed",
+    "partitions_grown",
     "pushes_left_out",
     "markets_left_out",
     "unknown_field",

@@ -5,7 +5,7 @@ import gc
 import socket
 import time
 import uuid
-from collections.abc import Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AsyncExitStack
 from functools import partial
 from itertools import chain
@@ -16,12 +16,11 @@ import structlog
 from bridge import __version__, gauges, plan
 from bridge.backoff import Backoff
 from bridge.config import Config, HttpConfig
-from bridge.errors import TopicError
+from bridge.errors import TopicError, TopicMissing
 from bridge.exchange.words import Confidential
-from bridge.kafka.client import FAILURES, in_words, sends_password_in_clear, understood
+from bridge.kafka.client import FAILURES, in_words, sends_password_in_clear
+from bridge.kafka.cluster import Cluster
 from bridge.kafka.leases import Leases
-from bridge.kafka.topics import Topic, prepare
-from bridge.records import STATE
 from bridge.shard import Replica, Shard
 from bridge.spool.finding import left_behind
 from bridge.spool.health import AT_THE_START, SpoolHealth, Trouble, trouble_of
@@ -67,10 +66,11 @@ class Bridge:
         # Since when records of an earlier process wait on disk, in µs since the epoch, by shard, until it is
         # taken over. None until it is known, which a disk that hangs may delay.
         self._left: dict[int, int] | None = None
-        self._started = False  # whether it was, and the topics are prepared
-        # Why the topics are not prepared yet, for /readyz; None once they are.
-        self._trouble: str | None = f"no response from {config.kafka.bootstrap_servers} yet"
-        self._leases: Leases | None = None  # None until the topics are prepared
+        self._started = False  # whether it was, and the cluster was seen
+        self._cluster = Cluster(config.kafka, sorted(plan.channels(config)), self.metrics)
+        # Why the cluster was not seen yet with all topics, by subject, for /readyz; empty once it was.
+        self._trouble = {"kafka": f"no response from {config.kafka.bootstrap_servers} yet"}
+        self._leases: Leases | None = None  # None until the cluster was seen
         self._leases_changed = asyncio.Event()  # set by the leases, cleared when the shards follow
         # The shards that are served now, by number. One that was lost stays until it has ended.
         self._shards: dict[int, Shard] = {}
@@ -90,14 +90,14 @@ class Bridge:
         """
         if self._spool is not None:
             await self._unless_stopped(self._spool.look())
-        topics = await self._prepared_topics()
+        await self._see_cluster()
         await self._writable_spool()
-        if topics is None or self.stop.is_set():
+        if self.stop.is_set():
             return Undelivered(0, 0)
         self._started = True
         leases = self._leases = Leases(
             self._config.kafka,
-            topics[STATE].name,
+            self._cluster,
             metrics=self.metrics,
             on_change=self._leases_changed.set,
         )
@@ -107,10 +107,12 @@ class Bridge:
         gc.freeze()
         gc.set_threshold(_GC_THRESHOLD)
         async with asyncio.TaskGroup() as group:
-            member = group.create_task(self._be_member(leases), name="leases")
+            member = group.create_task(self._part(leases.run), name="leases")
+            looking = group.create_task(self._part(self._cluster.run), name="cluster")
             watching = self._spool and group.create_task(self._spool.watch(), name="spool")
-            await self._follow(leases, topics, group)
+            await self._follow(leases, group)
             member.cancel()
+            looking.cancel()
             if watching:
                 watching.cancel()
         return Undelivered(self._spooled, self._lost)
@@ -124,14 +126,14 @@ class Bridge:
         missing: dict[str, object] = {}
         if (spool := self._spool_trouble()) is not None:
             (degraded if self._started else missing)["spool"] = spool
-        if self._trouble is not None:
-            missing["kafka"] = self._trouble
+        missing |= self._trouble
         if missing:
             return Readiness(missing)
+        missing |= self._cluster.missing()
         if self._leases is None:
-            return Readiness({"shards": "shards not assigned yet"}, degraded)
+            return Readiness(missing | {"shards": "shards not assigned yet"}, degraded)
         if self._leases.shards is None:
-            return Readiness({"shards": self._leases.trouble}, degraded)
+            return Readiness(missing | {"shards": self._leases.trouble}, degraded)
         if waiting := sorted(self._leases.shards - self._shards.keys()):
             missing["shards"] = f"not started: {', '.join(map(str, waiting))}"
         for shard in self._shards.values():
@@ -153,30 +155,30 @@ class Bridge:
 
     # Start
 
-    async def _prepared_topics(self) -> Mapping[str, Topic] | None:
-        """Return the topics as soon as Kafka answers; None if the stop comes first.
+    async def _see_cluster(self) -> None:
+        """Wait until the cluster was seen, with all topics, or the stop comes.
 
         Raises:
             TopicError: they do not match the configuration.
         """
         kafka = self._config.kafka
         backoff = Backoff(0.5, 10.0)
-        channels = sorted(plan.channels(self._config))
         while not self.stop.is_set():
             try:
-                with understood():
-                    topics = await self._unless_stopped(prepare(kafka, channels))
+                await self._unless_stopped(self._cluster.look())
+            except TopicMissing as error:
+                self._trouble = {"topics": str(error)}
+                log.error("topics missing, retrying", error=str(error))
             except FAILURES as error:
-                self._trouble = f"{kafka.bootstrap_servers}: {in_words(error)}"
+                self._trouble = {"kafka": f"{kafka.bootstrap_servers}: {in_words(error)}"}
                 self.metrics.counter("kafka_errors_total", error=type(error).__name__).value += 1
                 log.error(
                     "Kafka unavailable, retrying", bootstrap=kafka.bootstrap_servers, error=in_words(error)
                 )
             else:
-                self._trouble = None
-                return topics
+                self._trouble = {}
+                return
             await self._unless_stopped(asyncio.sleep(backoff.next()))
-        return None
 
     async def _writable_spool(self) -> None:
         """Wait until the spool is writable, or the stop comes.
@@ -201,16 +203,16 @@ class Bridge:
 
     # Serve
 
-    async def _be_member(self, leases: Leases) -> None:
-        """Be a member of the consumer group; an internal error stops the bridge as a signal would."""
+    async def _part(self, run: Callable[[], Awaitable[None]]) -> None:
+        """Run what all shards share; an internal error stops the bridge as a signal would."""
         try:
-            await leases.run()
+            await run()
         except Exception:
             log.exception("internal error, stopping")
             self.failed = True
             self.stop.set()
 
-    async def _follow(self, leases: Leases, topics: Mapping[str, Topic], group: asyncio.TaskGroup) -> None:
+    async def _follow(self, leases: Leases, group: asyncio.TaskGroup) -> None:
         """Start and end shards as the leases say, until the stop; then end all of them, and await that."""
         serving: dict[int, asyncio.Task[None]] = {}
         stopped = group.create_task(self.stop.wait(), name="stop")
@@ -221,7 +223,7 @@ class Bridge:
             self._leases_changed.clear()
             for number in leases.shards or ():
                 if number not in serving or serving[number].done():
-                    serving[number] = group.create_task(self._serve(number, topics, leases))
+                    serving[number] = group.create_task(self._serve(number, leases))
             for number, shard in self._shards.items():
                 if number not in (leases.shards or ()):
                     shard.lose("the group has assigned it to another replica")
@@ -229,7 +231,7 @@ class Bridge:
             shard.stop()
         await asyncio.gather(*serving.values())
 
-    async def _serve(self, number: int, topics: Mapping[str, Topic], leases: Leases) -> None:
+    async def _serve(self, number: int, leases: Leases) -> None:
         """Serve a shard as long as it is assigned, again if another replica served it in between."""
         owned = self.metrics.gauge("shard_owned", shard=str(number))
         backoff = Backoff(0.1, 5.0)
@@ -237,7 +239,7 @@ class Bridge:
             replica = Replica(
                 self.replica,
                 self._config,
-                topics,
+                self._cluster,
                 self.metrics,
                 self._courtesy,
                 self._buffers,

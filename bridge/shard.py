@@ -6,7 +6,7 @@ connectors.
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import structlog
@@ -19,13 +19,14 @@ from bridge.config import AccountConfig, Config
 from bridge.errors import ShardLost
 from bridge.exchange.words import Confidential
 from bridge.halving import Halving
+from bridge.kafka.cluster import Cluster
 from bridge.kafka.queues import Queues
 from bridge.kafka.sink import Sink
 from bridge.kafka.spooled import own_entries
 from bridge.kafka.state import ShardState
-from bridge.kafka.topics import Topic
 from bridge.pipeline import Pipeline
 from bridge.records import STATE, Record
+from bridge.seen import changes
 from bridge.spool.folder import folder_of
 from bridge.spool.overflow import Overflow
 from bridge.spool.spool import Spool
@@ -58,7 +59,7 @@ class Replica:
 
     name: str
     config: Config
-    topics: Mapping[str, Topic]
+    cluster: Cluster
     metrics: Metrics
     courtesy: Courtesy
     buffers: Buffers
@@ -78,17 +79,19 @@ class Shard:
         # Whether reading is paused because memory and spool are full: what all connectors were told last. It
         # follows `queues.has_room` one turn of the loop later.
         self.paused = False
-        config, topics, metrics = replica.config, replica.topics, replica.metrics
+        config, cluster, metrics = replica.config, replica.cluster, replica.metrics
+        topics = cluster.topics
         kafka = config.kafka
         self._number = number
         self._config = config
+        self._cluster = cluster
         self._courtesy, self._buffers = replica.courtesy, replica.buffers
         self._plan = plan.plan(config, number)  # its subscriptions
         # The path of the records, built from its end, because each part takes the one behind it: `_sink`
         # delivers the records in `queues`; `overflow` holds those in the spool; `_state` is saved with them.
         self._state = ShardState(kafka, topics[STATE], number, replica.name)
         self._state.savable = self._savable
-        self.overflow = Overflow(spool(config, number, topics), replica.name, number, self._state.watermarks)
+        self.overflow = Overflow(spool(config, number, cluster), replica.name, number, self._state.watermarks)
         self.queues = Queues(
             topics,
             self._state,
@@ -98,7 +101,7 @@ class Shard:
             on_change=self._on_change,
         )
         self._sink = Sink(
-            kafka, topics, queues=self.queues, state=self._state, is_ours=is_ours, metrics=metrics
+            kafka, cluster, queues=self.queues, state=self._state, is_ours=is_ours, metrics=metrics
         )
         # Where all parts of the shard report: the journal puts its events into the same queues.
         journal = Journal(replica.name, number, self.queues.add, metrics)
@@ -114,6 +117,7 @@ class Shard:
         self._left_out = False  # whether it has listed more
         # Channels of markets that all_ticker had listed and does no longer, by symbol; until it does again.
         self._forgotten: dict[str, list[str]] = {}
+        self._seen = cluster.seen  # the cluster, as far as its changes are recorded
         self._pipeline: Pipeline  # from the takeover on
         self._connectors: list[Connector] = []  # public ones and those of accounts, in the order of opening
         self._halving = Halving(self._connectors, self._connector, self._start, self._watch.shard)
@@ -144,6 +148,8 @@ class Shard:
                 self.queues.drain()
                 await asyncio.wait({delivering}, timeout=_DRAIN)
             delivering.cancel()
+        if self._note_cluster in self._cluster.watchers:
+            self._cluster.watchers.remove(self._note_cluster)
         try:
             return (0, 0) if self.lost else self.queues.park()
         finally:
@@ -188,6 +194,9 @@ class Shard:
     async def _serve(self) -> None:
         """Subscribe once the shard has been taken over, with the state that was read from Kafka."""
         await self._sink.taken_over.wait()
+        self._seen = self._state.remembered or self.overflow.remembered or self._cluster.seen
+        self._cluster.watchers.append(self._note_cluster)
+        self._note_cluster()
         previous = self._state.previous
         detail = f"from {previous.replica}" if previous else "no previous owner"
         log.info("shard taken over", shard=self._watch.shard, detail=detail)
@@ -208,6 +217,8 @@ class Shard:
         forget_at = time.monotonic() + min(_LISTED, self._config.kafka.state_retention)
         while True:
             await asyncio.sleep(_LOOK)
+            if self._sink.missing() is not None:
+                self._cluster.ask()  # a partition without a leader, or a topic, may be why
             if time.monotonic() >= forget_at:
                 forget_at += _FORGET
                 self._forget(time.time_ns() // 1000)
@@ -220,6 +231,12 @@ class Shard:
                 connector.look_at_markets(self._markets, now)
             self._sink.save_heard()
             self._forget_markets()
+
+    def _note_cluster(self) -> None:
+        """Record how the cluster differs from what was seen of it before."""
+        before, self._seen = self._seen, self._cluster.seen
+        for kind, detail in changes(before, self._seen):
+            self._watch.journal.record(kind, detail=detail)
 
     def _forget(self, now_us: int) -> None:
         """Forget the state of markets that are not subscribed to and were not traded for `state_retention`.
@@ -384,10 +401,10 @@ def _earliest(times: Sequence[int | None]) -> int | None:
     return min(known) if len(known) == len(times) else None
 
 
-def spool(config: Config, shard: int, topics: Mapping[str, Topic]) -> Spool | None:
+def spool(config: Config, shard: int, cluster: Cluster) -> Spool | None:
     """Return the spool of a shard, each in its own folder; None if the spool is disabled."""
     if not config.spool.max_bytes:
         return None
     folder = folder_of(config.spool.dir, config.kafka.topic_prefix, shard)
-    accepts = own_entries(config.kafka, topics)
+    accepts = own_entries(config.kafka, lambda: cluster.topics)
     return Spool(folder, config.spool.max_bytes // config.kafka.shards, accepts=accepts)

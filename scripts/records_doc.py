@@ -33,8 +33,8 @@ The prefix `digifinex` is the configuration key `kafka.topic_prefix`, and `priva
 `kafka.private_topic_prefix`: what belongs to accounts has topics of its own, so that access to market data
 never includes it. Only the channels that are configured have a topic. The public dead letters, events and the
 state always exist; the private dead letters and events exist if an account is configured. The bridge creates
-missing topics unless `kafka.create_topics` is false. A topic that exists must have `kafka.partitions`
-partitions; `digifinex.bridge-state` must have `kafka.shards`.
+missing topics, also while it runs, unless `kafka.create_topics` is false. A topic that exists keeps its
+number of partitions, whatever `kafka.partitions` is; `digifinex.bridge-state` must have `kafka.shards`.
 
 ## Common to all records
 

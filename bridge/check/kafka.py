@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterable, Mapping
 from typing import NamedTuple
 
 from aiokafka.admin import AIOKafkaAdminClient
-from aiokafka.errors import IncompatibleBrokerVersion, KafkaError, NoError, for_code
+from aiokafka.errors import IncompatibleBrokerVersion, KafkaError
 
 from bridge import plan
 from bridge.check.access import access
@@ -13,12 +13,13 @@ from bridge.check.lines import Say, plural
 from bridge.config import Config, KafkaConfig
 from bridge.kafka import quirks
 from bridge.kafka.client import connection, in_words, sends_password_in_clear, understood
+from bridge.kafka.metadata import describe
 from bridge.kafka.topics import (
     CLEANUP,
     deleted_by_retention,
-    described,
     mismatch,
     partitions,
+    remark,
     settings,
     topic_name,
     topic_names,
@@ -80,17 +81,13 @@ async def _existing(config: KafkaConfig, names: Collection[str]) -> dict[str, _F
     admin = AIOKafkaAdminClient(**connection(config))
     try:
         await admin.start()
-        partitions_of = {
-            one["topic"]: one["partitions"]
-            for one in await described(admin, names)
-            if for_code(one["error_code"]) is NoError
-        }
-        settings_of = await _settings(admin, partitions_of)
+        described = (await describe(admin, names)).topics
+        there = {name: one for name, one in described.items() if one.error is None}
+        settings_of = await _settings(admin, there)
     finally:
         await quirks.wait_closed(admin.close())
     return {
-        name: _Found(len(found), min(len(one["replicas"]) for one in found), settings_of.get(name, {}))
-        for name, found in partitions_of.items()
+        name: _Found(one.partitions, one.replicas, settings_of.get(name, {})) for name, one in there.items()
     }
 
 
@@ -105,18 +102,20 @@ async def _settings(admin: AIOKafkaAdminClient, names: Iterable[str]) -> dict[st
 def _topic(config: KafkaConfig, channel: str, found: _Found | None, say: Say) -> bool:
     """Print how a topic compares with the configuration; return whether `run` could use it."""
     name, wanted = topic_name(config, channel), partitions(config, channel)
-    number = plural(wanted, "partition")
     if found is None:
+        number = plural(wanted, "partition")
         effect = f"run would create it with {number}"
         say(f"  {name}: missing, {effect if config.create_topics else 'and kafka.create_topics is false'}")
         return config.create_topics
-    if found.partitions != wanted:
-        say(f"  {mismatch(channel, name, found.partitions, wanted)}")
+    if channel == STATE and found.partitions != wanted:
+        say(f"  {mismatch(name, found.partitions, wanted)}")
         return False
     replicas, least = plural(found.replicas, "replica"), int(found.settings.get(_MIN_INSYNC, 0))
     if 0 < least <= found.replicas:
         replicas += f", at least {least} in sync"
-    say(f"  {name}: exists, {number}, {replicas}")
+    say(f"  {name}: exists, {plural(found.partitions, 'partition')}, {replicas}")
+    if found.partitions != wanted:
+        say(f"    {remark(name, found.partitions, wanted)}")
     if least > found.replicas:
         # From 3.7 on (KAFKA-15583) a broker requires no more than there are, whatever the setting.
         say(f"    {_MIN_INSYNC} is {least}: Kafka before 3.7 would reject every record")

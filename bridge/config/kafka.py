@@ -79,13 +79,14 @@ class KafkaConfig(Section):
     compression: Compression = Field(default=Compression.ZSTD, description="Compression of the batches.")
     create_topics: bool = Field(
         default=True,
-        description="Whether to create missing topics. If false, a missing topic is an error at the start.",
+        description="Whether to create missing topics, at the start and when one was deleted. If false, the "
+        "bridge names the topic in `/readyz` and waits for it.",
     )
     partitions: int = Field(
         default=12,
         ge=1,
-        description="Number of partitions of the data topics that the bridge creates. An existing topic "
-        "must have the same number.",
+        description="Number of partitions of the data topics that the bridge creates. A topic that exists "
+        "keeps its number.",
     )
     replication_factor: Replicas = Field(
         default=-1,

@@ -8,7 +8,7 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError, KafkaTimeoutError
 from aiokafka.producer.message_accumulator import BatchBuilder
 
-from bridge.kafka.partition import FULL_BATCH, NO_TIME, Partition
+from bridge.kafka.partition import FULL_BATCH, NO_TIME, RECORD_OVERHEAD, Partition
 from bridge.kafka.producer import PRODUCER_FAILURES
 from bridge.kafka.queues import Queues
 from bridge.kafka.state import Save
@@ -73,7 +73,8 @@ class Batches:
         """Send a batch to each partition that has queued records (or a full batch), and none in flight.
 
         Events first, also those that are queued while batches are sent: no trade is on Kafka before the gap
-        in front of it was reported there.
+        in front of it was reported there. Nothing is sent to partitions that are stuck; while those of events
+        are, no trades are sent either.
 
         Raises:
             KafkaError: a batch has failed; none is in flight any more.
@@ -82,12 +83,14 @@ class Batches:
             await self.all_acknowledged()
         await self._flush_events()
         least = FULL_BATCH if full_only else 1
+        self._queues.set_stuck_aside()
         ready = [p for p in self._queues.dirty if p.delivery is None and len(p.queued) >= least]
         for partition in ready:
             await self._flush_events()
             if time.monotonic() > self.safe_until:
                 return  # the process was frozen in the middle of this
-            await self._send_next(partition)
+            if not (partition.has_marks and self._queues.events_wait):
+                await self._send_next(partition)
 
     async def send_state(self, save: Save) -> None:
         """Send a save to bridge-state, in as few batches as possible.
@@ -96,11 +99,15 @@ class Batches:
             KafkaError: a batch has failed; none is in flight any more.
         """
         now_ms = time.time_ns() // 1_000_000 if self._with_time() else NO_TIME
-        batch = self._producer.create_batch()
+        batch, left = self._producer.create_batch(), self._state.batch_room
         for key, value in save.values.items():
-            if batch.append(timestamp=now_ms, key=key, value=value) is None:
+            left -= len(key) + len(value or b"") + RECORD_OVERHEAD
+            if (left < 0 and batch.record_count()) or batch.append(
+                timestamp=now_ms, key=key, value=value
+            ) is None:
                 await self._send(self._state, batch)
                 batch = self._producer.create_batch()
+                left = self._state.batch_room - len(key) - len(value or b"") - RECORD_OVERHEAD
                 batch.append(timestamp=now_ms, key=key, value=value)
         await self._send(self._state, batch)
 
@@ -127,7 +134,7 @@ class Batches:
 
     async def _flush_events(self) -> None:
         """Send all queued events, and those that are queued meanwhile."""
-        while waiting := [partition for partition in self._queues.event_partitions if partition.queued]:
+        while waiting := [one for one in self._queues.event_partitions if one.queued and not one.stuck]:
             for partition in waiting:
                 if time.monotonic() > self.safe_until:
                     return
@@ -144,7 +151,7 @@ class Batches:
     async def _send(self, partition: Partition, batch: BatchBuilder) -> None:
         try:
             delivery = await self._producer.send_batch(
-                batch, partition.topic.name, partition=partition.number
+                batch, partition.topic.name, partition=partition.topic.existing(partition.number)
             )
         except PRODUCER_FAILURES as error:
             self.failures.append((partition, error))

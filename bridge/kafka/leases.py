@@ -20,6 +20,8 @@ from bridge.backoff import Backoff
 from bridge.config import KafkaConfig
 from bridge.kafka import quirks
 from bridge.kafka.client import FAILURES, in_words, reading, reconnection, understood
+from bridge.kafka.cluster import Cluster
+from bridge.records import STATE
 from bridge.watch.metrics import Metrics
 
 log = structlog.get_logger(__name__)
@@ -28,22 +30,23 @@ _POLL_INTERVAL = 1.0  # seconds between two checks for errors of the consumer's 
 _CONFIRM_TIMEOUT = 10.0  # seconds for the coordinator to confirm that a shard is ours
 _HEARTBEATS = 4  # in one session timeout
 _NEVER_MS = 2**31 - 1
+_METADATA_MS = 10_000  # age of the metadata, at most: the group's leader assigns what it has seen
 
 
 class Leases(ConsumerRebalanceListener):  # type: ignore[misc]
-    """The shards of one replica; `on_change` is called whenever they have changed.
-
-    `topic` is the full name of bridge-state.
-    """
+    """The shards of one replica; `on_change` is called whenever they have changed."""
 
     def __init__(
-        self, config: KafkaConfig, topic: str, *, metrics: Metrics, on_change: Callable[[], None]
+        self, config: KafkaConfig, cluster: Cluster, *, metrics: Metrics, on_change: Callable[[], None]
     ) -> None:
         self.shards: frozenset[int] | None = None  # those assigned last; None until the first assignment
         # Why there is no assignment yet, for /readyz; of interest only while `shards` is None.
         self.trouble = f"waiting for consumer group {config.group_id} to assign shards"
         self._config = config
-        self._topic = topic
+        self._cluster = cluster
+        self._topic = cluster.topics[STATE].name
+        self._topic_id = cluster.topics[STATE].id  # the topic whose partitions are assigned
+        self._doubtful = False  # whether an assignment was ignored, so that the group has to be joined again
         self._metrics = metrics
         self._on_change = on_change
         self._assigned = asyncio.Event()  # set by each assignment; cleared before waiting for the next one
@@ -55,21 +58,25 @@ class Leases(ConsumerRebalanceListener):  # type: ignore[misc]
         """Be a member of the group until cancelled; then leave it, so that others need not wait."""
         backoff = Backoff(0.5, 10.0)
         while True:
+            while self._cluster.topics[STATE].missing:  # noqa: ASYNC110 - polled like the consumer
+                await asyncio.sleep(_POLL_INTERVAL)  # there is nothing to assign
             try:
                 self._consumer = self._member()
                 with understood():
                     await self._consumer.start()
                     self._consumer.subscribe([self._topic], listener=self)
                     backoff.reset()
-                    while True:
+                    while not self._doubtful:
                         await asyncio.sleep(_POLL_INTERVAL)
                         await self._consumer.getmany(timeout_ms=0)  # raises errors of the background tasks
             except FAILURES as error:
                 words = in_words(error)
                 self.trouble = f"consumer group unavailable on {self._config.bootstrap_servers}: {words}"
+                self._cluster.ask()
                 self._metrics.counter("kafka_errors_total", error=type(error).__name__).value += 1
                 log.error("consumer group unavailable, retrying", group=self._config.group_id, error=words)
             finally:
+                self._doubtful = False
                 consumer, self._consumer = self._consumer, None
                 if consumer is not None:
                     await quirks.wait_closed(consumer.stop())
@@ -105,12 +112,24 @@ class Leases(ConsumerRebalanceListener):  # type: ignore[misc]
         """Serve the shards that the group has assigned."""
         if self._consumer is not None:
             self._consumer.pause(*assigned)  # bridge-state is read by others; this consumer is for the group
-        before, self.shards = self.shards, frozenset(place.partition for place in assigned)
+        shards = frozenset(place.partition for place in assigned)
+        if not (shards and shards >= (self.shards or shards)) and await self._is_doubtful():
+            log.warning("assignment ignored, bridge-state was missing", shards=sorted(shards))
+            self._doubtful = True
+            return
+        before, self.shards = self.shards, shards
         self._confirmed_at = time.monotonic()
         self._assigned.set()
         if self.shards != before:
             log.info("shards assigned", shards=sorted(self.shards), before=sorted(before or ()))
             self._on_change()
+
+    async def _is_doubtful(self) -> bool:
+        """Return whether the group's leader may have assigned nothing because bridge-state was not there."""
+        await self._cluster.refreshed()
+        topic = self._cluster.topics[STATE]
+        before, self._topic_id = self._topic_id, topic.id
+        return bool(topic.missing) or topic.id != before
 
     def _member(self) -> AIOKafkaConsumer:
         session_ms = int(self._config.session_timeout * 1000)
@@ -123,6 +142,7 @@ class Leases(ConsumerRebalanceListener):  # type: ignore[misc]
             heartbeat_interval_ms=session_ms // _HEARTBEATS,
             rebalance_timeout_ms=session_ms,
             max_poll_interval_ms=_NEVER_MS,
+            metadata_max_age_ms=_METADATA_MS,
         )
 
     async def _confirm(self, shard: int) -> bool:

@@ -12,7 +12,7 @@ from bridge.records import Record
 from bridge.spool.progress import Backlog
 
 FULL_BATCH = 256  # records; a partition with this many is flushed before the interval is over
-_RECORD_OVERHEAD = 128  # bytes of a key and of Kafka's format around it and a value, rounded up
+RECORD_OVERHEAD = 128  # bytes of a key and of Kafka's format around it and a value, rounded up
 NO_TIME = -1  # the timestamp of a record that has none
 _LONGEST_KEY = 256  # bytes: a name of 64 characters
 _NO_HEADERS: list[object] = []
@@ -44,23 +44,27 @@ class Partition:
         "number",
         "place",
         "queued",
+        "refused_bytes",
         "rejections",
         "room",
         "sent",
         "sent_at",
         "spooled",
+        "stuck",
         "sure_room",
         "topic",
     )
 
     def __init__(self, topic: Topic, number: int, *, has_marks: bool = False, is_public: bool = True) -> None:
-        self.topic = topic
         self.number = number
+        # Bytes of the smallest batch that was refused as too large, although the topic allows it as far as is
+        # known; None if there was none.
+        self.refused_bytes: int | None = None
         self.has_marks = has_marks  # whether its records are trades, which advance watermarks
         self.is_public = is_public  # whether its records are those of a public channel
         self.place = f"{topic.name}/{number}"  # its name in the spool
-        self.room = topic.max_record_bytes  # the most bytes that a record's key and value may have together
-        self.sure_room = self.room - _LONGEST_KEY  # the most that a value may have, whatever its key
+        self.topic = topic
+        self.follow(topic)
         self.queued: list[Record] = []  # records to be sent, the oldest first
         self.sent: list[Record] = []  # records that were sent and are not settled, the oldest first
         self.batches: list[Batch] = []  # the batches in which `sent` went out
@@ -72,11 +76,39 @@ class Partition:
         self.batch_limit: int | None = None
         self.rejections = 0  # how often a record that was alone in its batch was rejected in a row
 
+    def follow(self, topic: Topic) -> None:
+        """Follow what has changed of the topic."""
+        if self.refused_bytes is not None and topic.max_message_bytes != self.topic.max_message_bytes:
+            self.refused_bytes = None
+        self.topic = topic
+        self.room = topic.max_record_bytes  # the most bytes that a record's key and value may have together
+        self.sure_room = self.room - _LONGEST_KEY  # the most that a value may have, whatever its key
+        self.stuck = topic.is_stuck(self.number)  # whether nothing can be written to it at the moment
+
+    @property
+    def batch_room(self) -> int:
+        """The most bytes of a batch of several records, each with its overhead, that the broker accepts."""
+        room = self.topic.max_message_bytes - RECORD_OVERHEAD
+        return room if self.refused_bytes is None else min(room, self.refused_bytes // 2)
+
+    def take_too_large(self) -> list[Record]:
+        """Take out the queued records that are too large for the topic, and return them.
+
+        Nothing may be sent and not settled.
+        """
+        too_large = []
+        for place in reversed(range(len(self.queued))):
+            record = self.queued[place]
+            if len(record.value) + len(record.key or b"") > self.room:
+                too_large.append(self.queued.pop(place))
+                del self.spooled[place : place + 1]
+        return too_large[::-1]
+
     def take_batch(self, producer: AIOKafkaProducer, *, with_time: bool) -> BatchBuilder:
         """Move as many queued records as one batch holds to the sent ones, and return the batch."""
         batch = producer.create_batch()
         append = quirks.appending(batch)
-        room = self.topic.max_message_bytes - _RECORD_OVERHEAD
+        room = self.batch_room
         queued = self.queued
         number = value_bytes = needed = 0
         for record in queued if self.batch_limit is None else queued[: self.batch_limit]:
@@ -85,7 +117,7 @@ class Partition:
             needed += size
             if needed > room and number:
                 break
-            needed += _RECORD_OVERHEAD
+            needed += RECORD_OVERHEAD
             time_ms = record.time_us // 1000 if with_time else NO_TIME
             if append(number, time_ms, record.key, value, _NO_HEADERS) is None:
                 break
@@ -115,15 +147,18 @@ class Partition:
         self.sent.clear()
         self.batches.clear()
 
-    def isolate(self, attempts: int) -> Record | None:
+    def isolate(self, attempts: int, *, too_large: bool = False) -> Record | None:
         """Find the record that caused the last batch to be rejected.
 
-        Halves the next batch. A record that was alone in its batch is taken out and returned, once it was
-        rejected `attempts` times in a row.
+        Halves the next batch; if it was `too_large`, all later ones. A record that was alone in its batch is
+        taken out and returned, once it was rejected `attempts` times in a row.
         """
-        records = self.batches[-1].records
+        records, value_bytes, _ = self.batches[-1]
         if records > 1:
-            self.batch_limit = records // 2
+            if too_large:
+                self.refused_bytes = value_bytes + records * RECORD_OVERHEAD
+            else:
+                self.batch_limit = records // 2
             return None
         self.rejections += 1
         if self.rejections < attempts:

@@ -1,7 +1,6 @@
 """Producers of aiokafka: opened for the configured delivery, and closed with nothing left behind."""
 
 import asyncio
-from collections.abc import Mapping
 
 import structlog
 from aiokafka import AIOKafkaProducer
@@ -10,7 +9,6 @@ from aiokafka.errors import IllegalOperation, KafkaConnectionError, KafkaError
 from bridge.config import Compression, KafkaConfig
 from bridge.kafka import quirks
 from bridge.kafka.client import reconnection, understood
-from bridge.kafka.topics import Topic
 
 log = structlog.get_logger(__name__)
 
@@ -25,9 +23,7 @@ _REQUEST_TIMEOUT_MS = 10_000
 _RETRY_BACKOFF_MS = 50
 
 
-async def open_producer(
-    config: KafkaConfig, topics: Mapping[str, Topic], transactional_id: str | None
-) -> AIOKafkaProducer:
+async def open_producer(config: KafkaConfig, transactional_id: str | None) -> AIOKafkaProducer:
     """Return a started idempotent producer, a transactional one if it gets a transactional id.
 
     Starting with a transactional id fences the producer that had it before, and aborts its open transaction.
@@ -46,7 +42,6 @@ async def open_producer(
         enable_idempotence=True,
         compression_type=None if config.compression is Compression.NONE else config.compression,
         max_batch_size=MAX_BATCH_BYTES,
-        max_request_size=max(topic.max_message_bytes for topic in topics.values()),
         request_timeout_ms=_REQUEST_TIMEOUT_MS,
         retry_backoff_ms=_RETRY_BACKOFF_MS,
         **transaction,

@@ -5,6 +5,7 @@ has unread records, new ones are appended to it, and the oldest ones move up as 
 """
 
 import asyncio
+import heapq
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
@@ -13,7 +14,9 @@ from bridge.channels import CHANNELS, PRIVATE
 from bridge.kafka.partition import FULL_BATCH, OBJECT_OVERHEAD, Partition
 from bridge.kafka.state import Save, ShardState, Unsaved
 from bridge.kafka.topics import Topic
+from bridge.ledger import Watermarks, covers
 from bridge.records import EVENTS, Record, schema_of
+from bridge.seen import Seen
 from bridge.spool.overflow import Overflow
 from bridge.spool.segment import Entry, Place
 from bridge.watch.metrics import Metrics
@@ -45,7 +48,8 @@ class Queues:
         self.pending_records = 0  # records in memory that are not settled
         self.pending_bytes = 0  # the bytes of memory that they take, approximately
         self.places: dict[Place, Partition] = {}  # all partitions that have had records
-        self.dirty: dict[Partition, None] = {}  # those with queued records, as an ordered set
+        # Those with queued records to send, as an ordered set; those that can't be, until `set_stuck_aside`.
+        self.dirty: dict[Partition, None] = {}
         self.event_partitions: list[Partition] = []  # those of events topics, which are sent first
         self.draining = False  # whether the shard is being stopped: then the spool is not read any more
         # Set when there is something to send or to save, when a batch has failed, and by `drain`. The sink
@@ -53,7 +57,12 @@ class Queues:
         self.something = asyncio.Event()
         # Set when a partition has a full batch, and by `drain`. The sink clears it after every pause.
         self.batch_is_full = asyncio.Event()
-        self._topics = topics
+        # Whether keys still go by an earlier number of partitions, because the spool has records for these.
+        self.behind = False
+        # The last trades on Kafka of symbols whose state was lost: with it, the spool's progress was lost.
+        self.rebuilt: Watermarks = {}
+        self._topics = topics  # as they are
+        self._routed = dict(topics)  # by whose number of partitions keys are routed
         self._state = state
         self._overflow = overflow
         self._metrics = metrics
@@ -131,6 +140,74 @@ class Queues:
         self.something.set()
         self.batch_is_full.set()  # ends the pause before the next flush
 
+    def set_stuck_aside(self) -> None:
+        """Leave out of `dirty` what cannot be sent, until `follow` says that it can."""
+        events_wait = self.events_wait
+        for partition in [one for one in self.dirty if one.stuck or (one.has_marks and events_wait)]:
+            del self.dirty[partition]
+
+    @property
+    def events_wait(self) -> bool:
+        """Whether events wait that trades must not overtake, in a partition that is stuck."""
+        return any(one.stuck and one.queued and one.has_marks for one in self.event_partitions)
+
+    def can_send(self) -> bool:
+        """Return whether records are queued that can be sent."""
+        return bool(self.dirty) and any(not one.stuck for one in self.dirty)
+
+    def note_cluster(self, seen: Seen) -> None:
+        """Remember the cluster in the spool, if there is one."""
+        self._overflow.seen = seen
+
+    def follow(self, topics: Mapping[str, Topic]) -> list[tuple[Partition, list[Record]]]:
+        """Follow what has changed of the topics; return the queued records that have become too large.
+
+        These are pending no more. Nothing may be sent and not settled.
+        """
+        self._topics = topics
+        by_name = {topic.name: topic for topic in topics.values()}
+        for partition in self.places.values():
+            if (topic := by_name.get(partition.topic.name)) is not None:
+                partition.follow(topic)
+        self.reroute()
+        too_large = [(one, records) for one in self.places.values() if (records := one.take_too_large())]
+        for partition in self.places.values():
+            if partition.queued and not partition.stuck:
+                self.dirty[partition] = None
+            else:
+                self.dirty.pop(partition, None)
+        return too_large
+
+    def reroute(self) -> None:
+        """Send keys to the partitions that follow from the topics' present numbers of them.
+
+        It holds for what is queued as well, and nothing may be sent and not settled: so the records of a key
+        stay in order. The spool has its records by their partitions; as long as it has any, this waits.
+        """
+        changed = [
+            channel
+            for channel, topic in self._topics.items()
+            if topic.partitions != self._routed[channel].partitions
+        ]
+        self.behind = bool(changed) and (
+            self._overflow.active or any(one.spooled for one in self.places.values())
+        )
+        if not changed or self.behind:
+            return
+        self._routed = dict(self._topics)
+        names = {self._topics[channel].name for channel in changed}
+        moving = [one for one in self.places.values() if one.topic.name in names]
+        queued = [one.queued for one in moving]
+        for partition in moving:
+            partition.queued = []
+            self.dirty.pop(partition, None)
+        for channel in changed:
+            self._routes[channel].clear()
+        for record in heapq.merge(*queued, key=lambda one: one.time_us):
+            partition = self._route(record)
+            partition.queued.append(record)
+            self.dirty[partition] = None
+
     def recover(self) -> None:
         """Continue the spool that an earlier process has left, once the state of the shard was read."""
         state = self._state
@@ -146,7 +223,7 @@ class Queues:
         """Queue all records that were sent and are not settled again, in front."""
         for partition in self.places.values():
             partition.requeue()
-            if partition.queued:
+            if partition.queued and not partition.stuck:
                 self.dirty[partition] = None
 
     def settle(self, partitions: Iterable[Partition]) -> None:
@@ -233,6 +310,8 @@ class Queues:
 
     def _read_block(self) -> None:
         for place, record, offset in self._overflow.next():
+            if self.rebuilt and covers(self.rebuilt, record):
+                continue
             partition = self.places.get(place) or self._open(place, record)
             if not partition.queued:
                 self.dirty[partition] = None
@@ -254,7 +333,7 @@ class Queues:
             self._on_change()
 
     def _route(self, record: Record) -> Partition:
-        topic = self._topics[record.channel]
+        topic = self._routed[record.channel]
         number = topic.partition(record.key)
         place = f"{topic.name}/{number}"
         partition = self.places.get(place) or self._open(place, record)
@@ -267,7 +346,9 @@ class Queues:
     def _open(self, place: Place, record: Record) -> Partition:
         name, _, number = place.rpartition("/")
         # A record in the spool may be of a channel that is not configured any more.
-        topic = self._topics.get(record.channel) or replace(self._topics[EVENTS], name=name)
+        topic = self._topics.get(record.channel) or replace(
+            self._topics[EVENTS], name=name, id="", leaderless=frozenset(), missing=""
+        )
         partition = Partition(
             topic,
             int(number),

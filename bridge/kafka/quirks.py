@@ -32,6 +32,7 @@ from aiokafka.conn import AIOKafkaConnection, CloseReason, ScramAuthenticator
 from aiokafka.errors import KafkaConnectionError, KafkaError, KafkaTimeoutError, SaslAuthenticationFailed
 from aiokafka.producer.message_accumulator import BatchBuilder, MessageAccumulator, MessageBatch
 from aiokafka.protocol.api import Response
+from aiokafka.protocol.metadata import MetadataRequest, MetadataRequest_v5
 
 from bridge.exchange.requests import Credentials
 from bridge.exchange.words import Confidential
@@ -70,6 +71,7 @@ _original_bootstrap = AIOKafkaClient.bootstrap
 _original_close = AIOKafkaClient.close
 _original_salted_password = ScramAuthenticator.create_salted_password
 _original_reenqueue = MessageAccumulator.reenqueue
+_original_build = MetadataRequest.build
 
 
 def apply() -> None:
@@ -83,6 +85,7 @@ def apply() -> None:
         (AIOKafkaClient, "close", _original_close, _close),
         (ScramAuthenticator, "create_salted_password", _original_salted_password, _create_salted_password),
         (MessageAccumulator, "reenqueue", _original_reenqueue, _reenqueue),
+        (MetadataRequest, "build", _original_build, _build),
     ):
         if getattr(owner, name) is original:
             setattr(owner, name, corrected)
@@ -229,6 +232,18 @@ def _reenqueue(self: MessageAccumulator, batch: MessageBatch) -> None:
         batch.reset_drain()
 
 
+def _build(self: MetadataRequest, request_struct_class: type[MetadataRequest_v5]) -> MetadataRequest_v5:
+    """Ask for metadata without letting the broker create the topics that are asked for.
+
+    aiokafka's clients let it, and have no option against it. Not reported upstream as far as known. Without
+    this a broker with `auto.create.topics.enable` creates a deleted topic again as soon as the producer or
+    the group's consumer asks for it, with the broker's number of partitions and settings.
+    """
+    if self._allow_auto_topic_creation is None:
+        self._allow_auto_topic_creation = False
+    return _original_build(self, request_struct_class)
+
+
 async def wait_closed(closing: Coroutine[Any, Any, None]) -> None:
     """Wait for one of aiokafka's clients to close, for two seconds at most.
 
@@ -308,9 +323,8 @@ def _tasks_of(sender: object) -> set[asyncio.Task[object]]:
 async def request(admin: AIOKafkaAdminClient, message: object, node: int | None = None) -> Response:
     """Return Kafka's response to a request that the admin client has no method for, from any node or this.
 
-    `describe_topics()` lets the broker create the topics that it is asked about, and has no option against
-    it; and there is no method for most requests. Not reported upstream as far as known. Without this `check`
-    would create topics, with the broker's defaults, as would `run` with `kafka.create_topics = false`.
+    There is no method for most requests. Not reported upstream as far as known. Without this `check` could
+    not ask for ACLs, nor anybody for the ids of topics.
 
     Raises:
         KafkaError: Kafka does not answer.

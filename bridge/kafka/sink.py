@@ -5,12 +5,15 @@ A record is settled by the acknowledgement of its batch (at-least-once) or by th
 transaction, and all that is not settled is sent again, in order.
 
 The state that follows from the records is saved in their transaction, or right after them.
+
+Longer than 350 lines because taking over, delivering and following the cluster depend on what is sent and not
+settled at each moment.
 """
 
 import asyncio
 import contextlib
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from itertools import chain
 
 import structlog
@@ -22,12 +25,14 @@ from bridge.config import Delivery, KafkaConfig
 from bridge.errors import ShardLost
 from bridge.kafka.batches import Batches, Failure
 from bridge.kafka.client import FAILURES, in_words, transactional_id
+from bridge.kafka.cluster import Cluster
 from bridge.kafka.partition import Partition
 from bridge.kafka.producer import PRODUCER_FAILURES, abort, close_producer, open_producer
 from bridge.kafka.queues import Queues
-from bridge.kafka.rejections import Rejections
+from bridge.kafka.rebuilding import is_on_kafka, last_trades
+from bridge.kafka.rejections import Rejections, too_large
 from bridge.kafka.state import Save, ShardState, Unsaved
-from bridge.kafka.topics import Topic
+from bridge.records import STATE
 from bridge.watch.metrics import Metrics
 
 log = structlog.get_logger(__name__)
@@ -45,7 +50,7 @@ class Sink:
     def __init__(
         self,
         config: KafkaConfig,
-        topics: Mapping[str, Topic],
+        cluster: Cluster,
         *,
         queues: Queues,
         state: ShardState,
@@ -55,7 +60,9 @@ class Sink:
         # Set when the shard's state was read and nobody else can write to it any more; never cleared.
         self.taken_over = asyncio.Event()
         self._config = config
-        self._topics = topics
+        self._cluster = cluster
+        # The topics as partitions and state have them, and the version of the view that they are of.
+        self._topics, self._followed = cluster.topics, cluster.version
         self._queues = queues
         self._state = state
         self._is_ours = is_ours
@@ -78,6 +85,13 @@ class Sink:
         Raises:
             ShardLost: another replica serves the shard now, and delivers the rest.
         """
+        self._cluster.watchers.append(self._queues.something.set)
+        try:
+            await self._deliver()
+        finally:
+            self._cluster.watchers.remove(self._queues.something.set)
+
+    async def _deliver(self) -> None:
         queues = self._queues
         while not self._drained():
             self._asked_at = time.monotonic()
@@ -85,6 +99,7 @@ class Sink:
                 producer = await self._open()
             except FAILURES as error:
                 self._rejections.count(error)
+                self._cluster.ask()
                 self._trouble = f"no producer on {self._config.bootstrap_servers}: {in_words(error)}"
                 log.warning(
                     "Kafka unavailable, retrying",
@@ -96,20 +111,19 @@ class Sink:
             batches = self._batches(producer)
             try:
                 await self._take_over()
+                self._follow()
                 self._asked_at = None
                 # Otherwise the first settled record shows that Kafka accepts them.
                 if not queues.pending_records:
                     self._trouble = None
-                if self._transactional_id is None:
-                    await self._at_least_once(batches)
-                else:
-                    await self._exactly_once(batches)
-                return
+                deliver = self._at_least_once if self._transactional_id is None else self._exactly_once
+                if await deliver(batches):
+                    return
             except asyncio.CancelledError:
                 await abort(producer)
                 raise
             except PRODUCER_FAILURES as error:
-                self._recover(error, batches.failures)
+                await self._recover(error, batches.failures)
             finally:
                 await close_producer(producer)
             await asyncio.sleep(self._backoff.next())
@@ -124,7 +138,8 @@ class Sink:
         """Return why Kafka counts as unavailable; None if it responds."""
         if self._trouble is not None:
             return self._trouble
-        sent_at = [partition.sent_at for partition in self._queues.places.values() if partition.delivery]
+        partitions = (*self._queues.places.values(), self._state_partition)
+        sent_at = [partition.sent_at for partition in partitions if partition.delivery]
         if self._asked_at is not None:
             sent_at.append(self._asked_at)
         silence = time.monotonic() - min(sent_at) if sent_at else 0.0
@@ -142,7 +157,7 @@ class Sink:
             KafkaError: Kafka is unavailable, or rejects the producer.
         """
         await self._check_lease(0.0)
-        return await open_producer(self._config, self._topics, self._transactional_id)
+        return await open_producer(self._config, self._transactional_id)
 
     def _batches(self, producer: AIOKafkaProducer) -> Batches:
         return Batches(
@@ -190,9 +205,17 @@ class Sink:
             KafkaError: Kafka is unavailable.
         """
         state = self._state
+        self._follow_state()
         committed = await state.catch_up()
         if not self.taken_over.is_set():
+            await self._complete_state()
             self._queues.recover()
+        elif (
+            state.was_lost
+            and state.committing is not None
+            and await is_on_kafka(self._config, self._queues.places.values())
+        ):
+            committed = state.committing.transaction
         if state.committing is not None and state.committing.transaction == committed:
             log.info("a commit whose response was lost had succeeded", transaction=committed)
             state.saved(state.committing)
@@ -201,13 +224,40 @@ class Sink:
         self._queues.requeue()
         self.taken_over.set()
 
+    async def _complete_state(self) -> None:
+        """Read the last trades from their topic, if bridge-state is not the one that the owner has completed.
+
+        Raises:
+            KafkaError: Kafka is unavailable.
+        """
+        state, trades = self._state, self._cluster.topics.get("trades")
+        remembered = state.remembered
+        if trades is None or (remembered is not None and remembered.has_state_of(self._cluster.seen)):
+            return
+        found = await last_trades(
+            self._config, trades, lambda key: key not in state.watermarks and state.has_symbol(key)
+        )
+        state.complete(found)
+        self._queues.rebuilt = found
+        if found:
+            log.warning(
+                "bridge-state incomplete, read last trades from their topic",
+                shard=state.shard,
+                symbols=len(found),
+            )
+
     # Deliver
 
-    async def _at_least_once(self, batches: Batches) -> None:
+    async def _at_least_once(self, batches: Batches) -> bool:
+        """Send one batch after another; return whether all is delivered, False for a new producer."""
         # With a heartbeat every quarter of the session timeout, nothing is reassigned within half of it.
         safe_for = self._config.session_timeout / 2
         batches.safe_until = time.monotonic() + safe_for
         while await self._anything(batches):
+            if self._has_to_follow:
+                await batches.all_acknowledged()
+                if not self._follow():
+                    return False
             # A producer without transactions is not fenced, so it has to ask whether it may still write; and
             # if another replica could have served the shard meanwhile, whether one has.
             await self._await_lease(safe_for, batches.safe_until)
@@ -220,9 +270,12 @@ class Sink:
                 await batches.all_acknowledged()
             else:
                 await self._pause(self._config.flush_interval)
+        return True
 
-    async def _exactly_once(self, batches: Batches) -> None:
+    async def _exactly_once(self, batches: Batches) -> bool:
         """Commit one transaction after another; records for the next one gather meanwhile.
+
+        Returns whether all is delivered, False for a new producer.
 
         Nothing is visible before the commit, so a partition is flushed when a batch is full, and once,
         `flush_interval` before the commit is due: a batch costs as much work as many records.
@@ -231,6 +284,8 @@ class Sink:
         gathering = config.commit_interval - config.flush_interval
         flush_at = 0.0
         while await self._anything(batches):
+            if self._has_to_follow and not self._follow():
+                return False
             await batches.begin_transaction()
             flush_at = max(flush_at + gathering, time.monotonic() + config.flush_interval)
             while (left := flush_at - time.monotonic()) > 0 and (queues.dirty or not queues.draining):
@@ -254,6 +309,39 @@ class Sink:
             state.saved(save)
             self._settle(partitions)
             queues.saved(save)
+        return True
+
+    @property
+    def _has_to_follow(self) -> bool:
+        """Whether the cluster has changed since it was followed, or keys can follow their partitions."""
+        return self._cluster.version != self._followed or (self._queues.behind and self._queues.spool_is_read)
+
+    def _follow(self) -> bool:
+        """Follow what has changed of the topics; return whether the producer can be kept.
+
+        Nothing may be sent and not settled. aiokafka's producer does not notice at once that a topic has more
+        partitions, or is another one.
+        """
+        before, now = self._topics, self._cluster.topics
+        self._topics, self._followed = now, self._cluster.version
+        self._follow_state()
+        for partition, records in self._queues.follow(now):
+            for record in records:
+                why = f"more than max.message.bytes ({partition.topic.max_message_bytes})"
+                self._rejections.give_up(record, partition, why)
+        return all(
+            (one.id, one.partitions) == (now[channel].id, now[channel].partitions)
+            for channel, one in before.items()
+        )
+
+    def _follow_state(self) -> None:
+        """Follow what has changed of bridge-state: another topic gets all that is to be in it."""
+        topic, seen = self._cluster.topics[STATE], self._cluster.seen
+        self._state_partition.follow(topic)
+        self._queues.note_cluster(seen)
+        if self._state.follow(topic, seen):
+            log.warning("bridge-state was lost, writing it anew", shard=self._state.shard)
+            self._queues.note_progress(with_sent=False)
 
     def _unsaved(self) -> Unsaved:
         """Return the oldest records that a save now would leave out: a transaction includes the sent ones."""
@@ -262,8 +350,10 @@ class Sink:
     def _complete(self) -> bool:
         """Return whether nothing is left to deliver after a save now, at the end."""
         queues = self._queues
-        left = queues.dirty if self._transactional_id is not None else queues.pending_records
-        return queues.draining and not left and queues.spool_is_read
+        in_transaction = 0
+        if self._transactional_id is not None:
+            in_transaction = sum(len(partition.sent) for partition in queues.places.values())
+        return queues.draining and queues.pending_records == in_transaction and queues.spool_is_read
 
     def _save_end(self) -> None:
         """Save that this replica has ended, and until when private channels were listened to."""
@@ -280,11 +370,11 @@ class Sink:
         """Wait for something to send; False when draining and all is settled."""
         queues = self._queues
         queues.refill()
-        while not (queues.dirty or self._state.unsaved):
+        while not (queues.can_send() or self._state.unsaved or self._has_to_follow):
             if queues.draining or batches.failures:
                 await batches.all_acknowledged()
                 self._save_end()
-                return bool(queues.dirty) or self._state.unsaved
+                return queues.can_send() or self._state.unsaved
             queues.something.clear()
             await queues.something.wait()
         return True
@@ -324,9 +414,19 @@ class Sink:
 
     # Recover
 
-    def _recover(self, error: Exception, failures: Sequence[Failure]) -> None:
-        self._trouble = f"{self._config.bootstrap_servers}: {in_words(failures[0][1] if failures else error)}"
-        self._rejections.handle(failures)
+    async def _recover(self, error: Exception, failures: Sequence[Failure]) -> None:
+        if too_large(failures):
+            await self._cluster.refreshed()
+        else:
+            self._cluster.ask()
+        place = f"{self._config.bootstrap_servers}: "
+        if failures:
+            partition, error_of_batch = failures[0]
+            place += f"topic {partition.topic.name}, partition {partition.number}: {in_words(error_of_batch)}"
+        else:
+            place += in_words(error)
+        self._trouble = place
+        self._rejections.handle(failures, self._cluster.topics)
         if not failures:
             self._rejections.count(error)
             log.error("producer failed, retrying", error=in_words(error))

@@ -8,23 +8,26 @@ from bridge.kafka.topics import Topic, topic_names
 from bridge.records import EVENTS, STATE
 from bridge.spool.segment import Entry
 
+_ONCE_PARTITIONS = 1000  # of a topic that has fewer now, at most
 _END_OF_TIME = 2**53  # µs since the epoch: the year 2255
 
 
-def own_entries(config: KafkaConfig, topics: Mapping[str, Topic]) -> Callable[[Entry], bool]:
-    """Return whether an entry is for a topic of the bridge and a partition of that topic.
+def own_entries(config: KafkaConfig, topics: Callable[[], Mapping[str, Topic]]) -> Callable[[Entry], bool]:
+    """Return whether an entry is for a topic of the bridge and a partition that this may have had.
 
-    A record may be of a channel that is not configured any more. Its topic is not looked at then, so it has
-    as many partitions as the events, which the bridge has created like it.
+    A topic that was deleted and created again may have fewer partitions now. A record may also be of a
+    channel that is not configured any more: its topic, which is not looked at, counts as one like that of the
+    events.
     """
-    places = {
-        channel: {f"{name}/{number}" for number in range(topics.get(channel, topics[EVENTS]).partitions)}
-        for channel, name in topic_names(config, CHANNELS).items()
-        if channel != STATE
-    }
+    names = {channel: name for channel, name in topic_names(config, CHANNELS).items() if channel != STATE}
 
     def is_own(entry: Entry) -> bool:
         place, record = entry
-        return place in places.get(record.channel, ()) and 0 <= record.time_us < _END_OF_TIME
+        name, _, number = place.rpartition("/")
+        if names.get(record.channel) != name or not (number.isascii() and number.isdecimal()):
+            return False
+        topic = topics().get(record.channel) or topics()[EVENTS]
+        is_partition = number == str(int(number)) and int(number) < max(topic.partitions, _ONCE_PARTITIONS)
+        return is_partition and 0 <= record.time_us < _END_OF_TIME
 
     return is_own

@@ -6,6 +6,7 @@ Each shard has a partition of the topic, in which the newest record of a key cou
     trades/<symbol>     the watermark of a symbol
     account/<name>      the last-heard times of its private channels
     spool               the committed offsets of the spool
+    cluster             which cluster and topics these are
 
 They are written in the transaction of the records that they describe. So after a crash they match the records
 on Kafka, and after a commit whose response was lost they show whether it succeeded.
@@ -25,15 +26,17 @@ from bridge.errors import ShardLost
 from bridge.kafka import quirks
 from bridge.kafka.client import reading, reconnection
 from bridge.kafka.topics import Topic
-from bridge.ledger import Heard, Watermark, advanced
+from bridge.ledger import Heard, Watermark, Watermarks, advanced
 from bridge.plan import shard_of
 from bridge.records import Record
+from bridge.seen import Seen
 from bridge.spool.progress import Owner
 
 _OWNER = b"owner"
 _TRADES = b"trades/"
 _ACCOUNT = b"account/"
 _SPOOL = b"spool"
+_CLUSTER = b"cluster"
 
 _PATIENCE = 60.0  # seconds to read the whole state
 _POLL_MS = 500
@@ -68,6 +71,7 @@ class Save(NamedTuple):
 _decode_owner = msgspec.json.Decoder(Owner).decode
 _decode_watermark = msgspec.json.Decoder(Watermark).decode
 _decode_heard = msgspec.json.Decoder(dict[str, int]).decode
+_decode_seen = msgspec.json.Decoder(Seen).decode
 
 
 class ShardState:
@@ -84,6 +88,10 @@ class ShardState:
         self.savable: Callable[[int | None], Mapping[str, Heard]] = lambda _: {}
         self.previous: Owner | None = None  # the owner before this process; set by the first `catch_up`
         self.spool_progress: bytes | None = None  # the committed offsets that the previous owner has saved
+        self.remembered: Seen | None = None  # the cluster that the previous owner has saved
+        # Whether bridge-state has lost what this replica had saved there, because the topic, or the disk
+        # under it, has come back empty; until `catch_up` finds a save there again.
+        self.was_lost = False
         # The save in the transaction that is being committed. Without a response only Kafka knows whether the
         # commit succeeded. Set by the sink before it commits; None again once the result is known.
         self.committing: Save | None = None
@@ -91,6 +99,7 @@ class ShardState:
         self._replica = replica
         self._transaction = 0  # number of the last transaction that was prepared, committed or not
         self._read_to: int | None = None  # the partition's next offset to read; None before the first read
+        self._cluster = b""  # the cluster as it is to be saved; empty before `follow`
         self.due = False  # whether to save even if nothing else has changed; set by the sink
         self.ended = False  # whether the newest save says that this replica has stopped with nothing left
         self._claimed = False  # whether this replica has been saved as the owner
@@ -108,6 +117,9 @@ class ShardState:
             KafkaError: Kafka is unavailable.
         """
         found, end = (await self._read({self.shard: self._read_to}))[self.shard]
+        if self._read_to is not None and end < self._read_to:
+            found, end = (await self._read({self.shard: None}))[self.shard]
+            self.write_anew()
         owner = _decode_owner(found[_OWNER]) if _OWNER in found else None
         if self._read_to is None:
             self.previous = owner
@@ -117,7 +129,40 @@ class ShardState:
         elif owner is not None and owner.replica != self._replica:
             raise ShardLost(f"replica {owner.replica} has taken over")
         self._read_to = end
+        if owner is not None:
+            self.was_lost = False
         return owner.transaction if owner is not None and owner.replica == self._replica else 0
+
+    def follow(self, topic: Topic, seen: Seen) -> bool:
+        """Follow what has changed of the cluster; return whether bridge-state is another topic now.
+
+        Then all that is known is saved again.
+        """
+        replaced = "" != topic.id != self.topic.id != ""
+        self.topic = topic
+        if (cluster := msgspec.json.encode(seen)) != self._cluster:
+            self._cluster = self._unsaved[_CLUSTER] = cluster
+        if replaced and self._read_to is not None:
+            self._read_to = 0
+            self.write_anew()
+        return replaced
+
+    def complete(self, watermarks: Watermarks) -> None:
+        """Include watermarks that bridge-state does not have, because it was lost; the next save has them."""
+        for symbol in watermarks.keys() - self.watermarks.keys():
+            self.watermarks[symbol] = watermarks[symbol]
+            self._unsaved[_TRADES + symbol] = msgspec.json.encode(watermarks[symbol])
+
+    def write_anew(self) -> None:
+        """Include all that is known in the next save, because bridge-state has lost it."""
+        self.was_lost = True
+        values: dict[bytes, bytes | None] = {_CLUSTER: self._cluster}
+        for symbol, watermark in self.watermarks.items():
+            values[_TRADES + symbol] = msgspec.json.encode(watermark)
+        for account, heard in self.heard.items():
+            values[_ACCOUNT + account.encode()] = msgspec.json.encode(heard)
+        self._unsaved = values | self._unsaved
+        self._claimed = False
 
     def acknowledged(self, records: Iterable[Record]) -> None:
         """Advance the watermarks over acknowledged records; the next save includes them."""
@@ -211,6 +256,8 @@ class ShardState:
                 self.heard[key.removeprefix(_ACCOUNT).decode()] = _decode_heard(value)
             elif key == _SPOOL:
                 self.spool_progress = value
+            elif key == _CLUSTER:
+                self.remembered = _decode_seen(value)
         if self.previous is not None and self.previous.replica == self._replica:
             self._transaction = self.previous.transaction
 
@@ -227,6 +274,10 @@ class ShardState:
                 if self._is_ours(key) and _newness(key, value) > _newness(key, found.get(key)):
                     found[key] = self._unsaved[key] = value
         return found
+
+    def has_symbol(self, symbol: bytes) -> bool:
+        """Return whether a symbol belongs to this shard."""
+        return self._is_ours(_TRADES + symbol)
 
     def _is_ours(self, key: bytes) -> bool:
         _kind, _, name = key.partition(b"/")

@@ -1,31 +1,25 @@
-"""The bridge's topics: their names, partitions and limits; created if missing, verified otherwise."""
+"""The bridge's topics: their names, partitions, limits and settings, and how they are created."""
 
-import asyncio
 import random
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import structlog
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import (
     ClusterAuthorizationFailedError,
-    IncompatibleBrokerVersion,
     KafkaError,
     NoError,
     TopicAlreadyExistsError,
     TopicAuthorizationFailedError,
-    UnknownTopicOrPartitionError,
     for_code,
 )
-from aiokafka.protocol.metadata import MetadataRequest
 
 from bridge.channels import PRIVATE
 from bridge.config import KafkaConfig
-from bridge.errors import TopicError
 from bridge.kafka import quirks
-from bridge.kafka.client import AclMissing, connection
+from bridge.kafka.client import AclMissing, in_words
 from bridge.partitioner import partition_of
 from bridge.records import DEADLETTER, EVENTS, PRIVATE_DEADLETTER, PRIVATE_EVENTS, STATE, schema_of
 
@@ -51,24 +45,42 @@ _STATE_SETTINGS = {
     "min.cleanable.dirty.ratio": "0.1",
 }
 
-_MAX_BYTES = "max.message.bytes"
-_KAFKAS_DEFAULT_MAX_BYTES = 1048588
+MAX_BYTES = "max.message.bytes"
 _BATCH_OVERHEAD = 128  # bytes of a batch and a record around its key and value, rounded up
 
 
 @dataclass(frozen=True, slots=True)
 class Topic:
-    """One topic of the bridge; `max_message_bytes` is the largest batch that the broker accepts."""
+    """One topic of the bridge, as it was seen last.
+
+    `max_message_bytes` is the largest batch that the broker accepts. `id` is another one if the topic is
+    deleted and created again; "" if the broker reports none. `leaderless` are the partitions that cannot be
+    written to at the moment. `missing` is why the topic is not there any more, "" if it is.
+    """
 
     name: str
     partitions: int
     max_message_bytes: int
+    id: str = ""
+    leaderless: frozenset[int] = frozenset()
+    missing: str = ""
 
     def partition(self, key: bytes | None) -> int:
         """Return the partition of a key as the Java client computes it; a random one without a key."""
         if key is None:
             return random.randrange(self.partitions)  # noqa: S311
         return partition_of(key, self.partitions)
+
+    def existing(self, number: int) -> int:
+        """Return the partition that the records of a partition go to: itself, unless it is gone.
+
+        A topic that was deleted and created again may have fewer partitions than records wait for.
+        """
+        return number % self.partitions
+
+    def is_stuck(self, number: int) -> bool:
+        """Return whether nothing can be written to this partition at the moment."""
+        return bool(self.missing) or self.existing(number) in self.leaderless
 
     @property
     def max_record_bytes(self) -> int:
@@ -100,50 +112,13 @@ def partitions(config: KafkaConfig, channel: str) -> int:
     return config.shards if channel == STATE else config.partitions
 
 
-async def prepare(config: KafkaConfig, channels: Iterable[str]) -> dict[str, Topic]:
-    """Return the topics of these channels, dead letters, events and state; create those that are missing.
-
-    Raises:
-        TopicError: a topic is missing and may not be created, cannot be created, or has the wrong number of
-            partitions.
-        KafkaError: Kafka does not answer, or an ACL is missing.
-    """
-    names = topic_names(config, channels)
-    wanted = {name: partitions(config, channel) for channel, name in names.items()}
-    admin = AIOKafkaAdminClient(**connection(config))
-    try:
-        await admin.start()
-        found = await existing(admin, names.values())
-        missing = {channel: name for channel, name in names.items() if name not in found}
-        if missing:
-            if not config.create_topics:
-                raise TopicError(
-                    " ".join(
-                        f"topic {name} does not exist and kafka.create_topics is false: create it with "
-                        f"{wanted[name]} partitions, or set kafka.create_topics = true."
-                        for name in missing.values()
-                    )
-                )
-            await _create(admin, config, missing)
-            found = await _all_of(admin, names.values())
-        for channel, name in names.items():
-            if found[name] != wanted[name]:
-                raise TopicError(mismatch(channel, name, found[name], wanted[name]))
-        limits = await max_message_bytes(admin, names.values())
-        await _warn_of_retention(admin, names[STATE])
-    finally:
-        await quirks.wait_closed(admin.close())
-    return {channel: Topic(name, found[name], limits[name]) for channel, name in names.items()}
+def remark(name: str, found: int, wanted: int) -> str:
+    """Return what a number of partitions means that is not `kafka.partitions`: nothing has to be done."""
+    return f"topic {name} keeps its {found} partitions (kafka.partitions is {wanted})"
 
 
-def mismatch(channel: str, name: str, found: int, wanted: int) -> str:
-    """Return an explanation, with the remedy, of a number of partitions that is not the configured one."""
-    if channel != STATE:
-        return (
-            f"topic {name} has {found} partitions, kafka.partitions is {wanted}: "
-            f"set kafka.partitions = {found}, or use another "
-            f"kafka.{'private_topic_prefix' if channel in PRIVATE else 'topic_prefix'}"
-        )
+def mismatch(name: str, found: int, wanted: int) -> str:
+    """Return an explanation, with the remedy, of a number of shards that is not the configured one."""
     if found > wanted:
         return (
             f"topic {name} has state of {found} shards, kafka.shards is {wanted}: "
@@ -167,75 +142,6 @@ def deleted_by_retention(name: str, policy: str) -> str | None:
     )
 
 
-async def existing(admin: AIOKafkaAdminClient, names: Iterable[str]) -> dict[str, int]:
-    """Return the number of partitions of each of these topics that exists.
-
-    Raises:
-        KafkaError: Kafka does not answer, or denies access to one of them.
-    """
-    found = {}
-    for topic in await described(admin, names):
-        error = for_code(topic["error_code"])
-        if error is NoError:
-            found[topic["topic"]] = len(topic["partitions"])
-        elif error is not UnknownTopicOrPartitionError:
-            raise error(topic["topic"])
-    return found
-
-
-async def described(admin: AIOKafkaAdminClient, names: Iterable[str]) -> list[dict[str, Any]]:
-    """Return Kafka's metadata of topics: `topic`, `error_code` and `partitions` of each.
-
-    Unlike the admin client's `describe_topics`, this never lets the broker create them.
-    """
-    response = await quirks.request(admin, MetadataRequest(list(names), allow_auto_topic_creation=False))
-    topics: list[dict[str, Any]] = response.to_object()["topics"]
-    return topics
-
-
-async def _all_of(admin: AIOKafkaAdminClient, names: Collection[str]) -> dict[str, int]:
-    """Return the number of partitions of topics that were just created, here or by another replica.
-
-    Raises:
-        KafkaError: some broker does not know all of them after some seconds.
-    """
-    for _ in range(ATTEMPTS):
-        found = await existing(admin, names)
-        if len(found) == len(names):
-            return found
-        await asyncio.sleep(ATTEMPT_INTERVAL)
-    raise UnknownTopicOrPartitionError(", ".join(set(names) - found.keys()))
-
-
-async def max_message_bytes(admin: AIOKafkaAdminClient, names: Iterable[str]) -> dict[str, int]:
-    """Return `max.message.bytes` of each topic; Kafka's default where the broker does not report it."""
-    limits = dict.fromkeys(names, _KAFKAS_DEFAULT_MAX_BYTES)
-    assumed = {"assumed_max_message_bytes": _KAFKAS_DEFAULT_MAX_BYTES}
-    unknown = list(limits)
-    errors: dict[str, type[KafkaError]] = {}
-    for _ in range(ATTEMPTS):
-        try:
-            reported = await settings(admin, unknown, _MAX_BYTES)
-        except IncompatibleBrokerVersion:
-            log.warning("broker does not report topic limits, assuming the default", **assumed)
-            return limits
-        limits |= {name: int(one[_MAX_BYTES]) for name, one in reported.items() if isinstance(one, dict)}
-        errors |= {name: one for name, one in reported.items() if not isinstance(one, dict)}
-        # A topic that is new may not be known to every broker yet.
-        unknown = [name for name, one in reported.items() if one is UnknownTopicOrPartitionError]
-        if not unknown:
-            break
-        await asyncio.sleep(ATTEMPT_INTERVAL)
-    for name, error in errors.items():
-        if error is TopicAuthorizationFailedError:
-            log.warning("ACL missing", operation="DescribeConfigs", resource=f"topic {name}")
-        if name in unknown or error is not UnknownTopicOrPartitionError:
-            log.warning(
-                "max.message.bytes unknown, assuming the default", topic=name, error=error.__name__, **assumed
-            )
-    return limits
-
-
 async def settings(
     admin: AIOKafkaAdminClient, names: Iterable[str], *keys: str
 ) -> dict[str, dict[str, str] | type[KafkaError]]:
@@ -252,28 +158,25 @@ async def settings(
     }
 
 
-async def _warn_of_retention(admin: AIOKafkaAdminClient, name: str) -> None:
-    """Only warn: the state matters at the next start, and refusing to run now would lose more data."""
-    try:
-        reported = (await settings(admin, [name], CLEANUP))[name]
-    except IncompatibleBrokerVersion:
-        return
-    if isinstance(reported, dict) and (problem := deleted_by_retention(name, reported.get(CLEANUP, ""))):
-        log.warning("retention can delete bridge-state", problem=problem)
+async def create(admin: AIOKafkaAdminClient, config: KafkaConfig, names: Mapping[str, str]) -> dict[str, str]:
+    """Create the topics of these channels; return why, by name, for those that Kafka does not create.
 
-
-async def _create(admin: AIOKafkaAdminClient, config: KafkaConfig, names: Mapping[str, str]) -> None:
+    Raises:
+        KafkaError: Kafka does not answer.
+    """
     topics = {name: new_topic(config, channel, name) for channel, name in names.items()}
+    refused: dict[str, str] = {}
     for name, (code, message) in (await quirks.create_topics(admin, topics.values())).items():
         topic, error = topics[name], for_code(code)
         if error is NoError:
             log.info("topic created", topic=name, partitions=topic.num_partitions)
         elif error in (TopicAuthorizationFailedError, ClusterAuthorizationFailedError):
-            raise AclMissing(f"Create on topic {name}")
+            refused[name] = in_words(AclMissing(f"Create on topic {name}"))
         elif error.retriable:
-            raise error(f"topic {name} cannot be created yet: {message}")
+            refused[name] = f"topic {name} cannot be created yet: {message or error.__name__}"
         elif error is not TopicAlreadyExistsError:
-            raise TopicError(uncreatable(topic, message or error.__name__))
+            refused[name] = uncreatable(topic, message or error.__name__)
+    return refused
 
 
 def new_topic(config: KafkaConfig, channel: str, name: str) -> NewTopic:
@@ -282,7 +185,7 @@ def new_topic(config: KafkaConfig, channel: str, name: str) -> NewTopic:
     if channel == STATE:
         settings = _STATE_SETTINGS
     elif schema_of(channel) == DEADLETTER:
-        settings[_MAX_BYTES] = str(DEADLETTER_MAX_BYTES)
+        settings[MAX_BYTES] = str(DEADLETTER_MAX_BYTES)
     return quirks.new_topic(name, partitions(config, channel), config.replication_factor, settings)
 
 

@@ -18,6 +18,7 @@ from msgspec.structs import replace
 from bridge.errors import SpoolFull
 from bridge.ledger import Watermark, advanced, newest
 from bridge.records import EVENTS, Kind, Record, schema_of
+from bridge.seen import Seen
 from bridge.spool.gaps import gap
 from bridge.spool.progress import (
     Backlog,
@@ -57,6 +58,8 @@ class Overflow:
         # Whether new records have to queue up here. From the beginning of a spool until all of it was read.
         self.active = False
         self.recovered = False  # whether the spool of an earlier process is continued
+        self.seen: Seen | None = None  # the cluster that the records are for
+        self.remembered: Seen | None = None  # the same, of the spool that an earlier process has left
         self._read_once = False  # whether the end of the spool was reached since then
         self._spool = spool
         self._replica = replica
@@ -261,6 +264,7 @@ class Overflow:
             self._report_damage()
             if header is None:
                 return
+            self.remembered = header.cluster
             if (reason := outdated(header, previous, known, shards)) is not None:
                 detail = f"{spool.unread} records: {reason}"
                 spool.clear()
@@ -306,6 +310,7 @@ class Overflow:
             transaction=transaction,
             committed=committed,
             oldest_us=_now_us(),
+            cluster=self.seen,
         )
 
     def _report_lost(self, previous: Owner) -> None:

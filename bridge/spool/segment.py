@@ -13,6 +13,7 @@ import msgspec
 from bridge.errors import SpoolFull
 from bridge.ledger import Watermark, advanced
 from bridge.records import Record
+from bridge.seen import Seen
 
 _FRONT = struct.Struct(">II")  # a block's length in bytes and its CRC-32
 
@@ -51,6 +52,7 @@ class Header(msgspec.Struct, frozen=True):
     everything below `committed` if `transaction` is the last one that was committed. `watermarks` result from
     all earlier segments; `base` are the offsets at which this one begins. `oldest_us` is when the oldest
     record was received that Kafka did not have then, in µs since the epoch; 0 if an earlier version wrote it.
+    `cluster` is the one that the records are for.
     """
 
     spool: Annotated[str, msgspec.Meta(max_length=64)]
@@ -62,6 +64,7 @@ class Header(msgspec.Struct, frozen=True):
     committed: Offsets
     base: Offsets = {}
     oldest_us: Annotated[int, msgspec.Meta(ge=0, le=2**62)] = 0
+    cluster: Seen | None = None
 
 
 _encode = msgspec.msgpack.Encoder().encode

@@ -109,6 +109,10 @@ def _log(event: Event) -> None:
             log.error("more markets than max_markets, the rest is left out", **about)
         case "records_lost":
             log.warning("previous owner left records undelivered", **about)
+        case "cluster_changed":
+            log.error("Kafka is another cluster, or has other topics", **about)
+        case "partitions_grown":
+            log.warning("partitions added, keys have moved", **about)
 
 
 def _is_private(event: Event) -> bool:

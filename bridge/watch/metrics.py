@@ -243,6 +243,12 @@ DECLARATIONS: tuple[Declaration, ...] = (
         (_CHANNELS,),
     ),
     Declaration(
+        "partition_unavailable",
+        Gauge,
+        "1 while the partition has no leader or its topic is missing, so that its records wait, else 0.",
+        ("topic", "partition"),
+    ),
+    Declaration(
         "kafka_errors_total", Counter, "Errors returned by Kafka or its client, by name.", ("error",)
     ),
     Declaration(

@@ -16,10 +16,10 @@ from confluent_kafka import KafkaError, Producer
 from msgspec.structs import replace
 
 from bridge.config import Config
-from bridge.errors import TopicError
+from bridge.errors import TopicError, TopicMissing
 from bridge.kafka.client import transactional_id
+from bridge.kafka.looking import View, look
 from bridge.kafka.producer import open_producer
-from bridge.kafka.topics import prepare
 from bridge.records import Record
 from tests.support.consumers import create_topic, read_topic, set_topic
 from tests.support.delivery import Delivery, kafka_config
@@ -46,11 +46,13 @@ async def deliver(one: Delivery, steps: Callable[[Delivery], object]) -> None:
     await one.prepare()
     async with asyncio.timeout(360), asyncio.TaskGroup() as group:
         running = group.create_task(one.sink.run())
+        looking = group.create_task(one.cluster.run())
         done = steps(one)
         if asyncio.iscoroutine(done):
             await done
         one.queues.drain()
         await running
+        looking.cancel()
     gc.collect()  # asyncio reports a failed task when it is collected
     assert complaints == []
 
@@ -225,10 +227,9 @@ def test_a_fenced_producer_is_replaced_and_duplicates_nothing(kafka: Broker, pre
             one.queues.add([record(n)])
             await asyncio.sleep(0)
         await soon(lambda: one.queues.pending_records == 0, 20, "the first records")
-        topics = await prepare(one.config, ["trades"])
         for n in range(200, 300):
             one.queues.add([record(n)])
-        other = await open_producer(one.config, topics, transactional_id(one.config, one.shard))
+        other = await open_producer(one.config, transactional_id(one.config, one.shard))
         for n in range(300, 400):
             one.queues.add([record(n)])
         await soon(lambda: one.queues.pending_records == 0, 30, "all records")
@@ -298,33 +299,38 @@ def test_full_memory_is_reported_once_and_so_is_room(own_kafka: Broker, prefix: 
 
 
 @pytest.mark.parametrize(
-    ("keys", "partitions", "words"),
+    ("keys", "words"),
     [
-        ({}, 5, ["has 5 partitions", "kafka.partitions is 12", "set kafka.partitions = 5"]),
-        ({"create_topics": False}, None, ["does not exist", "kafka.create_topics", "12 partitions"]),
-        ({"replication_factor": 3}, None, ["cannot be created", "kafka.replication_factor = 3"]),
+        ({"create_topics": False}, ["does not exist", "kafka.create_topics", "12 partitions"]),
+        ({"replication_factor": 3}, ["cannot be created", "kafka.replication_factor = 3"]),
     ],
 )
-def test_topics_that_do_not_match_the_configuration_are_named_with_the_difference(
-    kafka: Broker, prefix: str, keys: dict[str, object], partitions: int | None, words: Sequence[str]
+def test_topics_that_cannot_be_created_are_named_with_the_reason(
+    kafka: Broker, prefix: str, keys: dict[str, object], words: Sequence[str]
 ) -> None:
-    if partitions is not None:
-        create_topic(kafka.bootstrap, f"{prefix}.depth.v1", partitions)
     settings = {"bootstrap_servers": kafka.bootstrap, "topic_prefix": prefix, **keys}
     wanted = Config.model_validate({"channels": {"all_ticker": True}, "kafka": settings}).kafka
-    with pytest.raises(TopicError) as caught:
-        asyncio.run(prepare(wanted, ["depth"]))
+    with pytest.raises(TopicMissing) as caught:
+        asyncio.run(look(wanted, ["depth"], View()))
     assert all(word in str(caught.value) for word in [f"{prefix}.depth.v1", *words])
+
+
+def test_state_of_another_number_of_shards_is_named_with_the_difference(kafka: Broker, prefix: str) -> None:
+    create_topic(kafka.bootstrap, f"{prefix}.bridge-state", 3, cleanup_policy="compact")
+    settings = {"bootstrap_servers": kafka.bootstrap, "topic_prefix": prefix}
+    wanted = Config.model_validate({"channels": {"all_ticker": True}, "kafka": settings}).kafka
+    with pytest.raises(TopicError, match=r"state of 3 shards, kafka\.shards is 1"):
+        asyncio.run(look(wanted, ["depth"], View()))
 
 
 def test_run_exits_with_1_when_topics_do_not_match_the_configuration(
     kafka: Broker, prefix: str, tmp_path: Path
 ) -> None:
-    create_topic(kafka.bootstrap, f"{prefix}.depth.v1", 5)
+    create_topic(kafka.bootstrap, f"{prefix}.bridge-state", 3, cleanup_policy="compact")
     with (
         ExchangeThread(symbols=1, rate=10) as exchange,
         RunningBridge(tmp_path, config(exchange.url, kafka, prefix)) as bridge,
     ):
         assert bridge.process.wait(30) == 1
-    assert "has 5 partitions" in bridge.stderr
+    assert "state of 3 shards" in bridge.stderr
     assert "Traceback" not in bridge.stderr

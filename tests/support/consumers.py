@@ -12,6 +12,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
     AlterConfigOpType,
     ConfigEntry,
     ConfigResource,
+    NewPartitions,
     NewTopic,
     ResourceType,
 )
@@ -156,6 +157,13 @@ def create_topic(bootstrap: str, name: str, partitions: int, **settings: str) ->
     admin = AdminClient({"bootstrap.servers": bootstrap})
     topic = NewTopic(name, num_partitions=partitions, replication_factor=1, config=config)
     for future in admin.create_topics([topic]).values():
+        future.result(_TIMEOUT)
+
+
+def add_partitions(bootstrap: str, name: str, number: int) -> None:
+    """Give a topic so many partitions."""
+    admin = AdminClient({"bootstrap.servers": bootstrap})
+    for future in admin.create_partitions([NewPartitions(name, number)]).values():
         future.result(_TIMEOUT)
 
 

@@ -3,10 +3,10 @@
 from aiokafka.errors import KafkaTimeoutError
 
 from bridge.config import KafkaConfig
+from bridge.kafka.cluster import Cluster
 from bridge.kafka.queues import Queues
 from bridge.kafka.sink import Sink
 from bridge.kafka.state import ShardState
-from bridge.kafka.topics import prepare
 from bridge.records import STATE
 from bridge.spool.overflow import Overflow
 from bridge.spool.spool import Spool
@@ -35,6 +35,7 @@ class Delivery:
         self.group_unavailable = False
         self.done: list[str] = []  # "lease" for each question to the group; tests add what they see
         self.room: list[bool] = []  # each change of `queues.has_room`
+        self.cluster = Cluster(config, ["trades"], self.metrics)
         self.state: ShardState
         self.overflow: Overflow
         self.queues: Queues
@@ -42,7 +43,8 @@ class Delivery:
 
     async def prepare(self, spool: Spool | None = None) -> "Delivery":
         """Create the topics, and put the queues and the sink together."""
-        topics = await prepare(self.config, ["trades"])
+        await self.cluster.look()
+        topics = self.cluster.topics
         self.state = ShardState(self.config, topics[STATE], self.shard, self.replica)
         self.overflow = Overflow(spool, self.replica, self.shard, self.state.watermarks)
         self.queues = Queues(
@@ -55,7 +57,7 @@ class Delivery:
         )
         self.sink = Sink(
             self.config,
-            topics,
+            self.cluster,
             queues=self.queues,
             state=self.state,
             is_ours=self._is_ours,

@@ -14,6 +14,7 @@ from bridge.shard import Replica, Shard
 from bridge.watch.metrics import Metrics
 from bridge.websocket.buffers import Buffers
 from bridge.websocket.courtesy import Courtesy
+from tests.support.clusters import cluster_of
 
 
 def name(shard: Shard, *symbols: str) -> None:
@@ -33,7 +34,9 @@ def test_markets_beyond_the_most_are_neither_followed_nor_remembered_and_reporte
         )
         topics = {name: Topic(name, 1, 1_000_000) for name in (*CHANNELS, DEADLETTER, EVENTS, STATE)}
         metrics = Metrics()
-        replica = Replica("replica", config, topics, metrics, Courtesy(5.0, 20.0), Buffers(1_000_000, 1000))
+        replica = Replica(
+            "replica", config, cluster_of(topics), metrics, Courtesy(5.0, 20.0), Buffers(1_000_000, 1000)
+        )
         shard = Shard(0, replica, cast("Callable[[float], Awaitable[bool]]", None))
         followed: list[Subscription] = []
         shard._subscribe = followed.extend  # type: ignore[method-assign,assignment]

@@ -16,7 +16,8 @@ ROOT = Path(__file__).parents[2]
 
 ALMOST_PURE = {"bridge.plan"}  # it reads the configuration
 PURE_MODULES = {
-    f"bridge.{name}" for name in ("records", "ledger", "allowance", "backoff", "partitioner", "errors")
+    f"bridge.{name}"
+    for name in ("records", "ledger", "allowance", "backoff", "partitioner", "errors", "seen")
 }
 PURE_FOLDERS = ("bridge.channels", "bridge.exchange", "bridge.books", "bridge.consumer")
 IO_LIBRARIES = {"aiokafka", "websockets", "asyncio", "uvloop", "socket", "ssl", "threading"}

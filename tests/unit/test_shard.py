@@ -24,6 +24,7 @@ from bridge.websocket.buffers import Buffers
 from bridge.websocket.connector import Connector
 from bridge.websocket.courtesy import Courtesy
 from bridge.websocket.feed import Feed
+from tests.support.clusters import cluster_of
 from tests.support.streams import Network, open_stream, turns
 
 PUSH = Frame(Opcode.TEXT, b'{"method":"trades.update","params":[],"id":null}').serialize(mask=False)
@@ -63,9 +64,8 @@ class Scene:
             name: Topic(name, 1, 1_000_000)
             for name in (*CHANNELS, DEADLETTER, EVENTS, PRIVATE_DEADLETTER, PRIVATE_EVENTS, STATE)
         }
-        replica = Replica(
-            "replica", config, topics, self.metrics, Courtesy(5.0, 20.0), Buffers(1_000_000, 1000)
-        )
+        courtesy, buffers = Courtesy(5.0, 20.0), Buffers(1_000_000, 1000)
+        replica = Replica("replica", config, cluster_of(topics), self.metrics, courtesy, buffers)
         self.shard = Shard(0, replica, cast("Callable[[float], Awaitable[bool]]", None))
         self.queues = self.shard.queues
         self.queues._max_pending_bytes = 10_000

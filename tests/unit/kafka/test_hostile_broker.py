@@ -22,9 +22,10 @@ from bridge.config import Config, KafkaConfig
 from bridge.kafka import quirks
 from bridge.kafka.client import connection, in_words, sends_password_in_clear, understood
 from bridge.kafka.leases import Leases
+from bridge.kafka.looking import View, look
 from bridge.kafka.producer import open_producer
-from bridge.kafka.topics import Topic, prepare
 from bridge.watch.metrics import Metrics
+from tests.support.clusters import cluster_of
 from tests.support.hostile_broker import Answer, HostileBroker, mechanisms, token, versions
 from tests.support.waiting import soon
 
@@ -179,7 +180,7 @@ def test_responses_that_make_no_sense_are_reasons_to_try_again(seed: int) -> Non
                 broker.versions = versions(*((key, 0, chance.choice([0, 1, 5, 12])) for key in range(60)))
                 with pytest.raises((KafkaError, TimeoutError)), understood():
                     async with asyncio.timeout(2):
-                        await prepare(config, ["trades"])
+                        await look(config, ["trades"], View())
 
     uvloop.run(scenario())
 
@@ -285,15 +286,14 @@ def test_a_certificate_that_is_gone_while_the_bridge_runs_is_a_reason_to_try_aga
     )
 
     async def scenario() -> str:
-        lease = Leases(config, "md.bridge-state", metrics=Metrics(), on_change=lambda: None)
+        lease = Leases(config, cluster_of(), metrics=Metrics(), on_change=lambda: None)
         running = asyncio.create_task(lease.run())
         await soon(lambda: "ssl_certfile" in lease.trouble or running.done(), 10, "it says so")
         assert not running.done()
         running.cancel()
         await asyncio.wait({running})
-        topics = {"trades": Topic("md.trades.v1", 12, 1_048_588)}
         with pytest.raises(KafkaError, match="ssl_certfile"):
-            await open_producer(config, topics, "bridge/0")
+            await open_producer(config, "bridge/0")
         return lease.trouble
 
     assert "consumer group unavailable on 127.0.0.1:1" in uvloop.run(scenario())

@@ -11,6 +11,7 @@ from bridge.config import KafkaConfig
 from bridge.kafka import leases
 from bridge.kafka.leases import Leases
 from bridge.watch.metrics import Metrics
+from tests.support.clusters import cluster_of
 
 
 def test_a_confirmation_that_fails_after_the_wait_for_it_leaves_no_error_unread(
@@ -30,7 +31,7 @@ def test_a_confirmation_that_fails_after_the_wait_for_it_leaves_no_error_unread(
     async def confirmed() -> None:
         asyncio.get_running_loop().set_exception_handler(lambda _, context: unread.append(context))
         config = KafkaConfig.model_validate({"bootstrap_servers": "127.0.0.1:1"})
-        lease = Leases(config, "digifinex.bridge-state", metrics=Metrics(), on_change=lambda: None)
+        lease = Leases(config, cluster_of(), metrics=Metrics(), on_change=lambda: None)
         lease._consumer, lease.shards = lease._member(), frozenset({0})
         with pytest.raises(KafkaTimeoutError, match="no response from consumer group"):
             await lease.is_ours(0, 0.0)

@@ -1,7 +1,6 @@
 """A producer that cannot be started fails with an error of Kafka, whatever the library raises."""
 
 import asyncio
-from collections.abc import Mapping
 
 import pytest
 from aiokafka.client import AIOKafkaClient
@@ -9,7 +8,6 @@ from aiokafka.errors import KafkaConnectionError
 
 from bridge.config import KafkaConfig
 from bridge.kafka.producer import open_producer
-from bridge.kafka.topics import Topic
 
 
 def test_a_producer_that_starts_while_the_last_broker_goes_is_a_failure_of_the_connection(
@@ -20,13 +18,12 @@ def test_a_producer_that_starts_while_the_last_broker_goes_is_a_failure_of_the_c
     async def connected(client: AIOKafkaClient) -> None:
         """Connect to nothing."""
 
-    topics: Mapping[str, Topic] = {"trades": Topic("digifinex.trades.v1", 12, 1_048_588)}
     monkeypatch.setattr(AIOKafkaClient, "bootstrap", connected)
     config = KafkaConfig.model_validate({"bootstrap_servers": "127.0.0.1:1"})
 
     async def opened() -> None:
         async with asyncio.timeout(60):
-            await open_producer(config, topics, "bridge/0")
+            await open_producer(config, "bridge/0")
 
     with pytest.raises(KafkaConnectionError, match="no broker known"):
         asyncio.run(opened())

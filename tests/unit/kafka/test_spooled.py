@@ -1,4 +1,4 @@
-"""Only what the bridge itself can have spooled is sent: for its topics, and partitions that they have."""
+"""Only what the bridge itself can have spooled is sent: for its topics, and partitions that they had."""
 
 import pytest
 
@@ -12,7 +12,7 @@ TOPICS = {
     channel: Topic(topic_name(CONFIG, channel), partitions, 1_000_000)
     for channel, partitions in {"trades": 4, DEADLETTER: 4, EVENTS: 4, STATE: 1}.items()
 }
-is_own = own_entries(CONFIG, TOPICS)
+is_own = own_entries(CONFIG, lambda: TOPICS)
 
 
 def record(channel: str, time_us: int = 1) -> Record:
@@ -32,7 +32,7 @@ def test_records_of_every_channel_are_own_also_when_it_is_not_configured_any_mor
         ("md.deadletter.v1/0", PRIVATE_DEADLETTER),
         ("md.trades.v1", "trades"),
         ("md.trades.v1/", "trades"),
-        ("md.trades.v1/4", "trades"),
+        ("md.trades.v1/1000", "trades"),
         ("md.trades.v1/-1", "trades"),
         ("md.trades.v1/00", "trades"),
         ("md.trades.v1/٣", "trades"),
@@ -46,6 +46,12 @@ def test_records_of_every_channel_are_own_also_when_it_is_not_configured_any_mor
 )
 def test_other_topics_and_partitions_are_not(place: str, channel: str) -> None:
     assert not is_own((place, record(channel)))
+
+
+def test_a_partition_that_a_topic_has_no_more_is_own() -> None:
+    """Its records go to another one: the topic was deleted and created again with fewer."""
+    assert is_own(("md.trades.v1/11", record("trades")))
+    assert TOPICS["trades"].existing(11) == 3
 
 
 @pytest.mark.parametrize("time_us", [-1, 2**53, 2**64 - 1])

@@ -1,0 +1,160 @@
+"""The view of the cluster that sinks, leases and readiness share: its id, and the topics as they are.
+
+It is renewed every minute, and at once when somebody asks because something has failed. A topic that is
+missing is created again if `kafka.create_topics` allows it; else it is named, and its records wait. Each look
+opens a client of its own, at the bootstrap addresses.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Collection, Mapping
+
+import structlog
+
+from bridge.config import KafkaConfig
+from bridge.kafka.client import FAILURES, in_words, understood
+from bridge.kafka.looking import View, and_more, look
+from bridge.kafka.topics import Topic
+from bridge.records import STATE
+from bridge.seen import Seen, SeenTopic
+from bridge.watch.metrics import Metrics
+
+log = structlog.get_logger(__name__)
+
+_CALM = 60.0  # seconds between two looks
+_UNEASY = 2.0  # the same while a topic is missing or a partition has no leader, or the last look failed
+_LEAST = 0.5  # the same, however often somebody asks
+_PATIENCE = 15.0  # seconds that a look may take
+_WAIT = 5.0  # seconds that `refreshed` waits for one
+
+
+class Cluster:
+    """The newest view of the cluster; the topics are those of these channels, events, dead letters, state."""
+
+    def __init__(self, config: KafkaConfig, channels: Collection[str], metrics: Metrics) -> None:
+        self.view = View()
+        self.version = 0  # grows with each change of the view; its topics are never changed in place
+        # Called after each change; whoever serves a shard adds one and removes it again.
+        self.watchers: list[Callable[[], None]] = []
+        self._config = config
+        self._channels = channels
+        self._metrics = metrics
+        self._asked = asyncio.Event()  # set to have the next look at once
+        self._looks = 0  # looks that have ended, whether they succeeded or not
+        self._looking = False
+        self._looked = asyncio.Condition()  # notified when one has ended
+        self._error = ""  # why the last look failed, in words; "" if it did not
+
+    @property
+    def topics(self) -> Mapping[str, Topic]:
+        """The topics, by channel; empty before the first look."""
+        return self.view.topics
+
+    @property
+    def seen(self) -> Seen:
+        """What is to be remembered of the cluster."""
+        return Seen(
+            self.view.cluster,
+            {
+                STATE if channel == STATE else topic.name: SeenTopic(topic.id, topic.partitions)
+                for channel, topic in self.topics.items()
+            },
+        )
+
+    async def look(self) -> None:
+        """Renew the view, and create what is missing.
+
+        Raises:
+            TopicError: at the first look, the topics do not match the configuration.
+            TopicMissing: at the first look, a topic is missing and is not created.
+            KafkaError: Kafka does not answer.
+        """
+        self._looking = True
+        try:
+            with understood():
+                async with asyncio.timeout(_PATIENCE):
+                    self._take(await look(self._config, self._channels, self.view))
+        finally:
+            self._looking = False
+            self._looks += 1
+            async with self._looked:
+                self._looked.notify_all()
+
+    async def run(self) -> None:
+        """Keep the view up to date until cancelled; to be called after the first `look`."""
+        while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_CALM if not self.missing() and not self._error else _UNEASY):
+                    await self._asked.wait()
+            self._asked.clear()
+            try:
+                await self.look()
+                self._error = ""
+            except FAILURES as error:
+                self._metrics.counter("kafka_errors_total", error=type(error).__name__).value += 1
+                if not self._error:
+                    log.warning("cluster could not be looked at, retrying", error=in_words(error))
+                self._error = in_words(error)
+            await asyncio.sleep(_UNEASY if self._error else _LEAST)
+
+    def ask(self) -> None:
+        """Have the view renewed soon, because something has failed."""
+        self._asked.set()
+
+    async def refreshed(self) -> None:
+        """Wait until the view was renewed by a look that begins now or later, or that failed; 5 s at most."""
+        enough = self._looks + (2 if self._looking else 1)
+        self.ask()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_WAIT), self._looked:
+                await self._looked.wait_for(lambda: self._looks >= enough)
+
+    def missing(self) -> dict[str, str]:
+        """Return which topics are missing and which partitions have no leader, for /readyz."""
+        gone = [topic.missing for topic in self.topics.values() if topic.missing]
+        stuck = [
+            f"{topic.name}/{number}"
+            for topic in self.topics.values()
+            if not topic.missing
+            for number in sorted(topic.leaderless)
+        ]
+        missing = {}
+        if gone:
+            missing["topics"] = and_more(gone, "; ")
+        if stuck:
+            missing["partitions"] = f"no leader: {and_more(stuck, ', ')}"
+        return missing
+
+    def _take(self, view: View) -> None:
+        before, self.view = self.view, view
+        if (before.cluster, before.topics) == (view.cluster, view.topics):
+            return
+        self.version += 1
+        for channel, topic in view.topics.items():
+            if (old := before.topics.get(channel)) is not None and old != topic:
+                _log(old, topic)
+            for number in range(max(topic.partitions, old.partitions if old else 0)):
+                stuck = number < topic.partitions and topic.is_stuck(number)
+                gauge = self._metrics.gauge("partition_unavailable", topic=topic.name, partition=str(number))
+                gauge.value = float(stuck)
+        for watcher in [*self.watchers]:
+            watcher()
+
+
+def _log(before: Topic, now: Topic) -> None:
+    """Log what has changed of a topic."""
+    if now.missing and not before.missing:
+        log.error("topic missing, its records wait", topic=now.name, error=now.missing)
+    if before.missing and not now.missing:
+        log.info("topic is there again", topic=now.name)
+    if before.max_message_bytes != now.max_message_bytes:
+        log.info(
+            "topic has another limit",
+            topic=now.name,
+            max_message_bytes=now.max_message_bytes,
+            before=before.max_message_bytes,
+        )
+    if stuck := now.leaderless - before.leaderless:
+        log.error("partitions without a leader, their records wait", topic=now.name, partitions=sorted(stuck))
+    if not now.missing and (led := before.leaderless - now.leaderless):
+        log.info("partitions have a leader again", topic=now.name, partitions=sorted(led))
