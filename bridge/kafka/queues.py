@@ -2,6 +2,8 @@
 
 A record stays with its partition until it is settled. Behind the queues in memory is the spool: while that
 has unread records, new ones are appended to it, and the oldest ones move up as soon as memory has room.
+
+Longer than 350 lines because every way into memory and out of it keeps the same counts.
 """
 
 import asyncio
