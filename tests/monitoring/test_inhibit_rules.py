@@ -92,7 +92,7 @@ def alert(name: str, **labels: str) -> dict[str, str]:
             },
         ),
         ("ChannelStale", {"SubscriptionsMissing"}),
-        ("KafkaUnreachable", {"DeliveryLagHigh", "ShardUnowned", "SpoolFilling", "NotReady"}),
+        ("KafkaUnreachable", {"DataLate", "DeliveryLagHigh", "ShardUnowned", "SpoolFilling", "NotReady"}),
         ("ReadingPaused", {"SpoolFilling"}),
         ("ShardUnowned", {"NotReady"}),
     ],

@@ -75,7 +75,13 @@ class Process(NamedTuple):
         yield metric("build_info", one, version="1")
         yield metric("ready", one)
         yield metric("spool_writable", one)
-        for name in ("pending_records", "spool_records", "spool_bytes", "spool_limit_bytes"):
+        for name in (
+            "pending_records",
+            "oldest_pending_seconds",
+            "spool_records",
+            "spool_bytes",
+            "spool_limit_bytes",
+        ):
             yield metric(name, constant(1e9) if name == "spool_limit_bytes" else zero)
         for name in ("shards_lost_total", "decompression_errors_total"):
             yield metric(name, zero)
