@@ -1,4 +1,4 @@
-"""A real Prometheus that scrapes a bridge on this machine."""
+"""A real Prometheus that scrapes bridges on this machine."""
 
 import json
 import shutil
@@ -22,19 +22,23 @@ _STOP = 15.0  # seconds
 
 
 class Prometheus:
-    """Prometheus with the rules of a file, running within its context; scrapes and evaluates every second.
+    """Prometheus with the rules of a file, running within its context; scrapes every `interval` seconds.
 
-    It adds `labels` to every series, as service discovery does.
+    `targets` has ports, and the labels that are added to the series of each, as service discovery does.
     """
 
-    def __init__(self, folder: Path, rules: Path, port: int, job: str, labels: Mapping[str, str]) -> None:
+    def __init__(
+        self, folder: Path, rules: Path, targets: Mapping[int, Mapping[str, str]], job: str, interval: int = 1
+    ) -> None:
         self._folder = folder
         (self._port,) = free_ports(1)
-        target = {"targets": [f"127.0.0.1:{port}"], "labels": dict(labels)}
+        scraped = [
+            {"targets": [f"127.0.0.1:{port}"], "labels": dict(labels)} for port, labels in targets.items()
+        ]
         settings = {
-            "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
+            "global": {"scrape_interval": f"{interval}s", "evaluation_interval": f"{interval}s"},
             "rule_files": [str(rules)],
-            "scrape_configs": [{"job_name": job, "static_configs": [target]}],
+            "scrape_configs": [{"job_name": job, "static_configs": scraped}],
         }
         (folder / "prometheus.yaml").write_text(yaml.safe_dump(settings))
         self._process: subprocess.Popen[bytes]
@@ -68,20 +72,21 @@ class Prometheus:
         Raises:
             ValueError: Prometheus rejects the expression; the text is its error.
         """
-        result: list[dict[str, Any]] = self._get("query", query=expression)["result"]
+        result: list[dict[str, Any]] = self.get("query", query=expression)["result"]
         return result
 
     def label_values(self, label: str, selector: str) -> list[str]:
         """Return the values of a label on the series of a selector."""
-        values: list[str] = self._get(f"label/{label}/values", **{"match[]": selector})
+        values: list[str] = self.get(f"label/{label}/values", **{"match[]": selector})
         return values
 
     def rules(self) -> dict[str, dict[str, Any]]:
         """Return the alerts by name, each with `state`, `health` and its annotations."""
-        groups = self._get("rules", type="alert")["groups"]
+        groups = self.get("rules", type="alert")["groups"]
         return {rule["name"]: rule for group in groups for rule in group["rules"]}
 
-    def _get(self, path: str, **parameters: str) -> Any:
+    def get(self, path: str, **parameters: str) -> Any:
+        """Return the data of an answer of its API."""
         url = f"http://127.0.0.1:{self._port}/api/v1/{path}?{urllib.parse.urlencode(parameters)}"
         try:
             with urllib.request.urlopen(url, timeout=60) as response:

@@ -5,6 +5,7 @@ import math
 import os
 import re
 import subprocess
+import time
 import uuid
 from collections.abc import Iterator
 from functools import partial
@@ -13,6 +14,7 @@ from typing import Any, NamedTuple
 import pytest
 from confluent_kafka import Producer
 
+from bridge.channels import CHANNELS
 from bridge.config import KafkaConfig
 from bridge.kafka.client import transactional_id
 from bridge.simulator import Faults
@@ -30,12 +32,14 @@ POD |= {"container": "bridge", "endpoint": "http"}
 
 DASHBOARD = json.loads((ROOT / "helm/digifinex-bridge/dashboards/digifinex-bridge.json").read_text())
 VARIABLES = {one["name"]: one for one in DASHBOARD["templating"]["list"] if one["type"] == "query"}
+ANNOTATIONS = {one["name"]: one for one in DASHBOARD["annotations"]["list"]}
 PANELS = {panel["title"]: panel for panel in DASHBOARD["panels"] if panel["type"] != "row"}
 
 # Grafana turns several selected values into a regular expression.
 SELECTIONS = {
-    "all": dict.fromkeys(VARIABLES, ".*"),
-    "chosen": {name: POD[name] for name in ("cluster", "namespace", "pod")} | {"channel": "(depth|trades)"},
+    "all": dict.fromkeys(VARIABLES, ".*") | {"channel": f"({'|'.join(CHANNELS)})"},
+    "chosen": {name: POD[name] for name in ("cluster", "namespace", "pod")}
+    | {"release": JOB, "channel": "(depth|trades)"},
 }
 # Four scrapes, as Grafana takes, and the default time range of the dashboard.
 BUILT_IN = {"__rate_interval": "4s", "__range": "10800s", "__range_s": "10800"}
@@ -71,7 +75,7 @@ def scene(kafka: Broker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S
         settings = config(exchange.url, kafka, prefix, sections, accounts=True)
         with (
             RunningBridge(folder, settings) as bridge,
-            Prometheus(folder, RULES, bridge.port, JOB, POD) as prometheus,
+            Prometheus(folder, RULES, {bridge.port: POD}, JOB) as prometheus,
         ):
             eventually(lambda: bridge.metric("records_total", channel="trades") > 0, 30, "trades")
             fence(kafka, settings["kafka"])
@@ -107,7 +111,7 @@ def outage(exchange: ExchangeThread) -> None:
 
 def substituted(text: str, values: dict[str, str]) -> str:
     """Replace the variables in a query, as Grafana does."""
-    return re.sub(r"\$(\w+)", lambda variable: {**BUILT_IN, **values}[variable[1]], text)
+    return re.sub(r"\$([a-z_]\w*)", lambda variable: {**BUILT_IN, **values}[variable[1]], text)
 
 
 @pytest.mark.parametrize("selection", SELECTIONS)
@@ -128,7 +132,21 @@ def test_every_variable_has_values_to_choose_from(scene: Scene, name: str) -> No
     query = substituted(VARIABLES[name]["query"]["query"], SELECTIONS["chosen"])
     source, label = re.fullmatch(r"label_values\((.*), (\w+)\)", query).groups()  # type: ignore[union-attr]
     values = scene.prometheus.label_values(label, source)
-    assert set(re.findall(r"[\w-]+", SELECTIONS["chosen"][name])) <= set(values)
+    assert set(re.findall(r"[\w/-]+", SELECTIONS["chosen"][name])) <= set(values)
+
+
+@pytest.mark.parametrize("name", ANNOTATIONS)
+def test_every_annotation_marks_something(scene: Scene, name: str) -> None:
+    """With the labels that its text names; only some alerts have a channel or an event."""
+    annotation = ANNOTATIONS[name]
+    query = substituted(annotation["expr"], SELECTIONS["chosen"])
+    eventually(partial(scene.prometheus.query, f"max_over_time(({query})[1h:1s])"), _SOON, query)
+    series = scene.prometheus.query(f"max_over_time(({query})[1h:1s])")
+    labels = {label for one in series for label in one["metric"]}
+    named = set(re.findall(r"\{\{(\w+)\}\}", annotation["textFormat"]))
+    assert named - {"alertname", "channel", "event"} <= labels
+    if annotation.get("useValueForTime"):
+        assert all(abs(float(one["value"][1]) / 1000 - time.time()) < 3600 for one in series)
 
 
 def test_prometheus_evaluates_every_alert_and_the_expected_ones_are_active(scene: Scene) -> None:

@@ -15,6 +15,7 @@ _A = 'namespace="md",job="md/feed",pod="feed-0",instance="a"'
 _B = 'namespace="md",job="md/feed",pod="feed-1",instance="b"'
 _NOW = "30m"
 _STARTED = {f"process_start_time_seconds{{{_A}}}": "0x120", f"process_start_time_seconds{{{_B}}}": "0x120"}
+_WANTED = {'digifinex_bridge:replicas_expected{namespace="md",job="md/feed"}': "2x120"}
 _SELECTION = SELECTIONS["all"]
 
 
@@ -77,9 +78,6 @@ CASES = {
         | dict.fromkeys(_STARTED, "1790x120"),
         900,
     ),
-    "one of two replicas is not ready": Case(
-        "Replicas not ready", {_of("ready", _A): "1x120", _of("ready", _B): "0x120"}, 1
-    ),
     "one of two shards has no session": Case(
         "Fewest sessions",
         {_of("connected", _A, ',shard="0"'): "2x120", _of("connected", _B, ',shard="1"'): "0x120"}
@@ -97,7 +95,7 @@ CASES = {
         0,
     ),
     "a shard owned by a pod that is not selected": Case(
-        "Shards without an owner",
+        "Shards unowned",
         {
             _of("shard_owned", _A, ',shard="0"'): "1x120",
             _of("shard_owned", _B, ',shard="0"'): "0x120",
@@ -106,14 +104,81 @@ CASES = {
         _SELECTION | {"pod": "feed-1"},
     ),
     "a pod with two of four shards has half of the spool": Case(
-        "Bytes on disk",
-        {_of("spool_limit_bytes", _A): "1000x120"}
+        "Spool used",
+        {_of("spool_limit_bytes", _A): "1000x120", _of("spool_bytes", _A): "125x120"}
         | {
             _of("shard_owned", _A, f',shard="{shard}"'): f"{owned}x120"
             for shard, owned in enumerate((1, 1, 0, 0))
         },
-        500,
-        target=1,
+        0.25,
+    ),
+    "a spool that grows by 10 bytes a second is full in so many seconds": Case(
+        "Spool full in",
+        {
+            _of("spool_limit_bytes", _A): "20000x120",
+            _of("spool_bytes", _A): "0+150x120",
+            _of("shard_owned", _A, ',shard="0"'): "1x120",
+            _of("build_info", _A): "1x120",
+        },
+        200,
+    ),
+    "a spool that does not grow has a time without end": Case(
+        "Spool full in",
+        {
+            _of("spool_limit_bytes", _A): "20000x120",
+            _of("spool_bytes", _A): "100x120",
+            _of("shard_owned", _A, ',shard="0"'): "1x120",
+            _of("build_info", _A): "1x120",
+        },
+        1e9,
+    ),
+    "one of two replicas is gone": Case(
+        "Replicas ready", {_of("build_info", _A): "1x120", _of("ready", _A): "1x120"} | _WANTED, 0.5
+    ),
+    "one of two replicas is not ready": Case(
+        "Replicas ready",
+        {_of("build_info", one): "1x120" for one in (_A, _B)}
+        | {_of("ready", _A): "1x120", _of("ready", _B): "0x120"}
+        | _WANTED,
+        0.5,
+    ),
+    "no replica is left": Case("Replicas ready", _WANTED, 0),
+    "no replica is left, and so no shard": Case("Shards unowned", _WANTED, -1),
+    "no replica is left, and so no push": Case("Time since last push", _WANTED, -1),
+    "a release without replicas, beside a healthy one": Case(
+        "Fewest sessions",
+        {_of("build_info", _A.replace("md/feed", "md/other")): "1x120"}
+        | {_of("connected", _A.replace("md/feed", "md/other"), ',shard="0"'): "2x120"}
+        | _WANTED,
+        -1,
+    ),
+    "a restart interrupts the channels of an account": Case(
+        "Unfilled gaps",
+        {
+            _of("gaps_total", _A, ',channel="order",cause="takeover"'): "2x120",
+            _of("gaps_total", _A, ',channel="order",cause="closed"'): "1x120",
+            _of("gaps_total", _A, ',channel="trades",cause="takeover"'): "1x120",
+        }
+        | _STARTED,
+        2,
+    ),
+    "two records_lost, of which one is a shard that a living replica gave up": Case(
+        "Loss events",
+        {
+            _of("events_total", _A, ',event="records_lost"'): "2x120",
+            _of("events_total", _A, ',event="spool_damaged"'): "1x120",
+            _of("shards_lost_total", _B): "0x60 1x60",
+        }
+        | _STARTED,
+        2,
+    ),
+    "an account that no replica serves": Case(
+        "Accounts offline",
+        {
+            _of("account_ready", one, f',account="{account}"'): f"{ready}x120"
+            for one, account, ready in ((_A, "a", 0), (_B, "a", 1), (_A, "b", 0), (_B, "b", 0))
+        },
+        1,
     ),
     "late private channels do not count": Case(
         "Exchange lag",
