@@ -18,7 +18,7 @@ from bridge.backoff import Backoff
 from bridge.config import Config, HttpConfig
 from bridge.errors import TopicError, TopicMissing
 from bridge.exchange.words import Confidential
-from bridge.kafka.client import FAILURES, in_words, sends_password_in_clear
+from bridge.kafka.client import FAILURES, connection, in_words, sends_password_in_clear
 from bridge.kafka.cluster import Cluster
 from bridge.kafka.leases import Leases
 from bridge.shard import Replica, Shard
@@ -301,6 +301,7 @@ async def run(config: Config, lines: Stderr | None = None) -> int:
     `lines` is where the log goes, if lines of it can be dropped.
     """
     opening.verify(config.exchange)
+    connection(config.kafka)
     bridge = Bridge(config)
     if lines is not None:
         lines.count_in(bridge.metrics.counter("log_lines_dropped_total"))

@@ -28,7 +28,7 @@ from aiokafka.protocol.types import Array, Boolean, Int16, Int32, Schema, String
 
 from bridge.config import Delivery, KafkaConfig
 from bridge.kafka import quirks
-from bridge.kafka.client import connection, transactional_id
+from bridge.kafka.client import admin, transactional_id
 from bridge.kafka.topics import ATTEMPT_INTERVAL, ATTEMPTS, new_topic, topic_names, uncreatable
 from bridge.records import STATE
 
@@ -67,16 +67,12 @@ async def access(config: KafkaConfig, channels: Collection[str]) -> Access:
         KafkaError: Kafka does not answer.
     """
     names = topic_names(config, channels)
-    admin = AIOKafkaAdminClient(**connection(config))
-    try:
-        await admin.start()
-        found = await _topics(admin, config, names)
-        found.denied.extend(await _group(admin, config.group_id))
+    async with admin(config) as client:
+        found = await _topics(client, config, names)
+        found.denied.extend(await _group(client, config.group_id))
         if config.delivery is Delivery.EXACTLY_ONCE:
             for shard in range(config.shards):
-                found.denied.extend(await _transactional_id(admin, transactional_id(config, shard)))
-    finally:
-        await quirks.wait_closed(admin.close())
+                found.denied.extend(await _transactional_id(client, transactional_id(config, shard)))
     return found
 
 

@@ -11,8 +11,7 @@ from bridge import plan
 from bridge.check.access import access
 from bridge.check.lines import Say, plural
 from bridge.config import Config, KafkaConfig
-from bridge.kafka import quirks
-from bridge.kafka.client import connection, in_words, sends_password_in_clear, understood
+from bridge.kafka.client import admin, connection, in_words, sends_password_in_clear, understood
 from bridge.kafka.metadata import describe
 from bridge.kafka.topics import (
     CLEANUP,
@@ -39,7 +38,12 @@ class _Found(NamedTuple):
 
 
 async def check_kafka(config: Config, say: Say) -> bool:
-    """Print the state of Kafka's ACLs and topics; return whether `run` could work with them."""
+    """Print the state of Kafka's ACLs and topics; return whether `run` could work with them.
+
+    Raises:
+        ConfigError: a certificate, key or password cannot be used.
+    """
+    connection(config.kafka)
     say(f"Kafka at {config.kafka.bootstrap_servers}")
     if sends_password_in_clear(config.kafka):
         say(f"  the password is sent without TLS ({config.kafka.sasl_mechanism}): use SASL_SSL")
@@ -78,14 +82,10 @@ async def _existing(config: KafkaConfig, names: Collection[str]) -> dict[str, _F
     Raises:
         KafkaError: Kafka does not answer.
     """
-    admin = AIOKafkaAdminClient(**connection(config))
-    try:
-        await admin.start()
-        described = (await describe(admin, names)).topics
+    async with admin(config) as client:
+        described = (await describe(client, names)).topics
         there = {name: one for name, one in described.items() if one.error is None}
-        settings_of = await _settings(admin, there)
-    finally:
-        await quirks.wait_closed(admin.close())
+        settings_of = await _settings(client, there)
     return {
         name: _Found(one.partitions, one.replicas, settings_of.get(name, {})) for name, one in there.items()
     }

@@ -15,6 +15,7 @@ from bridge.config.values import (
     Secret,
     Section,
     SecurityProtocol,
+    read_secret,
 )
 from bridge.errors import ConfigError
 
@@ -164,6 +165,21 @@ class KafkaConfig(Section):
         default=True,
         description="Whether the broker's certificate must match its host name. Disable this in tests only.",
     )
+
+    def secret(self, key: str) -> str:
+        """Return a secret as it is now: its file is read again; "" if it is not set.
+
+        Raises:
+            ConfigError: the file cannot be read, as while it is being renewed.
+        """
+        file = getattr(self, f"{key}_file")
+        if file is None:
+            value: SecretStr = getattr(self, key)
+            return value.get_secret_value()
+        try:
+            return read_secret(file)
+        except ValueError as error:
+            raise ConfigError(f"kafka.{key}_file", str(error)) from None
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

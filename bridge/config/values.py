@@ -137,6 +137,15 @@ def _from_file(secret: SecretStr, info: ValidationInfo) -> SecretStr:
         return secret
     if secret:
         raise ValueError(f"is set twice: remove {info.field_name} or {info.field_name}_file")
+    return SecretStr(read_secret(file))
+
+
+def read_secret(file: Path) -> str:
+    """Return the secret in a file.
+
+    Raises:
+        ValueError: it cannot be read, is empty, or is no text.
+    """
     try:
         content = file.read_bytes()
     except OSError as error:
@@ -147,7 +156,7 @@ def _from_file(secret: SecretStr, info: ValidationInfo) -> SecretStr:
         raise ValueError(f"{file} {error}") from None
     if not text:
         raise ValueError(f"{file} is empty")
-    return SecretStr(text)
+    return text
 
 
 def _given(secret: SecretStr, info: ValidationInfo) -> SecretStr:

@@ -1,10 +1,13 @@
-"""How the bridge reaches Kafka: the arguments of every client, and explanations of Kafka's errors."""
+"""How the bridge reaches Kafka: every client is built here, and Kafka's errors are explained."""
 
 import ssl
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from functools import partial
+from typing import Any, TypeVar
 
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
+from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import (
     ClusterAuthorizationFailedError,
     GroupAuthorizationFailedError,
@@ -12,6 +15,9 @@ from aiokafka.errors import (
     InvalidTransactionTimeout,
     KafkaConnectionError,
     KafkaError,
+    KafkaTimeoutError,
+    NodeNotReadyError,
+    RequestTimedOutError,
     TopicAuthorizationFailedError,
     TransactionalIdAuthorizationFailed,
 )
@@ -21,6 +27,14 @@ from bridge.config import KafkaConfig
 from bridge.errors import BridgeError, ConfigError
 from bridge.exchange.words import Confidential
 from bridge.kafka import quirks
+from bridge.kafka.quirks.connecting import AnyClient, renewing, trouble
+
+Client = TypeVar("Client", AIOKafkaConsumer, AIOKafkaProducer, AIOKafkaAdminClient)
+
+_ADMIN_TIMEOUT_MS = 10_000
+
+# What a client raises when it gets no answer; why is known to its connections.
+_NO_ANSWER = (KafkaConnectionError, NodeNotReadyError, RequestTimedOutError, KafkaTimeoutError, TimeoutError)
 
 FAILURES = (KafkaError, OSError)
 """The errors that aiokafka raises while Kafka is unavailable; a TimeoutError is an OSError."""
@@ -50,40 +64,60 @@ def transactional_id(config: KafkaConfig, shard: int) -> str:
     return f"{config.group_id}-{config.topic_prefix}-{shard}"
 
 
-def connection(config: KafkaConfig) -> dict[str, Any]:
-    """Return the arguments that every aiokafka client takes to connect and authenticate.
+def client(kind: type[Client], config: KafkaConfig, **options: Any) -> Client:  # noqa: ANN401
+    """Return a client of aiokafka with these options besides those to connect and authenticate.
 
-    Every client of the bridge is built with them, so this is also where aiokafka's methods are corrected.
+    It reads passwords and certificates again for each connection that it opens.
+
+    Raises:
+        KafkaConnectionError: a certificate, key or password cannot be used, as while it is being renewed.
+    """
+    quirks.apply()
+    try:
+        arguments = connection(config)
+    except ConfigError as error:
+        raise KafkaConnectionError(str(error)) from error
+    built = kind(
+        bootstrap_servers=config.bootstrap_servers,
+        client_id="digifinex-bridge",
+        security_protocol=config.security_protocol,
+        **arguments,
+        **options,
+    )
+    renewing(built, partial(connection, config))
+    return built
+
+
+@asynccontextmanager
+async def admin(config: KafkaConfig) -> AsyncIterator[AIOKafkaAdminClient]:
+    """Open an admin client, and close it at the end.
+
+    Raises:
+        KafkaError: Kafka does not answer, with the cause; or what is raised in the context.
+    """
+    opened = client(AIOKafkaAdminClient, config, request_timeout_ms=_ADMIN_TIMEOUT_MS)
+    try:
+        with explained(opened):
+            await opened.start()
+            yield opened
+    finally:
+        await quirks.wait_closed(opened.close())
+
+
+def connection(config: KafkaConfig) -> dict[str, Any]:
+    """Return the arguments with which aiokafka authenticates, as the files of the configuration are now.
 
     Raises:
         ConfigError: a certificate, key or password cannot be used.
     """
-    quirks.apply()
-    arguments: dict[str, Any] = {
-        "bootstrap_servers": config.bootstrap_servers,
-        "client_id": "digifinex-bridge",
-        "security_protocol": config.security_protocol,
-    }
+    arguments: dict[str, Any] = {}
     if config.security_protocol in ("SSL", "SASL_SSL"):
         arguments["ssl_context"] = _tls(config)
     if config.security_protocol in ("SASL_PLAINTEXT", "SASL_SSL"):
         arguments["sasl_mechanism"] = config.sasl_mechanism
         arguments["sasl_plain_username"] = config.sasl_plain_username
-        if config.sasl_plain_password:
-            arguments["sasl_plain_password"] = config.sasl_plain_password.get_secret_value()
+        arguments["sasl_plain_password"] = config.secret("sasl_plain_password")
     return arguments
-
-
-def reconnection(config: KafkaConfig) -> dict[str, Any]:
-    """Return the same as `connection`, for the clients that are opened while the bridge runs.
-
-    Raises:
-        KafkaConnectionError: a certificate or key cannot be used, as while it is being renewed.
-    """
-    try:
-        return connection(config)
-    except ConfigError as error:
-        raise KafkaConnectionError(str(error)) from error
 
 
 def sends_password_in_clear(config: KafkaConfig) -> bool:
@@ -111,7 +145,7 @@ def _load_certificate(context: ssl.SSLContext, config: KafkaConfig) -> None:
     Raises:
         ConfigError: names the configuration key at fault.
     """
-    given = config.ssl_password.get_secret_value()
+    given = config.secret("ssl_password")
     asked = False  # whether OpenSSL has asked for the password, as it does for an encrypted key only
 
     def password() -> str:
@@ -150,6 +184,17 @@ def reading() -> Iterator[None]:
 
 
 @contextmanager
+def explained(client: AnyClient) -> Iterator[None]:
+    """Raise KafkaConnectionError with the cause where a client gets no answer because it cannot connect."""
+    try:
+        yield
+    except _NO_ANSWER as error:
+        if (why := trouble(client)) is None or why in str(error):
+            raise
+        raise KafkaConnectionError(f"cannot connect to {why}") from error
+
+
+@contextmanager
 def understood() -> Iterator[None]:
     """Raise KafkaConnectionError for a response that makes no sense, so that it is tried again.
 
@@ -166,7 +211,8 @@ def understood() -> Iterator[None]:
 
 def in_words(error: BaseException) -> str:
     """Return the text of a Kafka error, with the missing ACL or the configuration key that Kafka rejects."""
-    words = Confidential().words(str(error)) or "no response in time"
+    is_in_words = isinstance(error, KafkaConnectionError | KafkaTimeoutError) and error.args
+    words = Confidential().words(str(error.args[0] if is_in_words else error)) or "no response in time"
     if isinstance(error, AclMissing):
         return _acl_missing(error.args[0])
     if operation := _OPERATIONS.get(type(error)):

@@ -19,8 +19,9 @@ from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaTimeoutEr
 from bridge.backoff import Backoff
 from bridge.config import KafkaConfig
 from bridge.kafka import quirks
-from bridge.kafka.client import FAILURES, in_words, reading, reconnection, understood
+from bridge.kafka.client import FAILURES, client, explained, in_words, reading, understood
 from bridge.kafka.cluster import Cluster
+from bridge.kafka.quirks.connecting import trouble
 from bridge.records import STATE
 from bridge.watch.metrics import Metrics
 
@@ -29,6 +30,7 @@ log = structlog.get_logger(__name__)
 _POLL_INTERVAL = 1.0  # seconds between two checks for errors of the consumer's background tasks
 _CONFIRM_TIMEOUT = 10.0  # seconds for the coordinator to confirm that a shard is ours
 _HEARTBEATS = 4  # in one session timeout
+_ANSWER_MS = 5000  # for an answer, besides what the group takes for it
 _NEVER_MS = 2**31 - 1
 _METADATA_MS = 10_000  # age of the metadata, at most: the group's leader assigns what it has seen
 
@@ -40,8 +42,7 @@ class Leases(ConsumerRebalanceListener):  # type: ignore[misc]
         self, config: KafkaConfig, cluster: Cluster, *, metrics: Metrics, on_change: Callable[[], None]
     ) -> None:
         self.shards: frozenset[int] | None = None  # those assigned last; None until the first assignment
-        # Why there is no assignment yet, for /readyz; of interest only while `shards` is None.
-        self.trouble = f"waiting for consumer group {config.group_id} to assign shards"
+        self._failure = ""  # why the last consumer has failed; "" while there is one
         self._config = config
         self._cluster = cluster
         self._topic = cluster.topics[STATE].name
@@ -54,6 +55,14 @@ class Leases(ConsumerRebalanceListener):  # type: ignore[misc]
         self._confirmed_at = -float("inf")
         self._consumer: AIOKafkaConsumer | None = None  # the member; None between a failure and the next try
 
+    @property
+    def trouble(self) -> str:
+        """Why there is no assignment, for /readyz; of interest only while `shards` is None."""
+        why = self._failure or (trouble(self._consumer) if self._consumer is not None else None)
+        if why:
+            return f"consumer group unavailable on {self._config.bootstrap_servers}: {why}"
+        return f"waiting for consumer group {self._config.group_id} to assign shards"
+
     async def run(self) -> None:
         """Be a member of the group until cancelled; then leave it, so that others need not wait."""
         backoff = Backoff(0.5, 10.0)
@@ -62,16 +71,16 @@ class Leases(ConsumerRebalanceListener):  # type: ignore[misc]
                 await asyncio.sleep(_POLL_INTERVAL)  # there is nothing to assign
             try:
                 self._consumer = self._member()
-                with understood():
+                with explained(self._consumer), understood():
                     await self._consumer.start()
+                    self._failure = ""
                     self._consumer.subscribe([self._topic], listener=self)
                     backoff.reset()
                     while not self._doubtful:
                         await asyncio.sleep(_POLL_INTERVAL)
                         await self._consumer.getmany(timeout_ms=0)  # raises errors of the background tasks
             except FAILURES as error:
-                words = in_words(error)
-                self.trouble = f"consumer group unavailable on {self._config.bootstrap_servers}: {words}"
+                words = self._failure = in_words(error)
                 self._cluster.ask()
                 self._metrics.counter("kafka_errors_total", error=type(error).__name__).value += 1
                 log.error("consumer group unavailable, retrying", group=self._config.group_id, error=words)
@@ -102,7 +111,11 @@ class Leases(ConsumerRebalanceListener):  # type: ignore[misc]
                         return True
                     await self._assigned.wait()
             except TimeoutError:
-                raise KafkaTimeoutError(f"no response from consumer group {self._config.group_id}") from None
+                why = trouble(self._consumer) if self._consumer is not None else self._failure
+                because = f": cannot connect to {why}" if why else ""
+                raise KafkaTimeoutError(
+                    f"no response from consumer group {self._config.group_id}{because}"
+                ) from None
         return False
 
     async def on_partitions_revoked(self, revoked: Collection[TopicPartition]) -> None:
@@ -133,8 +146,11 @@ class Leases(ConsumerRebalanceListener):  # type: ignore[misc]
 
     def _member(self) -> AIOKafkaConsumer:
         session_ms = int(self._config.session_timeout * 1000)
-        return AIOKafkaConsumer(
-            **reconnection(self._config),
+        return client(
+            AIOKafkaConsumer,
+            self._config,
+            # A request to join is answered once all members have joined, or do not any more.
+            request_timeout_ms=session_ms + _ANSWER_MS,
             group_id=self._config.group_id,
             partition_assignment_strategy=(StickyPartitionAssignor,),
             enable_auto_commit=False,

@@ -16,8 +16,7 @@ from aiokafka.errors import (
 
 from bridge.config import KafkaConfig
 from bridge.errors import TopicError, TopicMissing
-from bridge.kafka import quirks
-from bridge.kafka.client import reconnection
+from bridge.kafka.client import admin
 from bridge.kafka.metadata import Description, Found, describe
 from bridge.kafka.topics import (
     ATTEMPT_INTERVAL,
@@ -62,16 +61,14 @@ async def look(config: KafkaConfig, channels: Collection[str], before: View) -> 
         KafkaError: Kafka does not answer, or an ACL is missing.
     """
     names = topic_names(config, channels)
-    admin = AIOKafkaAdminClient(**reconnection(config))
-    try:
-        await admin.start()
-        found = await describe(admin, names.values())
+    async with admin(config) as client:
+        found = await describe(client, names.values())
         missing = {channel: name for channel, name in names.items() if _is_missing(name, found.topics[name])}
         refused: dict[str, str] = {}
         if missing:
-            refused = await _create(admin, config, missing)
+            refused = await _create(client, config, missing)
             created = [name for name in missing.values() if name not in refused]
-            found = await _described(admin, names.values(), created)
+            found = await _described(client, names.values(), created)
         known = {topic.name: topic for topic in before.topics.values()}
         if never_seen := [why for name, why in refused.items() if name not in known]:
             raise TopicMissing(and_more(never_seen, "; "))
@@ -79,9 +76,7 @@ async def look(config: KafkaConfig, channels: Collection[str], before: View) -> 
         state = found.topics[names[STATE]]
         if STATE not in before.topics and state.partitions != config.shards:
             raise TopicError(mismatch(names[STATE], state.partitions, config.shards))
-        reported = await _reported(admin, there)
-    finally:
-        await quirks.wait_closed(admin.close())
+        reported = await _reported(client, there)
     topics = {
         channel: replace(known[name], missing=refused[name])
         if name in refused
@@ -93,11 +88,11 @@ async def look(config: KafkaConfig, channels: Collection[str], before: View) -> 
 
 
 async def _create(
-    admin: AIOKafkaAdminClient, config: KafkaConfig, names: Mapping[str, str]
+    client: AIOKafkaAdminClient, config: KafkaConfig, names: Mapping[str, str]
 ) -> dict[str, str]:
     """Create topics if that is allowed; return why not, by name, for all others."""
     if config.create_topics:
-        return await create(admin, config, names)
+        return await create(client, config, names)
     return {
         name: f"topic {name} does not exist and kafka.create_topics is false: create it with "
         f"{partitions(config, channel)} partitions, or set kafka.create_topics = true"

@@ -8,7 +8,7 @@ from aiokafka.errors import IllegalOperation, KafkaConnectionError, KafkaError
 
 from bridge.config import Compression, KafkaConfig
 from bridge.kafka import quirks
-from bridge.kafka.client import reconnection, understood
+from bridge.kafka.client import client, explained, understood
 
 log = structlog.get_logger(__name__)
 
@@ -19,6 +19,7 @@ PRODUCER_FAILURES = (KafkaError, IllegalOperation, AssertionError)
 """The errors that a producer raises; the last two when its transaction has failed in the background."""
 
 _STOP_TIMEOUT = 1.0  # seconds for an abort, and for a stop before the producer is closed by force
+_START_TIMEOUT = 15.0  # seconds; aiokafka has none, and looks for a coordinator for ever
 _REQUEST_TIMEOUT_MS = 10_000
 _RETRY_BACKOFF_MS = 50
 
@@ -29,7 +30,7 @@ async def open_producer(config: KafkaConfig, transactional_id: str | None) -> AI
     Starting with a transactional id fences the producer that had it before, and aborts its open transaction.
 
     Raises:
-        KafkaError: Kafka does not answer, or rejects the producer.
+        KafkaError, TimeoutError: Kafka does not answer, or rejects the producer.
     """
     transaction = {}
     if transactional_id is not None:
@@ -37,8 +38,9 @@ async def open_producer(config: KafkaConfig, transactional_id: str | None) -> AI
             "transactional_id": transactional_id,
             "transaction_timeout_ms": int(config.transaction_timeout * 1000),
         }
-    producer = AIOKafkaProducer(
-        **reconnection(config),
+    producer = client(
+        AIOKafkaProducer,
+        config,
         enable_idempotence=True,
         compression_type=None if config.compression is Compression.NONE else config.compression,
         max_batch_size=MAX_BATCH_BYTES,
@@ -47,8 +49,9 @@ async def open_producer(config: KafkaConfig, transactional_id: str | None) -> AI
         **transaction,
     )
     try:
-        with understood():
-            await _start(producer)
+        with explained(producer), understood():
+            async with asyncio.timeout(_START_TIMEOUT):
+                await _start(producer)
     except BaseException:
         await close_producer(producer)
         raise

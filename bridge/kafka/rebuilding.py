@@ -15,7 +15,7 @@ from aiokafka.errors import KafkaTimeoutError
 
 from bridge.config import KafkaConfig
 from bridge.kafka import quirks
-from bridge.kafka.client import reading, reconnection
+from bridge.kafka.client import client, explained, reading
 from bridge.kafka.partition import Partition
 from bridge.kafka.topics import Topic
 from bridge.ledger import KEPT, Watermark, insert
@@ -109,15 +109,16 @@ async def _ends(
     Raises:
         KafkaError: Kafka is unavailable.
     """
-    consumer = AIOKafkaConsumer(**reconnection(config), isolation_level="read_committed")
+    consumer = client(AIOKafkaConsumer, config, isolation_level="read_committed")
     try:
         async with asyncio.timeout(_PATIENCE):
-            await consumer.start()
-            with reading():
-                consumer.assign(list(places))
-                begins = await consumer.beginning_offsets(list(places))
-                ends = await consumer.end_offsets(list(places))
-                yield consumer, {one: (max(begins[one], ends[one] - most), ends[one]) for one in places}
+            with explained(consumer):
+                await consumer.start()
+                with reading():
+                    consumer.assign(list(places))
+                    begins = await consumer.beginning_offsets(list(places))
+                    ends = await consumer.end_offsets(list(places))
+                    yield consumer, {one: (max(begins[one], ends[one] - most), ends[one]) for one in places}
     except TimeoutError:
         raise KafkaTimeoutError(
             f"the end of {places[0].topic} could not be read in {_PATIENCE:g} s"

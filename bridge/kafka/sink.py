@@ -24,11 +24,12 @@ from bridge.backoff import Backoff
 from bridge.config import Delivery, KafkaConfig
 from bridge.errors import ShardLost
 from bridge.kafka.batches import Batches, Failure
-from bridge.kafka.client import FAILURES, in_words, transactional_id
+from bridge.kafka.client import FAILURES, explained, in_words, transactional_id
 from bridge.kafka.cluster import Cluster
 from bridge.kafka.partition import Partition
 from bridge.kafka.producer import PRODUCER_FAILURES, abort, close_producer, open_producer
 from bridge.kafka.queues import Queues
+from bridge.kafka.quirks.connecting import trouble
 from bridge.kafka.rebuilding import is_on_kafka, last_trades
 from bridge.kafka.rejections import Rejections, too_large
 from bridge.kafka.state import Save, ShardState, Unsaved
@@ -78,6 +79,7 @@ class Sink:
         self._asked_at: float | None = None
         self._state_partition = Partition(state.topic, state.shard)  # the shard's partition of bridge-state
         self._saving: Save | None = None  # at-least-once: the save that is in flight
+        self._producer: AIOKafkaProducer | None = None  # the one that delivers; None while there is none
 
     async def run(self) -> None:
         """Deliver until the queues are drained.
@@ -108,23 +110,25 @@ class Sink:
                 )
                 await asyncio.sleep(self._backoff.next())
                 continue
-            batches = self._batches(producer)
+            batches, self._producer = self._batches(producer), producer
             try:
-                await self._take_over()
-                self._follow()
-                self._asked_at = None
-                # Otherwise the first settled record shows that Kafka accepts them.
-                if not queues.pending_records:
-                    self._trouble = None
-                deliver = self._at_least_once if self._transactional_id is None else self._exactly_once
-                if await deliver(batches):
-                    return
+                with explained(producer):
+                    await self._take_over()
+                    self._follow()
+                    self._asked_at = None
+                    # Otherwise the first settled record shows that Kafka accepts them.
+                    if not queues.pending_records:
+                        self._trouble = None
+                    deliver = self._at_least_once if self._transactional_id is None else self._exactly_once
+                    if await deliver(batches):
+                        return
             except asyncio.CancelledError:
                 await abort(producer)
                 raise
             except PRODUCER_FAILURES as error:
                 await self._recover(error, batches.failures)
             finally:
+                self._producer = None
                 await close_producer(producer)
             await asyncio.sleep(self._backoff.next())
 
@@ -145,7 +149,9 @@ class Sink:
         silence = time.monotonic() - min(sent_at) if sent_at else 0.0
         if silence < _SILENCE:
             return None
-        return f"no response from {self._config.bootstrap_servers} for {silence:.0f} s"
+        why = trouble(self._producer) if self._producer is not None else None
+        because = f": cannot connect to {why}" if why else ""
+        return f"no response from {self._config.bootstrap_servers} for {silence:.0f} s{because}"
 
     # Take over
 
@@ -415,12 +421,15 @@ class Sink:
     # Recover
 
     async def _recover(self, error: Exception, failures: Sequence[Failure]) -> None:
+        why = trouble(self._producer) if self._producer is not None else None
         if too_large(failures):
             await self._cluster.refreshed()
         else:
             self._cluster.ask()
         place = f"{self._config.bootstrap_servers}: "
-        if failures:
+        if why:
+            place += f"cannot connect to {why}"
+        elif failures:
             partition, error_of_batch = failures[0]
             place += f"topic {partition.topic.name}, partition {partition.number}: {in_words(error_of_batch)}"
         else:

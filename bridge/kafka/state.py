@@ -24,7 +24,7 @@ from aiokafka.errors import KafkaTimeoutError
 from bridge.config import KafkaConfig
 from bridge.errors import ShardLost
 from bridge.kafka import quirks
-from bridge.kafka.client import reading, reconnection
+from bridge.kafka.client import client, explained, reading
 from bridge.kafka.topics import Topic
 from bridge.ledger import Heard, Watermark, Watermarks, advanced
 from bridge.plan import shard_of
@@ -290,9 +290,18 @@ class ShardState:
         """
         if not offsets:
             return {}
-        consumer = AIOKafkaConsumer(
-            **reconnection(self._config), isolation_level="read_committed", auto_offset_reset="earliest"
+        consumer = client(
+            AIOKafkaConsumer, self._config, isolation_level="read_committed", auto_offset_reset="earliest"
         )
+        try:
+            with explained(consumer):
+                return await self._read_with(consumer, offsets)
+        finally:
+            await quirks.wait_closed(consumer.stop())
+
+    async def _read_with(
+        self, consumer: AIOKafkaConsumer, offsets: Mapping[int, int | None]
+    ) -> dict[int, tuple[dict[bytes, bytes], int]]:
         try:
             async with asyncio.timeout(_PATIENCE):
                 await consumer.start()
@@ -300,8 +309,6 @@ class ShardState:
                     return await self._read_all(consumer, offsets)
         except TimeoutError:
             raise KafkaTimeoutError(f"{self.topic.name} could not be read in {_PATIENCE:g} s") from None
-        finally:
-            await quirks.wait_closed(consumer.stop())
 
     async def _read_all(
         self, consumer: AIOKafkaConsumer, offsets: Mapping[int, int | None]

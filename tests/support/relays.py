@@ -1,4 +1,4 @@
-"""What may stand between the bridge and the exchange: a server with TLS, and an HTTP proxy."""
+"""What may stand between the bridge and others: a server with TLS, an HTTP proxy, and a forwarder."""
 
 import asyncio
 import ssl
@@ -19,10 +19,10 @@ class Relay:
     proxy to which clients say with CONNECT where to; it notes that in `asked`.
     """
 
-    def __init__(self, *, target: int = 0, keystore: Path | None = None) -> None:
+    def __init__(self, *, port: int = 0, target: int = 0, keystore: Path | None = None) -> None:
         self.asked: list[str] = []  # host:port, as clients have asked for it
-        self.port = 0  # once it listens
-        self._target = target
+        self.port = port  # a free one, once it listens, if it is 0
+        self.target = target
         self._tls: ssl.SSLContext | None = None
         if keystore is not None:
             self._tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
@@ -49,7 +49,7 @@ class Relay:
         asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(60)
 
     async def _listen(self) -> None:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0, ssl=self._tls)
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port, ssl=self._tls)
         self.port = self._server.sockets[0].getsockname()[1]
 
     async def _close(self) -> None:
@@ -63,7 +63,7 @@ class Relay:
         assert task is not None
         self._connections.add(task)
         try:
-            host, port = "127.0.0.1", self._target
+            host, port = "127.0.0.1", self.target
             if self._tls is None:
                 request = (await reader.readuntil(_HEAD)).split(b" ")
                 assert request[0] == b"CONNECT"
@@ -79,6 +79,42 @@ class Relay:
                 back.close()
         except (OSError, asyncio.IncompleteReadError):
             pass  # one side has gone
+        finally:
+            writer.close()
+            self._connections.discard(task)
+
+
+class Forwarder(Relay):
+    """Relays connections on `port` to the port `target`, which may change; counts them in `accepted`."""
+
+    def __init__(self, *, port: int = 0, target: int) -> None:
+        super().__init__(port=port, target=target)
+        self.accepted = 0
+        self.is_closed = False  # whether connections are closed as soon as they are accepted
+
+    def cut(self) -> None:
+        """Close all connections."""
+        self._run(self._cut())
+
+    async def _cut(self) -> None:
+        for task in self._connections:
+            task.cancel()
+        await asyncio.gather(*self._connections, return_exceptions=True)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._connections.add(task)
+        self.accepted += 1
+        try:
+            if not self.is_closed:
+                there, back = await asyncio.open_connection("127.0.0.1", self.target)
+                try:
+                    await asyncio.gather(_copy(reader, back), _copy(there, writer))
+                finally:
+                    back.close()
+        except (OSError, asyncio.CancelledError):
+            pass  # one side has gone, or all are cut
         finally:
             writer.close()
             self._connections.discard(task)

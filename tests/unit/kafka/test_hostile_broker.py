@@ -12,15 +12,13 @@ from typing import Any
 
 import pytest
 import uvloop
-from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
 from structlog.testing import capture_logs
 
 from bridge import service
 from bridge.check.kafka import check_kafka
 from bridge.config import Config, KafkaConfig
-from bridge.kafka import quirks
-from bridge.kafka.client import connection, in_words, sends_password_in_clear, understood
+from bridge.kafka.client import admin, in_words, sends_password_in_clear, understood
 from bridge.kafka.leases import Leases
 from bridge.kafka.looking import View, look
 from bridge.kafka.producer import open_producer
@@ -49,12 +47,9 @@ def cause(broker: HostileBroker, mechanism: str) -> str:
 
     async def scenario() -> str:
         async with broker.listening() as address:
-            client = AIOKafkaAdminClient(**connection(KafkaConfig(**settings(address, mechanism))))
-            try:
-                with pytest.raises(KafkaError) as caught:
-                    await client.start()
-            finally:
-                await quirks.wait_closed(client.close())
+            with pytest.raises(KafkaError) as caught:
+                async with admin(KafkaConfig(**settings(address, mechanism))):
+                    pass
         return in_words(caught.value)
 
     words = uvloop.run(scenario())
@@ -188,10 +183,9 @@ def test_responses_that_make_no_sense_are_reasons_to_try_again(seed: int) -> Non
 @pytest.mark.parametrize("address", ["a" * 64 + ".invalid:9092", "xn--\N{GRINNING FACE}.invalid:9092"])
 def test_an_address_that_can_not_be_one_is_named(address: str) -> None:
     async def scenario() -> str:
-        client = AIOKafkaAdminClient(**connection(KafkaConfig(**settings(address, SCRAM))))
         with pytest.raises(KafkaError) as caught:
-            await client.start()
-        await quirks.wait_closed(client.close())
+            async with admin(KafkaConfig(**settings(address, SCRAM))):
+                pass
         return in_words(caught.value)
 
     assert "cannot connect to " in uvloop.run(scenario())

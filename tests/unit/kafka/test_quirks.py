@@ -56,7 +56,7 @@ def intrusions(source: str) -> Iterator[str]:
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_only_quirks_touches_private_members_of_aiokafka(path: Path) -> None:
     found = list(intrusions(path.read_text()))
-    if path == Path(quirks.__file__):
+    if path.parent == Path(quirks.__file__).parent:
         assert found
     else:
         assert found == []
@@ -77,7 +77,7 @@ def test_each_way_of_touching_private_members_is_detected(source: str) -> None:
 
 
 def test_the_quirks_are_those_of_the_installed_version() -> None:
-    """After an upgrade of aiokafka read bridge/kafka/quirks.py again, and then raise its `SEEN_IN`."""
+    """After an upgrade of aiokafka read bridge/kafka/quirks again, and then raise its `SEEN_IN`."""
     assert aiokafka.__version__ == quirks.SEEN_IN
 
 

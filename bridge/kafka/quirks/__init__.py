@@ -1,9 +1,10 @@
-"""Corrections and additions to aiokafka: the only module that touches its private members.
+"""Corrections and additions to aiokafka: the only package that touches its private members.
 
 Seen in aiokafka 0.14.0. After an upgrade read each function again; a test fails until `SEEN_IN` is raised.
 
-`apply` replaces some methods of aiokafka; `bridge.kafka.client.connection`, which every client is built with,
-calls it. The other functions do their work where they are called.
+`apply` replaces some methods of aiokafka; `bridge.kafka.client`, which builds every client, calls it. The
+other functions do their work where they are called. `connection` and `connecting` have what is about reaching
+brokers.
 
 Three more properties of aiokafka need no private member, and are handled where the records are sent:
 
@@ -12,30 +13,23 @@ Three more properties of aiokafka need no private member, and are handled where 
 - `commit_transaction()` succeeds although batches of the transaction have failed: `Batches` looks at the
   result of every batch first.
 - With idempotence nothing ever expires (issue 1101): `Batches` limits how long it waits for a response.
-
-Longer than 350 lines because all that depends on the library's version is here, to be read again together.
 """
 
 import asyncio
-import struct
-from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping, Sequence
-from contextvars import ContextVar
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from itertools import chain
 from typing import Any
 
 import structlog
 from aiokafka import AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
-from aiokafka.client import AIOKafkaClient
-from aiokafka.conn import AIOKafkaConnection, CloseReason, ScramAuthenticator
-from aiokafka.errors import KafkaConnectionError, KafkaError, KafkaTimeoutError, SaslAuthenticationFailed
+from aiokafka.errors import KafkaError, KafkaTimeoutError
 from aiokafka.producer.message_accumulator import BatchBuilder, MessageAccumulator, MessageBatch
 from aiokafka.protocol.api import Response
 from aiokafka.protocol.metadata import MetadataRequest, MetadataRequest_v5
 
-from bridge.exchange.requests import Credentials
 from bridge.exchange.words import Confidential
+from bridge.kafka.quirks import connecting, connection
 
 log = structlog.get_logger(__name__)
 
@@ -44,32 +38,6 @@ SEEN_IN = "0.14.0"
 
 _CLOSE_TIMEOUT = 1.0  # seconds that a client gets to close, and once more after its task was cancelled
 
-# Bytes of a response: as many as a broker takes of a request, `socket.request.max.bytes`.
-_MOST_RESPONSE = 100 * 1024 * 1024
-
-# Iterations that SCRAM may ask for. Kafka sets 4096 to 16384 when it stores a password, and its own clients
-# refuse fewer, with which the password could be guessed from what is sent; more only keep a core busy.
-_LEAST_ITERATIONS, _MOST_ITERATIONS = 4096, 1_000_000
-
-
-@dataclass(slots=True)
-class _Attempt:
-    """A bootstrap: the connections that it has opened, and why the other brokers could not be used."""
-
-    opened: list[AIOKafkaConnection] = field(default_factory=list)
-    causes: list[str] = field(default_factory=list)
-
-
-# The bootstrap under way; outside of one nobody reads it.
-_attempt: ContextVar[_Attempt] = ContextVar("attempt")
-
-_original_send = AIOKafkaConnection.send
-_original_connect = AIOKafkaConnection.connect
-_original_authenticate = AIOKafkaConnection._do_sasl_handshake  # noqa: SLF001
-_original_read = AIOKafkaConnection._read  # noqa: SLF001
-_original_bootstrap = AIOKafkaClient.bootstrap
-_original_close = AIOKafkaClient.close
-_original_salted_password = ScramAuthenticator.create_salted_password
 _original_reenqueue = MessageAccumulator.reenqueue
 _original_build = MetadataRequest.build
 
@@ -77,146 +45,13 @@ _original_build = MetadataRequest.build
 def apply() -> None:
     """Replace the methods of aiokafka that have to be replaced; calling it again changes nothing."""
     for owner, name, original, corrected in (
-        (AIOKafkaConnection, "send", _original_send, _send),
-        (AIOKafkaConnection, "connect", _original_connect, _connect),
-        (AIOKafkaConnection, "_do_sasl_handshake", _original_authenticate, _authenticate),
-        (AIOKafkaConnection, "_read", _original_read, staticmethod(_read)),
-        (AIOKafkaClient, "bootstrap", _original_bootstrap, _bootstrap),
-        (AIOKafkaClient, "close", _original_close, _close),
-        (ScramAuthenticator, "create_salted_password", _original_salted_password, _create_salted_password),
+        *connection.CORRECTIONS,
+        *connecting.CORRECTIONS,
         (MessageAccumulator, "reenqueue", _original_reenqueue, _reenqueue),
         (MetadataRequest, "build", _original_build, _build),
     ):
         if getattr(owner, name) is original:
             setattr(owner, name, corrected)
-
-
-def _send(
-    self: AIOKafkaConnection,
-    request: object,
-    expect_response: bool = True,
-) -> Awaitable[object]:
-    """Raise `KafkaConnectionError` when the connection has just been closed, on uvloop as well.
-
-    aiokafka expects an OSError from a write to a closed connection; uvloop raises RuntimeError. Upstream
-    issue 1038, open. Without this the error ends whichever background task of aiokafka comes first, so that
-    a consumer no longer sends heartbeats, or a producer sends nothing, until it is replaced.
-    """
-    try:
-        response: Awaitable[object] = _original_send(self, request, expect_response)
-    except (KafkaError, NotImplementedError):  # these are RuntimeErrors, too
-        raise
-    except RuntimeError as error:
-        self.close(reason=CloseReason.CONNECTION_BROKEN)
-        raise KafkaConnectionError(f"Connection at {self.host}:{self.port} broken: {error}") from error
-    return response
-
-
-async def _connect(self: AIOKafkaConnection) -> object:
-    """Raise nothing but KafkaError and OSError, in few words, which are not the password's.
-
-    aiokafka's clients expect these two. An address that is none, or a response that makes no sense, comes out
-    as whatever Python raises (ValueError, OverflowError, AssertionError). Not reported upstream as far as
-    known. Without this such a broker ends a background task of aiokafka, or the bridge, with a traceback.
-    """
-    attempt = _attempt.get(_Attempt())
-    try:
-        streams: object = await _original_connect(self)
-    except OSError as error:
-        attempt.causes.append(f"{self.host}:{self.port}: {error}")
-        raise
-    except Exception as error:  # noqa: BLE001 - a response can be wrong in any way
-        is_known = isinstance(error, KafkaError)
-        words = _words(error) if is_known else f"no answer of a Kafka broker: {error!r}"
-        words = Confidential([Credentials(self._sasl_plain_password or "", "")]).words(words)
-        attempt.causes.append(f"{self.host}:{self.port}: {words}")
-        raise (type(error) if is_known else KafkaConnectionError)(words) from None
-    attempt.opened.append(self)
-    return streams
-
-
-async def _authenticate(self: AIOKafkaConnection) -> None:
-    """Raise `SaslAuthenticationFailed` for an answer that is none of the mechanism's, see `_connect`."""
-    try:
-        await _original_authenticate(self)
-    except (KafkaError, OSError):
-        raise
-    except Exception as error:  # noqa: BLE001 - an answer can be wrong in any way
-        raise SaslAuthenticationFailed(f"{self._sasl_mechanism} failed: {error!r}") from None
-
-
-async def _bootstrap(self: AIOKafkaClient) -> None:
-    """Say why no broker can be used, and leave no connection open if it fails.
-
-    aiokafka writes that to its log, and raises "Unable to bootstrap from" without a cause. If it can make no
-    sense of a broker's metadata, it forgets the connection. Not reported upstream as far as known. Without
-    this `check` and `/readyz` could not say what is the matter, and each attempt would cost a descriptor.
-    """
-    attempt = _Attempt()
-    token = _attempt.set(attempt)
-    try:
-        await _original_bootstrap(self)
-    except BaseException as error:
-        for connection in attempt.opened:
-            connection.close()
-        if attempt.causes and isinstance(error, KafkaConnectionError):
-            raise KafkaConnectionError(f"cannot connect to {'; '.join(attempt.causes)}") from error
-        raise
-    finally:
-        _attempt.reset(token)
-
-
-async def _close(self: AIOKafkaClient) -> None:
-    """Close all connections, also if the task that keeps the metadata up to date has failed.
-
-    aiokafka raises its error before it has closed any. Not reported upstream as far as known. Without this a
-    broker whose metadata makes no sense costs a descriptor with each attempt.
-    """
-    try:
-        await _original_close(self)
-    finally:
-        for connection in self._conns.values():
-            connection.close()
-
-
-def _words(error: Exception) -> str:
-    """Return the text of one of Kafka's errors, or its name if it has none, and what caused it."""
-    words = ", ".join(str(one) for one in error.args if one is not None) or type(error).__name__
-    return f"{words}: {error.__cause__!r}" if error.__cause__ is not None else words
-
-
-def _create_salted_password(self: ScramAuthenticator, salt: bytes, iterations: int) -> None:
-    """Refuse numbers of iterations that no broker needs.
-
-    aiokafka takes any number. Not reported upstream as far as known. Without this whoever answers in place of
-    the broker can have the password in a form that is guessed quickly, or keep a thread busy for hours.
-    """
-    if not _LEAST_ITERATIONS <= iterations <= _MOST_ITERATIONS:
-        raise ValueError(f"{iterations} iterations, {_LEAST_ITERATIONS} to {_MOST_ITERATIONS} are accepted")
-    _original_salted_password(self, salt, iterations)
-
-
-async def _read(reference: Callable[[], AIOKafkaConnection | None]) -> None:
-    """Read responses as long as there is a connection, none larger than Kafka sends.
-
-    aiokafka collects as many bytes as the first four announce, up to 2 GiB. Not reported upstream as far as
-    known. Without this whoever answers in place of the broker can use up the memory.
-    """
-    connection = reference()
-    if connection is None:
-        return
-    reader = connection._reader  # noqa: SLF001
-    del connection  # or it would never be collected while this waits
-    while True:
-        (size,) = struct.unpack(">i", await reader.readexactly(4))
-        if not 0 <= size <= _MOST_RESPONSE:
-            raise ConnectionError(f"a response of {size} bytes, {_MOST_RESPONSE} are accepted")
-        response = await reader.readexactly(size)
-        connection = reference()
-        if connection is None:
-            return
-        connection._handle_frame(response)  # noqa: SLF001
-        del connection
 
 
 def _reenqueue(self: MessageAccumulator, batch: MessageBatch) -> None:
