@@ -5,6 +5,7 @@ Its first rows answer what somebody asks who is woken at night, in that order; t
 """
 
 import json
+import re
 import urllib.parse
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -19,7 +20,8 @@ from grafana_foundation_sdk.models import dashboard as model
 from bridge.channels import CHANNELS
 from bridge.watch.metrics import PREFIX
 
-TARGET = Path(__file__).parents[1] / "helm" / "digifinex-bridge" / "dashboards" / "digifinex-bridge.json"
+_CHART = Path(__file__).parents[1] / "helm" / "digifinex-bridge"
+TARGET = _CHART / "dashboards" / "digifinex-bridge.json"
 
 # The matcher `.*` also matches a series without the label, as cluster and pod outside Kubernetes.
 _RELEASES = 'cluster=~"$cluster",namespace=~"$namespace",job=~"$release"'
@@ -30,8 +32,6 @@ _DATASOURCE = model.DataSourceRef(type_val="prometheus", uid="${datasource}")
 # Private channels may be quiet for days, and an order's timestamp need not be that of its change.
 _PUBLIC = f'channel=~"{"|".join(name for name, channel in CHANNELS.items() if not channel.private)}"'
 _CHOSEN = 'channel=~"$channel"'
-# As in the alert DataLost.
-_LOSSES = 'event=~"spool_overflowed|spool_discarded|spool_damaged|markets_left_out"'
 _COLUMNS = 24
 _NOT_FILLING = 1e9  # seconds, in place of a time that does not end
 
@@ -250,28 +250,37 @@ _RESTARTS = (
     f" and on (instance, job) {_of('ready')}))[$__range:1m]))"
 )
 
+# The events that mean loss, of which the alert DataLost says which they are.
+(_LOSSES, *_) = re.findall(r'event=~"[^"]*"', (_CHART / "rules" / "digifinex-bridge.yaml").read_text())
 _UNPLANNED = 'reason!~"rotated|stale"'
 _EVENTS = _LOSSES[:-1] + '|records_lost"'
 
 
+_FIRING = f'ALERTS{{{_RELEASES},alertname=~"DigiFinexBridge.*",alertstate="firing"}}'
+
+
 def _alerts(severity: str) -> str:
     """Return how many alerts of this severity fire; nothing if Prometheus has no rules of the bridge."""
-    firing = f'ALERTS{{{_RELEASES},alertname=~"DigiFinexBridge.*",alertstate="firing",severity="{severity}"}}'
-    return f"count({firing}) or 0 * group(digifinex_bridge:replicas_expected{{{_RELEASES}}})"
+    return (
+        f"count({_FIRING[:-1]},{severity}}}) or 0 * group(digifinex_bridge:replicas_expected{{{_RELEASES}}})"
+    )
 
 
 # fmt: off
 ROWS = (
     # Panels: title, kind, width, unit, levels, section of the runbook, queries, description, texts.
     Row("Is every release up?", 4, (
-        Panel("Replicas ready", "stat", 12, "percentunit", "red 0.01 orange 1 green", "replica-missing",
+        Panel("Replicas ready", "stat", 10, "percentunit", "red 0.01 orange 1 green", "replica-missing",
               _ready(),
               "Replicas of each release that are ready, of those that it should have. /readyz of a replica "
               "says what is missing.",
               {"nan": ("scaled to 0", "blue")}),
-        Panel("Alerts firing", "stat", 4, "short", "green 0.5 red", "first-look",
-              (Query(_alerts("critical"), "critical"), Query(_alerts("warning"), "warning")),
-              "Alerts of the bridge that fire now, if Prometheus has its rules."),
+        Panel("Critical alerts", "stat", 3, "short", "green 0.5 red", "first-look",
+              (Query(_alerts('severity="critical"')),),
+              "Alerts of the bridge that fire now and are critical, if Prometheus has its rules."),
+        Panel("Other alerts", "stat", 3, "short", "green 0.5 orange", "first-look",
+              (Query(_alerts('severity!="critical"')),),
+              "Other alerts of the bridge that fire now."),
         Panel("Shards unowned", "stat", 4, "short", "green 0.5 red", "shard-unowned",
               _figure(_UNOWNED),
               "Shards that no replica serves. No data arrives for their symbols.", _NO_REPLICA),
@@ -589,7 +598,7 @@ def _annotations() -> list[dict[str, Any]]:
         annotation(
             "Alert",
             "red",
-            f'ALERTS{{{_RELEASES},alertname=~"DigiFinexBridge.*",alertstate="firing"}}',
+            _FIRING,
             "{{alertname}} {{job}} {{channel}} {{event}}",
         ),
     ]
