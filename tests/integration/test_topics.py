@@ -3,13 +3,25 @@
 The broker creates topics when a client asks for one (`auto.create.topics.enable`), with one partition.
 """
 
-from collections.abc import Iterable, Mapping
+import asyncio
+from collections.abc import Callable, Coroutine, Iterable, Mapping
+from itertools import count, groupby
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
+from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.errors import KafkaError
 from confluent_kafka.admin import AdminClient
+from msgspec.structs import replace
 
+from bridge.config import KafkaConfig
+from bridge.kafka.client import connection
+from bridge.kafka.rebuilding import is_on_kafka
+from bridge.partitioner import partition_of
+from bridge.records import Open, Record
 from bridge.simulator.protocol import PUBLIC
 from tests.support.checks import (
     assert_no_hole,
@@ -19,11 +31,19 @@ from tests.support.checks import (
     gaps_of,
     records_of,
 )
-from tests.support.consumers import ReadRecord, add_partitions, create_topic, delete_topic, read_topic
+from tests.support.consumers import (
+    ReadRecord,
+    add_partitions,
+    create_topic,
+    delete_topic,
+    read_topic,
+    set_topic,
+)
+from tests.support.delivery import Delivery, kafka_config
 from tests.support.exchange import ExchangeThread
 from tests.support.kafka_broker import Broker
 from tests.support.process import SYMBOLS, RunningBridge, config
-from tests.support.waiting import eventually
+from tests.support.waiting import eventually, soon
 
 DELIVERIES = ["exactly-once", "at-least-once"]
 
@@ -174,27 +194,237 @@ def test_bridge_state_that_was_deleted_is_written_anew_and_nothing_is_lost_or_re
         assert events.count("cluster_changed") == 1
 
 
-def test_keys_move_in_order_when_partitions_are_added(kafka: Broker, prefix: str, tmp_path: Path) -> None:
-    name = f"{prefix}.trades.v1"
+def test_a_broker_that_comes_back_empty_gets_all_that_is_received_from_then_on(
+    own_kafka: Broker, prefix: str, tmp_path: Path
+) -> None:
     with ExchangeThread(symbols=SYMBOLS, rate=100) as exchange:
-        keys = {"partitions": 1}
-        with RunningBridge(tmp_path, config(exchange.url, kafka, prefix, {"kafka": keys})) as bridge:
+        with RunningBridge(tmp_path, config(exchange.url, own_kafka, prefix)) as bridge:
             bridge.wait_ready()
             delivers(bridge)
-            add_partitions(kafka.bootstrap, name, 12)
-            # The view is renewed every minute; an error, such as a closed connection, renews it too.
-            eventually(lambda: len(used(kafka, name)) > 1, 90, "other partitions", every=1.0)
+            own_kafka.kill()
+            own_kafka.empty()
+            own_kafka.start()
             delivers(bridge)
+            bridge.wait_ready()
             exchange.quiesce()
             assert bridge.metric("reconnects_total") == 0
             assert bridge.stop() == 0
-        assert_trades_are(sorted(records_of(kafka, prefix, "trades"), key=_seq), exchange.truth.made)
+        assert "stopped, all received records are on Kafka" in bridge.stderr
+        for channel in ("depth", "trades"):
+            assert_end_is_whole(records_of(own_kafka, prefix, channel), exchange.truth.counts()[channel])
+        events = [record.json for record in records_of(own_kafka, prefix, "events")]
+        (changed,) = (one for one in events if one["event"] == "cluster_changed")
+        assert f"{prefix}.depth.v1" in changed["detail"]
 
 
-def used(kafka: Broker, topic: str) -> set[int]:
-    return {record.partition for record in read_topic(kafka.bootstrap, topic)}
+# The sink alone
 
 
-def _seq(record: ReadRecord) -> int:
-    seq: int = record.json["seq"]
-    return seq
+async def serve(one: Delivery, steps: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """Run a sink and its view of the cluster through `steps`, then until all is delivered."""
+    await one.prepare()
+    async with asyncio.timeout(360), asyncio.TaskGroup() as group:
+        running = group.create_task(one.sink.run())
+        looking = group.create_task(one.cluster.run())
+        await steps()
+        one.queues.drain()
+        await running
+        looking.cancel()
+
+
+async def delivered_by(one: Delivery) -> None:
+    await soon(lambda: one.queues.pending_records == 0, 30, "all records")
+
+
+def trade(number: int, symbol: str = "BTC_USDT", filler: int = 0) -> Record:
+    value = {"session": "s", "id": number, "time_us": number, "filler": "x" * filler}
+    return Record(
+        "trades",
+        symbol.encode(),
+        msgspec.json.encode(value),
+        1_600_000_000_000_000 + number,
+        (number, number, 0, Open()),
+    )
+
+
+def size_errors(one: Delivery) -> float:
+    return one.metrics.counter("kafka_errors_total", error="MessageSizeTooLargeError").value
+
+
+@pytest.mark.parametrize("delivery", DELIVERIES)
+def test_keys_move_in_order_when_partitions_are_added(kafka: Broker, prefix: str, delivery: str) -> None:
+    one = Delivery(kafka_config(kafka, prefix, delivery=delivery, partitions=2))
+    symbols = [f"{letter}_USDT" for letter in "ABCDEFGH"]
+    numbers = count(1)
+
+    def add() -> None:
+        one.queues.add([trade(next(numbers), symbol) for _ in range(10) for symbol in symbols])
+
+    async def steps() -> None:
+        add()
+        await delivered_by(one)
+        before = one.cluster.version
+        await asyncio.to_thread(add_partitions, kafka.bootstrap, f"{prefix}.trades.v1", 7)
+
+        def grown() -> bool:
+            one.cluster.ask()
+            add()
+            return one.cluster.version > before
+
+        await soon(grown, 30, "the new number")
+        for _ in range(5):
+            add()
+            await asyncio.sleep(0)
+        await delivered_by(one)
+
+    asyncio.run(serve(one, steps))
+    records = read_topic(kafka.bootstrap, f"{prefix}.trades.v1")
+    for symbol in symbols:
+        mine = sorted((r.json["id"], r.partition, r.offset) for r in records if r.key == symbol.encode())
+        ids = [one_id for one_id, _, _ in mine]
+        assert len(ids) == len(set(ids))
+        places = [partition for partition, _ in groupby(partition for _, partition, _ in mine)]
+        old, new = partition_of(symbol.encode(), 2), partition_of(symbol.encode(), 7)
+        assert places == ([old] if old == new else [old, new])
+        for place in places:
+            offsets = [offset for _, partition, offset in mine if partition == place]
+            assert offsets == sorted(offsets)
+    assert len(records) == next(numbers) - 1
+
+
+@pytest.mark.parametrize("delivery", DELIVERIES)
+def test_one_refused_batch_is_enough_to_follow_a_limit_that_was_lowered(
+    kafka: Broker, prefix: str, delivery: str
+) -> None:
+    one = Delivery(kafka_config(kafka, prefix, delivery=delivery, compression="none"))
+
+    async def steps() -> None:
+        one.queues.add([trade(0)])
+        await delivered_by(one)
+        await asyncio.to_thread(set_topic, kafka.bootstrap, f"{prefix}.trades.v1", max_message_bytes="4000")
+
+        def refused() -> bool:
+            one.queues.add([trade(next(numbers), filler=200) for _ in range(50)])
+            return size_errors(one) > 0
+
+        await soon(refused, 30, "a refused batch")
+        for _ in range(20):
+            one.queues.add([trade(next(numbers), filler=200) for _ in range(50)])
+            await asyncio.sleep(0.01)
+        await delivered_by(one)
+
+    numbers = count(1)
+    asyncio.run(serve(one, steps))
+    assert size_errors(one) == 1
+    ids = [record.json["id"] for record in read_topic(kafka.bootstrap, f"{prefix}.trades.v1")]
+    assert ids == list(range(next(numbers)))
+
+
+@pytest.mark.parametrize("delivery", DELIVERIES)
+def test_state_keeps_the_limit_of_its_topic_also_when_that_is_lowered(
+    kafka: Broker, prefix: str, delivery: str
+) -> None:
+    name = f"{prefix}.bridge-state"
+    create_topic(kafka.bootstrap, name, 1, cleanup_policy="compact", max_message_bytes="9000")
+    one = Delivery(kafka_config(kafka, prefix, delivery=delivery, compression="none"))
+    symbols = [f"S{number}_USDT" for number in range(300)]
+    numbers = count(1)
+
+    async def steps() -> None:
+        one.queues.add([trade(next(numbers), symbol) for symbol in symbols])
+        await delivered_by(one)
+        assert size_errors(one) == 0
+        await asyncio.to_thread(set_topic, kafka.bootstrap, name, max_message_bytes="2500")
+
+        def refused() -> bool:
+            one.queues.add([trade(next(numbers), symbol) for symbol in symbols])
+            return size_errors(one) > 0
+
+        await soon(refused, 30, "a refused batch")
+        await delivered_by(one)
+        at_once = size_errors(one)  # those of one save, which takes several batches
+        for _ in range(5):
+            one.queues.add([trade(next(numbers), symbol) for symbol in symbols])
+            await delivered_by(one)
+        assert size_errors(one) == at_once < 15
+
+    asyncio.run(serve(one, steps))
+    keys = {record.key for record in read_topic(kafka.bootstrap, name)}
+    assert {b"trades/" + symbol.encode() for symbol in symbols} < keys
+
+
+def test_a_start_without_state_reads_the_last_trades_from_their_topic(kafka: Broker, prefix: str) -> None:
+    def settings() -> KafkaConfig:
+        return kafka_config(kafka, prefix)
+
+    async def first() -> None:
+        one = Delivery(settings(), "first")
+
+        async def steps() -> None:
+            one.queues.add(
+                [trade(number, symbol) for number in range(100) for symbol in ("A_USDT", "B_USDT")]
+            )
+            one.queues.add([trade(3000, "OLD_USDT"), replace(trade(7, "OLD_USDT"), value=b"not JSON")])
+            await delivered_by(one)
+
+        await serve(one, steps)
+
+    async def second() -> dict[bytes, list[int]]:
+        one = Delivery(settings(), "second")
+
+        async def steps() -> None:
+            await soon(one.sink.taken_over.is_set, 30, "the takeover")
+
+        await serve(one, steps)
+        return {symbol: known.ids for symbol, known in one.state.watermarks.items()}
+
+    asyncio.run(first())
+    delete_topic(kafka.bootstrap, f"{prefix}.bridge-state")
+    newest = list(range(68, 100))
+    assert asyncio.run(second()) == {b"A_USDT": newest, b"B_USDT": newest, b"OLD_USDT": [3000]}
+    keys = [record.key for record in read_topic(kafka.bootstrap, f"{prefix}.bridge-state")]
+    assert {b"owner", b"cluster", b"trades/A_USDT", b"trades/B_USDT", b"trades/OLD_USDT"} == set(keys)
+
+
+def test_whether_a_commit_whose_state_was_lost_had_succeeded_is_read_from_the_data(
+    kafka: Broker, prefix: str
+) -> None:
+    one = Delivery(kafka_config(kafka, prefix))
+
+    async def steps() -> None:
+        one.queues.add([trade(number) for number in range(20)])
+        await delivered_by(one)
+        partition = next(iter(one.queues.places.values()))
+        partition.sent = [trade(number) for number in range(10, 20)]
+        assert await is_on_kafka(one.config, [partition])
+        partition.sent = [trade(number) for number in range(20, 30)]
+        assert not await is_on_kafka(one.config, [partition])
+        partition.sent = []
+        assert not await is_on_kafka(one.config, [partition])
+
+    asyncio.run(serve(one, steps))
+
+
+def test_no_client_lets_the_broker_create_a_topic(kafka: Broker, prefix: str) -> None:
+    """The broker would create one, with its own settings, for whoever asks in aiokafka's way."""
+
+    async def ask() -> None:
+        arguments = connection(kafka_config(kafka, prefix))
+        admin = AIOKafkaAdminClient(**arguments)
+        producer = AIOKafkaProducer(**arguments, request_timeout_ms=1000)
+        member = AIOKafkaConsumer(**arguments, group_id=prefix)
+        clients = (admin, producer, member)
+        for client in clients:
+            await client.start()
+        await admin.describe_topics([f"{prefix}.admin"])
+        member.subscribe([f"{prefix}.member"])
+        await member.getmany(timeout_ms=1000)
+        with pytest.raises(KafkaError):
+            await producer.send(f"{prefix}.producer", b"value")
+        await admin.close()
+        await producer.stop()
+        await member.stop()
+
+    asyncio.run(ask())
+    topics = AdminClient({"bootstrap.servers": kafka.bootstrap}).list_topics(timeout=60).topics
+    assert [name for name in topics if name.startswith(prefix)] == []

@@ -3,6 +3,7 @@
 import fcntl
 import os
 import random
+import shutil
 import signal
 import socket
 import subprocess
@@ -97,6 +98,12 @@ class Broker:
         self.format()
         self.start()
         return self
+
+    def empty(self) -> None:
+        """Replace the disk of a broker that does not run with an empty one."""
+        assert self._process is None, "the broker is running"
+        shutil.rmtree(self._home / "data")
+        self.format()
 
     def format(self) -> None:
         """Format its storage for the first start."""
