@@ -19,6 +19,7 @@ _GZIP_BEGIN = b"\x1f\x8b"
 # Items and fields of one frame, about: all tickers of 5,000 markets have 65,000. Millions of tiny ones would
 # take a hundred times as much memory once they are parsed.
 _MOST_PARTS = 250_000
+_MOST_OBJECTS = 25_000  # each may become a record, which takes several times as much memory as `{}` does
 _StreamError: type[Exception] = isal_zlib.error  # type: ignore[assignment]  # its stub says it is a value
 
 
@@ -140,6 +141,8 @@ class Messages:
         added: Sequence[str] = ()
         if len(text) > _MOST_PARTS and text.count(b",") > _MOST_PARTS:
             raise BadFrame("payload", f"more than {_MOST_PARTS} items and fields")
+        if len(text) > 2 * _MOST_OBJECTS and text.count(b"{") > _MOST_OBJECTS:
+            raise BadFrame("payload", f"more than {_MOST_OBJECTS} objects")
         try:
             envelope = self._decode(text)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):

@@ -387,3 +387,15 @@ def test_a_frame_of_millions_of_tiny_items_is_not_parsed() -> None:
     text = b'{"method":"trades.update","params":[true,[' + b"{}," * 300_000 + b'{}],"BTC_USDT"],"id":null}'
     with pytest.raises(BadFrame, match="more than 250000 items"):
         Messages().decode(text)
+
+
+def test_more_objects_than_all_markets_have_tickers_are_no_message() -> None:
+    """Each may become a record, which takes several hundred bytes: one frame would take all memory."""
+    for number in (25_000, 25_001):
+        items = ",".join(['{"symbol":"BTC_USDT"}'] * (number - 1))  # the message itself is the other one
+        text = f'{{"method":"ticker.update","params":[{items}],"id":null}}'.encode()
+        if number > 25_000:
+            with pytest.raises(BadFrame, match="more than 25000 objects"):
+                Messages().decode(text)
+        else:
+            assert isinstance(Messages().decode(text), Push)
