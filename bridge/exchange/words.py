@@ -9,6 +9,7 @@ import re
 import zlib
 from collections import deque
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from functools import lru_cache
 from typing import NewType
 
@@ -29,7 +30,7 @@ _MOST_ESCAPES = 100_000  # of a frame that are undone
 _SEARCHED = 2 * 1024 * 1024  # bytes that a frame may have, and inflate to, and be searched
 _SIGNATURES = 16  # that are remembered
 _PART = 65_536  # characters of a text that are searched at once
-_CHUNK = 512  # bytes that are inflated at once: what is in front of damage is searched too
+_CHUNK = 512  # bytes that are inflated at once
 _STREAMS = 8  # streams in one frame that are searched
 _FORMS = (zlib.MAX_WBITS | 32, -zlib.MAX_WBITS)  # zlib or gzip, as their headers say; and raw deflate
 
@@ -173,23 +174,44 @@ def _inflated(frame: bytes, limit: int) -> bytes | None:
     """Return all that can be inflated of a frame, whatever is wrong with it; None if it is too much."""
     found = bytearray()
     for form in _FORMS:
-        rest = frame
+        rest: bytes | None = frame
         for _ in range(_STREAMS):
-            stream = zlib.decompressobj(form)
-            try:
-                for start in range(0, len(rest), _CHUNK):
-                    found += stream.decompress(rest[start : start + _CHUNK], limit + 1 - len(found))
-                    if len(found) > limit:
-                        return None
-                    if stream.eof:
-                        rest = stream.unused_data + rest[start + _CHUNK :]
-                        break
-                else:
-                    break
-            except zlib.error:
-                break
             if not rest:
-                return bytes(found)
+                break
+            text, rest = _inflated_stream(rest, form, limit + 1 - len(found))
+            found += text
+            if len(found) > limit:
+                return None
         if found:
             break
     return bytes(found)
+
+
+def _inflated_stream(data: bytes, form: int, most: int) -> tuple[bytes, bytes | None]:
+    """Return the text of a stream, up to `most` bytes, and what is behind it; None: it does not end."""
+    stream = zlib.decompressobj(form)
+    text = bytearray()
+    for start in range(0, len(data), _CHUNK):
+        try:
+            text += stream.decompress(data[start : start + _CHUNK], most - len(text))
+        except zlib.error:
+            return bytes(text) + _in_front_of_damage(data, form, start), None
+        if len(text) >= most:
+            break
+        if stream.eof:
+            return bytes(text), stream.unused_data + data[start + _CHUNK :]
+    return bytes(text), None
+
+
+def _in_front_of_damage(data: bytes, form: int, start: int) -> bytes:
+    """Return what a stream has in front of its damage, which is in the chunk that starts there.
+
+    An error costs all that would have been inflated together with what has caused it.
+    """
+    stream = zlib.decompressobj(form)
+    stream.decompress(data[:start])
+    text = bytearray()
+    with suppress(zlib.error):
+        for place in range(start, len(data)):
+            text += stream.decompress(data[place : place + 1])
+    return bytes(text)

@@ -4,6 +4,7 @@ import base64
 import gzip
 import html
 import json
+import random
 import tracemalloc
 import zlib
 from collections.abc import Callable
@@ -70,6 +71,9 @@ def test_a_frame_that_repeats_a_credential_is_found(what: str, spelling: Callabl
         gzip.compress(text),
         gzip.compress(text)[:-4],
         zlib.compress(text)[:-4],
+        zlib.compress(text)[:-4] + b"????",
+        zlib.compress(text + bytes(range(256)))[:-60] + b"?" * 60,
+        zlib.compress(random.Random(1).randbytes(5000) + text)[:-4] + b"????",
         zlib.compress(text) + b"more",
         zlib.compress(b"[]") + zlib.compress(text),
         zlib.compress(text, level=0)[:-5] + b"?????",
