@@ -121,8 +121,9 @@ ATTACKS: dict[str, Attack] = {
     "ITEMS_USDT": tiny_items,
     "NAMES_USDT": many_names,
     "WORDS_USDT": long_words,
-    "STRANGERS_USDT": strangers,
 }
+
+STRANGE: dict[str, Attack] = {"STRANGERS_USDT": strangers}
 
 
 async def random_frames(victim: Victim) -> None:
