@@ -144,8 +144,11 @@ def _figure(expression: str) -> tuple[Query, ...]:
 
 
 def _worst_quantiles(name: str, *matchers: str) -> tuple[Query, ...]:
-    """Return the quantiles of the channel in which they are largest, over the window of the alert."""
-    buckets = f"rate({_of_channels(name + '_bucket', *matchers)}[5m])"
+    """Return the quantiles of the channel in which they are largest.
+
+    Over two minutes, not five as the alert: what was fast before an outage must not look like health.
+    """
+    buckets = f"rate({_of_channels(name + '_bucket', *matchers)}[2m])"
     return tuple(
         Query(
             f"max(histogram_quantile({quantile}, sum by ({_RELEASE}, channel, le) ({buckets})))",
@@ -349,7 +352,7 @@ ROWS = (
               _figure(f'round(sum(increase({_of_all_pods("reconnects_total", _UNPLANNED)}[10m])))'),
               "Sessions that were lost or refused in the last 10 minutes.", _NO_REPLICA),
         Panel("Exchange: ping", "stat", 4, "s", "green 1 orange 5 red", None,
-              _figure(f"histogram_quantile(0.99, sum by (le) (rate({_PINGS}[5m])))"),
+              _figure(f"histogram_quantile(0.99, sum by (le) (rate({_PINGS}[2m])))"),
               "99th percentile of the time from a ping to its pong.",
               {"nan": ("no answer", "red"), **_NO_REPLICA}),
         Panel("Bridge: restarts", "stat", 3, "short", "green 0.5 yellow 3 orange", "replica-missing",

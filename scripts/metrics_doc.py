@@ -21,6 +21,10 @@ value. The upper bounds of the histogram buckets are
 There is also `{PREFIX}build_info` with the label `version`, and the standard `process_*` and `python_*`
 metrics of the Prometheus client. [runbook.md](runbook.md) has the alerts on these metrics,
 [kubernetes.md](kubernetes.md#monitoring) says how to scrape them.
+
+The rules add two series for each release: `digifinex_bridge:replicas_wanted`, the replicas that the chart was
+installed with, and `digifinex_bridge:replicas_expected`, which alerts and dashboard compare with: what
+kube-state-metrics says that its StatefulSet wants, or else the first.
 """
 
 
