@@ -42,6 +42,7 @@ from tests.support.consumers import (
 from tests.support.delivery import Delivery, kafka_config
 from tests.support.exchange import ExchangeThread
 from tests.support.kafka_broker import Broker
+from tests.support.kafka_cluster import Cluster
 from tests.support.process import SYMBOLS, RunningBridge, config
 from tests.support.waiting import eventually, soon
 
@@ -215,6 +216,33 @@ def test_a_broker_that_comes_back_empty_gets_all_that_is_received_from_then_on(
         events = [record.json for record in records_of(own_kafka, prefix, "events")]
         (changed,) = (one for one in events if one["event"] == "cluster_changed")
         assert f"{prefix}.depth.v1" in changed["detail"]
+
+
+def test_partitions_without_a_leader_are_named_and_the_others_go_on(prefix: str, tmp_path: Path) -> None:
+    """All of depth is on the broker that dies, without replicas; what is received of it waits."""
+    name = f"{prefix}.depth.v1"
+    with ExchangeThread(symbols=SYMBOLS, rate=100) as exchange, Cluster() as cluster:
+        kafka, dying = cluster.brokers[0], cluster.brokers[2]
+        create_topic(cluster.bootstrap, name, 2, on=3)
+        keys = {"partitions": 2}
+        with RunningBridge(tmp_path, config(exchange.url, kafka, prefix, {"kafka": keys})) as bridge:
+            bridge.wait_ready(60)
+            delivers(bridge)
+            dying.kill()
+            eventually(lambda: bridge.metric("partition_unavailable", topic=name) == 2, 60, "both counted")
+            assert f"no leader: {name}/0, {name}/1" in bridge.ready()[1]["missing"]["partitions"]
+            assert bridge.ready()[0] == 503
+            delivers(bridge, "trades", "ticker", "all_ticker")
+            dying.start()
+            bridge.wait_ready(60)
+            all_delivered(bridge, exchange)
+            assert bridge.metric("partition_unavailable") == 0
+            assert bridge.metric("reconnects_total") == 0
+            assert bridge.stop() == 0
+        for channel in PUBLIC:
+            records = records_of(kafka, prefix, channel)
+            assert len(records) == exchange.truth.counts()[channel]
+            assert_no_hole(records)
 
 
 # The sink alone

@@ -151,11 +151,14 @@ def delete_topic(bootstrap: str, name: str) -> None:
             future.result(_TIMEOUT)
 
 
-def create_topic(bootstrap: str, name: str, partitions: int, **settings: str) -> None:
-    """Create a topic; the names of `settings` have underscores for dots."""
+def create_topic(bootstrap: str, name: str, partitions: int, on: int | None = None, **settings: str) -> None:
+    """Create a topic, on broker `on` alone if given; the names of `settings` have underscores for dots."""
     config = {key.replace("_", "."): value for key, value in settings.items()}
     admin = AdminClient({"bootstrap.servers": bootstrap})
-    topic = NewTopic(name, num_partitions=partitions, replication_factor=1, config=config)
+    where: dict[str, Any] = (
+        {"replication_factor": 1} if on is None else {"replica_assignment": [[on]] * partitions}
+    )
+    topic = NewTopic(name, num_partitions=partitions, config=config, **where)
     for future in admin.create_topics([topic]).values():
         future.result(_TIMEOUT)
 
