@@ -90,10 +90,11 @@ FRAME = """\
 
 `frame_base64` contains the frame as it was received, usually compressed;
 [consuming.md](consuming.md#dead-letters) shows how to decode it. If the frame is itself too large for this
-topic, `frame_base64` is empty. It is also empty if the frame repeats credentials of an account, in any
-spelling, or if it cannot be searched for them because it inflates to more than 2 MiB; `detail` says so. The
-words of the exchange in `detail` have no credentials, are cut at 300 characters, and control characters are
-escaped. If Kafka rejected a record, `frame_base64` contains that record instead.
+topic, `frame_base64` is empty. Of frames of more than 1 MiB, one in 10 s is kept. With accounts, it is also
+empty if the frame repeats credentials, in any spelling, or if it cannot be searched for them because it has
+more than 2 MiB, inflated or not, or more than 100,000 escapes. `detail` says why it is empty. The words of
+the exchange in `detail` have no credentials, are cut at 300 characters, and control characters are escaped.
+If Kafka rejected a record, `frame_base64` contains that record instead.
 
 """
 
