@@ -15,6 +15,7 @@ from bridge.config.values import (
     Secret,
     Section,
     SecurityProtocol,
+    TokenEndpoint,
     read_secret,
 )
 from bridge.errors import ConfigError
@@ -27,6 +28,16 @@ def _private(given: dict[str, Any]) -> str:
 
 # Kafka takes its timeouts in milliseconds, as signed 32-bit integers.
 _MOST_SECONDS = 2_147_483
+
+
+# By mechanism: how its keys begin, and which of them it requires.
+_WITH_PASSWORD = ("sasl_plain_", ("sasl_plain_username", "sasl_plain_password"))
+_MECHANISMS = {
+    SaslMechanism.OAUTHBEARER: (
+        "sasl_oauth_",
+        ("sasl_oauth_token_endpoint", "sasl_oauth_client_id", "sasl_oauth_client_secret"),
+    ),
+}
 
 
 class KafkaConfig(Section):
@@ -132,7 +143,7 @@ class KafkaConfig(Section):
         default=None, description="SASL mechanism; required with `SASL_PLAINTEXT` and `SASL_SSL`."
     )
     sasl_plain_username: str = Field(
-        default="", description="User name; required with `SASL_PLAINTEXT` and `SASL_SSL`."
+        default="", description="User name; required with `PLAIN` and `SCRAM-*`."
     )
     sasl_plain_password_file: File | None = Field(
         default=None, description="File that contains the password."
@@ -140,6 +151,27 @@ class KafkaConfig(Section):
     sasl_plain_password: Secret = Field(
         default=SecretStr(""),
         description="Password, if `sasl_plain_password_file` is not set.",
+    )
+    sasl_oauth_token_endpoint: TokenEndpoint = Field(
+        default="",
+        description="Address from which tokens are fetched with client credentials; required with "
+        "`OAUTHBEARER`. Must begin with `https://`, unless it is on this host.",
+    )
+    sasl_oauth_client_id: str = Field(default="", description="Client id; required with `OAUTHBEARER`.")
+    sasl_oauth_client_secret_file: File | None = Field(
+        default=None, description="File that contains the client secret."
+    )
+    sasl_oauth_client_secret: Secret = Field(
+        default=SecretStr(""),
+        description="Client secret, if `sasl_oauth_client_secret_file` is not set.",
+    )
+    sasl_oauth_scope: str = Field(
+        default="", description="Scopes that are asked for, separated by spaces; many providers need one."
+    )
+    sasl_oauth_cafile: File | None = Field(
+        default=None,
+        description="PEM file with the certificate authorities to trust at the token endpoint, if not those "
+        "of the system.",
     )
     ssl_cafile: File | None = Field(
         default=None,
@@ -200,11 +232,22 @@ class KafkaConfig(Section):
                     f"kafka.{given[0]}", f"has no effect with security_protocol {self.security_protocol}"
                 )
         if "SASL" in self.security_protocol:
-            for key in ("sasl_mechanism", "sasl_plain_username", "sasl_plain_password"):
-                if not getattr(self, key):
-                    raise ConfigError(
-                        f"kafka.{key}", f"is missing: security_protocol {self.security_protocol} requires it"
-                    )
+            if self.sasl_mechanism is None:
+                raise ConfigError(
+                    "kafka.sasl_mechanism",
+                    f"is missing: security_protocol {self.security_protocol} requires it",
+                )
+            self._consistent_with(self.sasl_mechanism)
         if self.ssl_keyfile and not self.ssl_certfile:
             raise ConfigError("kafka.ssl_certfile", "is missing: ssl_keyfile requires it")
         return self
+
+    def _consistent_with(self, mechanism: SaslMechanism) -> None:
+        """Refuse keys of other mechanisms, and miss those that a mechanism requires."""
+        family, required = _MECHANISMS.get(mechanism, _WITH_PASSWORD)
+        for key in sorted(self.model_fields_set):
+            if key.startswith("sasl_") and key != "sasl_mechanism" and not key.startswith(family):
+                raise ConfigError(f"kafka.{key}", f"has no effect with sasl_mechanism {mechanism}")
+        for key in required:
+            if not getattr(self, key):
+                raise ConfigError(f"kafka.{key}", f"is missing: sasl_mechanism {mechanism} requires it")

@@ -1,6 +1,7 @@
 """The types of configuration values: what each accepts, and the error message when a value is not valid."""
 
 import enum
+import ipaddress
 import json
 import re
 from pathlib import Path
@@ -59,11 +60,12 @@ class SecurityProtocol(enum.StrEnum):
 
 
 class SaslMechanism(enum.StrEnum):
-    """The SASL mechanisms with a user name and a password."""
+    """The SASL mechanisms: with a user name and a password, or with a token."""
 
     PLAIN = "PLAIN"
     SCRAM_SHA_256 = "SCRAM-SHA-256"
     SCRAM_SHA_512 = "SCRAM-SHA-512"
+    OAUTHBEARER = "OAUTHBEARER"
 
 
 class LogLevel(enum.StrEnum):
@@ -193,6 +195,27 @@ def _proxy(url: str) -> str:
     return url
 
 
+def _token_endpoint(url: str) -> str:
+    if not url:
+        return url
+    what = "must be a URL such as https://host/path"
+    parts = _parts(url, what)
+    if parts.scheme not in ("http", "https") or not parts.hostname or not url.isascii():
+        raise ValueError(what)
+    if "@" in parts.netloc:
+        raise ValueError("must not contain a user name or password")
+    if parts.scheme == "http" and not _is_loopback(parts.hostname):
+        raise ValueError("must begin with https://, because http:// sends the client secret unencrypted")
+    return url
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
 def _parts(url: str, what: str) -> SplitResult:
     """Return the parts of a URL; the errors of the library contain what may be a password."""
     try:
@@ -249,6 +272,7 @@ File = Annotated[Path, AfterValidator(_in_folder)]
 Secret = Annotated[SecretStr, AfterValidator(_from_file)]
 RequiredSecret = Annotated[Secret, AfterValidator(_given)]
 WebSocketUrl = Annotated[str, AfterValidator(_websocket)]
+TokenEndpoint = Annotated[str, AfterValidator(_token_endpoint)]
 ProxyUrl = Annotated[str, AfterValidator(_proxy)]
 Brokers = Annotated[str, AfterValidator(_brokers)]
 Replicas = Annotated[int, Field(ge=-1), AfterValidator(_replicas)]

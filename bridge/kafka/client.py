@@ -23,11 +23,12 @@ from aiokafka.errors import (
 )
 from aiokafka.helpers import create_ssl_context
 
-from bridge.config import KafkaConfig
+from bridge.config import KafkaConfig, SaslMechanism
 from bridge.errors import BridgeError, ConfigError
 from bridge.exchange.words import Confidential
 from bridge.kafka import quirks
 from bridge.kafka.quirks.connecting import AnyClient, renewing, trouble
+from bridge.kafka.tokens import tokens, trusted
 
 Client = TypeVar("Client", AIOKafkaConsumer, AIOKafkaProducer, AIOKafkaAdminClient)
 
@@ -115,13 +116,17 @@ def connection(config: KafkaConfig) -> dict[str, Any]:
         arguments["ssl_context"] = _tls(config)
     if config.security_protocol in ("SASL_PLAINTEXT", "SASL_SSL"):
         arguments["sasl_mechanism"] = config.sasl_mechanism
+    if config.sasl_mechanism is SaslMechanism.OAUTHBEARER:
+        trusted(config)
+        arguments["sasl_oauth_token_provider"] = tokens(config)
+    elif config.sasl_mechanism is not None:
         arguments["sasl_plain_username"] = config.sasl_plain_username
         arguments["sasl_plain_password"] = config.secret("sasl_plain_password")
     return arguments
 
 
 def sends_password_in_clear(config: KafkaConfig) -> bool:
-    """Return whether a password, or what it can be guessed from, is sent to Kafka without TLS."""
+    """Return whether a password or token, or what it can be guessed from, is sent to Kafka without TLS."""
     return config.security_protocol == "SASL_PLAINTEXT"
 
 

@@ -8,7 +8,7 @@ import signal
 import socket
 import subprocess
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
@@ -69,8 +69,8 @@ class Broker:
     """A broker that runs inside its context; `bootstrap` is its address.
 
     `properties` override the default ones, with `{port}` and `{controller}` filled in; `users` can log in
-    with SCRAM-SHA-512. `kill`, `stop` and `start` keep data and ports. Pass `bootstrap` if clients do not
-    connect to `{port}` directly.
+    with SCRAM-SHA-512; `options` are for Java. `kill`, `stop` and `start` keep data and ports. Pass
+    `bootstrap` if clients do not connect to `{port}` directly.
     """
 
     def __init__(
@@ -80,11 +80,13 @@ class Broker:
         users: Mapping[str, str] | None = None,
         heap_mib: int = 256,
         bootstrap: str | None = None,
+        options: Sequence[str] = (),
     ) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="kafka-")
         self._home = Path(self._folder.name)
         self._heap = heap_mib
         self._users = users or {}
+        self._options = options
         self._process: subprocess.Popen[bytes] | None = None
         port, controller = free_ports(2)
         self.bootstrap = bootstrap or f"127.0.0.1:{port}"
@@ -137,7 +139,8 @@ class Broker:
         """Start the broker's process without waiting for it."""
         log = self._home / "broker.log"
         heap = f"{self._heap}m"
-        command = self._java(f"-Xms{heap}", f"-Xmx{heap}", "-Dlog4j2.configurationFile=log4j2.properties")
+        logging = "-Dlog4j2.configurationFile=log4j2.properties"
+        command = self._java(f"-Xms{heap}", f"-Xmx{heap}", logging, *self._options)
         with log.open("wb") as output:
             self._process = subprocess.Popen(
                 [*command, "kafka.Kafka", "server.properties"],

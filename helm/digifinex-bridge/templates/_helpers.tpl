@@ -150,12 +150,13 @@ replaced.
 {{- end }}
 {{- end }}
 {{- end }}
-{{- if and (include "bridge.hasPassword" .) (not $kafka.sasl_plain_username) }}
-{{- fail "kafkaPassword needs config.kafka.sasl_plain_username" }}
+{{- $identity := ternary "sasl_oauth_client_id" "sasl_plain_username" (eq (get $kafka "sasl_mechanism" | default "") "OAUTHBEARER") }}
+{{- if and (include "bridge.hasPassword" .) (not (get $kafka $identity)) }}
+{{- fail (printf "kafkaPassword needs config.kafka.%s" $identity) }}
 {{- end }}
 {{- /* The environment may supply what is missing here. */}}
 {{- if and (hasPrefix "SASL_" $protocol) (not (or $values.extraEnv $values.extraEnvFrom)) }}
-{{- range $key := list "sasl_mechanism" "sasl_plain_username" }}
+{{- range $key := list "sasl_mechanism" $identity }}
 {{- if not (get $kafka $key) }}
 {{- fail (printf "config.kafka.security_protocol %s needs config.kafka.%s" $protocol $key) }}
 {{- end }}
@@ -196,7 +197,8 @@ The TOML file. Scalars and lists of scalars are written the same in JSON and in 
 {{- $secrets := "/etc/digifinex-bridge/secrets" }}
 {{- $kafka := deepCopy (default dict .Values.config.kafka) }}
 {{- if include "bridge.hasPassword" . }}
-{{- $_ := set $kafka "sasl_plain_password_file" (printf "%s/kafka/password" $secrets) }}
+{{- $secret := ternary "sasl_oauth_client_secret_file" "sasl_plain_password_file" (eq (get $kafka "sasl_mechanism" | default "") "OAUTHBEARER") }}
+{{- $_ := set $kafka $secret (printf "%s/kafka/password" $secrets) }}
 {{- end }}
 {{- if .Values.kafkaTls.ca.existingSecret }}
 {{- $_ := set $kafka "ssl_cafile" (printf "%s/kafka-ca/ca.crt" $secrets) }}

@@ -1,0 +1,252 @@
+"""Tokens for SASL OAUTHBEARER, from a token endpoint that grants them to client credentials.
+
+The request and its answers are those of RFC 6749, section 4.4.
+"""
+
+import asyncio
+import base64
+import math
+import re
+import ssl
+import time
+from collections.abc import Iterator
+from functools import lru_cache
+from http import HTTPStatus
+from urllib.parse import SplitResult, quote_plus, urlencode, urlsplit
+
+import h11
+import msgspec
+import structlog
+from aiokafka.abc import AbstractTokenProvider
+from aiokafka.errors import KafkaError
+
+from bridge import __version__
+from bridge.backoff import Backoff
+from bridge.config import KafkaConfig
+from bridge.errors import ConfigError
+from bridge.exchange.requests import Credentials
+from bridge.exchange.words import Confidential
+from bridge.kafka.causes import reason
+
+log = structlog.get_logger(__name__)
+
+_TIMEOUT = 10.0  # seconds for a token, from the lookup of the name to the end of the answer
+_MOST_BYTES = 64 * 1024  # of the answer's body
+_READ = 16 * 1024  # bytes
+_SHARE_OF_LIFETIME = 0.8  # of a token's, after which the next one is fetched
+_REDIRECTS = range(300, 400)
+_LONGEST = 86_400.0  # seconds for which a token is used, whatever the endpoint says
+
+
+class TokenUnavailable(KafkaError):  # type: ignore[misc]
+    """There is no token to authenticate with; the message says why."""
+
+
+class _Granted(msgspec.Struct):
+    """The answer of a token endpoint (RFC 6749, section 5.1)."""
+
+    access_token: str
+    expires_in: float | None = None  # seconds; only recommended, and a string with some
+
+
+class _Refused(msgspec.Struct):
+    """The answer of a token endpoint that issues none (RFC 6749, section 5.2)."""
+
+    error: str = ""
+    error_description: str = ""
+
+
+_decode_granted = msgspec.json.Decoder(_Granted, strict=False).decode
+_decode_refused = msgspec.json.Decoder(_Refused).decode
+
+# What may be sent as a bearer token (RFC 6750, section 2.1).
+_TOKEN = re.compile(r"[A-Za-z0-9._~+/-]+=*")
+
+
+class Tokens(AbstractTokenProvider):  # type: ignore[misc]
+    """The tokens of one client id, for all clients of the process.
+
+    A token is used for four fifths of its life; longer, as long as it lives, only while there is no other.
+    """
+
+    def __init__(self, config: KafkaConfig) -> None:
+        self.expires_at: float | None = None  # of the current token, in monotonic seconds; None: unknown
+        self.current = ""  # the token that was returned last; "" before the first one
+        self._config = config
+        self._renew_at = 0.0  # when the next one is due, in monotonic seconds
+        self._backoff = Backoff(0.5, 30.0)  # seconds until the next attempt, after one that has failed
+        self._retry_at = 0.0  # when it may be tried again, in monotonic seconds
+        self._trouble = ""  # why the last attempt has failed
+        self._turn = asyncio.Lock()  # of whoever fetches a token: the others wait for the same one
+
+    async def token(self) -> str:
+        """Return a token that has not expired.
+
+        Raises:
+            TokenUnavailable: there is none, and none can be fetched now.
+        """
+        async with self._turn:
+            now = time.monotonic()
+            if now < self._renew_at:
+                return self.current
+            if now >= self._retry_at and await self._fetch():
+                return self.current
+            if self.expires_at is not None and time.monotonic() < self.expires_at:
+                return self.current
+        raise TokenUnavailable(self._trouble)
+
+    async def _fetch(self) -> bool:
+        """Replace the token; return whether there is a new one."""
+        asked_at = time.monotonic()
+        try:
+            granted = await _granted(self._config)
+        except TokenUnavailable as error:
+            self._trouble = error.args[0]
+            self._retry_at = time.monotonic() + self._backoff.next(share=(0.5, 1.0))
+            log.warning("no token for Kafka, retrying", error=self._trouble)
+            return False
+        self._backoff.reset()
+        self.current = granted.access_token
+        lifetime = granted.expires_in or 0.0
+        is_known = math.isfinite(lifetime) and lifetime > 0
+        self.expires_at = asked_at + min(lifetime, _LONGEST) if is_known else None
+        self._renew_at = asked_at + _SHARE_OF_LIFETIME * min(lifetime, _LONGEST) if is_known else 0.0
+        return True
+
+
+@lru_cache(maxsize=8)
+def tokens(config: KafkaConfig) -> Tokens:
+    """Return the tokens of a configuration: the same ones for all clients."""
+    return Tokens(config)
+
+
+def trusted(config: KafkaConfig) -> ssl.SSLContext:
+    """Return what a token endpoint's certificate is verified with.
+
+    Raises:
+        ConfigError: the file with the authorities cannot be used.
+    """
+    try:
+        return ssl.create_default_context(cafile=config.sasl_oauth_cafile)
+    except OSError as error:  # SSLError is one
+        raise ConfigError("kafka.sasl_oauth_cafile", f"cannot be used: {error}") from None
+
+
+async def _granted(config: KafkaConfig) -> _Granted:
+    """Ask for a token once.
+
+    Raises:
+        TokenUnavailable: it is not granted, for any reason; the message has the endpoint, and no secret.
+    """
+    secret = ""
+    try:
+        secret = config.secret("sasl_oauth_client_secret")
+        async with asyncio.timeout(_TIMEOUT):
+            status, body = await _post(config, secret)
+        granted = _understood(status, body)
+    except TimeoutError:
+        words = f"no answer within {_TIMEOUT:g} s"
+    except ConfigError as error:
+        words = str(error)
+    except ssl.SSLCertVerificationError as error:
+        words = (
+            f"certificate not accepted: {error.verify_message} "
+            "(kafka.sasl_oauth_cafile names the authorities)"
+        )
+    except h11.RemoteProtocolError as error:
+        words = f"no answer in HTTP: {error}"
+    except (OSError, ValueError) as error:
+        words = reason(error) or str(error)
+    else:
+        return granted
+    where = shown(config.sasl_oauth_token_endpoint)
+    hidden = Confidential([Credentials(secret, quote_plus(secret))])  # as it is, and as it is sent
+    raise TokenUnavailable(f"no token from {where}: {hidden.words(words)}")
+
+
+def _understood(status: int, body: bytes) -> _Granted:
+    """Return a token endpoint's answer.
+
+    Raises:
+        ValueError: it is no token; the message says what it is.
+    """
+    if status in _REDIRECTS:
+        raise ValueError(f"HTTP {status}: a redirect, which is not followed")
+    if status != HTTPStatus.OK:
+        try:
+            refused = _decode_refused(body)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            refused = _Refused()
+        raise ValueError(
+            ": ".join(filter(None, (f"HTTP {status}", refused.error, refused.error_description)))
+        )
+    try:
+        granted = _decode_granted(body)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"its answer is no token: {error}") from None
+    if not _TOKEN.fullmatch(granted.access_token):
+        raise ValueError("its answer has no token that can be sent")
+    return granted
+
+
+async def _post(config: KafkaConfig, secret: str) -> tuple[int, bytes]:
+    """Return the status and the body with which a token endpoint answers a request for a token.
+
+    Raises:
+        OSError: it cannot be reached.
+        h11.RemoteProtocolError: it does not answer in HTTP.
+        ValueError: the answer is too large.
+    """
+    url = urlsplit(config.sasl_oauth_token_endpoint)
+    is_tls = url.scheme == "https"
+    reader, writer = await asyncio.open_connection(
+        url.hostname, url.port or (443 if is_tls else 80), ssl=trusted(config) if is_tls else None
+    )
+    try:
+        exchange = h11.Connection(h11.CLIENT)
+        for event in _request(config, url, secret):
+            writer.write(exchange.send(event) or b"")
+        status, body = 0, bytearray()
+        while True:
+            match exchange.next_event():
+                case h11.NEED_DATA:
+                    exchange.receive_data(await reader.read(_READ))
+                case h11.Response() as response:
+                    status = response.status_code
+                case h11.Data() as data:
+                    body += data.data
+                    if len(body) > _MOST_BYTES:
+                        raise ValueError(f"its answer is larger than {_MOST_BYTES} bytes")
+                case h11.EndOfMessage() | h11.ConnectionClosed():
+                    return status, bytes(body)
+    finally:
+        writer.close()
+
+
+def _request(config: KafkaConfig, url: SplitResult, secret: str) -> Iterator[h11.Event]:
+    """Yield a request for a token, with the client's id and secret as RFC 6749 has it in section 2.3.1."""
+    form = {"grant_type": "client_credentials"}
+    if config.sasl_oauth_scope:
+        form["scope"] = config.sasl_oauth_scope
+    body = urlencode(form).encode()
+    both = f"{quote_plus(config.sasl_oauth_client_id)}:{quote_plus(secret)}"
+    yield h11.Request(
+        method="POST",
+        target=f"{url.path or '/'}{'?' if url.query else ''}{url.query}",
+        headers=[
+            ("Host", url.netloc),
+            ("Authorization", f"Basic {base64.b64encode(both.encode()).decode()}"),
+            ("Content-Type", "application/x-www-form-urlencoded"),
+            ("Content-Length", str(len(body))),
+            ("Accept", "application/json"),
+            ("User-Agent", f"digifinex-bridge/{__version__}"),
+            ("Connection", "close"),
+        ],
+    )
+    yield h11.Data(data=body)
+    yield h11.EndOfMessage()
+
+
+def shown(endpoint: str) -> str:
+    """Return the address of a token endpoint as it may be shown: without its query."""
+    return endpoint.partition("?")[0]
