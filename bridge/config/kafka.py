@@ -88,7 +88,9 @@ class KafkaConfig(Section):
         "Until then, consumers cannot read past its unfinished records. If it is too short, "
         "a slow commit looks like the loss of the shard.",
     )
-    compression: Compression = Field(default=Compression.ZSTD, description="Compression of the batches.")
+    compression: Compression = Field(
+        default=Compression.ZSTD, description="Compression of the batches. Some consumers lack all but gzip."
+    )
     create_topics: bool = Field(
         default=True,
         description="Whether to create missing topics, at the start and when one was deleted. If false, the "
