@@ -15,7 +15,7 @@ import structlog
 
 from bridge import __version__, gauges, plan
 from bridge.backoff import Backoff
-from bridge.config import Config, HttpConfig
+from bridge.config import Config
 from bridge.errors import TopicError, TopicMissing
 from bridge.exchange.words import Confidential
 from bridge.kafka.client import FAILURES, connection, in_words, sends_password_in_clear
@@ -26,7 +26,7 @@ from bridge.spool.finding import left_behind
 from bridge.spool.health import AT_THE_START, SpoolHealth, Trouble, trouble_of
 from bridge.stopping import STOP
 from bridge.watch import logs
-from bridge.watch.endpoints import PATHS, STATUS, Endpoints
+from bridge.watch.endpoints import listeners
 from bridge.watch.metrics import Metrics
 from bridge.watch.readiness import Readiness, fitting, of_sessions, sessions_of, subscriptions_of
 from bridge.watch.stderr import Stderr
@@ -163,6 +163,7 @@ class Bridge:
         """
         kafka = self._config.kafka
         backoff = Backoff(0.5, 10.0)
+        begun, logged = time.monotonic(), ""
         while not self.stop.is_set():
             try:
                 await self._unless_stopped(self._cluster.look())
@@ -172,11 +173,13 @@ class Bridge:
             except FAILURES as error:
                 self._trouble = {"kafka": f"{kafka.bootstrap_servers}: {in_words(error)}"}
                 self.metrics.counter("kafka_errors_total", error=type(error).__name__).value += 1
-                log.error(
-                    "Kafka unavailable, retrying", bootstrap=kafka.bootstrap_servers, error=in_words(error)
-                )
+                if self._trouble["kafka"] != logged:
+                    logged = self._trouble["kafka"]
+                    log.error("Kafka unavailable, retrying", error=logged)
             else:
                 self._trouble = {}
+                if logged and not self.stop.is_set():
+                    log.warning("Kafka available again", seconds=round(time.monotonic() - begun, 1))
                 return
             await self._unless_stopped(asyncio.sleep(backoff.next()))
 
@@ -314,7 +317,7 @@ async def _run(config: Config, bridge: Bridge) -> int:
     if sends_password_in_clear(config.kafka):
         log.warning("password sent to Kafka without TLS", mechanism=str(config.kafka.sasl_mechanism))
     async with AsyncExitStack() as listening:
-        for endpoints in _endpoints(config.http, bridge):
+        for endpoints in listeners(config.http, bridge.metrics.registry, bridge):
             http = await listening.enter_async_context(endpoints)
             log.info("HTTP endpoints listening", host=http.host, port=http.port, paths=list(http.paths))
         try:
@@ -334,16 +337,3 @@ async def _run(config: Config, bridge: Bridge) -> int:
         return 1
     log.info("stopped" if spooled or lost else "stopped, all received records are on Kafka")
     return 0
-
-
-def _endpoints(config: HttpConfig, bridge: Bridge) -> list[Endpoints]:
-    """Return the endpoints: one listener for all, or another for `/status`."""
-    registry = bridge.metrics.registry
-    address = config.status_address
-    if address is None:
-        return [Endpoints(config.host, config.port, registry, bridge)]
-    others = [path for path in PATHS if path != STATUS]
-    return [
-        Endpoints(config.host, config.port, registry, bridge, paths=others),
-        Endpoints(*address, registry, bridge, paths=[STATUS], keys="http.status_"),
-    ]

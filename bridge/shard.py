@@ -133,6 +133,7 @@ class Shard:
         async with self._group:
             delivering = self._group.create_task(self._part(self._sink.run), name=f"sink {self._watch.shard}")
             serving = self._group.create_task(self._serve(), name=f"shard {self._watch.shard}")
+            looking = self._group.create_task(self._look_at_kafka(), name=f"outages {self._watch.shard}")
             await self._over.wait()
             self._stopping = True
             serving.cancel()
@@ -148,6 +149,7 @@ class Shard:
                 self.queues.drain()
                 await asyncio.wait({delivering}, timeout=_DRAIN)
             delivering.cancel()
+            looking.cancel()
         if self._note_cluster in self._cluster.watchers:
             self._cluster.watchers.remove(self._note_cluster)
         try:
@@ -231,6 +233,12 @@ class Shard:
                 connector.look_at_markets(self._markets, now)
             self._sink.save_heard()
             self._forget_markets()
+
+    async def _look_at_kafka(self) -> None:
+        """Have outages of Kafka logged, until cancelled."""
+        while True:
+            await asyncio.sleep(_LOOK)
+            self._sink.look(self.queues.pending_records + self.overflow.waiting)
 
     def _note_cluster(self) -> None:
         """Record how the cluster differs from what was seen of it before."""

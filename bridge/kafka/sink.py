@@ -26,6 +26,7 @@ from bridge.errors import ShardLost
 from bridge.kafka.batches import Batches, Failure
 from bridge.kafka.client import FAILURES, explained, in_words, transactional_id
 from bridge.kafka.cluster import Cluster
+from bridge.kafka.outage import Outage
 from bridge.kafka.partition import Partition
 from bridge.kafka.producer import PRODUCER_FAILURES, abort, close_producer, open_producer
 from bridge.kafka.queues import Queues
@@ -71,9 +72,9 @@ class Sink:
         exactly_once = config.delivery is Delivery.EXACTLY_ONCE
         # The id that makes the producer transactional, and fences the one before it; None: at-least-once.
         self._transactional_id = transactional_id(config, state.shard) if exactly_once else None
-        # Why Kafka counts as unavailable, for `missing`. After an error a settled record clears it; a new
+        # Why Kafka counts as unavailable, for `missing`. After an error a settled record ends it; a new
         # producer does so only if nothing is pending, a confirmed lease only if the group was unavailable.
-        self._trouble: str | None = f"no response from {config.bootstrap_servers} yet"
+        self._outage = Outage(state.shard, f"no response from {config.bootstrap_servers} yet")
         self._backoff = Backoff(0.1, 10.0)  # seconds between two producers; reset by an acknowledgement
         # When Kafka was asked for a producer or a commit, on the monotonic clock; None when it has responded.
         self._asked_at: float | None = None
@@ -102,12 +103,7 @@ class Sink:
             except FAILURES as error:
                 self._rejections.count(error)
                 self._cluster.ask()
-                self._trouble = f"no producer on {self._config.bootstrap_servers}: {in_words(error)}"
-                log.warning(
-                    "Kafka unavailable, retrying",
-                    error=in_words(error),
-                    bootstrap=self._config.bootstrap_servers,
-                )
+                self._outage.begin(f"no producer on {self._config.bootstrap_servers}: {in_words(error)}")
                 await asyncio.sleep(self._backoff.next())
                 continue
             batches, self._producer = self._batches(producer), producer
@@ -118,7 +114,7 @@ class Sink:
                     self._asked_at = None
                     # Otherwise the first settled record shows that Kafka accepts them.
                     if not queues.pending_records:
-                        self._trouble = None
+                        self._outage.end()
                     deliver = self._at_least_once if self._transactional_id is None else self._exactly_once
                     if await deliver(batches):
                         return
@@ -140,18 +136,26 @@ class Sink:
 
     def missing(self) -> str | None:
         """Return why Kafka counts as unavailable; None if it responds."""
-        if self._trouble is not None:
-            return self._trouble
-        partitions = (*self._queues.places.values(), self._state_partition)
-        sent_at = [partition.sent_at for partition in partitions if partition.delivery]
-        if self._asked_at is not None:
-            sent_at.append(self._asked_at)
-        silence = time.monotonic() - min(sent_at) if sent_at else 0.0
+        if self._outage.trouble is not None:
+            return self._outage.trouble
+        silence = self._silence()
         if silence < _SILENCE:
             return None
         why = trouble(self._producer) if self._producer is not None else None
         because = f": cannot connect to {why}" if why else ""
         return f"no response from {self._config.bootstrap_servers} for {silence:.0f} s{because}"
+
+    def look(self, waiting: int) -> None:
+        """Log the begin and the end of an outage; `waiting` is the number of records not on Kafka now."""
+        self._outage.look(self.missing(), waiting, self._silence())
+
+    def _silence(self) -> float:
+        """Return for how many seconds a response has been waited for."""
+        partitions = (*self._queues.places.values(), self._state_partition)
+        sent_at = [partition.sent_at for partition in partitions if partition.delivery]
+        if self._asked_at is not None:
+            sent_at.append(self._asked_at)
+        return time.monotonic() - min(sent_at) if sent_at else 0.0
 
     # Take over
 
@@ -195,12 +199,12 @@ class Sink:
                     await self._state.catch_up()
             except KafkaError as error:
                 self._rejections.count(error)
-                self._trouble, unavailable = in_words(error), True
-                log.warning("consumer group unavailable, retrying", error=in_words(error))
+                self._outage.begin(in_words(error))
+                unavailable = True
                 await asyncio.sleep(self._backoff.next())
             else:
                 if unavailable:
-                    self._trouble = None
+                    self._outage.end()
                 return
 
     async def _take_over(self) -> None:
@@ -415,7 +419,7 @@ class Sink:
             self._queues.something.set()
 
     def _settle(self, partitions: Iterable[Partition]) -> None:
-        self._trouble = None
+        self._outage.end()
         self._queues.settle(partitions)
 
     # Recover
@@ -434,7 +438,7 @@ class Sink:
             place += f"topic {partition.topic.name}, partition {partition.number}: {in_words(error_of_batch)}"
         else:
             place += in_words(error)
-        self._trouble = place
+        self._outage.begin(place)
         self._rejections.handle(failures, self._cluster.topics)
         if not failures:
             self._rejections.count(error)

@@ -25,6 +25,7 @@ from prometheus_client.exposition import choose_encoder
 from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.http11 import Request, Response
 
+from bridge.config import HttpConfig
 from bridge.errors import ConfigError
 from bridge.watch.readiness import Readiness, as_json
 
@@ -192,6 +193,18 @@ class _Connection(ServerConnection):
     def connection_lost(self, exc: Exception | None) -> None:
         self.others.pop(self, None)
         super().connection_lost(exc)
+
+
+def listeners(config: HttpConfig, registry: CollectorRegistry, subject: Subject) -> list[Endpoints]:
+    """Return the endpoints as configured: one listener for all, or another for `/status`."""
+    address = config.status_address
+    if address is None:
+        return [Endpoints(config.host, config.port, registry, subject)]
+    others = [path for path in PATHS if path != STATUS]
+    return [
+        Endpoints(config.host, config.port, registry, subject, paths=others),
+        Endpoints(*address, registry, subject, paths=[STATUS], keys="http.status_"),
+    ]
 
 
 def _place(host: str, port: int) -> dict[str, Any]:

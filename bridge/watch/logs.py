@@ -29,6 +29,13 @@ log = structlog.get_logger(__name__)
 _OURS = "bridge"  # the logger of the bridge's own lines, and of none of its libraries
 _AT_ONCE = 10  # lines of the bridge with the same message that are written at once; a library has one
 _APART = 10.0  # seconds from one line to the next, once they are used up
+# Errors of partitions that are new or change their leader. aiokafka tries again, and each start on a new
+# cluster has some: they are written if they last.
+_PASSING = re.compile(
+    "NotLeaderForPartition|LeaderNotAvailable|UnknownTopicOrPartition"
+    "|CoordinatorNotAvailable|CoordinatorLoadInProgress|NotCoordinator"
+)
+_LASTING = 5.0  # seconds
 _MESSAGES = 1000  # that are told apart; a library that makes its messages up must not take all memory
 
 _LONGEST_VALUE = 1000  # characters of one field
@@ -105,10 +112,14 @@ def bounded(logger: WrappedLogger, method: str, event: EventDict) -> EventDict: 
 
 @dataclass(slots=True)
 class _Repeated:
-    """One message: how many lines may be written at the time `at` (of the log records), and the rest."""
+    """One message: how many lines may be written at the time `at` (of the log records), and the rest.
+
+    It has come again and again since the time `since`.
+    """
 
     allowed: float
     at: float
+    since: float
     left_out: int = 0  # lines that were not written, since the last one that was
 
 
@@ -138,10 +149,15 @@ class Repeats(logging.Filter):
         with self._lock:
             if len(self._messages) >= _MESSAGES:
                 self._messages.clear()
-            one = self._messages.setdefault((record.name, message), _Repeated(most, record.created))
+            now = record.created
+            one = self._messages.setdefault((record.name, message), _Repeated(most, now, now))
             # The clock may have been set back.
-            one.allowed = min(most, one.allowed + max(0.0, record.created - one.at) / _APART)
-            one.at = record.created
+            passed = max(0.0, now - one.at)
+            one.allowed, one.at = min(most, one.allowed + passed / _APART), now
+            if passed > _APART:
+                one.since = now
+            if not is_ours and now - one.since < _LASTING and _PASSING.search(record.getMessage()):
+                return False
             if one.allowed < 1:
                 one.left_out += 1
                 return False

@@ -30,6 +30,7 @@ from bridge.websocket.courtesy import ACCOUNT, LIFE, LISTING, OTHER, Courtesy, H
 from bridge.websocket.feed import Ended, Feed, Receiver, until
 from bridge.websocket.freshness import Freshness
 from bridge.websocket.listening import Listening, Missed
+from bridge.websocket.outage import Outage
 from bridge.websocket.part import Part
 from bridge.websocket.retrying import Retrying
 from bridge.websocket.rotation import Outcome
@@ -102,6 +103,7 @@ class Connector:
         self._own.set()
         self._replaced = False  # whether its session was lent, and replaced with that of the other connector
         self._log = log.bind(shard=watch.shard, account=self.account)  # both are in each of its lines
+        self._outage = Outage(self._log)
 
     async def run(self) -> None:
         """Keep a session alive until cancelled, or until others have its subscriptions."""
@@ -134,12 +136,7 @@ class Connector:
         delay = self._retrying.ended(ended, now, self._live_at)
         delay += spread(time.time() + delay, min(self._config.reconnect_max, _SPREAD))
         not_before = self._courtesy.wait(now, self._handshake())
-        self._log.warning(
-            "session ended",
-            reason=ended.reason,
-            detail=ended.detail,
-            next_try_in=round(max(delay, not_before), 3),
-        )
+        self._outage.begin(ended, max(delay, not_before))
         if self._retrying.reports_short_lives:
             self._report_short_lives(ended)
         await asyncio.sleep(delay)
@@ -322,11 +319,14 @@ class Connector:
             await until(feed.live.wait(), feed)
             if feed.live.is_set():
                 self._live_at = time.monotonic()
+                self._outage.end(feed.source.session)
             self._coming_up = False
             self.note_heard()
             return await self._keep(feed)
         finally:
             self.note_heard()
+            if self.sessions.in_use:
+                self._outage.session = self.sessions.in_use.source.session
             await asyncio.gather(*(self.sessions.end(feed, "stopped") for feed in self.sessions.feeds))
 
     async def _keep(self, feed: Feed) -> Ended | None:

@@ -76,7 +76,7 @@ class Connected(Connector):
 
     def set(self, settings: Mapping[str, object]) -> None:
         """Use these settings from the next session on."""
-        self._config = self._config.model_copy(update=settings)
+        self._config = self.sessions._config = self._config.model_copy(update=settings)
 
     @property
     def closed(self) -> float:
@@ -328,3 +328,42 @@ async def relay_that_can_die(exchange: Simulator) -> AsyncIterator[tuple[str, Ca
         for one in relays:
             one.cancel()
         await asyncio.wait(relays)
+
+
+def test_an_outage_of_the_exchange_is_a_pair_of_log_lines_with_both_sessions() -> None:
+    """Whatever number of handshakes is refused meanwhile; none of them is a session that has ended."""
+
+    async def scenario() -> None:
+        received = Received()
+        async with Simulator(symbols=SYMBOLS, rate=100) as exchange, connected(exchange, received):
+            await soon(lambda: received.sessions, 20, "pushes")
+            await exchange.drop_all(refuse=3)
+            await soon(lambda: len(received.sessions) > 1, 60, "pushes over another session")
+
+    with capture_logs() as lines:
+        uvloop.run(scenario())
+    old, new = [line["session"] for line in lines if line["event"] == "session opened"]
+    outage = [line for line in lines if line["log_level"] != "info"]
+    assert [line["event"] for line in outage] == [
+        "session ended",
+        "could not connect, retrying",
+        "session recovered",
+    ]
+    ended, refused, recovered = outage
+    assert (ended["session"], ended["reason"], refused["reason"]) == (old, "closed", "refused")
+    assert (recovered["session"], recovered["lost"], recovered["refused"]) == (new, old, 3)
+    assert recovered["seconds"] >= 0
+
+
+def test_a_first_session_and_rotations_are_no_outages() -> None:
+    async def scenario() -> None:
+        async with (
+            Simulator(symbols=SYMBOLS, rate=100) as exchange,
+            connected(exchange, Received(), max_session_age=0.5) as connector,
+        ):
+            rotated = connector.metrics.counter("reconnects_total", reason="rotated")
+            await soon(lambda: rotated.value >= 1, 60, "a rotation")
+
+    with capture_logs() as lines:
+        uvloop.run(scenario())
+    assert [line for line in lines if line["log_level"] != "info"] == []

@@ -1,5 +1,6 @@
 """Kafka unavailable for longer than memory lasts: records are spooled to disk and outlive the process."""
 
+import json
 import os
 import random
 import resource
@@ -56,6 +57,18 @@ def all_delivered(bridge: RunningBridge, exchange: ExchangeThread) -> None:
 
 def _delivered(bridge: RunningBridge) -> float:
     return sum(bridge.metric("records_total", channel=channel) for channel in PUBLIC)
+
+
+def assert_logged_as_one_outage(bridge: RunningBridge) -> None:
+    """A pair of lines with how long it took, and how many records were waiting."""
+    log = [json.loads(line) for line in bridge.stderr.splitlines() if line.startswith("{")]
+    begins = [n for n, line in enumerate(log) if line["event"] == "Kafka unavailable, retrying"]
+    ends = [n for n, line in enumerate(log) if line["event"] == "Kafka available again"]
+    # A broker that has just started may fail once more before it serves all partitions.
+    assert len(begins) == len(ends)
+    assert begins[0] < ends[0]
+    assert log[ends[0]]["waited"] > 3000
+    assert log[ends[0]]["seconds"] > 1
 
 
 def oldest_pending(bridge: RunningBridge) -> tuple[float, float]:
@@ -147,6 +160,7 @@ def test_reading_continues_while_kafka_is_unavailable_for_longer_than_memory_las
             all_delivered(bridge, exchange)
             assert bridge.metric("reconnects_total") == 0
             assert bridge.stop() == 0
+            assert_logged_as_one_outage(bridge)
         assert_whole(own_kafka, prefix, exchange)
     begun, ended = spool_events(own_kafka, prefix)[0], spool_events(own_kafka, prefix)[-1]
     assert (begun, ended) == ("spool_begun", "spool_ended")

@@ -186,6 +186,18 @@ def test_the_line_after_a_flood_has_the_number_left_out(start: Start) -> None:
     assert [line.get("left_out") for line in lines(written)] == [None, 2]
 
 
+NO_LEADER = "produce to %s: NotLeaderForPartitionError"
+
+
+def test_errors_of_new_topics_and_elections_are_written_only_if_they_last() -> None:
+    repeats = Repeats()
+    passed = [tick for tick in range(12) if repeats.filter(record(NO_LEADER, 1000 + tick, "md.trades.v1"))]
+    assert passed == [5]
+    assert not repeats.filter(record(NO_LEADER, 2000, "md.trades.v1"))  # another one, much later
+    assert not repeats.filter(record("%s", 1000, "Coordinator: GroupCoordinatorNotAvailableError"))
+    assert repeats.filter(record("%s", 1000, "failed: TopicAuthorizationFailedError", name="aiokafka.x"))
+
+
 def test_lines_of_normal_life_are_not_limited(start: Start) -> None:
     written = start()
     for number in range(100):
