@@ -1,15 +1,19 @@
 """A shard is confirmed by a request that may outlive the wait for it."""
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
 import pytest
-from aiokafka import AIOKafkaConsumer
+from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaConnectionError, KafkaTimeoutError
 
 from bridge.config import KafkaConfig
-from bridge.kafka import leases
+from bridge.kafka import cluster, leases
 from bridge.kafka.leases import Leases
+from bridge.kafka.looking import View
+from bridge.kafka.topics import Topic
+from bridge.records import STATE
 from bridge.watch.metrics import Metrics
 from tests.support.clusters import cluster_of
 
@@ -44,3 +48,29 @@ def test_a_confirmation_that_fails_after_the_wait_for_it_leaves_no_error_unread(
     monkeypatch.setattr(leases, "_CONFIRM_TIMEOUT", 0.01)
     asyncio.run(confirmed())
     assert not [one["message"] for one in unread if "never retrieved" in one["message"]]
+
+
+def test_an_assignment_without_shards_is_believed_only_if_bridge_state_was_there(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The group's leader assigns nothing of a topic that it does not see, as when it was deleted."""
+    monkeypatch.setattr(cluster, "_WAIT", 0.01)
+    there = Topic("digifinex.bridge-state", 1, 1_000_000, "first")
+    ours = [TopicPartition(there.name, 0)]
+
+    async def scenario() -> None:
+        view = cluster_of({STATE: there})
+        lease = Leases(KafkaConfig(), view, metrics=Metrics(), on_change=lambda: None)
+        await lease.on_partitions_assigned(ours)
+        for topic, believed in (
+            (replace(there, missing="deleted"), False),
+            (replace(there, id="second"), False),
+            (replace(there, id="second"), True),
+        ):
+            view.view = View("cluster", {STATE: topic})
+            await lease.on_partitions_assigned([])
+            assert lease.shards == (frozenset() if believed else {0})
+            assert lease._doubtful is not believed
+            lease._doubtful = False
+
+    asyncio.run(scenario())

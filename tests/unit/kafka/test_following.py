@@ -1,0 +1,218 @@
+"""Queues follow what changes of their topics: partitions, leaders and limits."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from structlog.testing import capture_logs
+
+from bridge.config import KafkaConfig
+from bridge.kafka.partition import Batch
+from bridge.kafka.queues import Queues
+from bridge.kafka.state import ShardState
+from bridge.kafka.topics import Topic
+from bridge.ledger import Watermark
+from bridge.records import EVENTS, STATE, Open, Record
+from bridge.seen import Seen, SeenTopic, changes
+from bridge.spool.overflow import Overflow
+from bridge.spool.spool import Spool
+from bridge.watch.metrics import Metrics
+
+KEYS = [b"A_USDT", b"B_USDT", b"C_USDT", b"D_USDT", b"E_USDT"]
+SEEN = Seen("c1", {STATE: SeenTopic("s1", 1), "md.trades.v1": SeenTopic("t1", 4)})
+
+
+def topics(partitions: int = 4, **trades: object) -> dict[str, Topic]:
+    topic = replace(Topic("md.trades.v1", partitions, 1_000_000), **trades)  # type: ignore[arg-type]
+    return {"trades": topic, EVENTS: Topic("md.events.v1", 1, 1_000_000)}
+
+
+@pytest.fixture
+def spool(tmp_path: Path) -> Iterator[Spool]:
+    spool = Spool(tmp_path, 1_000_000)
+    yield spool
+    spool.close()
+
+
+def queues_of(spool: Spool | None = None) -> Queues:
+    state = ShardState(KafkaConfig(), Topic(STATE, 1, 1_000_000), 0, "replica")
+    overflow = Overflow(spool, "replica", 0, state.watermarks)
+    return Queues(topics(), state, overflow, Metrics(), max_pending_bytes=10_000_000, on_change=lambda: None)
+
+
+def trade(number: int, key: bytes, size: int = 10) -> Record:
+    return Record("trades", key, b"%d " % number + bytes(size), number, (number, number, 0, Open()))
+
+
+def queued(queues: Queues) -> dict[str, list[int]]:
+    """Return the numbers of the queued trades by partition."""
+    places = sorted(queues.places.items())
+    return {place: [record.time_us for record in one.queued] for place, one in places if one.queued}
+
+
+def behind(queues: Queues) -> bool:
+    return queues.behind
+
+
+@given(st.lists(st.tuples(st.integers(1, 9), st.lists(st.sampled_from(KEYS)))))
+def test_keys_are_where_they_belong_and_in_order_however_the_number_of_partitions_changes(
+    steps: list[tuple[int, list[bytes]]],
+) -> None:
+    queues, number, last = queues_of(), 0, 4
+    sent: dict[bytes, list[int]] = {key: [] for key in KEYS}
+    for partitions, keys in steps:
+        for key in keys:
+            number += 1
+            queues.add([trade(number, key)])
+            sent[key].append(number)
+        queues.follow(topics(last := partitions))
+    for key, numbers in sent.items():
+        place = f"md.trades.v1/{Topic('', last, 0).partition(key)}"
+        partition = queues.places.get(place)
+        mine = [one.time_us for one in partition.queued if one.key == key] if partition else []
+        assert mine == numbers
+    assert queues.pending_records == number == sum(map(len, queued(queues).values()))
+    assert {one.place for one in queues.dirty} == queued(queues).keys()
+
+
+def test_while_records_are_in_the_spool_keys_stay_where_they_are(spool: Spool) -> None:
+    with capture_logs():
+        queues = queues_of(spool)
+        queues.recover()
+        queues.add([trade(1, KEYS[0])])
+        queues.begin_spool()
+        queues.add([trade(2, KEYS[0])])
+        before = queued(queues)
+        queues.follow(topics(7))
+        assert behind(queues)
+        queues.add([trade(3, KEYS[0])])
+        queues.refill()
+        assert queued(queues) == {place: [*numbers, 2, 3] for place, numbers in before.items()}
+        for partition in queues.places.values():
+            partition.queued.clear()
+            partition.spooled.clear()
+        queues.reroute()
+        assert not behind(queues)
+        queues.add([trade(4, KEYS[0])])
+    assert queued(queues) == {f"md.trades.v1/{Topic('', 7, 0).partition(KEYS[0])}": [4]}
+
+
+def test_partitions_that_are_gone_stand_for_one_that_exists() -> None:
+    topic = Topic("md.trades.v1", 4, 1_000_000, leaderless=frozenset({3}))
+    assert [topic.existing(number) for number in (0, 3, 4, 11)] == [0, 3, 0, 3]
+    assert [topic.is_stuck(number) for number in (0, 3, 4, 11)] == [False, True, False, True]
+
+
+def test_a_partition_without_a_leader_is_left_out_until_it_has_one() -> None:
+    queues = queues_of()
+    queues.add([trade(number, key) for number, key in enumerate(KEYS)])
+    stuck = queues.places[next(iter(queued(queues)))]
+    queues.follow(topics(leaderless=frozenset({stuck.number})))
+    assert queues.can_send()
+    assert stuck not in queues.dirty
+    queues.add([trade(9, key) for key in KEYS])
+    assert stuck not in queues.dirty
+    queues.follow(topics())
+    assert stuck in queues.dirty
+
+
+def test_the_first_record_of_a_partition_without_a_leader_is_nothing_to_send() -> None:
+    queues = queues_of()
+    queues.follow(topics(missing="deleted"))
+    queues.add([trade(1, KEYS[0])])
+    assert not queues.can_send()
+    queues.set_stuck_aside()
+    assert not queues.dirty
+    assert queues.pending_records == 1
+
+
+def test_no_trade_is_sent_while_events_in_front_of_it_wait() -> None:
+    queues = queues_of()
+    with_events = topics() | {EVENTS: Topic("md.events.v1", 1, 1_000_000, leaderless=frozenset({0}))}
+    queues.follow(with_events)
+    queues.add([trade(1, KEYS[0])])
+    queues.set_stuck_aside()
+    assert queues.can_send()
+    queues.add([Record(EVENTS, KEYS[0], b"gap", 2), trade(3, KEYS[1])])
+    queues.set_stuck_aside()
+    assert not queues.can_send()
+    queues.follow(topics())
+    assert queues.can_send()
+    assert len(queues.dirty) == len(queued(queues))
+
+
+def test_records_that_have_become_too_large_are_taken_out_with_their_offsets(spool: Spool) -> None:
+    with capture_logs():
+        queues = queues_of(spool)
+        queues.recover()
+        queues.add([trade(n, KEYS[0], 900 if n in (1, 3) else 10) for n in range(5)])
+        queues.begin_spool()
+        ((partition, records),) = queues.follow(topics(max_message_bytes=600))
+    assert [record.time_us for record in records] == [1, 3]
+    assert [record.time_us for record in partition.queued] == [0, 2, 4]
+    assert partition.spooled == [0, 2, 4]
+
+
+def test_a_batch_that_is_refused_for_no_known_reason_halves_all_later_ones() -> None:
+    queues = queues_of()
+    queues.add([trade(n, KEYS[0], 400) for n in range(8)])
+    (partition,) = queues.places.values()
+    room = partition.batch_room
+    partition.sent, partition.queued = partition.queued, []
+    partition.batches = [Batch(8, 3200, 0)]
+    assert partition.isolate(1, too_large=True) is None
+    assert partition.batch_room == (3200 + 8 * 128) // 2 < room
+    partition.settle()
+    assert partition.batch_room < room
+    partition.follow(replace(partition.topic, max_message_bytes=2_000_000))
+    assert partition.batch_room > room
+
+
+@pytest.mark.parametrize(
+    ("now", "events"),
+    [
+        (SEEN, []),
+        (Seen("c2", SEEN.topics), ["cluster_changed"]),
+        (Seen("", SEEN.topics), []),
+        (Seen("c1", SEEN.topics | {STATE: SeenTopic("s2", 1)}), ["cluster_changed"]),
+        (Seen("c1", SEEN.topics | {STATE: SeenTopic("s1", 2)}), []),
+        (Seen("c1", SEEN.topics | {"md.trades.v1": SeenTopic("t2", 9)}), ["cluster_changed"]),
+        (Seen("c1", SEEN.topics | {"md.trades.v1": SeenTopic("t1", 9)}), ["partitions_grown"]),
+        (Seen("c1", SEEN.topics | {"md.trades.v1": SeenTopic("", 4)}), []),
+        (Seen("c1", SEEN.topics | {"md.depth.v1": SeenTopic("d1", 4)}), []),
+    ],
+)
+def test_what_has_changed_of_a_cluster_is_an_event_as_far_as_ids_say_so(now: Seen, events: list[str]) -> None:
+    assert [kind for kind, _ in changes(SEEN, now)] == events
+
+
+def test_a_spool_remembers_the_cluster_and_leaves_out_trades_that_its_topic_has(tmp_path: Path) -> None:
+    """bridge-state was lost, and with it how much of the spool is on Kafka."""
+    with capture_logs():
+        first = Spool(tmp_path, 1_000_000)
+        queues = queues_of(first)
+        queues.recover()
+        queues.note_cluster(SEEN)
+        queues.add([*(trade(n, KEYS[0]) for n in range(1, 6)), trade(1, KEYS[1])])
+        queues.begin_spool()
+        first.close()
+        second = Spool(tmp_path, 1_000_000)
+        state = ShardState(KafkaConfig(), Topic(STATE, 1, 1_000_000), 0, "other")
+        overflow = Overflow(second, "other", 0, state.watermarks)
+        queues = Queues(
+            topics(), state, overflow, Metrics(), max_pending_bytes=1_000_000, on_change=lambda: None
+        )
+        queues.rebuilt = {KEYS[0]: Watermark([2, 3], [2, 3])}
+        queues.recover()
+        queues.refill()
+        second.close()
+    assert overflow.remembered == SEEN
+    left = [record for partition in queues.places.values() for record in partition.queued]
+    assert sorted((record.key, record.time_us) for record in left) == [
+        (KEYS[0], 4),
+        (KEYS[0], 5),
+        (KEYS[1], 1),
+    ]
