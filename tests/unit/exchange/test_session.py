@@ -564,6 +564,13 @@ def test_what_is_forgotten_is_not_asked_for_any_more(when: str) -> None:
     assert subscribes_sent(session, now) == [("trades", ["A"])]
 
 
+def test_what_is_forgotten_after_it_was_confirmed_is_named_by_no_request() -> None:
+    session = live({"trades": ["A", "B"]}, CHATTY)
+    session.forget("trades", ["B"], START)
+    session.ask_again("trades", START)
+    assert subscribes_sent(session, START) == [("trades", ["A"])]
+
+
 def test_a_channel_of_which_all_is_forgotten_is_not_asked_for() -> None:
     session = live({"trades": ["A"], "depth": ["A"]})
     session.forget("trades", ["A"], START)

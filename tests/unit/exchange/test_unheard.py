@@ -14,6 +14,7 @@ class Scene:
     def __init__(self, one: Subscription = TRADES) -> None:
         self.unheard = Unheard()
         self.one = one
+        self.subscribed = [one]
         self.now = 0.0
         self.moved = -1.0
         self.records = 0
@@ -29,7 +30,7 @@ class Scene:
             self.records += pushes + lists
             self.lists += lists
             self.moved = self.now if moves else self.moved
-            if self.unheard.look([self.one], self._moved_at, self._counts, self.now):
+            if self.unheard.look(self.subscribed, self._moved_at, self._counts, self.now):
                 self.begun.append(self.now)
             if self.unheard.take_silent(self._moved_at, PATIENCE, MARGIN, self.now):
                 self.silent.append(self.now)
@@ -127,11 +128,31 @@ def test_a_time_without_reading_starts_it_over_for_what_is_not_silent_yet() -> N
     assert scene.unheard.silent == {TRADES}
 
 
+def test_a_movement_that_is_read_together_with_what_had_piled_up_shows_nothing() -> None:
+    """Its push may lie behind it, still unread."""
+    scene = Scene()
+    scene.unheard.restart()
+    scene.wait(1, moves=True)
+    scene.wait(200)
+    scene.wait(1, moves=True)
+    scene.wait(100)
+    assert scene.silent == []
+
+
 def test_what_is_forgotten_is_not_silent() -> None:
     scene = Scene()
     scene.wait(200, moves=True)
     scene.unheard.forget(TRADES)
     assert scene.unheard.silent == set()
+
+
+def test_what_is_forgotten_does_not_become_silent() -> None:
+    scene = Scene()
+    scene.wait(100, moves=True)
+    scene.unheard.forget(TRADES)
+    scene.subscribed.clear()
+    scene.wait(200, moves=True)
+    assert scene.silent == []
 
 
 @pytest.mark.parametrize(
