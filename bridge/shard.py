@@ -384,6 +384,19 @@ class Shard:
                 if not connector.wanted:
                     self._connectors.remove(connector)
                     self._running[connector].cancel()
+        self._make_room()
+
+    def _make_room(self) -> None:
+        """Know those markets no longer that all_ticker does not list and of which nothing is subscribed to.
+
+        Else those that were listed once would leave no room for others, up to `max_markets`.
+        """
+        if gone := self._markets.gone():
+            subscribed = self._subscribed_symbols()
+            for symbol in gone:
+                if symbol not in subscribed:
+                    self._markets.forget(symbol)
+                    self._forgotten.pop(symbol, None)
 
     def _subscribe(self, subscriptions: list[plan.Subscription]) -> None:
         """Add subscriptions to the newest session as far as it has room, and open others for the rest.

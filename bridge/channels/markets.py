@@ -87,8 +87,8 @@ class Markets:
     def __init__(self, most: int) -> None:
         self.left_out = False  # whether there were more
         self._most = most
-        self._markets: dict[str, _Market] = {}  # by symbol; only grows
-        # What the trades and the ticker of a market show, by symbol; only grows, with what is subscribed to.
+        self._markets: dict[str, _Market] = {}  # by symbol, until forgotten
+        # What the trades and the ticker of a market show, by symbol, until forgotten.
         self._own: defaultdict[str, _Moves] = defaultdict(_Moves)
         self._session = ""  # that brought the last push
         self._taken_at: float | None = None  # when the last push came
@@ -139,6 +139,16 @@ class Markets:
         """
         market = self._markets.get(symbol)
         return market is not None and (market.named < self._listed or self._heard - market.named >= _UNNAMED)
+
+    def gone(self) -> list[str]:
+        """Return the markets that are gone, if no other market can become known because of them."""
+        full = len(self._markets) >= self._most
+        return [symbol for symbol in self._markets if self.is_gone(symbol)] if full else []
+
+    def forget(self, symbol: str) -> None:
+        """Know a market no longer; it is new when all_ticker names it again."""
+        self._markets.pop(symbol, None)
+        self._own.pop(symbol, None)
 
     def note_trade(self, symbol: str, now: float) -> None:
         """Note that trades of a market were pushed a moment ago, other than those of a list."""

@@ -22,6 +22,7 @@ EXCHANGE: dict[str, Any] = {
     "subscribes_per_second": 200.0,
     "reconnect_max": 600.0,  # so that nothing refused is retried during a test
     "reconnect_min": 0.1,
+    "max_markets": MARKETS,
 }
 
 
@@ -87,9 +88,12 @@ def test_markets_that_cannot_be_subscribed_to_cost_few_requests_and_are_forgotte
                 "that they are forgotten",
             )
 
-            exchange.call(simulator.market.list_market, bad[0])
+            for symbol in (bad[0], "NEW_USDT"):
+                exchange.call(simulator.market.list_market, symbol)
             eventually(
-                lambda: all_settled(bridge, confirmed + len(CHANNELS)), PATIENCE, "the one that is back"
+                lambda: all_settled(bridge, confirmed + 2 * len(CHANNELS)),
+                PATIENCE,
+                "one that is back, and one for which there was no room before",
             )
             assert bridge.stop() == 0
 

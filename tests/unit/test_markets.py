@@ -17,29 +17,31 @@ from bridge.websocket.courtesy import Courtesy
 from tests.support.clusters import cluster_of
 
 
-def name(shard: Shard, *symbols: str) -> None:
+def following(most: int) -> tuple[Shard, Metrics, list[Subscription]]:
+    """Return a shard that follows up to so many markets, its metrics, and what it subscribes to."""
+    config = Config.model_validate(
+        {"exchange": {"max_markets": most}, "channels": {"trades": ["*"]}, "spool": {"max_bytes": 0}}
+    )
+    topics = {name: Topic(name, 1, 1_000_000) for name in (*CHANNELS, DEADLETTER, EVENTS, STATE)}
+    metrics = Metrics()
+    replica = Replica(
+        "replica", config, cluster_of(topics), metrics, Courtesy(5.0, 20.0), Buffers(1_000_000, 1000)
+    )
+    shard = Shard(0, replica, cast("Callable[[float], Awaitable[bool]]", None))
+    followed: list[Subscription] = []
+    shard._subscribe = followed.extend  # type: ignore[method-assign,assignment]
+    return shard, metrics, followed
+
+
+def name(shard: Shard, *symbols: str, session: str = "S") -> None:
     """Let a push of all_ticker name markets."""
     records = [Record("all_ticker", one.encode(), b'{"symbol":"%b"}' % one.encode(), 0) for one in symbols]
-    shard._take_markets(records, Source("S"))
+    shard._take_markets(records, Source(session))
 
 
 def test_markets_beyond_the_most_are_neither_followed_nor_remembered_and_reported_once() -> None:
     async def scenario() -> None:
-        config = Config.model_validate(
-            {
-                "exchange": {"max_markets": 3},
-                "channels": {"trades": ["*"]},
-                "spool": {"max_bytes": 0},
-            }
-        )
-        topics = {name: Topic(name, 1, 1_000_000) for name in (*CHANNELS, DEADLETTER, EVENTS, STATE)}
-        metrics = Metrics()
-        replica = Replica(
-            "replica", config, cluster_of(topics), metrics, Courtesy(5.0, 20.0), Buffers(1_000_000, 1000)
-        )
-        shard = Shard(0, replica, cast("Callable[[float], Awaitable[bool]]", None))
-        followed: list[Subscription] = []
-        shard._subscribe = followed.extend  # type: ignore[method-assign,assignment]
+        shard, metrics, followed = following(3)
         name(shard, "A_USDT", "B_USDT")
         name(shard, "A_USDT", "C_USDT")
         assert metrics.counter("events_total", event="markets_left_out").value == 0
@@ -50,5 +52,21 @@ def test_markets_beyond_the_most_are_neither_followed_nor_remembered_and_reporte
         assert metrics.counter("events_total", event="markets_left_out").value == 1
         (place,) = shard.queues.places.values()
         assert [schema_of(one.channel) for one in place.queued] == [EVENTS]
+
+    asyncio.run(scenario())
+
+
+def test_a_market_that_is_gone_and_not_subscribed_to_leaves_room_for_another() -> None:
+    async def scenario() -> None:
+        shard, _, followed = following(3)
+        name(shard, "A_USDT", "B_USDT", "C_USDT")
+        name(shard, "A_USDT", "B_USDT", session="later")
+        name(shard, "D_USDT", session="later")
+        assert "D_USDT" not in [symbol for _, symbol in followed]
+        shard._forget_markets()
+        name(shard, "D_USDT", session="later")
+        assert [symbol for _, symbol in followed] == ["A_USDT", "B_USDT", "C_USDT", "D_USDT"]
+        name(shard, "C_USDT", session="later")
+        assert len(followed) == 4
 
     asyncio.run(scenario())

@@ -183,3 +183,15 @@ def test_two_channels_that_lag_behind_each_other_show_no_movement() -> None:
     scene.markets.note_ticker("A", ticker("A", last="2", best_bid="2").value, 1.0)
     scene.push("A", last="1", best_bid="1")
     assert scene.markets.moved_at("ticker", "A") == -math.inf
+
+
+def test_a_market_that_was_forgotten_is_new_when_it_is_named_again() -> None:
+    scene = Scene(most=4)
+    scene.push("A", "B", "C")
+    scene.push("A", "B", session="two")
+    assert scene.markets.gone() == []  # there is room
+    scene.push("D", session="two")
+    assert scene.markets.gone() == ["C"]
+    scene.markets.forget("C")
+    assert (scene.gone("C"), len(scene.markets)) == ([], 3)
+    assert scene.push("C", session="two") == ["C"]
