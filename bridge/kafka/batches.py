@@ -8,6 +8,7 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError, KafkaTimeoutError
 from aiokafka.producer.message_accumulator import BatchBuilder
 
+from bridge.kafka.client import understood
 from bridge.kafka.partition import FULL_BATCH, NO_TIME, RECORD_OVERHEAD, Partition
 from bridge.kafka.producer import PRODUCER_FAILURES
 from bridge.kafka.queues import Queues
@@ -150,10 +151,11 @@ class Batches:
 
     async def _send(self, partition: Partition, batch: BatchBuilder) -> None:
         try:
-            delivery = await self._producer.send_batch(
-                batch, partition.topic.name, partition=partition.topic.existing(partition.number)
-            )
-        except PRODUCER_FAILURES as error:
+            with understood(*PRODUCER_FAILURES):
+                delivery = await self._producer.send_batch(
+                    batch, partition.topic.name, partition=partition.topic.existing(partition.number)
+                )
+        except (*PRODUCER_FAILURES, TimeoutError) as error:
             self.failures.append((partition, error))
             await self.all_acknowledged()
         partition.delivery = delivery
@@ -183,6 +185,7 @@ class Batches:
 async def _response_to(request: Awaitable[None]) -> None:
     try:
         async with asyncio.timeout(_PATIENCE):
-            await request
+            with understood(*PRODUCER_FAILURES):
+                await request
     except TimeoutError:
         raise KafkaTimeoutError(f"no response about the transaction within {_PATIENCE:g} s") from None

@@ -200,16 +200,19 @@ def explained(client: AnyClient) -> Iterator[None]:
 
 
 @contextmanager
-def understood() -> Iterator[None]:
-    """Raise KafkaConnectionError for a response that makes no sense, so that it is tried again.
+def understood(*expected: type[Exception]) -> Iterator[None]:
+    """Raise nothing but KafkaError, TimeoutError and `expected` for what goes wrong with Kafka.
 
-    aiokafka raises whatever Python does about it. A library that fails for another reason cannot be told
-    from that; the words say what it was.
+    To a response that makes no sense aiokafka raises whatever Python does about it. That becomes a
+    KafkaConnectionError, so that it is tried again, as does an error of the network. A library that fails for
+    another reason cannot be told from that; the words say what it was. Errors of the bridge pass.
     """
     try:
         yield
-    except (KafkaError, OSError, BridgeError):
+    except (KafkaError, BridgeError, TimeoutError, *expected):
         raise
+    except OSError as error:
+        raise KafkaConnectionError(str(error)) from error
     except Exception as error:
         raise KafkaConnectionError(f"the broker's response makes no sense: {error!r}") from error
 

@@ -169,7 +169,7 @@ class Leases(ConsumerRebalanceListener):  # type: ignore[misc]
             commit = asyncio.ensure_future(self._consumer.commit({TopicPartition(self._topic, shard): 0}))
             # aiokafka does not end its request with the wait for it. Then nobody else reads its error.
             commit.add_done_callback(lambda done: done.cancelled() or done.exception())
-            with reading():
+            with understood(), reading():
                 await asyncio.shield(commit)
         except (CommitFailedError, IllegalStateError):
             return False

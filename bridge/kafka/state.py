@@ -24,7 +24,7 @@ from aiokafka.errors import KafkaTimeoutError
 from bridge.config import KafkaConfig
 from bridge.errors import ShardLost
 from bridge.kafka import quirks
-from bridge.kafka.client import client, explained, reading
+from bridge.kafka.client import client, explained, reading, understood
 from bridge.kafka.topics import Topic
 from bridge.ledger import Heard, Watermark, Watermarks, advanced
 from bridge.plan import shard_of
@@ -304,8 +304,8 @@ class ShardState:
     ) -> dict[int, tuple[dict[bytes, bytes], int]]:
         try:
             async with asyncio.timeout(_PATIENCE):
-                await consumer.start()
-                with reading():
+                with understood(), reading():
+                    await consumer.start()
                     return await self._read_all(consumer, offsets)
         except TimeoutError:
             raise KafkaTimeoutError(f"{self.topic.name} could not be read in {_PATIENCE:g} s") from None
@@ -324,6 +324,7 @@ class ShardState:
             place.partition: ({}, ends[place]) for place in places
         }
         while [place for place in places if await consumer.position(place) < ends[place]]:
+            quirks.require_fetching(consumer)
             for place, batch in (await consumer.getmany(timeout_ms=_POLL_MS)).items():
                 values = found[place.partition][0]
                 for one in batch:

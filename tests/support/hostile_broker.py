@@ -1,7 +1,9 @@
-"""A Kafka broker that answers as a test wants, up to the authentication and no further."""
+"""A Kafka broker that answers as a test wants, and a relay that garbles what a real one answers."""
 
 import asyncio
+import contextlib
 import struct
+from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
@@ -83,3 +85,76 @@ class HostileBroker:
             pass
         finally:
             writer.close()
+
+
+Lie = Callable[[bytes], bytes]
+"""From a response behind its correlation id to what the client gets instead."""
+
+
+class Garbler:
+    """A relay in front of a broker on this machine; `lies` garble responses to some kinds of requests.
+
+    The broker's own address in a response becomes that of the relay, so that clients stay on it.
+    """
+
+    def __init__(self, bootstrap: str) -> None:
+        # By the number of the request's kind in Kafka's protocol; each is removed once it was told.
+        self.lies: dict[int, Lie] = {}
+        self._broker = int(bootstrap.rpartition(":")[2])
+        self._port = 0
+        self._relaying: set[asyncio.Task[None]] = set()  # a task for each connection
+
+    @asynccontextmanager
+    async def listening(self) -> AsyncIterator[str]:
+        """Listen on a port of this machine; yield the address."""
+        server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self._port = server.sockets[0].getsockname()[1]
+        try:
+            yield f"127.0.0.1:{self._port}"
+        finally:
+            server.close()
+            for task in self._relaying:
+                task.cancel()
+            await asyncio.gather(*self._relaying, return_exceptions=True)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._relaying.add(task)
+        there, back = await asyncio.open_connection("127.0.0.1", self._broker)
+        asked: deque[int] = deque()  # kinds of the requests that are not answered yet, the oldest first
+        try:
+            await asyncio.gather(self._ask(reader, back, asked), self._answer(there, writer, asked))
+        except (EOFError, ConnectionError, asyncio.CancelledError):
+            pass  # one side has gone, or all is over
+        finally:
+            for end in (writer, back):
+                end.close()
+            for end in (writer, back):
+                with contextlib.suppress(ConnectionError):
+                    await end.wait_closed()
+            self._relaying.discard(task)
+
+    async def _ask(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, asked: deque[int]
+    ) -> None:
+        while True:
+            request = await _message(reader)
+            asked.append(int.from_bytes(request[:2], "big"))
+            writer.write(struct.pack(">i", len(request)) + request)
+
+    async def _answer(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, asked: deque[int]
+    ) -> None:
+        own, ours = (b"127.0.0.1" + struct.pack(">i", port) for port in (self._broker, self._port))
+        while True:
+            response = await _message(reader)
+            body = response[4:].replace(own, ours)
+            if (lie := self.lies.pop(asked.popleft(), None)) is not None:
+                body = lie(body)
+            writer.write(struct.pack(">i", 4 + len(body)) + response[:4] + body)
+
+
+async def _message(reader: asyncio.StreamReader) -> bytes:
+    (size,) = struct.unpack(">i", await reader.readexactly(4))
+    return await reader.readexactly(size)
