@@ -4,12 +4,14 @@ ARG PYTHON_IMAGE=docker.io/library/python:3.12-slim-bookworm
 FROM ${PYTHON_IMAGE} AS build
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_ROOT_USER_ACTION=ignore
 WORKDIR /build
-COPY requirements.txt requirements-build.txt ./
+# requirements-msk.txt for Amazon MSK with IAM.
+ARG REQUIREMENTS=requirements.txt
+COPY ${REQUIREMENTS} requirements-build.txt ./
 # Wheels only: to build from source, pip would fetch build dependencies that no hash pins.
 RUN python -m venv /tools \
     && /tools/bin/pip install --require-hashes --only-binary :all: -r requirements-build.txt \
     && python -m venv --without-pip /opt/digifinex-bridge \
-    && /tools/bin/pip --python /opt/digifinex-bridge/bin/python install --require-hashes --only-binary :all: -r requirements.txt
+    && /tools/bin/pip --python /opt/digifinex-bridge/bin/python install --require-hashes --only-binary :all: -r "${REQUIREMENTS}"
 COPY pyproject.toml README.md LICENSE ./
 COPY schemas schemas
 COPY bridge bridge

@@ -37,6 +37,7 @@ _MECHANISMS = {
         "sasl_oauth_",
         ("sasl_oauth_token_endpoint", "sasl_oauth_client_id", "sasl_oauth_client_secret"),
     ),
+    SaslMechanism.AWS_MSK_IAM: ("sasl_mechanism", ()),  # it has no keys of its own
 }
 
 
@@ -142,7 +143,9 @@ class KafkaConfig(Section):
         description="Encryption and authentication of the connections to the brokers.",
     )
     sasl_mechanism: SaslMechanism | None = Field(
-        default=None, description="SASL mechanism; required with `SASL_PLAINTEXT` and `SASL_SSL`."
+        default=None,
+        description="SASL mechanism; required with `SASL_PLAINTEXT` and `SASL_SSL`. `AWS_MSK_IAM` needs the "
+        "extra `msk`.",
     )
     sasl_plain_username: str = Field(
         default="", description="User name; required with `PLAIN` and `SCRAM-*`."
@@ -246,6 +249,8 @@ class KafkaConfig(Section):
 
     def _consistent_with(self, mechanism: SaslMechanism) -> None:
         """Refuse keys of other mechanisms, and miss those that a mechanism requires."""
+        if mechanism is SaslMechanism.AWS_MSK_IAM and self.security_protocol != SecurityProtocol.SASL_SSL:
+            raise ConfigError("kafka.security_protocol", f"must be SASL_SSL with sasl_mechanism {mechanism}")
         family, required = _MECHANISMS.get(mechanism, _WITH_PASSWORD)
         for key in sorted(self.model_fields_set):
             if key.startswith("sasl_") and key != "sasl_mechanism" and not key.startswith(family):

@@ -41,7 +41,7 @@ def cause(error: BaseException, protocol: str, mechanism: str | None, *, reached
     came.
     """
     if isinstance(error, SaslAuthenticationFailed):
-        what = "token" if mechanism in ("OAUTHBEARER", "AWS_MSK_IAM") else "user name or password"
+        what = "token" if mechanism == "OAUTHBEARER" else "user name or password"
         return f"{what} refused ({mechanism}): {_text(error)}"
     for one in _causes(error):
         if words := _known(one, protocol, reached=reached):

@@ -3,7 +3,7 @@
 import ssl
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, TypeVar
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
@@ -27,8 +27,9 @@ from bridge.config import KafkaConfig, SaslMechanism
 from bridge.errors import BridgeError, ConfigError
 from bridge.exchange.words import Confidential
 from bridge.kafka import quirks
+from bridge.kafka.aws import signer
 from bridge.kafka.quirks.connecting import AnyClient, renewing, trouble
-from bridge.kafka.tokens import tokens, trusted
+from bridge.kafka.tokens import Tokens, from_endpoint, trusted
 
 Client = TypeVar("Client", AIOKafkaConsumer, AIOKafkaProducer, AIOKafkaAdminClient)
 
@@ -116,13 +117,22 @@ def connection(config: KafkaConfig) -> dict[str, Any]:
         arguments["ssl_context"] = _tls(config)
     if config.security_protocol in ("SASL_PLAINTEXT", "SASL_SSL"):
         arguments["sasl_mechanism"] = config.sasl_mechanism
-    if config.sasl_mechanism is SaslMechanism.OAUTHBEARER:
+    if config.sasl_mechanism in (SaslMechanism.OAUTHBEARER, SaslMechanism.AWS_MSK_IAM):
         trusted(config)
-        arguments["sasl_oauth_token_provider"] = tokens(config)
+        arguments["sasl_mechanism"] = SaslMechanism.OAUTHBEARER
+        arguments["sasl_oauth_token_provider"] = _tokens(config)
     elif config.sasl_mechanism is not None:
         arguments["sasl_plain_username"] = config.sasl_plain_username
         arguments["sasl_plain_password"] = config.secret("sasl_plain_password")
     return arguments
+
+
+@lru_cache(maxsize=8)
+def _tokens(config: KafkaConfig) -> Tokens:
+    """Return the tokens of a configuration: the same ones for all clients."""
+    if config.sasl_mechanism is SaslMechanism.AWS_MSK_IAM:
+        return Tokens(signer(config))
+    return Tokens(partial(from_endpoint, config))
 
 
 def sends_password_in_clear(config: KafkaConfig) -> bool:

@@ -1,4 +1,4 @@
-"""Tokens for SASL OAUTHBEARER, from a token endpoint that grants them to client credentials.
+"""Tokens for SASL OAUTHBEARER, and the token endpoint that grants them to client credentials.
 
 The request and its answers are those of RFC 6749, section 4.4.
 """
@@ -9,8 +9,7 @@ import math
 import re
 import ssl
 import time
-from collections.abc import Iterator
-from functools import lru_cache
+from collections.abc import Awaitable, Callable, Iterator
 from http import HTTPStatus
 from urllib.parse import SplitResult, quote_plus, urlencode, urlsplit
 
@@ -42,8 +41,8 @@ class TokenUnavailable(KafkaError):  # type: ignore[misc]
     """There is no token to authenticate with; the message says why."""
 
 
-class _Granted(msgspec.Struct):
-    """The answer of a token endpoint (RFC 6749, section 5.1)."""
+class Granted(msgspec.Struct):
+    """A token; as the answer of a token endpoint has it (RFC 6749, section 5.1)."""
 
     access_token: str
     expires_in: float | None = None  # seconds; only recommended, and a string with some
@@ -56,7 +55,7 @@ class _Refused(msgspec.Struct):
     error_description: str = ""
 
 
-_decode_granted = msgspec.json.Decoder(_Granted, strict=False).decode
+_decode_granted = msgspec.json.Decoder(Granted, strict=False).decode
 _decode_refused = msgspec.json.Decoder(_Refused).decode
 
 # What may be sent as a bearer token (RFC 6750, section 2.1).
@@ -64,15 +63,15 @@ _TOKEN = re.compile(r"[A-Za-z0-9._~+/-]+=*")
 
 
 class Tokens(AbstractTokenProvider):  # type: ignore[misc]
-    """The tokens of one client id, for all clients of the process.
+    """The tokens for all clients of the process; `grant` returns a new one, or raises TokenUnavailable.
 
     A token is used for four fifths of its life; longer, as long as it lives, only while there is no other.
     """
 
-    def __init__(self, config: KafkaConfig) -> None:
+    def __init__(self, grant: Callable[[], Awaitable[Granted]]) -> None:
         self.expires_at: float | None = None  # of the current token, in monotonic seconds; None: unknown
         self.current = ""  # the token that was returned last; "" before the first one
-        self._config = config
+        self._grant = grant
         self._renew_at = 0.0  # when the next one is due, in monotonic seconds
         self._backoff = Backoff(0.5, 30.0)  # seconds until the next attempt, after one that has failed
         self._retry_at = 0.0  # when it may be tried again, in monotonic seconds
@@ -99,7 +98,7 @@ class Tokens(AbstractTokenProvider):  # type: ignore[misc]
         """Replace the token; return whether there is a new one."""
         asked_at = time.monotonic()
         try:
-            granted = await _granted(self._config)
+            granted = await self._grant()
         except TokenUnavailable as error:
             self._trouble = error.args[0]
             self._retry_at = time.monotonic() + self._backoff.next(share=(0.5, 1.0))
@@ -114,12 +113,6 @@ class Tokens(AbstractTokenProvider):  # type: ignore[misc]
         return True
 
 
-@lru_cache(maxsize=8)
-def tokens(config: KafkaConfig) -> Tokens:
-    """Return the tokens of a configuration: the same ones for all clients."""
-    return Tokens(config)
-
-
 def trusted(config: KafkaConfig) -> ssl.SSLContext:
     """Return what a token endpoint's certificate is verified with.
 
@@ -132,8 +125,8 @@ def trusted(config: KafkaConfig) -> ssl.SSLContext:
         raise ConfigError("kafka.sasl_oauth_cafile", f"cannot be used: {error}") from None
 
 
-async def _granted(config: KafkaConfig) -> _Granted:
-    """Ask for a token once.
+async def from_endpoint(config: KafkaConfig) -> Granted:
+    """Ask the token endpoint for a token once.
 
     Raises:
         TokenUnavailable: it is not granted, for any reason; the message has the endpoint, and no secret.
@@ -164,7 +157,7 @@ async def _granted(config: KafkaConfig) -> _Granted:
     raise TokenUnavailable(f"no token from {where}: {hidden.words(words)}")
 
 
-def _understood(status: int, body: bytes) -> _Granted:
+def _understood(status: int, body: bytes) -> Granted:
     """Return a token endpoint's answer.
 
     Raises:

@@ -14,6 +14,7 @@ ROOT = Path(__file__).parents[2]
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())
 
 RUNTIME = "requirements.txt"
+MSK = "requirements-msk.txt"
 BUILD = "requirements-build.txt"
 DEMO = "requirements-demo.txt"
 DEV = "requirements-dev.txt"
@@ -53,9 +54,11 @@ def group(name: str) -> list[str]:
 def required() -> list[tuple[str, str]]:
     """Return each file paired with each requirement that it must satisfy."""
     runtime = PROJECT["project"]["dependencies"]
-    demo = runtime + PROJECT["project"]["optional-dependencies"]["demo"]
+    extras = PROJECT["project"]["optional-dependencies"]
+    demo = runtime + extras["demo"]
     files = {
         RUNTIME: runtime,
+        MSK: runtime + extras["msk"],
         BUILD: PROJECT["build-system"]["requires"] + group("build"),
         DEMO: demo + PROJECT["build-system"]["requires"] + group("build"),
         DEV: demo + PROJECT["build-system"]["requires"] + group("dev"),
@@ -90,18 +93,20 @@ def closure(requirements: list[str]) -> set[str]:
     return found
 
 
-@pytest.mark.parametrize("file", [RUNTIME, BUILD, DEMO, DEV])
+@pytest.mark.parametrize("file", [RUNTIME, MSK, BUILD, DEMO, DEV])
 def test_a_file_pins_all_dependencies_and_nothing_else(file: str) -> None:
     here = {pin.name for pin in pins(file) if not pin.marker or Marker(pin.marker).evaluate()}
     assert here == closure([text for name, text in required() if name == file]), "run 'make lock'"
 
 
-@pytest.mark.parametrize(("smaller", "larger"), [(RUNTIME, DEMO), (BUILD, DEMO), (DEMO, DEV)])
+@pytest.mark.parametrize(
+    ("smaller", "larger"), [(RUNTIME, DEMO), (RUNTIME, MSK), (MSK, DEV), (BUILD, DEMO), (DEMO, DEV)]
+)
 def test_files_pin_the_same_versions(smaller: str, larger: str) -> None:
     assert pins(smaller) <= pins(larger)
 
 
-@pytest.mark.parametrize("file", [RUNTIME, BUILD, DEMO, DEV])
+@pytest.mark.parametrize("file", [RUNTIME, MSK, BUILD, DEMO, DEV])
 def test_a_file_contains_no_urls(file: str) -> None:
     text = (ROOT / file).read_text()
     assert "://" not in text

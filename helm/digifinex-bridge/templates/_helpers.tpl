@@ -155,7 +155,8 @@ replaced.
 {{- fail (printf "kafkaPassword needs config.kafka.%s" $identity) }}
 {{- end }}
 {{- /* The environment may supply what is missing here. */}}
-{{- if and (hasPrefix "SASL_" $protocol) (not (or $values.extraEnv $values.extraEnvFrom)) }}
+{{- $isOfAws := eq (get $kafka "sasl_mechanism" | default "") "AWS_MSK_IAM" }}
+{{- if and (hasPrefix "SASL_" $protocol) (not (or $isOfAws $values.extraEnv $values.extraEnvFrom)) }}
 {{- range $key := list "sasl_mechanism" $identity }}
 {{- if not (get $kafka $key) }}
 {{- fail (printf "config.kafka.security_protocol %s needs config.kafka.%s" $protocol $key) }}

@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections.abc import Iterator
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,7 +17,7 @@ from pydantic import ValidationError
 from bridge.config import ConfigError, KafkaConfig
 from bridge.kafka import tokens as module
 from bridge.kafka.client import connection
-from bridge.kafka.tokens import Tokens, TokenUnavailable
+from bridge.kafka.tokens import Tokens, TokenUnavailable, from_endpoint
 from bridge.network import Loop
 from tests.support.certificates import make_certificates
 from tests.support.token_server import CLIENT, SECRET, TokenServer
@@ -42,11 +43,15 @@ def config(url: str, **keys: Any) -> KafkaConfig:
     )
 
 
+def of(settings: KafkaConfig) -> Tokens:
+    return Tokens(partial(from_endpoint, settings))
+
+
 def ask(settings: KafkaConfig, times: int = 1) -> list[str]:
     """Return the tokens that several connections get, opened one after the other."""
 
     async def scenario() -> list[str]:
-        tokens = Tokens(settings)
+        tokens = of(settings)
         return [await tokens.token() for _ in range(times)]
 
     return uvloop.run(scenario(), loop_factory=Loop)
@@ -85,7 +90,7 @@ def test_a_token_without_a_known_end_is_for_one_connection(server: TokenServer, 
 
 def test_connections_that_are_opened_at_once_wait_for_the_same_token(server: TokenServer) -> None:
     async def scenario() -> set[str]:
-        tokens = Tokens(config(server.url))
+        tokens = of(config(server.url))
         return set(await asyncio.gather(*(tokens.token() for _ in range(5))))
 
     assert uvloop.run(scenario()) == set(server.granted)
@@ -101,7 +106,7 @@ def test_a_token_is_renewed_before_it_expires_and_used_up_while_there_is_no_othe
 
     async def scenario() -> None:
         nonlocal now
-        tokens = Tokens(config(server.url))
+        tokens = of(config(server.url))
         first = await tokens.token()
         now += 79
         assert await tokens.token() == first
@@ -202,7 +207,7 @@ def test_an_endpoint_that_says_one_byte_after_the_other_is_given_up(monkeypatch:
         async with await asyncio.start_server(drip, "127.0.0.1", 0) as listening:
             port = listening.sockets[0].getsockname()[1]
             with pytest.raises(TokenUnavailable, match="no answer within"):
-                await Tokens(config(f"http://127.0.0.1:{port}/")).token()
+                await of(config(f"http://127.0.0.1:{port}/")).token()
             await closed.wait()
 
     closed = asyncio.Event()
