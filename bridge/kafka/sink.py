@@ -34,6 +34,7 @@ from bridge.kafka.quirks.connecting import trouble
 from bridge.kafka.rebuilding import is_on_kafka, last_trades
 from bridge.kafka.rejections import Rejections, too_large
 from bridge.kafka.state import Save, ShardState, Unsaved
+from bridge.plan import shard_of
 from bridge.records import STATE
 from bridge.watch.metrics import Metrics
 
@@ -245,7 +246,12 @@ class Sink:
         if trades is None or (remembered is not None and remembered.has_state_of(self._cluster.seen)):
             return
         found = await last_trades(
-            self._config, trades, lambda key: key not in state.watermarks and state.has_symbol(key)
+            self._config,
+            trades,
+            lambda key: (
+                key not in state.watermarks
+                and shard_of(key.decode(errors="replace"), self._config.shards) == state.shard
+            ),
         )
         state.complete(found)
         self._queues.rebuilt = found

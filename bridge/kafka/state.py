@@ -99,6 +99,8 @@ class ShardState:
         self._replica = replica
         self._transaction = 0  # number of the last transaction that was prepared, committed or not
         self._read_to: int | None = None  # the partition's next offset to read; None before the first read
+        # What a read from the beginning has found, with tombstones, and its next offset; for the next try.
+        self._begun: dict[int, tuple[dict[bytes, bytes | None], int]] = {}
         self._cluster = b""  # the cluster as it is to be saved; empty before `follow`
         self.due = False  # whether to save even if nothing else has changed; set by the sink
         self.ended = False  # whether the newest save says that this replica has stopped with nothing left
@@ -129,6 +131,7 @@ class ShardState:
         elif owner is not None and owner.replica != self._replica:
             raise ShardLost(f"replica {owner.replica} has taken over")
         self._read_to = end
+        self._begun.clear()
         if owner is not None:
             self.was_lost = False
         return owner.transaction if owner is not None and owner.replica == self._replica else 0
@@ -142,6 +145,8 @@ class ShardState:
         self.topic = topic
         if (cluster := msgspec.json.encode(seen)) != self._cluster:
             self._cluster = self._unsaved[_CLUSTER] = cluster
+        if replaced:
+            self._begun.clear()
         if replaced and self._read_to is not None:
             self._read_to = 0
             self.write_anew()
@@ -275,10 +280,6 @@ class ShardState:
                     found[key] = self._unsaved[key] = value
         return found
 
-    def has_symbol(self, symbol: bytes) -> bool:
-        """Return whether a symbol belongs to this shard."""
-        return self._is_ours(_TRADES + symbol)
-
     def _is_ours(self, key: bytes) -> bool:
         _kind, _, name = key.partition(b"/")
         return bool(name) and shard_of(name.decode(), self._config.shards) == self.shard
@@ -318,21 +319,27 @@ class ShardState:
         # Not seek_to_beginning(): it may wait forever if the topic is so new that its leader is unknown.
         begins = await consumer.beginning_offsets(list(places))
         ends = await consumer.end_offsets(list(places))
+        values: dict[int, dict[bytes, bytes | None]] = {}
         for place, offset in places.items():
-            consumer.seek(place, begins[place] if offset is None else offset)
-        found: dict[int, tuple[dict[bytes, bytes], int]] = {
-            place.partition: ({}, ends[place]) for place in places
-        }
+            known, position = self._begun.get(place.partition, ({}, 0))
+            if offset is not None or position > ends[place]:
+                known, position = {}, offset or 0
+            values[place.partition] = known
+            consumer.seek(place, max(position, begins[place]))
         while [place for place in places if await consumer.position(place) < ends[place]]:
             quirks.require_fetching(consumer)
             for place, batch in (await consumer.getmany(timeout_ms=_POLL_MS)).items():
-                values = found[place.partition][0]
-                for one in batch:
-                    if one.value is None:
-                        values.pop(one.key, None)
-                    else:
-                        values[one.key] = one.value
-        return found
+                known = values[place.partition]
+                known.update((one.key, one.value) for one in batch)
+                if places[place] is None:
+                    self._begun[place.partition] = known, batch[-1].offset + 1
+        return {
+            place.partition: (
+                {key: one for key, one in values[place.partition].items() if one is not None},
+                end,
+            )
+            for place, end in ends.items()
+        }
 
 
 def _newness(key: bytes, value: bytes | None) -> tuple[int, ...]:

@@ -13,13 +13,14 @@ import msgspec
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient
-from aiokafka.errors import KafkaError
+from aiokafka.errors import KafkaConnectionError, KafkaError
 from confluent_kafka.admin import AdminClient
 from msgspec.structs import replace
 
 from bridge.config import KafkaConfig
 from bridge.kafka.client import connection
 from bridge.kafka.rebuilding import is_on_kafka
+from bridge.ledger import Watermark
 from bridge.partitioner import partition_of
 from bridge.records import Open, Record
 from bridge.simulator.protocol import PUBLIC
@@ -412,6 +413,44 @@ def test_a_start_without_state_reads_the_last_trades_from_their_topic(kafka: Bro
     assert asyncio.run(second()) == {b"A_USDT": newest, b"B_USDT": newest, b"OLD_USDT": [3000]}
     keys = [record.key for record in read_topic(kafka.bootstrap, f"{prefix}.bridge-state")]
     assert {b"owner", b"cluster", b"trades/A_USDT", b"trades/B_USDT", b"trades/OLD_USDT"} == set(keys)
+
+
+def test_a_takeover_that_fails_is_continued_without_reading_the_state_again(
+    kafka: Broker, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    symbols = [f"S{number}_USDT" for number in range(200)]
+    getmany, read = AIOKafkaConsumer.getmany, 0
+
+    async def failing(consumer: AIOKafkaConsumer, **keys: Any) -> Any:
+        """Return few records at once, and fail once."""
+        nonlocal read
+        batches = await getmany(consumer, **keys, max_records=40)
+        if read > 100 and not failed:
+            failed.append(True)
+            raise KafkaConnectionError("closed")
+        read += sum(map(len, batches.values()))
+        return batches
+
+    failed: list[bool] = []
+
+    async def scenario() -> dict[bytes, Watermark]:
+        first = Delivery(kafka_config(kafka, prefix), "first")
+
+        async def steps() -> None:
+            first.queues.add([trade(1, symbol) for symbol in symbols])
+            await delivered_by(first)
+
+        await serve(first, steps)
+        monkeypatch.setattr(AIOKafkaConsumer, "getmany", failing)
+        second = await Delivery(kafka_config(kafka, prefix), "second").prepare()
+        with pytest.raises(KafkaConnectionError):
+            await second.state.catch_up()
+        await second.state.catch_up()
+        return second.state.watermarks
+
+    assert len(asyncio.run(scenario())) == len(symbols)
+    assert failed
+    assert read == len(read_topic(kafka.bootstrap, f"{prefix}.bridge-state"))
 
 
 def test_whether_a_commit_whose_state_was_lost_had_succeeded_is_read_from_the_data(
