@@ -150,14 +150,10 @@ async def kept_frames(victim: Victim) -> None:
 
 
 LARGE_FRAMES: dict[str, Attack] = {
-    f"{name}{number}_USDT": attack
-    for name, attack in {
-        "RANDOM": random_frames,
-        "STORED": stored_frames,
-        "WIDE": wide_frames,
-        "KEPT": kept_frames,
-    }.items()
-    for number in range(4)
+    **{f"RANDOM{number}_USDT": random_frames for number in range(4)},
+    **{f"STORED{number}_USDT": stored_frames for number in range(4)},
+    **{f"WIDE{number}_USDT": wide_frames for number in range(2)},
+    **{f"KEPT{number}_USDT": kept_frames for number in range(2)},
 }
 
 _WHOLE_FRAMES = 2  # of the largest size that one connection sends
