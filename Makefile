@@ -1,5 +1,5 @@
 # Every target installs what it needs; `make` alone lists them.
-.PHONY: help setup demo test fuzz chaos lint audit lock generated bench clean python demo-python
+.PHONY: help setup demo test fuzz chaos lint pictures audit lock generated bench clean python demo-python
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
 
@@ -25,6 +25,9 @@ lint: python ## check style and types
 	@.venv/bin/ruff check .
 	@.venv/bin/ruff format --check .
 	@.venv/bin/mypy
+
+pictures: setup ## draw the dashboard in five scenes; needs npm and chromium: make pictures ARGS="/tmp/scenes"
+	@.venv/bin/python -m tests.monitoring.pictures $(or $(ARGS),.cache/pictures/scenes)
 
 audit: python ## look for known vulnerabilities of the pinned requirements; needs the network, not part of `make test`
 	@.venv/bin/python scripts/audit.py $(ARGS)

@@ -149,9 +149,10 @@ def _worst_quantiles(name: str, *matchers: str) -> tuple[Query, ...]:
     Over two minutes, not five as the alert: what was fast before an outage must not look like health.
     """
     buckets = f"rate({_of_channels(name + '_bucket', *matchers)}[2m])"
+    summed = f"sum by ({_RELEASE}, channel, le) ({buckets})"
     return tuple(
         Query(
-            f"max(histogram_quantile({quantile}, sum by ({_RELEASE}, channel, le) ({buckets})))",
+            f"-group({_DOWN}) or max(histogram_quantile({quantile}, {summed}))",
             f"p{quantile * 100:g}",
         )
         for quantile in (0.5, 0.99)
@@ -340,12 +341,12 @@ ROWS = (
               _worst_quantiles("delivery_lag_seconds"),
               "Time from reception until a read_committed consumer can read the record, for the slowest "
               "channel. Exactly-once delivery adds up to kafka.commit_interval.",
-              {"nan": ("none delivered", "orange")}),
+              {"nan": ("none delivered", "orange"), **_NO_REPLICA}),
         Panel("Exchange lag", "stat", 8, "s", "green 2 orange 5 red", "exchange-lag-high",
               _worst_quantiles("exchange_lag_seconds", _PUBLIC),
               "Time from the exchange's timestamp to reception, for the slowest public channel. Timestamps "
               "of trades are often whole seconds, so up to 1 s is normal.",
-              {"nan": ("none received", "orange")}),
+              {"nan": ("none received", "orange"), **_NO_REPLICA}),
     )),
     Row("If not: exchange, bridge or Kafka?", 4, (
         Panel("Exchange: reconnects", "stat", 4, "short", "green 1 yellow 20 orange", "reconnect-storm",

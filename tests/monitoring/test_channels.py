@@ -49,7 +49,12 @@ def with_two_more(script: str) -> str:
 def written_by_hand() -> Iterator[Path]:
     for folder in (ROOT / "helm", ROOT / "docs"):
         for path in sorted(folder.rglob("*")):
-            if path.is_file() and path not in GENERATED and path.parent != CHART / "tests":
+            if (
+                path.is_file()
+                and path.suffix != ".png"
+                and path not in GENERATED
+                and path.parent != CHART / "tests"
+            ):
                 yield path
 
 

@@ -144,6 +144,7 @@ CASES = {
     ),
     "no replica is left": Case("Replicas ready", _WANTED, 0),
     "no replica is left, and so no shard": Case("Shards unowned", _WANTED, -1),
+    "no replica is left, and so no delay": Case("Delivery lag", _WANTED, -1),
     "no replica is left, and so no push": Case("Time since last push", _WANTED, -1),
     "a release without replicas, beside a healthy one": Case(
         "Fewest sessions",

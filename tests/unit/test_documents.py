@@ -27,7 +27,13 @@ def test_the_readme_is_short_and_says_that_it_is_unofficial() -> None:
 
 def test_the_index_lists_every_document() -> None:
     listed = re.findall(r"^- \[([\w.]+)\]\(\1\): ", (DOCS / "index.md").read_text(), re.MULTILINE)
-    assert sorted([*listed, "index.md"]) == [path.name for path in sorted(DOCS.iterdir())]
+    others = [path.name for path in sorted(DOCS.iterdir()) if path.suffix != ".png"]
+    assert sorted([*listed, "index.md"]) == others
+
+
+def test_every_picture_is_shown_in_a_document() -> None:
+    shown = {name for path in DOCUMENTS for name in re.findall(r"!\[[^\]]*\]\((\S+)\)", path.read_text())}
+    assert {path.name for path in DOCS.glob("*.png")} == shown
 
 
 def anchors(document: Path) -> set[str]:

@@ -1,0 +1,1 @@
+"""Draws the dashboard of a release that goes through five scenes: `python -m tests.monitoring.pictures`."""
