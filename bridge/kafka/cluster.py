@@ -14,7 +14,7 @@ import structlog
 from bridge.config import KafkaConfig
 from bridge.kafka.client import FAILURES, in_words, understood
 from bridge.kafka.looking import View, and_more, look
-from bridge.kafka.topics import Topic
+from bridge.kafka.topics import Topic, mismatch
 from bridge.records import STATE
 from bridge.seen import Seen, SeenTopic
 from bridge.watch.metrics import Metrics
@@ -110,8 +110,11 @@ class Cluster:
                 await self._looked.wait_for(lambda: self._looks >= enough)
 
     def missing(self) -> dict[str, str]:
-        """Return which topics are missing and which partitions have no leader, for /readyz."""
+        """Return which topics are missing or unusable and which partitions have no leader, for /readyz."""
         gone = [topic.missing for topic in self.topics.values() if topic.missing]
+        state = self.topics.get(STATE)
+        if state is not None and not state.missing and state.partitions != self._config.shards:
+            gone.append(mismatch(state.name, state.partitions, self._config.shards))
         stuck = [
             f"{topic.name}/{number}"
             for topic in self.topics.values()

@@ -170,6 +170,27 @@ def test_fewer_replicas_than_min_insync_replicas_are_noted_and_do_not_prevent_wr
     assert note == "min.insync.replicas is 2: Kafka before 3.7 would reject every record"
 
 
+def test_check_remarks_on_topics_with_other_numbers_of_partitions_and_run_works_with_them(
+    kafka: Broker, prefix: str, tmp_path: Path
+) -> None:
+    """Two of them differ, so no number in the configuration could be right for both."""
+    create_topic(kafka.bootstrap, f"{prefix}.trades.v1", 5)
+    create_topic(kafka.bootstrap, f"{prefix}.depth.v1", 2)
+    with ExchangeThread(symbols=SYMBOLS, rate=100) as exchange:
+        settings = config(exchange.url, kafka, prefix)
+        status, printed = check(tmp_path, settings)
+        with RunningBridge(tmp_path, settings) as bridge:
+            eventually(lambda: bridge.metric("records_total", channel="trades") > 20, 20, "trades")
+            eventually(lambda: bridge.metric("records_total", channel="depth") > 20, 20, "depth")
+            assert bridge.stop() == 0
+    assert (status, printed[-1]) == (0, "ready to run")
+    for channel, number in (("trades", 5), ("depth", 2)):
+        topic = f"{prefix}.{channel}.v1"
+        exists = printed.index(f"{topic}: exists, {number} partitions, 1 replica, at least 1 in sync")
+        assert printed[exists + 1] == f"topic {topic} keeps its {number} partitions (kafka.partitions is 12)"
+    assert bridge.stderr.count("topic keeps its number of partitions") == 2
+
+
 def test_check_names_topics_that_kafka_would_not_create_with_the_reason(
     kafka: Broker, prefix: str, tmp_path: Path
 ) -> None:

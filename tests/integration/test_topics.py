@@ -18,7 +18,7 @@ from confluent_kafka.admin import AdminClient
 from msgspec.structs import replace
 
 from bridge.config import KafkaConfig
-from bridge.kafka.client import connection
+from bridge.kafka.client import client
 from bridge.kafka.rebuilding import is_on_kafka
 from bridge.ledger import Watermark
 from bridge.partitioner import partition_of
@@ -476,13 +476,12 @@ def test_no_client_lets_the_broker_create_a_topic(kafka: Broker, prefix: str) ->
     """The broker would create one, with its own settings, for whoever asks in aiokafka's way."""
 
     async def ask() -> None:
-        arguments = connection(kafka_config(kafka, prefix))
-        admin = AIOKafkaAdminClient(**arguments)
-        producer = AIOKafkaProducer(**arguments, request_timeout_ms=1000)
-        member = AIOKafkaConsumer(**arguments, group_id=prefix)
-        clients = (admin, producer, member)
-        for client in clients:
-            await client.start()
+        settings = kafka_config(kafka, prefix)
+        admin = client(AIOKafkaAdminClient, settings)
+        producer = client(AIOKafkaProducer, settings, request_timeout_ms=1000)
+        member = client(AIOKafkaConsumer, settings, group_id=prefix)
+        for one in (admin, producer, member):
+            await one.start()
         await admin.describe_topics([f"{prefix}.admin"])
         member.subscribe([f"{prefix}.member"])
         await member.getmany(timeout_ms=1000)
