@@ -15,7 +15,7 @@ from aiokafka.errors import KafkaTimeoutError
 
 from bridge.config import KafkaConfig
 from bridge.kafka import quirks
-from bridge.kafka.client import client, explained, reading
+from bridge.kafka.client import client, explained, reading, understood
 from bridge.kafka.partition import Partition
 from bridge.kafka.topics import Topic
 from bridge.ledger import KEPT, Watermark, insert
@@ -112,13 +112,14 @@ async def _ends(
     consumer = client(AIOKafkaConsumer, config, isolation_level="read_committed")
     try:
         async with asyncio.timeout(_PATIENCE):
-            with explained(consumer):
-                await consumer.start()
-                with reading():
+            with explained(consumer), reading():
+                with understood():
+                    await consumer.start()
                     consumer.assign(list(places))
                     begins = await consumer.beginning_offsets(list(places))
                     ends = await consumer.end_offsets(list(places))
-                    yield consumer, {one: (max(begins[one], ends[one] - most), ends[one]) for one in places}
+                    ranges = {one: (max(begins[one], ends[one] - most), ends[one]) for one in places}
+                yield consumer, ranges
     except TimeoutError:
         raise KafkaTimeoutError(
             f"the end of {places[0].topic} could not be read in {_PATIENCE:g} s"
@@ -133,7 +134,12 @@ async def _records(
     """Yield the records in these ranges, in the order of each partition."""
     for place, (begin, _) in ranges.items():
         consumer.seek(place, begin)
-    while [place for place, (_, end) in ranges.items() if await consumer.position(place) < end]:
-        for place, records in (await consumer.getmany(timeout_ms=_POLL_MS)).items():
+    while True:
+        with understood():
+            quirks.require_fetching(consumer)
+            if not [place for place, (_, end) in ranges.items() if await consumer.position(place) < end]:
+                return
+            batches = await consumer.getmany(timeout_ms=_POLL_MS)
+        for place, records in batches.items():
             end = ranges[place][1]
             yield [one for one in records if one.offset < end]

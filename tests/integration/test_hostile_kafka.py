@@ -9,6 +9,8 @@ from structlog.testing import capture_logs
 
 from bridge.kafka.cluster import Cluster
 from bridge.kafka.leases import Leases
+from bridge.kafka.rebuilding import last_trades
+from bridge.ledger import Watermark
 from bridge.records import Record
 from bridge.watch.metrics import Metrics
 from tests.support.consumers import read_topic
@@ -26,6 +28,7 @@ TAKEOVER = (FIND_COORDINATOR, INIT_PRODUCER, LIST_OFFSETS, FETCH)
 TRANSACTION = (ADD_PARTITIONS, PRODUCE, END_TRANSACTION)
 MEMBERSHIP = (FIND_COORDINATOR, JOIN_GROUP, SYNC_GROUP, HEARTBEAT, OFFSET_COMMIT)
 
+TIME_US = 1_600_000_000_000_000
 LIES = {
     "ones": lambda body: b"\xff" * len(body),
     "zeros": lambda body: bytes(len(body)),  # no error, and nothing of what was asked about
@@ -35,7 +38,8 @@ LIES = {
 
 
 def record(number: int) -> Record:
-    return Record("trades", b"BTC_USDT", b'{"n": %d}' % number, 1_600_000_000_000_000 + number)
+    value = b'{"n":%d,"id":%d,"time_us":%d}' % (number, number, TIME_US + number)
+    return Record("trades", b"BTC_USDT", value, TIME_US + number)
 
 
 @pytest.mark.parametrize("lie", LIES)
@@ -70,6 +74,34 @@ def test_delivery_survives_responses_that_make_no_sense(kafka: Broker, prefix: s
     assert "could not be read in" not in str(lines)  # the error is noticed when it happens
     assert [each.json["n"] for each in read_topic(kafka.bootstrap, f"{prefix}.trades.v1")] == [0, 1, 2]
     assert one.errors() > 0
+
+
+@pytest.mark.parametrize("lie", ["ones", "zeros"])
+def test_the_last_trades_are_read_despite_responses_that_make_no_sense(
+    kafka: Broker, prefix: str, lie: str
+) -> None:
+    """As where bridge-state is lost."""
+    config = kafka_config(kafka, prefix, partitions=1)
+    garbler = Garbler(kafka.bootstrap)
+
+    async def scenario() -> dict[bytes, Watermark]:
+        one = await Delivery(config).prepare()
+        one.queues.add([record(7)])
+        one.queues.drain()
+        await one.sink.run()
+        async with garbler.listening() as address:
+            through = config.model_copy(update={"bootstrap_servers": address})
+            garbler.lies = dict.fromkeys((LIST_OFFSETS, FETCH), LIES[lie])
+            while True:
+                try:
+                    return await last_trades(through, one.cluster.topics["trades"], lambda _: True)
+                except KafkaError as error:
+                    errors.append(str(error))
+
+    errors: list[str] = []
+    assert asyncio.run(scenario())[b"BTC_USDT"].ids == [7]
+    assert not garbler.lies
+    assert "could not be read in" not in str(errors)
 
 
 @pytest.mark.parametrize("lie", LIES)
