@@ -133,7 +133,9 @@ class Bridge:
         if self._leases is None:
             return Readiness(missing | {"shards": "shards not assigned yet"}, degraded)
         if self._leases.shards is None:
-            return Readiness(missing | {"shards": self._leases.trouble}, degraded)
+            return Readiness(missing | {"shards": self._leases.missing()}, degraded)
+        if (group := self._leases.unavailable()) is not None:
+            degraded["group"] = group
         if waiting := sorted(self._leases.shards - self._shards.keys()):
             missing["shards"] = f"not started: {', '.join(map(str, waiting))}"
         for shard in self._shards.values():

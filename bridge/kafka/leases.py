@@ -55,13 +55,24 @@ class Leases(ConsumerRebalanceListener):  # type: ignore[misc]
         self._confirmed_at = -float("inf")
         self._consumer: AIOKafkaConsumer | None = None  # the member; None between a failure and the next try
 
-    @property
-    def trouble(self) -> str:
-        """Why there is no assignment, for /readyz; of interest only while `shards` is None."""
-        why = self._failure or (trouble(self._consumer) if self._consumer is not None else None)
-        if why:
+    def unavailable(self) -> str | None:
+        """Return why the group does not answer, for /readyz; None if it does.
+
+        The shards that are assigned are served meanwhile, until the group assigns them to another replica.
+        """
+        if why := self._cause():
             return f"consumer group unavailable on {self._config.bootstrap_servers}: {why}"
-        return f"waiting for consumer group {self._config.group_id} to assign shards"
+        return None
+
+    def missing(self) -> str:
+        """Return why there is no assignment, for /readyz."""
+        waiting = f"waiting for consumer group {self._config.group_id} to assign shards"
+        return self.unavailable() or waiting
+
+    def _cause(self) -> str | None:
+        if self._consumer is None or self._failure:
+            return self._failure or None
+        return None if quirks.hears_coordinator(self._consumer) else trouble(self._consumer)
 
     async def run(self) -> None:
         """Be a member of the group until cancelled; then leave it, so that others need not wait."""
@@ -111,8 +122,7 @@ class Leases(ConsumerRebalanceListener):  # type: ignore[misc]
                         return True
                     await self._assigned.wait()
             except TimeoutError:
-                why = trouble(self._consumer) if self._consumer is not None else self._failure
-                because = f": cannot connect to {why}" if why else ""
+                because = f": {why}" if (why := self._cause()) else ""
                 raise KafkaTimeoutError(
                     f"no response from consumer group {self._config.group_id}{because}"
                 ) from None

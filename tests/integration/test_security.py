@@ -325,3 +325,26 @@ def test_an_acl_that_is_withdrawn_while_the_bridge_runs_costs_readiness_and_noth
                 exchange.quiesce()
                 assert bridge.stop() == 0
         assert_trades_are(records_of(guarded.broker, prefix, "trades"), exchange.truth.made)
+
+
+def test_a_group_that_does_not_answer_any_more_makes_a_replica_degraded(
+    guarded: Guarded, prefix: str, tmp_path: Path
+) -> None:
+    """It serves its shards as long as nobody else does; the cause is the same as at the start."""
+    acls = least(prefix)
+    group = acls.pop(next(name for name in acls if name.startswith("Read on group")))
+    words = f"ACL missing: Read on group {prefix}"
+    with ExchangeThread(symbols=SYMBOLS, rate=100) as exchange:
+        settings = guarded_settings(exchange, guarded, prefix)
+        with allowed(guarded, acls.values()), RunningBridge(tmp_path, settings) as bridge:
+            with allowed(guarded, [group]):
+                bridge.wait_ready()
+                assert "degraded" not in bridge.ready()[1]
+            eventually(lambda: words in str(bridge.ready()[1].get("degraded")), 20, "degraded")
+            assert bridge.ready()[0] == 200
+            with allowed(guarded, [group]):
+                eventually(lambda: "degraded" not in bridge.ready()[1], 30, "as before")
+                bridge.wait_ready()
+                exchange.quiesce()
+                assert bridge.stop() == 0
+        assert_trades_are(records_of(guarded.broker, prefix, "trades"), exchange.truth.made)

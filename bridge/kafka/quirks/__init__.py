@@ -134,6 +134,15 @@ def is_in_transaction(producer: AIOKafkaProducer) -> bool:
     return manager is not None and bool(manager.is_in_transaction())
 
 
+def hears_coordinator(consumer: AIOKafkaConsumer) -> bool:
+    """Return whether the group's coordinator answers a member of the group, as of its last request.
+
+    aiokafka has no public way to ask. Not reported upstream as far as known. Without this it is not seen that
+    a replica which serves its shards is about to lose them.
+    """
+    return getattr(consumer._coordinator, "coordinator_id", None) is not None  # noqa: SLF001
+
+
 async def close_by_force(producer: AIOKafkaProducer) -> None:
     """Dismantle a producer that has stopped, or does not stop, so that none of its tasks remains.
 

@@ -53,6 +53,10 @@ class Pace:
             self._backoff.reset()
         self._tried_at, self._next_at = now, now + self._backoff.next(share=(0.5, 1.0))
 
+    def note_failure(self) -> None:
+        """Note that the attempt has failed: the pause begins now, so that others have their turn."""
+        self._next_at += time.monotonic() - self._tried_at
+
 
 @dataclass(slots=True)
 class Reach:
@@ -168,6 +172,8 @@ async def _connect(self: AIOKafkaConnection) -> object:
         words = words_of(self, error)
         if attempt is not None:
             attempt.reach.failed(address, words)
+            if attempt.pace is not None:
+                attempt.pace.note_failure()
         if isinstance(error, OSError):
             raise
         raise (type(error) if isinstance(error, KafkaError) else KafkaConnectionError)(words) from None

@@ -282,12 +282,12 @@ def test_a_certificate_that_is_gone_while_the_bridge_runs_is_a_reason_to_try_aga
     async def scenario() -> str:
         lease = Leases(config, cluster_of(), metrics=Metrics(), on_change=lambda: None)
         running = asyncio.create_task(lease.run())
-        await soon(lambda: "ssl_certfile" in lease.trouble or running.done(), 10, "it says so")
+        await soon(lambda: "ssl_certfile" in lease.missing() or running.done(), 10, "it says so")
         assert not running.done()
         running.cancel()
         await asyncio.wait({running})
         with pytest.raises(KafkaError, match="ssl_certfile"):
             await open_producer(config, "bridge/0")
-        return lease.trouble
+        return lease.missing()
 
     assert "consumer group unavailable on 127.0.0.1:1" in uvloop.run(scenario())
