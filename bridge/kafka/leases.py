@@ -97,6 +97,7 @@ class Leases(ConsumerRebalanceListener):  # type: ignore[misc]
                 log.error("consumer group unavailable, retrying", group=self._config.group_id, error=words)
             finally:
                 self._doubtful = False
+                self._confirmed_at = -float("inf")  # a member that leaves hands its shards over at once
                 consumer, self._consumer = self._consumer, None
                 if consumer is not None:
                     await quirks.wait_closed(consumer.stop())

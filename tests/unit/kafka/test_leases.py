@@ -1,6 +1,7 @@
 """A shard is confirmed by a request that may outlive the wait for it."""
 
 import asyncio
+import time
 from dataclasses import replace
 from typing import Any
 
@@ -16,6 +17,7 @@ from bridge.kafka.topics import Topic
 from bridge.records import STATE
 from bridge.watch.metrics import Metrics
 from tests.support.clusters import cluster_of
+from tests.support.waiting import soon
 
 
 def test_a_confirmation_that_fails_after_the_wait_for_it_leaves_no_error_unread(
@@ -72,5 +74,26 @@ def test_an_assignment_without_shards_is_believed_only_if_bridge_state_was_there
             assert lease.shards == (frozenset() if believed else {0})
             assert lease._doubtful is not believed
             lease._doubtful = False
+
+    asyncio.run(scenario())
+
+
+def test_who_has_left_the_group_does_not_go_by_an_earlier_confirmation(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Without transactions nothing else keeps it from writing beside the next owner."""
+    monkeypatch.setattr(leases, "_CONFIRM_TIMEOUT", 0.01)
+
+    async def scenario() -> None:
+        config = KafkaConfig.model_validate({"bootstrap_servers": "127.0.0.1:1"})
+        lease = Leases(config, cluster_of(), metrics=Metrics(), on_change=lambda: None)
+        lease.shards, lease._confirmed_at = frozenset({0}), time.monotonic()
+        assert await lease.is_ours(0, 1000.0)
+        member = asyncio.create_task(lease.run())
+        await soon(lease.unavailable, 20, "a failure")
+        with pytest.raises(KafkaTimeoutError):
+            await lease.is_ours(0, 1000.0)
+        member.cancel()
+        await asyncio.wait({member})
 
     asyncio.run(scenario())
