@@ -1,7 +1,8 @@
-"""Runs property tests at random and the fuzzer of frames, side by side: `python -m tests.fuzz --seconds 600`.
+"""Runs all fuzzers at random, side by side: `python -m tests.fuzz --seconds 600`.
 
-What fails is kept: inputs of the fuzzer in tests/fuzz/found, examples of property tests in tests/examples.
-`make test` replays both. Exits with 1 if anything failed.
+They are the property tests, the fuzzer of frames, and the hostile exchange. What fails is kept: inputs of the
+fuzzer and logs of the bridge in tests/fuzz/found, examples of property tests in tests/examples. `make
+test` replays inputs and examples. Exits with 1 if anything failed.
 """
 
 import argparse
@@ -23,27 +24,31 @@ _PROPERTIES = ("-q", "-m", "hypothesis", "--hypothesis-profile=fuzz", "--timeout
 def main() -> int:
     """Fuzz for the given time, and return the exit status."""
     parser = argparse.ArgumentParser(prog="make fuzz", description=__doc__)
-    parser.add_argument("--seconds", type=int, default=300, help="how long (300)")
-    parser.add_argument("--seed", type=int, help="seed of the fuzzer of frames (random)")
+    parser.add_argument("--seconds", type=int, default=3600, help="how long (3600)")
+    parser.add_argument("--seed", type=int, help="seed of frames and of the hostile exchange (random)")
     options = parser.parse_args()
     seed = options.seed or random.randrange(1, 2**31)
     deadline = time.monotonic() + options.seconds
-    print(f"fuzzing for {options.seconds} s, frames with --seed {seed}", flush=True)
+    print(f"fuzzing for {options.seconds} s, with --seed {seed}", flush=True)
     FOUND.mkdir(exist_ok=True)
     before = {*_files()}
     limits = (f"-max_total_time={options.seconds}", f"-seed={seed}", "-verbosity=0", "-print_final_stats=1")
     frames = subprocess.Popen(
         [sys.executable, "-m", "tests.fuzz.fuzz_frames", f"-artifact_prefix={FOUND}/", *limits], cwd=ROOT
     )
+    arguments = (f"--seconds={options.seconds}", f"--seed={seed}")
+    exchange = subprocess.Popen([sys.executable, "-m", "tests.fuzz.fuzz_exchange", *arguments], cwd=ROOT)
     try:
         properties_hold = _fuzz_properties(deadline)
-        frames_hold = frames.wait() == 0
+        others_hold = [process.wait() == 0 for process in (frames, exchange)]
     finally:
         frames.kill()
+        exchange.terminate()
+        exchange.wait()
     new = sorted({*_files()} - before)
     if new:
         print("kept:", *(str(path.relative_to(ROOT)) for path in new), sep="\n  ")
-    return 0 if properties_hold and frames_hold and not new else 1
+    return 0 if properties_hold and all(others_hold) and not new else 1
 
 
 def _files() -> Iterator[Path]:
