@@ -442,6 +442,8 @@ class Sink:
         elif failures:
             partition, error_of_batch = failures[0]
             place += f"topic {partition.topic.name}, partition {partition.number}: {in_words(error_of_batch)}"
+            if partition is self._state_partition and too_large(failures[:1]):
+                place += f" (raise its max.message.bytes, which is {partition.topic.max_message_bytes})"
         else:
             place += in_words(error)
         self._outage.begin(place)

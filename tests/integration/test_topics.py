@@ -60,7 +60,7 @@ def delivered(bridge: RunningBridge, channels: Iterable[str] = PUBLIC) -> float:
     return sum(bridge.metric("records_total", channel=channel) for channel in channels)
 
 
-def delivers(bridge: RunningBridge, *channels: str, number: int = 50) -> None:
+def delivers(bridge: RunningBridge, *channels: str, number: int = 20) -> None:
     """Return when each of these channels has brought so many records more."""
     for channel in channels or PUBLIC:
         before = delivered(bridge, [channel])
@@ -380,6 +380,25 @@ def test_state_keeps_the_limit_of_its_topic_also_when_that_is_lowered(
     asyncio.run(serve(one, steps))
     keys = {record.key for record in read_topic(kafka.bootstrap, name)}
     assert {b"trades/" + symbol.encode() for symbol in symbols} < keys
+
+
+def test_state_whose_limit_is_too_low_for_one_record_is_named_until_it_is_raised(
+    kafka: Broker, prefix: str
+) -> None:
+    name = f"{prefix}.bridge-state"
+    create_topic(kafka.bootstrap, name, 1, cleanup_policy="compact", max_message_bytes="250")
+    one = Delivery(kafka_config(kafka, prefix, compression="none"))
+
+    async def steps() -> None:
+        one.queues.add([trade(1)])
+        named = f"topic {name}, partition 0: [Error 10] MessageSizeTooLargeError (raise its max.message.bytes"
+        await soon(lambda: named in (one.sink.missing() or ""), 30, "it is named")
+        assert one.queues.pending_records == 1
+        await asyncio.to_thread(set_topic, kafka.bootstrap, name, max_message_bytes="100000")
+        await delivered_by(one)
+
+    asyncio.run(serve(one, steps))
+    assert [record.json["id"] for record in read_topic(kafka.bootstrap, f"{prefix}.trades.v1")] == [1]
 
 
 def test_a_start_without_state_reads_the_last_trades_from_their_topic(kafka: Broker, prefix: str) -> None:
