@@ -8,7 +8,6 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError, KafkaTimeoutError
 from aiokafka.producer.message_accumulator import BatchBuilder
 
-from bridge.kafka.client import understood
 from bridge.kafka.partition import FULL_BATCH, NO_TIME, RECORD_OVERHEAD, Partition
 from bridge.kafka.producer import PRODUCER_FAILURES
 from bridge.kafka.queues import Queues
@@ -151,11 +150,10 @@ class Batches:
 
     async def _send(self, partition: Partition, batch: BatchBuilder) -> None:
         try:
-            with understood(*PRODUCER_FAILURES):
-                delivery = await self._producer.send_batch(
-                    batch, partition.topic.name, partition=partition.topic.existing(partition.number)
-                )
-        except (*PRODUCER_FAILURES, TimeoutError) as error:
+            delivery = await self._producer.send_batch(
+                batch, partition.topic.name, partition=partition.topic.existing(partition.number)
+            )
+        except PRODUCER_FAILURES as error:
             self.failures.append((partition, error))
             await self.all_acknowledged()
         partition.delivery = delivery
@@ -185,7 +183,6 @@ class Batches:
 async def _response_to(request: Awaitable[None]) -> None:
     try:
         async with asyncio.timeout(_PATIENCE):
-            with understood(*PRODUCER_FAILURES):
-                await request
+            await request
     except TimeoutError:
         raise KafkaTimeoutError(f"no response about the transaction within {_PATIENCE:g} s") from None

@@ -210,8 +210,8 @@ def explained(client: AnyClient) -> Iterator[None]:
 
 
 @contextmanager
-def understood(*expected: type[Exception]) -> Iterator[None]:
-    """Raise nothing but KafkaError, TimeoutError and `expected` for what goes wrong with Kafka.
+def understood() -> Iterator[None]:
+    """Raise nothing but KafkaError and TimeoutError for what goes wrong with Kafka.
 
     To a response that makes no sense aiokafka raises whatever Python does about it. That becomes a
     KafkaConnectionError, so that it is tried again, as does an error of the network. A library that fails for
@@ -219,7 +219,7 @@ def understood(*expected: type[Exception]) -> Iterator[None]:
     """
     try:
         yield
-    except (KafkaError, BridgeError, TimeoutError, *expected):
+    except (KafkaError, BridgeError, TimeoutError):
         raise
     except OSError as error:
         raise KafkaConnectionError(str(error)) from error

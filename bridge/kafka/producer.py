@@ -77,7 +77,7 @@ async def abort(producer: AIOKafkaProducer) -> None:
     try:
         async with asyncio.timeout(_STOP_TIMEOUT):
             await producer.abort_transaction()
-    except Exception as error:  # noqa: BLE001 - the broker may have answered anything
+    except (*PRODUCER_FAILURES, TimeoutError) as error:
         log.warning("open transaction left to time out", error=repr(error))
 
 
