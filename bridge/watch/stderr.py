@@ -48,14 +48,15 @@ class Stderr(io.TextIOBase):
         """Have text written, or dropped if what waits is too much already."""
         line = text.encode(errors="backslashreplace")
         with self._changed:
+            self._bytes += len(line)
             if threading.current_thread() is self._thread:
-                self._waiting.appendleft(line)  # its report belongs in front of what follows the gap
+                # Its report belongs in front of what follows the gap, and is not dropped for lack of room.
+                self._waiting.appendleft(line)
             else:
                 self._waiting.append(line)
-            self._bytes += len(line)
-            while self._bytes > MOST_BYTES:
-                self._bytes -= len(self._waiting.popleft())
-                self._drop()
+                while self._bytes > MOST_BYTES:
+                    self._bytes -= len(self._waiting.popleft())
+                    self._drop()
             self._changed.notify_all()
         return len(text)
 

@@ -313,10 +313,10 @@ def test_a_text_that_is_neither_push_nor_answer_has_a_reason(text: bytes, reason
 
 
 @pytest.mark.parametrize("form", [b"%s", b'{"method":"x.update","params":%s}', b'{"id":1,"error":%s}'])
-def test_a_hundred_thousand_brackets_are_bad_json(form: bytes) -> None:
-    with pytest.raises(BadFrame, match="recursion") as caught:
-        Messages().decode(form % (b'{"x":' * 100_000 + b"1" + b"}" * 100_000))
-    assert caught.value.reason == "json" or not form.startswith(b"{")
+def test_a_hundred_thousand_brackets_are_a_bad_frame(form: bytes) -> None:
+    with pytest.raises(BadFrame) as caught:
+        Messages().decode(form % (b"[" * 100_000 + b"1" + b"]" * 100_000))
+    assert caught.value.reason == ("json" if form.startswith(b"{") else "payload")
 
 
 def test_nesting_as_deep_as_the_parser_allows_is_an_answer_or_bad_json() -> None:
