@@ -62,8 +62,11 @@ class AclMissing(KafkaError):  # type: ignore[misc]
 
 
 def transactional_id(config: KafkaConfig, shard: int) -> str:
-    """Return the transactional id of a shard's producer, the same whichever replica serves the shard."""
-    return f"{config.group_id}-{config.topic_prefix}-{shard}"
+    """Return the transactional id of a shard's producer: the same for all that write to its topics.
+
+    It names what it protects, not who writes. No prefix contains a slash, so no two shards share an id.
+    """
+    return f"{config.topic_prefix}/{shard}"
 
 
 def client(kind: type[Client], config: KafkaConfig, **options: Any) -> Client:  # noqa: ANN401

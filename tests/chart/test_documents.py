@@ -61,7 +61,7 @@ def test_the_strimzi_user_has_the_acls_that_security_md_lists() -> None:
         for operation in acl["operations"]
     }
     rows = re.findall(
-        r"^\| ([\w ]+) \| `([\w.-]+)` \| (\w+) \| (\w+) \|",
+        r"^\| ([\w ]+) \| `([\w./-]+)` \| (\w+) \| (\w+) \|",
         (ROOT / "docs" / "security.md").read_text(),
         re.MULTILINE,
     )

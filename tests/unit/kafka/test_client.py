@@ -17,7 +17,7 @@ from aiokafka.errors import (
 
 from bridge.config import KafkaConfig
 from bridge.errors import ConfigError
-from bridge.kafka.client import AclMissing, connection, in_words, reading
+from bridge.kafka.client import AclMissing, connection, in_words, reading, transactional_id
 from tests.support.certificates import make_certificates
 
 PASSWORD = "key-p4ssw0rd"
@@ -118,3 +118,20 @@ def test_a_value_that_the_broker_rejects_is_reported_with_its_key() -> None:
 def test_any_other_error_is_reported_in_its_own_words() -> None:
     assert in_words(NodeNotReadyError("node 1")) == "NodeNotReadyError: node 1"
     assert in_words(TimeoutError()) == "no response in time"
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ({"group_id": "blue"}, {"group_id": "green"}),
+        ({"group_id": "a-b", "topic_prefix": "c"}, {"group_id": "a", "topic_prefix": "b-c"}),
+        ({"topic_prefix": "feed"}, {"topic_prefix": "feed-1"}),
+    ],
+)
+def test_who_writes_to_the_same_topics_has_the_same_transactional_ids_and_nobody_else(
+    one: dict[str, str], other: dict[str, str]
+) -> None:
+    configs = [KafkaConfig(**one), KafkaConfig(**other)]  # type: ignore[arg-type]
+    ids = [{transactional_id(config, shard) for shard in range(20)} for config in configs]
+    same = configs[0].topic_prefix == configs[1].topic_prefix
+    assert ids[0] == ids[1] if same else ids[0].isdisjoint(ids[1])
