@@ -12,7 +12,7 @@ from bridge.records import Record
 
 
 def _save_nothing(_state: ShardState, _sent: Iterable[Record], _unsaved: Unsaved, *, ended: bool) -> Save:
-    return Save(0, {}, {}, {}, ended)
+    return Save(0, {}, {}, {}, ended, [])
 
 
 async def _send_nothing(_batches: Batches, _save: Save) -> None:

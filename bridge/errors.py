@@ -11,6 +11,7 @@
     │   ├── TopicError         a topic does not match the configuration
     │   ├── TopicMissing       a topic does not exist and is not created
     │   └── ShardLost          another replica serves the shard
+    │       └── Contested      it is none that shares the shards with this one
     ├── SpoolFull              the spool has reached its maximum size
     └── NotARecord             a Kafka message is not a record, for users of `bridge.consumer`
 
@@ -70,7 +71,10 @@ class BrokerError(BridgeError):
 
 
 class TopicError(BrokerError):
-    """A topic does not match the configuration; the message says which one, how, and what to do."""
+    """A topic does not match the configuration; the message says which one, how, and what to do.
+
+    The replica waits until it does, and serves nothing.
+    """
 
 
 class TopicMissing(BrokerError):
@@ -79,6 +83,10 @@ class TopicMissing(BrokerError):
 
 class ShardLost(BrokerError):
     """Another replica serves the shard now; the message says which one."""
+
+
+class Contested(ShardLost):
+    """A bridge of another group, or with another number of shards, has served the shard last."""
 
 
 class SpoolFull(BridgeError):

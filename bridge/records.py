@@ -21,6 +21,7 @@ Cause = Literal[
     "first_listened",
     "ids_restarted",
     "damaged_frame",
+    "state_unreadable",
 ]
 """Why a session ended or was opened, or what caused a gap."""
 
@@ -35,6 +36,8 @@ Kind: TypeAlias = Literal[
     "short_lives",
     "rotation_given_up",
     "takeover",
+    "second_bridge",
+    "state_unreadable",
     "spool_begun",
     "spool_ended",
     "spool_overflowed",
@@ -61,6 +64,9 @@ PRIVATE_DEADLETTER = "private-deadletter"
 
 PRIVATE_EVENTS = "private-events"
 """Events of accounts and of private channels; likewise."""
+
+PRIVATE_STATE = "private-bridge-state"
+"""Which topic prefix the private prefix belongs to."""
 
 _SCHEMAS = {PRIVATE_DEADLETTER: DEADLETTER, PRIVATE_EVENTS: EVENTS}
 

@@ -1,4 +1,7 @@
-"""The service: prepares the topics, joins the consumer group, and serves the shards that it is assigned."""
+"""The service: prepares the topics, joins the consumer group, and serves the shards that it is assigned.
+
+Longer than 350 lines because the start, the shards and the readiness change and read the same few attributes.
+"""
 
 import asyncio
 import gc
@@ -18,9 +21,12 @@ from bridge.backoff import Backoff
 from bridge.config import Config
 from bridge.errors import TopicError, TopicMissing
 from bridge.exchange.words import Confidential
-from bridge.kafka.client import FAILURES, connection, in_words, sends_password_in_clear
+from bridge.kafka.claims import claim
+from bridge.kafka.client import FAILURES, connection, in_words, sends_password_in_clear, understood
 from bridge.kafka.cluster import Cluster
 from bridge.kafka.leases import Leases
+from bridge.kafka.ownership import Ownership
+from bridge.records import STATE
 from bridge.shard import Replica, Shard
 from bridge.spool.finding import left_behind
 from bridge.spool.health import AT_THE_START, SpoolHealth, Trouble, trouble_of
@@ -70,7 +76,9 @@ class Bridge:
         self._cluster = Cluster(config.kafka, sorted(plan.channels(config)), self.metrics)
         # Why the cluster was not seen yet with all topics, by subject, for /readyz; empty once it was.
         self._trouble = {"kafka": f"no response from {config.kafka.bootstrap_servers} yet"}
-        self._leases: Leases | None = None  # None until the cluster was seen
+        self._ownership = Ownership(config.kafka, self.replica)
+        self._contested = False  # whether another bridge serves a shard, so that this one has to wait
+        self._leases: Leases | None = None  # None until the cluster was seen and nobody else writes to it
         self._leases_changed = asyncio.Event()  # set by the leases, cleared when the shards follow
         # The shards that are served now, by number. One that was lost stays until it has ended.
         self._shards: dict[int, Shard] = {}
@@ -83,11 +91,7 @@ class Bridge:
         self.metrics.gauge("spool_writable").read = lambda: 0 if self._spool_trouble() else 1
 
     async def run(self) -> Undelivered:
-        """Serve until `stop`, then deliver the pending records, as far as Kafka accepts them in time.
-
-        Raises:
-            TopicError: the topics do not match the configuration.
-        """
+        """Serve until `stop`, then deliver the pending records, as far as Kafka accepts them in time."""
         if self._spool is not None:
             await self._unless_stopped(self._spool.look())
         await self._see_cluster()
@@ -95,23 +99,18 @@ class Bridge:
         if self.stop.is_set():
             return Undelivered(0, 0)
         self._started = True
-        leases = self._leases = Leases(
-            self._config.kafka,
-            self._cluster,
-            metrics=self.metrics,
-            on_change=self._leases_changed.set,
-        )
         # Objects that exist by now stay: a full collection over them costs more than parsing many frames. And
         # what frames leave behind holds no cycles, so it is rarely looked through.
         gc.collect()
         gc.freeze()
         gc.set_threshold(_GC_THRESHOLD)
         async with asyncio.TaskGroup() as group:
-            member = group.create_task(self._part(leases.run), name="leases")
             looking = group.create_task(self._part(self._cluster.run), name="cluster")
             watching = self._spool and group.create_task(self._spool.watch(), name="spool")
-            await self._follow(leases, group)
-            member.cancel()
+            while not self.stop.is_set():
+                await self._await_ownership()
+                if not self.stop.is_set():
+                    await self._be_member()
             looking.cancel()
             if watching:
                 watching.cancel()
@@ -130,6 +129,8 @@ class Bridge:
         if missing:
             return Readiness(missing)
         missing |= self._cluster.missing()
+        if self._ownership.trouble is not None:
+            return Readiness(missing | {"shards": self._ownership.trouble}, degraded)
         if self._leases is None:
             return Readiness(missing | {"shards": "shards not assigned yet"}, degraded)
         if self._leases.shards is None:
@@ -158,22 +159,41 @@ class Bridge:
     # Start
 
     async def _see_cluster(self) -> None:
-        """Wait until the cluster was seen, with all topics, or the stop comes.
+        """Wait until the cluster was seen, with all topics, or the stop comes."""
+        await self._until(self._cluster.look)
 
-        Raises:
-            TopicError: they do not match the configuration.
+    async def _await_ownership(self) -> None:
+        """Wait until this bridge may write to its topics and no other one does, or the stop comes."""
+        await self._until(self._own)
+
+    async def _own(self) -> None:
+        if self._config.accounts:
+            await claim(self._config.kafka)
+        await self._ownership.wait(self._cluster.topics[STATE])
+
+    async def _until(self, succeeds: Callable[[], Coroutine[None, None, None]]) -> None:
+        """Try it until it succeeds, or the stop comes; `_trouble` says meanwhile why it does not.
+
+        What is not as configured is waited for, too: one start after the other would not change it.
         """
         kafka = self._config.kafka
         backoff = Backoff(0.5, 10.0)
         begun, logged = time.monotonic(), ""
         while not self.stop.is_set():
+            before = self._trouble
             try:
-                await self._unless_stopped(self._cluster.look())
+                with understood():
+                    await self._unless_stopped(succeeds())
+            except TopicError as error:
+                self._trouble = {"shards": str(error)}
+                if self._trouble != before:
+                    log.error("topics do not match the configuration, waiting", error=str(error))
             except TopicMissing as error:
                 self._trouble = {"topics": str(error)}
                 log.error("topics missing, retrying", error=str(error))
             except FAILURES as error:
-                self._trouble = {"kafka": f"{kafka.bootstrap_servers}: {in_words(error)}"}
+                words = in_words(error)
+                self._trouble = {"kafka": f"{kafka.bootstrap_servers}: {words}"}
                 self.metrics.counter("kafka_errors_total", error=type(error).__name__).value += 1
                 if self._trouble["kafka"] != logged:
                     logged = self._trouble["kafka"]
@@ -208,6 +228,17 @@ class Bridge:
 
     # Serve
 
+    async def _be_member(self) -> None:
+        """Serve what the group assigns, until the stop, or until another bridge serves a shard."""
+        on_change = self._leases_changed.set
+        leases = Leases(self._config.kafka, self._cluster, metrics=self.metrics, on_change=on_change)
+        self._leases, self._contested = leases, False
+        async with asyncio.TaskGroup() as group:
+            member = group.create_task(self._part(leases.run), name="leases")
+            await self._follow(leases, group)
+            member.cancel()
+        self._leases = None
+
     async def _part(self, run: Callable[[], Awaitable[None]]) -> None:
         """Run what all shards share; an internal error stops the bridge as a signal would."""
         try:
@@ -218,10 +249,10 @@ class Bridge:
             self.stop.set()
 
     async def _follow(self, leases: Leases, group: asyncio.TaskGroup) -> None:
-        """Start and end shards as the leases say, until the stop; then end all of them, and await that."""
+        """Start and end shards as the leases say, until all have to end; then end them, and await that."""
         serving: dict[int, asyncio.Task[None]] = {}
         stopped = group.create_task(self.stop.wait(), name="stop")
-        while not self.stop.is_set():
+        while not self.stop.is_set() and not self._contested:
             changed = asyncio.ensure_future(self._leases_changed.wait())
             await asyncio.wait({changed, stopped}, return_when=asyncio.FIRST_COMPLETED)
             changed.cancel()
@@ -232,6 +263,7 @@ class Bridge:
             for number, shard in self._shards.items():
                 if number not in (leases.shards or ()):
                     shard.lose("the group has assigned it to another replica")
+        stopped.cancel()
         for shard in self._shards.values():
             shard.stop()
         await asyncio.gather(*serving.values())
@@ -240,7 +272,7 @@ class Bridge:
         """Serve a shard as long as it is assigned, again if another replica served it in between."""
         owned = self.metrics.gauge("shard_owned", shard=str(number))
         backoff = Backoff(0.1, 5.0)
-        while not self.stop.is_set() and number in (leases.shards or ()):
+        while not self.stop.is_set() and not self._contested and number in (leases.shards or ()):
             replica = Replica(
                 self.replica,
                 self._config,
@@ -249,6 +281,7 @@ class Bridge:
                 self._courtesy,
                 self._buffers,
                 self._confidential,
+                self._ownership.is_gone,
             )
             shard = self._shards[number] = Shard(number, replica, partial(leases.is_ours, number))
             owned.value = 1
@@ -263,6 +296,8 @@ class Bridge:
             if shard.failed:
                 self.failed = True
                 self.stop.set()
+            self._contested |= shard.contested
+            self._leases_changed.set()
             if shard.lost:
                 self.metrics.counter("shards_lost_total").value += 1
                 await asyncio.sleep(backoff.next())
@@ -322,11 +357,7 @@ async def _run(config: Config, bridge: Bridge) -> int:
         for endpoints in listeners(config.http, bridge.metrics.registry, bridge):
             http = await listening.enter_async_context(endpoints)
             log.info("HTTP endpoints listening", host=http.host, port=http.port, paths=list(http.paths))
-        try:
-            spooled, lost = await bridge.run()
-        except TopicError as error:
-            log.error("topics do not match the configuration", error=str(error))
-            return 1
+        spooled, lost = await bridge.run()
     logs.report_left_out()
     if spooled:
         log.warning(

@@ -16,10 +16,11 @@ from bridge.channels import LISTING
 from bridge.channels.channel import Source
 from bridge.channels.markets import Markets
 from bridge.config import AccountConfig, Config
-from bridge.errors import ShardLost
+from bridge.errors import Contested, ShardLost
 from bridge.exchange.words import Confidential
 from bridge.halving import Halving
 from bridge.kafka.cluster import Cluster
+from bridge.kafka.findings import Findings
 from bridge.kafka.queues import Queues
 from bridge.kafka.sink import Sink
 from bridge.kafka.spooled import own_entries
@@ -29,6 +30,7 @@ from bridge.records import STATE, Record
 from bridge.seen import changes
 from bridge.spool.folder import folder_of
 from bridge.spool.overflow import Overflow
+from bridge.spool.progress import Owner
 from bridge.spool.spool import Spool
 from bridge.watch.events import Journal
 from bridge.watch.metrics import Metrics
@@ -65,6 +67,9 @@ class Replica:
     buffers: Buffers
     confidential: Confidential = field(default_factory=Confidential)
 
+    is_gone: Callable[[int, Owner], bool] = lambda _shard, _owner: False
+    """Whether an owner of a shard, of another group or number of shards, is known to be gone."""
+
 
 class Shard:
     """One shard, numbered from 0, as a replica serves it from taking it over to losing it or stopping.
@@ -76,6 +81,7 @@ class Shard:
     def __init__(self, number: int, replica: Replica, is_ours: Callable[[float], Awaitable[bool]]) -> None:
         self.failed = False  # whether an internal error has ended it
         self.lost = False  # whether another replica serves it now
+        self.contested = False  # whether that shares the shards with none of this bridge's replicas
         # Whether reading is paused because memory and spool are full: what all connectors were told last. It
         # follows `queues.has_room` one turn of the loop later.
         self.paused = False
@@ -91,6 +97,7 @@ class Shard:
         # delivers the records in `queues`; `overflow` holds those in the spool; `_state` is saved with them.
         self._state = ShardState(kafka, topics[STATE], number, replica.name)
         self._state.savable = self._savable
+        self._state.is_gone = replica.is_gone
         self.overflow = Overflow(spool(config, number, cluster), replica.name, number, self._state.watermarks)
         self.queues = Queues(
             topics,
@@ -203,6 +210,8 @@ class Shard:
         detail = f"from {previous.replica}" if previous else "no previous owner"
         log.info("shard taken over", shard=self._watch.shard, detail=detail)
         self._watch.journal.record("takeover", detail=detail)
+        findings = Findings(self._number, self._config, self._watch.journal)
+        findings.report(self._state.take_found(), at_takeover=True)
         self._pipeline = Pipeline(
             wanted=self._plan.records,
             emit=self.queues.add,
@@ -232,6 +241,7 @@ class Shard:
             for connector in self._connectors:
                 connector.look_at_markets(self._markets, now)
             self._sink.save_heard()
+            findings.report(self._state.take_found())
             self._forget_markets()
 
     async def _look_at_kafka(self) -> None:
@@ -309,6 +319,7 @@ class Shard:
         try:
             await run()
         except ShardLost as why:
+            self.contested = isinstance(why, Contested)
             self.lose(str(why))
         except Exception:
             log.exception("internal error, stopping", shard=self._watch.shard)

@@ -26,11 +26,12 @@ from aiokafka.protocol.api import Request, RequestStruct, Response
 from aiokafka.protocol.transaction import EndTxnRequest
 from aiokafka.protocol.types import Array, Boolean, Int16, Int32, Schema, String
 
+from bridge.channels import PRIVATE
 from bridge.config import Delivery, KafkaConfig
 from bridge.kafka import quirks
 from bridge.kafka.client import admin, transactional_id
-from bridge.kafka.topics import ATTEMPT_INTERVAL, ATTEMPTS, new_topic, topic_names, uncreatable
-from bridge.records import STATE
+from bridge.kafka.topics import ATTEMPT_INTERVAL, ATTEMPTS, new_topic, topic_name, topic_names, uncreatable
+from bridge.records import PRIVATE_STATE, STATE
 
 T = TypeVar("T")
 
@@ -67,6 +68,8 @@ async def access(config: KafkaConfig, channels: Collection[str]) -> Access:
         KafkaError: Kafka does not answer.
     """
     names = topic_names(config, channels)
+    if not PRIVATE.isdisjoint(channels):
+        names[PRIVATE_STATE] = topic_name(config, PRIVATE_STATE)
     async with admin(config) as client:
         found = await _topics(client, config, names)
         found.denied.extend(await _group(client, config.group_id))
@@ -90,20 +93,20 @@ async def _topics(admin: AIOKafkaAdminClient, config: KafkaConfig, names: Mappin
             missing.append(new_topic(config, channel, name))
         if error is TopicAuthorizationFailedError:
             # Not even Describe is allowed, which Read and Write imply; and the topic may be missing.
-            found += _topic(name, _DESCRIBE_CONFIGS, read=channel == STATE)
+            found += _topic(channel, name, _DESCRIBE_CONFIGS)
         elif error is not UnknownTopicOrPartitionError and allowed != _NOT_REPORTED:
-            found += _topic(name, allowed, read=channel == STATE)
+            found += _topic(channel, name, allowed)
     if not missing or not config.create_topics:
         return Access(found, {})
     creating = await _create(admin, missing)
     return Access(found + creating.denied, creating.uncreatable)
 
 
-def _topic(name: str, allowed: int, *, read: bool) -> Iterator[Denied]:
+def _topic(channel: str, name: str, allowed: int) -> Iterator[Denied]:
     if not allowed & _WRITE:
         yield Denied("Write", f"topic {name}")
-    if read and not allowed & _READ:
-        yield Denied("Read", f"topic {name}")
+    if channel in (STATE, PRIVATE_STATE) and not allowed & _READ:
+        yield Denied("Read", f"topic {name}", optional=channel == PRIVATE_STATE)
     if not allowed & _DESCRIBE_CONFIGS:
         yield Denied("DescribeConfigs", f"topic {name}", optional=True)
 

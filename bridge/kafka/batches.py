@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError, KafkaTimeoutError
@@ -105,11 +106,11 @@ class Batches:
             if (left < 0 and batch.record_count()) or batch.append(
                 timestamp=now_ms, key=key, value=value
             ) is None:
-                await self._send(self._state, batch)
+                await self._send(self._state, batch, save.places)
                 batch = self._producer.create_batch()
                 left = self._state.batch_room - len(key) - len(value or b"") - RECORD_OVERHEAD
                 batch.append(timestamp=now_ms, key=key, value=value)
-        await self._send(self._state, batch)
+        await self._send(self._state, batch, save.places)
 
     async def all_acknowledged(self) -> None:
         """Wait until no batch is in flight.
@@ -148,7 +149,10 @@ class Batches:
             self._queues.dirty.pop(partition, None)
         await self._send(partition, batch)
 
-    async def _send(self, partition: Partition, batch: BatchBuilder) -> None:
+    async def _send(
+        self, partition: Partition, batch: BatchBuilder, places: list[tuple[int, int]] | None = None
+    ) -> None:
+        """Send a batch; where Kafka has put it is added to `places`: its first offset, and its records."""
         try:
             delivery = await self._producer.send_batch(
                 batch, partition.topic.name, partition=partition.topic.existing(partition.number)
@@ -160,6 +164,9 @@ class Batches:
         partition.sent_at = time.monotonic()
         self._in_flight += 1
         self._quiet.clear()
+        if places is not None:
+            number = batch.record_count()
+            delivery.add_done_callback(lambda done: _note_place(done, number, places))
         delivery.add_done_callback(lambda done: self._on_response(partition, done))
 
     def _on_response(self, partition: Partition, delivery: "asyncio.Future[object]") -> None:
@@ -178,6 +185,11 @@ class Batches:
         if len(partition.queued) >= FULL_BATCH:
             self._queues.batch_is_full.set()
         self._on_acknowledged(partition)
+
+
+def _note_place(delivery: "asyncio.Future[Any]", number: int, places: list[tuple[int, int]]) -> None:
+    if not delivery.cancelled() and delivery.exception() is None:
+        places.append((delivery.result().offset, number))
 
 
 async def _response_to(request: Awaitable[None]) -> None:

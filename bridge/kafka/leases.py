@@ -136,7 +136,10 @@ class Leases(ConsumerRebalanceListener):  # type: ignore[misc]
         """Serve the shards that the group has assigned."""
         if self._consumer is not None:
             self._consumer.pause(*assigned)  # bridge-state is read by others; this consumer is for the group
-        shards = frozenset(place.partition for place in assigned)
+        numbers = {place.partition for place in assigned}
+        if more := sorted(number for number in numbers if number >= self._config.shards):
+            log.error("bridge-state has more partitions than kafka.shards", partitions=more)
+        shards = frozenset(numbers.difference(more))
         if not (shards and shards >= (self.shards or shards)) and await self._is_doubtful():
             log.warning("assignment ignored, bridge-state was missing", shards=sorted(shards))
             self._doubtful = True

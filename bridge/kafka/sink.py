@@ -34,7 +34,6 @@ from bridge.kafka.quirks.connecting import trouble
 from bridge.kafka.rebuilding import is_on_kafka, last_trades
 from bridge.kafka.rejections import Rejections, too_large
 from bridge.kafka.state import Save, ShardState, Unsaved
-from bridge.plan import shard_of
 from bridge.records import STATE
 from bridge.watch.metrics import Metrics
 
@@ -164,10 +163,11 @@ class Sink:
         """Open a producer; with transactions, from then on nobody else can write for the shard.
 
         Raises:
-            ShardLost: the group has assigned the shard to another replica.
+            ShardLost: the group has assigned the shard to another replica, or another bridge has served it.
             KafkaError: Kafka is unavailable, or rejects the producer.
         """
         await self._check_lease(0.0)
+        await self._state.look()  # before the one that serves it is fenced
         return await open_producer(self._config, self._transactional_id)
 
     def _batches(self, producer: AIOKafkaProducer) -> Batches:
@@ -185,7 +185,7 @@ class Sink:
             raise ShardLost("the group has assigned it to another replica")
 
     async def _await_lease(self, max_age: float, safe_until: float) -> None:
-        """Wait until the group confirms that no other replica can have served the shard.
+        """Wait until it is certain that no other replica can have served the shard.
 
         The producer is kept meanwhile: it knows which of its batches Kafka has if their responses are lost.
 
@@ -195,9 +195,10 @@ class Sink:
         unavailable = False
         while True:
             try:
-                await self._check_lease(max_age)
-                if time.monotonic() > safe_until:
-                    await self._state.catch_up()
+                if self._transactional_id is None:
+                    await self._check_lease(max_age)
+                if time.monotonic() > safe_until or self._state.has_to_look:
+                    await self._state.look()
             except KafkaError as error:
                 self._rejections.count(error)
                 self._outage.begin(in_words(error))
@@ -236,23 +237,25 @@ class Sink:
         self.taken_over.set()
 
     async def _complete_state(self) -> None:
-        """Read the last trades from their topic, if bridge-state is not the one that the owner has completed.
+        """Read the last trades from their topic, where bridge-state does not have them.
+
+        That is if it is not the one that the owner has completed, or if a watermark can't be used.
 
         Raises:
             KafkaError: Kafka is unavailable.
         """
         state, trades = self._state, self._cluster.topics.get("trades")
         remembered = state.remembered
-        if trades is None or (remembered is not None and remembered.has_state_of(self._cluster.seen)):
+        is_whole = remembered is not None and remembered.has_state_of(self._cluster.seen)
+        if trades is None or (is_whole and not state.unreadable):
             return
-        found = await last_trades(
-            self._config,
-            trades,
-            lambda key: (
-                key not in state.watermarks
-                and shard_of(key.decode(errors="replace"), self._config.shards) == state.shard
-            ),
-        )
+
+        def is_wanted(key: bytes) -> bool:
+            if is_whole:
+                return key in state.unreadable
+            return key not in state.watermarks and state.has_symbol(key)
+
+        found = await last_trades(self._config, trades, is_wanted)
         state.complete(found)
         self._queues.rebuilt = found
         if found:
@@ -277,7 +280,9 @@ class Sink:
             # A producer without transactions is not fenced, so it has to ask whether it may still write; and
             # if another replica could have served the shard meanwhile, whether one has.
             await self._await_lease(safe_for, batches.safe_until)
-            batches.safe_until = time.monotonic() + safe_for
+            if time.monotonic() > self._state.safe_until:
+                await self._claim(batches)
+            batches.safe_until = min(time.monotonic() + safe_for, self._state.safe_until)
             await batches.flush()
             if self._state.unsaved and self._saving is None and time.monotonic() <= batches.safe_until:
                 self._saving = self._state.save((), self._unsaved(), ended=self._complete())
@@ -287,6 +292,20 @@ class Sink:
             else:
                 await self._pause(self._config.flush_interval)
         return True
+
+    async def _claim(self, batches: Batches) -> None:
+        """Save the owner before anything else, for a bridge that may wait until this one counts as gone.
+
+        Raises:
+            ShardLost: it has taken the shard over already.
+            KafkaError: a batch has failed, or Kafka is unavailable.
+        """
+        if self._saving is None:
+            self._saving = self._state.save((), self._unsaved(), ended=self._complete())
+            await batches.send_state(self._saving)
+        await batches.all_acknowledged()
+        if self._state.disturbed:
+            await self._state.look()
 
     async def _exactly_once(self, batches: Batches) -> bool:
         """Commit one transaction after another; records for the next one gather meanwhile.
@@ -302,6 +321,7 @@ class Sink:
         while await self._anything(batches):
             if self._has_to_follow and not self._follow():
                 return False
+            await self._await_lease(float("inf"), float("inf"))
             await batches.begin_transaction()
             flush_at = max(flush_at + gathering, time.monotonic() + config.flush_interval)
             while (left := flush_at - time.monotonic()) > 0 and (queues.dirty or not queues.draining):
@@ -392,7 +412,9 @@ class Sink:
                 self._save_end()
                 return queues.can_send() or self._state.unsaved
             queues.something.clear()
-            await queues.something.wait()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._state.renewal_in):
+                    await queues.something.wait()
         return True
 
     async def _pause(self, seconds: float) -> None:

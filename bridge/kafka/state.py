@@ -1,45 +1,50 @@
 """bridge-state: the state of a shard and its owner, stored on Kafka together with the records.
 
-Each shard has a partition of the topic, in which the newest record of a key counts:
+Each shard has a partition of the topic, in which the newest record of a key counts; `bridge.kafka.contents`
+has the keys. They are written in the transaction of the records that they describe. So after a crash they
+match the records on Kafka, and after a commit whose response was lost they show whether it succeeded.
 
-    owner               the replica that serves the shard, and the number of its last transaction
-    trades/<symbol>     the watermark of a symbol
-    account/<name>      the last-heard times of its private channels
-    spool               the committed offsets of the spool
-    cluster             which cluster and topics these are
+Nobody else writes to the partition while the shard is served, or something is wrong: each save follows the
+one before it. Where there is a hole between two of them, what is in it is read.
 
-They are written in the transaction of the records that they describe. So after a crash they match the records
-on Kafka, and after a commit whose response was lost they show whether it succeeded.
+Longer than 350 lines because what is read, kept and saved is one account of the same values.
 """
 
-import asyncio
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
+from itertools import islice
 from typing import NamedTuple
 
 import msgspec
-from aiokafka import AIOKafkaConsumer, TopicPartition
-from aiokafka.errors import KafkaTimeoutError
+from aiokafka import AIOKafkaConsumer
 
-from bridge.config import KafkaConfig
-from bridge.errors import ShardLost
-from bridge.kafka import quirks
-from bridge.kafka.client import client, explained, reading, understood
-from bridge.kafka.topics import Topic
+from bridge.config import Delivery, KafkaConfig
+from bridge.errors import Contested, ShardLost
+from bridge.kafka.contents import (
+    ACCOUNT,
+    CLUSTER,
+    OWNER,
+    RENEWALS,
+    SPOOL,
+    TRADES,
+    Found,
+    contents,
+    lease_of,
+    name_of,
+    newness,
+    opposes,
+    owner_of,
+)
+from bridge.kafka.reader import Follower, Read, consumer, read
+from bridge.kafka.topics import Topic, mismatch
 from bridge.ledger import Heard, Watermark, Watermarks, advanced
 from bridge.plan import shard_of
 from bridge.records import Record
 from bridge.seen import Seen
 from bridge.spool.progress import Owner
 
-_OWNER = b"owner"
-_TRADES = b"trades/"
-_ACCOUNT = b"account/"
-_SPOOL = b"spool"
-_CLUSTER = b"cluster"
-
-_PATIENCE = 60.0  # seconds to read the whole state
-_POLL_MS = 500
+_LOOK_INTERVAL = 1.0  # seconds at least between two looks at what others write
+_MOST_FOUND = 1000  # things found that nobody has taken yet
 
 
 class Unsaved(NamedTuple):
@@ -61,17 +66,12 @@ class Save(NamedTuple):
     changed: dict[bytes, Watermark]  # the watermarks among them, by symbol
     heard: dict[str, Heard]  # the last-heard times among them, by account
     ended: bool  # whether it says that the replica has stopped with nothing left
+    places: list[tuple[int, int]]  # where its batches are on Kafka, as far as known: first offset, records
 
     @property
     def spool_progress(self) -> bytes | None:
         """The committed offsets of the spool, encoded; None if they are not among the values."""
-        return self.values.get(_SPOOL)
-
-
-_decode_owner = msgspec.json.Decoder(Owner).decode
-_decode_watermark = msgspec.json.Decoder(Watermark).decode
-_decode_heard = msgspec.json.Decoder(dict[str, int]).decode
-_decode_seen = msgspec.json.Decoder(Seen).decode
+        return self.values.get(SPOOL)
 
 
 class ShardState:
@@ -86,6 +86,7 @@ class ShardState:
         # Returns the last-heard times of each account that may be saved with everything received up to a time
         # (None: with everything). Set by the shard, which knows its sessions.
         self.savable: Callable[[int | None], Mapping[str, Heard]] = lambda _: {}
+        self.unreadable: set[bytes] = set()  # symbols whose watermark could not be used at the takeover
         self.previous: Owner | None = None  # the owner before this process; set by the first `catch_up`
         self.spool_progress: bytes | None = None  # the committed offsets that the previous owner has saved
         self.remembered: Seen | None = None  # the cluster that the previous owner has saved
@@ -98,43 +99,63 @@ class ShardState:
         self._config = config
         self._replica = replica
         self._transaction = 0  # number of the last transaction that was prepared, committed or not
-        self._read_to: int | None = None  # the partition's next offset to read; None before the first read
-        # What a read from the beginning has found, with tombstones, and its next offset; for the next try.
-        self._begun: dict[int, tuple[dict[bytes, bytes | None], int]] = {}
         self._cluster = b""  # the cluster as it is to be saved; empty before `follow`
+        self._committed = 0  # number of the last transaction that was read, or known to be committed
+        # Returns whether an owner of another group, or with another number of shards, is known to be gone.
+        # Set by the shard.
+        self.is_gone: Callable[[int, Owner], bool] = lambda _shard, _owner: False
+        exactly_once = config.delivery is Delivery.EXACTLY_ONCE
+        self._follower = Follower(topic.name, shard, marked=exactly_once)
+        self._begun: dict[int, Read] = {}  # what a read of the other partitions that failed had read
+        # The newest value of each key, until the first `catch_up` has used them.
+        self._values: dict[bytes | None, bytes | None] | None = {}
+        self._found: list[Found] = []  # what nobody has taken yet
+        self._saved_at = -float("inf")  # when the newest committed save began, on the monotonic clock
+        self._saving_at = self._saved_at  # the same of the newest save
         self.due = False  # whether to save even if nothing else has changed; set by the sink
         self.ended = False  # whether the newest save says that this replica has stopped with nothing left
-        self._claimed = False  # whether this replica has been saved as the owner
         # Both wait to be saved; a value that changes again while it is being saved stays for the next save.
         self._unsaved: dict[bytes, bytes | None] = {}  # values by key; None: a tombstone
         self._unsaved_watermarks: dict[bytes, Watermark] = {}  # by symbol; at-least-once only
 
+    async def look(self) -> None:
+        """Read on, and find out whether this replica may serve the shard.
+
+        Raises:
+            Contested: a bridge of another group, or with another number of shards, has served it last.
+            ShardLost: another replica has served the shard since it was taken over.
+            KafkaError: Kafka is unavailable.
+        """
+        async with consumer(self._config) as reader:
+            await self._read_on(reader)
+
     async def catch_up(self) -> int:
-        """Read the shard's state; return the number of this replica's last committed transaction, 0 for none.
+        """Read on to the end; return the number of this replica's last committed transaction, 0 for none.
 
         To be called after a producer was opened, which commits or aborts the transaction that was left open.
 
         Raises:
+            Contested: a bridge of another group, or with another number of shards, has served it last.
             ShardLost: another replica has served the shard since it was read last.
             KafkaError: Kafka is unavailable.
         """
-        found, end = (await self._read({self.shard: self._read_to}))[self.shard]
-        if self._read_to is not None and end < self._read_to:
-            found, end = (await self._read({self.shard: None}))[self.shard]
-            self.write_anew()
-        owner = _decode_owner(found[_OWNER]) if _OWNER in found else None
-        if self._read_to is None:
-            self.previous = owner
-            if owner is None or owner.shards != self._config.shards:
-                found = await self._moved_here(found)
-            self._load(found)
-        elif owner is not None and owner.replica != self._replica:
-            raise ShardLost(f"replica {owner.replica} has taken over")
-        self._read_to = end
-        self._begun.clear()
-        if owner is not None:
-            self.was_lost = False
-        return owner.transaction if owner is not None and owner.replica == self._replica else 0
+        async with consumer(self._config) as reader:
+            await self._read_on(reader)
+            if self._values is None:
+                return self._committed
+            owner, values = owner_of(self._values.get(OWNER)), self._values
+            if owner is None or owner.shards != self.shards:
+                values = await self._moved_here(reader, values)
+        self.previous = owner
+        self._load(values)
+        self._values = None
+        self._committed = self._transaction
+        return self._committed
+
+    def take_found(self) -> list[Found]:
+        """Return what somebody else has written to the partition, once."""
+        found, self._found = self._found, []
+        return found
 
     def follow(self, topic: Topic, seen: Seen) -> bool:
         """Follow what has changed of the cluster; return whether bridge-state is another topic now.
@@ -144,11 +165,11 @@ class ShardState:
         replaced = "" != topic.id != self.topic.id != ""
         self.topic = topic
         if (cluster := msgspec.json.encode(seen)) != self._cluster:
-            self._cluster = self._unsaved[_CLUSTER] = cluster
+            self._cluster = self._unsaved[CLUSTER] = cluster
         if replaced:
             self._begun.clear()
-        if replaced and self._read_to is not None:
-            self._read_to = 0
+            self._follower.begin_anew()
+        if replaced and self._follower.has_begun:
             self.write_anew()
         return replaced
 
@@ -156,18 +177,18 @@ class ShardState:
         """Include watermarks that bridge-state does not have, because it was lost; the next save has them."""
         for symbol in watermarks.keys() - self.watermarks.keys():
             self.watermarks[symbol] = watermarks[symbol]
-            self._unsaved[_TRADES + symbol] = msgspec.json.encode(watermarks[symbol])
+            self._unsaved[TRADES + symbol] = msgspec.json.encode(watermarks[symbol])
 
     def write_anew(self) -> None:
         """Include all that is known in the next save, because bridge-state has lost it."""
         self.was_lost = True
-        values: dict[bytes, bytes | None] = {_CLUSTER: self._cluster}
+        values: dict[bytes, bytes | None] = {CLUSTER: self._cluster}
         for symbol, watermark in self.watermarks.items():
-            values[_TRADES + symbol] = msgspec.json.encode(watermark)
+            values[TRADES + symbol] = msgspec.json.encode(watermark)
         for account, heard in self.heard.items():
-            values[_ACCOUNT + account.encode()] = msgspec.json.encode(heard)
+            values[ACCOUNT + account.encode()] = msgspec.json.encode(heard)
         self._unsaved = values | self._unsaved
-        self._claimed = False
+        self._saved_at = -float("inf")  # its owner, too
 
     def acknowledged(self, records: Iterable[Record]) -> None:
         """Advance the watermarks over acknowledged records; the next save includes them."""
@@ -178,7 +199,30 @@ class ShardState:
     @property
     def unsaved(self) -> bool:
         """Whether there is something to save, apart from the watermarks of records that are pending."""
-        return bool(self._unsaved or self._unsaved_watermarks or self.due) or not self._claimed
+        return bool(self._unsaved or self._unsaved_watermarks or self.due) or self.renewal_in <= 0
+
+    @property
+    def renewal_in(self) -> float:
+        """Seconds until the owner has to be saved again, so that everybody sees that it is alive."""
+        return self._saved_at + lease_of(self._config) / RENEWALS - time.monotonic()
+
+    @property
+    def safe_until(self) -> float:
+        """Monotonic time up to which no other bridge can count this one as gone."""
+        return self._saved_at + lease_of(self._config) / 2
+
+    @property
+    def disturbed(self) -> bool:
+        """Whether somebody else has written to the shard's partition since it was read."""
+        return self._follower.disturbed
+
+    @property
+    def has_to_look(self) -> bool:
+        """Whether to `look` before anything else is written: another bridge may have taken the shard over."""
+        now = time.monotonic()
+        if self.disturbed:
+            return now > self._follower.read_at + _LOOK_INTERVAL
+        return now > max(self.safe_until, self._follower.read_at + lease_of(self._config) / 2)
 
     @property
     def next_number(self) -> int:
@@ -187,7 +231,7 @@ class ShardState:
 
     def note_spool(self, progress: bytes) -> None:
         """Include the committed offsets of the spool in the next save."""
-        self._unsaved[_SPOOL] = progress
+        self._unsaved[SPOOL] = progress
 
     def forget_old(self, subscribed: Collection[str], before_us: int) -> int:
         """Forget symbols without a trade since a time in µs, unless subscribed to; return their number.
@@ -199,7 +243,7 @@ class ShardState:
             for symbol, watermark in self.watermarks.items()
             if watermark.last[1] < before_us and symbol.decode() not in subscribed
         ]
-        self._unsaved.update((_TRADES + symbol, None) for symbol in old)
+        self._unsaved.update((TRADES + symbol, None) for symbol in old)
         return len(old)
 
     def changed_heard(self, unsaved: Unsaved) -> dict[str, Heard]:
@@ -221,26 +265,36 @@ class ShardState:
         """
         self._transaction += 1
         complete_us = min((us - 1 for us in unsaved if us is not None), default=time.time_ns() // 1000)
-        owner = Owner(self._replica, self._config.shards, self._transaction, max(0, complete_us), ended)
+        owner = Owner(
+            self._replica,
+            self.shards,
+            self._transaction,
+            saved_us=max(0, complete_us),
+            ended=ended,
+            group=self._config.group_id,
+            lease=lease_of(self._config),
+        )
+        self._saving_at = time.monotonic()
         changed = self._unsaved_watermarks | advanced(self.watermarks, sent)
         heard = self.changed_heard(unsaved)
         for symbol in changed:
-            if self._unsaved.get(_TRADES + symbol, b"") is None:
-                del self._unsaved[_TRADES + symbol]  # it is traded again
-        values = {_OWNER: msgspec.json.encode(owner), **self._unsaved}
+            if self._unsaved.get(TRADES + symbol, b"") is None:
+                del self._unsaved[TRADES + symbol]  # it is traded again
+        values = {OWNER: msgspec.json.encode(owner), **self._unsaved}
         for symbol, watermark in changed.items():
-            values[_TRADES + symbol] = msgspec.json.encode(watermark)
+            values[TRADES + symbol] = msgspec.json.encode(watermark)
         for account, heard_us in heard.items():
-            values[_ACCOUNT + account.encode()] = msgspec.json.encode(heard_us)
-        return Save(self._transaction, values, changed, heard, ended)
+            values[ACCOUNT + account.encode()] = msgspec.json.encode(heard_us)
+        return Save(self._transaction, values, changed, heard, ended, [])
 
     def saved(self, save: Save) -> None:
         """Forget these values, now that Kafka has committed them."""
-        self._claimed = True
+        self._saved_at = self._saving_at
+        self._follower.skip(save.places)
         self.due, self.ended = False, save.ended
         self.heard.update(save.heard)
         for account in save.heard:
-            self._unsaved.pop(_ACCOUNT + account.encode(), None)  # older ones, from another shard
+            self._unsaved.pop(ACCOUNT + account.encode(), None)  # older ones, from another shard
         for symbol, watermark in save.changed.items():
             if self._unsaved_watermarks.get(symbol) is watermark:
                 del self._unsaved_watermarks[symbol]
@@ -249,103 +303,92 @@ class ShardState:
         for key, value in save.values.items():
             if key in self._unsaved and self._unsaved[key] == value:
                 del self._unsaved[key]
-                symbol = key.removeprefix(_TRADES)
+                symbol = key.removeprefix(TRADES)
                 if value is None and symbol not in self._unsaved_watermarks:
                     self.watermarks.pop(symbol, None)
 
-    def _load(self, found: Mapping[bytes, bytes]) -> None:
-        for key, value in found.items():
-            if key.startswith(_TRADES):
-                self.watermarks[key.removeprefix(_TRADES)] = _decode_watermark(value)
-            elif key.startswith(_ACCOUNT):
-                self.heard[key.removeprefix(_ACCOUNT).decode()] = _decode_heard(value)
-            elif key == _SPOOL:
-                self.spool_progress = value
-            elif key == _CLUSTER:
-                self.remembered = _decode_seen(value)
+    async def _read_on(self, reader: AIOKafkaConsumer) -> None:
+        part = await self._follower.read_on(reader)
+        if self._values is not None:
+            self._values = part.values if self._follower.has_lost else self._values | part.values
+            if (owner := owner_of(self._values.get(OWNER))) is not None:
+                self._admit(self.shard, owner)
+            partitions = reader.partitions_for_topic(self.topic.name)
+            if partitions is not None and len(partitions) != self.shards:
+                raise Contested(mismatch(self.topic.name, len(partitions), self.shards))
+        else:
+            for replica in part.owners:
+                if replica != self._replica:
+                    raise ShardLost(f"replica {replica} has taken over")
+            if self._follower.has_lost:
+                self.write_anew()
+            if (own := part.owners.get(self._replica)) is not None:
+                self._committed, self.was_lost = own.transaction, False
+            self._note(part)
+
+    def _admit(self, shard: int, owner: Owner) -> None:
+        """Raise Contested unless the owner before is a replica of this bridge, has ended, or is gone."""
+        if opposes(self._config, owner) and not self.is_gone(shard, owner):
+            raise Contested(f"replica {owner.replica} of group {owner.group} serves it")
+
+    def _note(self, part: Read) -> None:
+        """Note what somebody else has written while this replica serves the shard.
+
+        The next save has tombstones of what was for this replica, and replaces what can't be used.
+        """
+        found = contents(part.values)
+        own = self._config.group_id, self.shards
+        self._find(one for one in found.seconds.values() if (one.group, one.shards) != own)
+        self._find(found.unreadable)
+        self._unsaved.update(dict.fromkeys(found.seconds))
+        for one in found.unreadable:
+            symbol = (one.symbol or "").encode()
+            if symbol in self.watermarks:
+                self._unsaved[TRADES + symbol] = msgspec.json.encode(self.watermarks[symbol])
+
+    def _find(self, found: Iterable[Found]) -> None:
+        self._found += islice(found, _MOST_FOUND - len(self._found))
+
+    def _load(self, values: Mapping[bytes | None, bytes | None]) -> None:
+        found = contents(values)
+        self.watermarks.update(found.watermarks)
+        self.heard.update(found.heard)
+        self.spool_progress, self.remembered = found.spool_progress, found.remembered
+        self._find(found.unreadable)
+        self._unsaved.update(dict.fromkeys(found.seconds))
+        # It is reported once: unless the symbol is traded again, the next save forgets it.
+        symbols = (one.symbol.encode() for one in found.unreadable if one.symbol is not None)
+        self.unreadable = {symbol for symbol in symbols if self.has_symbol(symbol)}
+        self._unsaved.update((TRADES + symbol, None) for symbol in self.unreadable)
         if self.previous is not None and self.previous.replica == self._replica:
             self._transaction = self.previous.transaction
 
-    async def _moved_here(self, own: Mapping[bytes, bytes]) -> dict[bytes, bytes]:
+    async def _moved_here(
+        self, reader: AIOKafkaConsumer, own: Mapping[bytes | None, bytes | None]
+    ) -> dict[bytes | None, bytes | None]:
         """Return the values in all partitions of the symbols and accounts that belong to this shard now.
 
         They have moved if the number of shards was changed. The newest value of each counts, because a symbol
         may have moved more than once.
         """
         found = dict(own)
-        others = await self._read({n: None for n in range(self.topic.partitions) if n != self.shard})
-        for values, _ in others.values():
-            for key, value in values.items():
-                if self._is_ours(key) and _newness(key, value) > _newness(key, found.get(key)):
+        others = {n: None for n in range(self.topic.partitions) if n != self.shard}
+        for number, part in (await read(reader, self.topic.name, others, self._begun)).items():
+            if (owner := owner_of(part.values.get(OWNER))) is not None:
+                self._admit(number, owner)
+            for key, value in part.values.items():
+                if key is None or not self._is_ours(key):
+                    continue
+                if newness(key, value) > newness(key, found.get(key)):
                     found[key] = self._unsaved[key] = value
+                elif value is not None and found.get(key) is None:
+                    found[key] = value  # it can't be used, which is to be reported
         return found
 
+    def has_symbol(self, symbol: bytes) -> bool:
+        """Return whether a symbol belongs to this shard."""
+        return self._is_ours(TRADES + symbol)
+
     def _is_ours(self, key: bytes) -> bool:
-        _kind, _, name = key.partition(b"/")
-        return bool(name) and shard_of(name.decode(), self._config.shards) == self.shard
-
-    async def _read(self, offsets: Mapping[int, int | None]) -> dict[int, tuple[dict[bytes, bytes], int]]:
-        """Return for each partition the newest value of each key, from an offset on, and its end offset.
-
-        A key whose newest value is a tombstone is left out.
-        """
-        if not offsets:
-            return {}
-        consumer = client(
-            AIOKafkaConsumer, self._config, isolation_level="read_committed", auto_offset_reset="earliest"
-        )
-        try:
-            with explained(consumer):
-                return await self._read_with(consumer, offsets)
-        finally:
-            await quirks.wait_closed(consumer.stop())
-
-    async def _read_with(
-        self, consumer: AIOKafkaConsumer, offsets: Mapping[int, int | None]
-    ) -> dict[int, tuple[dict[bytes, bytes], int]]:
-        try:
-            async with asyncio.timeout(_PATIENCE):
-                with understood(), reading():
-                    await consumer.start()
-                    return await self._read_all(consumer, offsets)
-        except TimeoutError:
-            raise KafkaTimeoutError(f"{self.topic.name} could not be read in {_PATIENCE:g} s") from None
-
-    async def _read_all(
-        self, consumer: AIOKafkaConsumer, offsets: Mapping[int, int | None]
-    ) -> dict[int, tuple[dict[bytes, bytes], int]]:
-        places = {TopicPartition(self.topic.name, n): offset for n, offset in offsets.items()}
-        consumer.assign(list(places))
-        # Not seek_to_beginning(): it may wait forever if the topic is so new that its leader is unknown.
-        begins = await consumer.beginning_offsets(list(places))
-        ends = await consumer.end_offsets(list(places))
-        values: dict[int, dict[bytes, bytes | None]] = {}
-        for place, offset in places.items():
-            known, position = self._begun.get(place.partition, ({}, 0))
-            if offset is not None or position > ends[place]:
-                known, position = {}, offset or 0
-            values[place.partition] = known
-            consumer.seek(place, max(position, begins[place]))
-        while [place for place in places if await consumer.position(place) < ends[place]]:
-            quirks.require_fetching(consumer)
-            for place, batch in (await consumer.getmany(timeout_ms=_POLL_MS)).items():
-                known = values[place.partition]
-                known.update((one.key, one.value) for one in batch)
-                if places[place] is None:
-                    self._begun[place.partition] = known, batch[-1].offset + 1
-        return {
-            place.partition: (
-                {key: one for key, one in values[place.partition].items() if one is not None},
-                end,
-            )
-            for place, end in ends.items()
-        }
-
-
-def _newness(key: bytes, value: bytes | None) -> tuple[int, ...]:
-    """Return a value that is higher for the newer of two values of a key."""
-    if value is None:
-        return -1, -1
-    if key.startswith(_TRADES):
-        return _decode_watermark(value).newness
-    return 0, max(_decode_heard(value).values(), default=0)
+        name = name_of(key)
+        return name is not None and shard_of(name, self.shards) == self.shard

@@ -21,7 +21,15 @@ from bridge.config import KafkaConfig
 from bridge.kafka import quirks
 from bridge.kafka.client import AclMissing, in_words
 from bridge.partitioner import partition_of
-from bridge.records import DEADLETTER, EVENTS, PRIVATE_DEADLETTER, PRIVATE_EVENTS, STATE, schema_of
+from bridge.records import (
+    DEADLETTER,
+    EVENTS,
+    PRIVATE_DEADLETTER,
+    PRIVATE_EVENTS,
+    PRIVATE_STATE,
+    STATE,
+    schema_of,
+)
 
 log = structlog.get_logger(__name__)
 
@@ -92,6 +100,8 @@ def topic_name(config: KafkaConfig, channel: str) -> str:
     """Return the name of the topic of a channel, of the dead letters, of the events or of the state."""
     if channel == STATE:
         return f"{config.topic_prefix}.{STATE}"
+    if channel == PRIVATE_STATE:
+        return f"{config.private_topic_prefix}.{STATE}"
     prefix = config.private_topic_prefix if channel in PRIVATE else config.topic_prefix
     return f"{prefix}.{schema_of(channel)}.v1"
 
@@ -109,7 +119,7 @@ def topic_names(config: KafkaConfig, channels: Iterable[str]) -> dict[str, str]:
 
 def partitions(config: KafkaConfig, channel: str) -> int:
     """Return how many partitions a channel's topic needs: the state one for each shard."""
-    return config.shards if channel == STATE else config.partitions
+    return {STATE: config.shards, PRIVATE_STATE: 1}.get(channel, config.partitions)
 
 
 def remark(name: str, found: int, wanted: int) -> str:
@@ -182,7 +192,7 @@ async def create(admin: AIOKafkaAdminClient, config: KafkaConfig, names: Mapping
 def new_topic(config: KafkaConfig, channel: str, name: str) -> NewTopic:
     """Return the topic of a channel as `run` creates it."""
     settings = {CLEANUP: "delete", "compression.type": "producer"}
-    if channel == STATE:
+    if channel in (STATE, PRIVATE_STATE):
         settings = _STATE_SETTINGS
     elif schema_of(channel) == DEADLETTER:
         settings[MAX_BYTES] = str(DEADLETTER_MAX_BYTES)

@@ -86,6 +86,12 @@ class Owner(msgspec.Struct, frozen=True, omit_defaults=True):
     ended: bool = False
     """Whether it has stopped, with all that it received on Kafka."""
 
+    group: str = ""
+    """The consumer group that it is a member of; "" if that is unknown."""
+
+    lease: float = 0.0
+    """Seconds without a new transaction after which it counts as gone; 0 if that is unknown."""
+
 
 class Progress(msgspec.Struct, frozen=True):
     """The committed offsets of a spool as bridge-state has them, saved by `transaction`."""

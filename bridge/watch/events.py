@@ -7,7 +7,7 @@ describes each, and a test holds it to `Kind`.
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, TypeAlias, TypedDict, Unpack
 
 import msgspec
@@ -109,10 +109,20 @@ def _log(event: Event) -> None:
             log.error("more markets than max_markets, the rest is left out", **about)
         case "records_lost":
             log.warning("previous owner left records undelivered", **about)
+        case _:
+            _log_of_kafka(event.event, about)
+
+
+def _log_of_kafka(kind: Kind, about: Mapping[str, object]) -> None:
+    match kind:
         case "cluster_changed":
             log.error("Kafka is another cluster, or has other topics", **about)
         case "partitions_grown":
             log.warning("partitions added, keys have moved", **about)
+        case "second_bridge":
+            log.error("another bridge waits for this one to end", **about)
+        case "state_unreadable":
+            log.error("state unreadable, treated as unknown", **about)
 
 
 def _is_private(event: Event) -> bool:

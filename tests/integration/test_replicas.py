@@ -218,20 +218,45 @@ def test_state_moves_with_its_symbols_when_shards_are_added(
     topic = f"{prefix}.bridge-state"
     with replicas(tmp_path, exchange, kafka, prefix) as group:
         with group.unready() as refused:
-            assert refused.process.wait(30) == 1
-            assert "2 shards, kafka.shards is 4" in refused.stderr
-        admin = AdminClient({"bootstrap.servers": kafka.bootstrap})
-        for done in admin.create_partitions([NewPartitions(topic, SHARDS)]).values():
-            done.result()
+            eventually(lambda: "2 shards, kafka.shards is 4" in str(refused.ready()[1]), 30, "the reason")
+            assert f"--alter --topic {topic} --partitions 4" in str(refused.ready()[1])
+            assert refused.stop() == 0
+        add_partitions(kafka, topic)
         group.start()
         finish(group, exchange, kafka, prefix)
 
 
-def test_a_start_with_fewer_shards_than_have_state_fails(kafka: Broker, prefix: str, tmp_path: Path) -> None:
+def add_partitions(kafka: Broker, topic: str) -> None:
+    admin = AdminClient({"bootstrap.servers": kafka.bootstrap})
+    for done in admin.create_partitions([NewPartitions(topic, SHARDS)]).values():
+        done.result()
+
+
+def test_a_replica_that_waits_for_partitions_serves_once_they_are_there(
+    kafka: Broker, prefix: str, tmp_path: Path
+) -> None:
+    create_topic(kafka.bootstrap, f"{prefix}.bridge-state", 2)
+    settings = config("ws://127.0.0.1:1/", kafka, prefix, {"kafka": {"shards": SHARDS}})
+    with RunningBridge(tmp_path, settings) as bridge:
+        eventually(lambda: "2 shards, kafka.shards is 4" in str(bridge.ready()[1]), 30, "the reason")
+        add_partitions(kafka, f"{prefix}.bridge-state")
+        eventually(lambda: len(owned(bridge)) == SHARDS, 30, "all shards")
+        assert bridge.stop() == 0
+
+
+def test_a_replica_with_fewer_shards_than_have_state_serves_nothing_and_says_why(
+    kafka: Broker, prefix: str, tmp_path: Path
+) -> None:
     create_topic(kafka.bootstrap, f"{prefix}.bridge-state", SHARDS)
     settings = config("ws://127.0.0.1:1/", kafka, prefix)
     with RunningBridge(tmp_path, settings) as bridge:
-        assert bridge.process.wait(30) == 1
-        assert "set kafka.shards = 4" in bridge.stderr
+        eventually(lambda: "set kafka.shards = 4" in str(bridge.ready()[1]), 30, "the way out")
+        assert bridge.ready()[0] == 503
+        eventually(
+            lambda: bridge.stderr.count("topics do not match the configuration, waiting") == 1,
+            30,
+            "the same in the log",
+        )
+        assert bridge.stop() == 0
         assert "Traceback" not in bridge.stderr
     assert read_topic(kafka.bootstrap, f"{prefix}.bridge-state") == []

@@ -5,7 +5,6 @@ import gc
 import logging
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -23,9 +22,7 @@ from bridge.kafka.producer import open_producer
 from bridge.records import Record
 from tests.support.consumers import create_topic, read_topic, set_topic
 from tests.support.delivery import Delivery, kafka_config
-from tests.support.exchange import ExchangeThread
 from tests.support.kafka_broker import Broker
-from tests.support.process import RunningBridge, config
 from tests.support.waiting import eventually, soon
 
 DELIVERIES = ["exactly-once", "at-least-once"]
@@ -321,16 +318,3 @@ def test_state_of_another_number_of_shards_is_named_with_the_difference(kafka: B
     wanted = Config.model_validate({"channels": {"all_ticker": True}, "kafka": settings}).kafka
     with pytest.raises(TopicError, match=r"state of 3 shards, kafka\.shards is 1"):
         asyncio.run(look(wanted, ["depth"], View()))
-
-
-def test_run_exits_with_1_when_topics_do_not_match_the_configuration(
-    kafka: Broker, prefix: str, tmp_path: Path
-) -> None:
-    create_topic(kafka.bootstrap, f"{prefix}.bridge-state", 3, cleanup_policy="compact")
-    with (
-        ExchangeThread(symbols=1, rate=10) as exchange,
-        RunningBridge(tmp_path, config(exchange.url, kafka, prefix)) as bridge,
-    ):
-        assert bridge.process.wait(30) == 1
-    assert "state of 3 shards" in bridge.stderr
-    assert "Traceback" not in bridge.stderr

@@ -44,6 +44,7 @@ def test_every_alert_has_a_section(alert: str) -> None:
 def test_every_section_has_an_alert() -> None:
     assert sections() - {anchor(alert) for alert in ALERTS.values()} == {
         "first-look",
+        "forget-a-symbol",
         "inhibit-rules",
         "log-messages",
     }

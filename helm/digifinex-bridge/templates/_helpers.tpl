@@ -189,6 +189,32 @@ replaced.
 {{- fail (printf "resources.limits.memory: %v is less than resources.requests.memory, %v" . $request) }}
 {{- end }}
 {{- end }}
+{{- include "bridge.validateShards" . }}
+{{- end }}
+
+{{/*
+The number of shards is that of the state on Kafka: pods with another number serve nothing, and a rollout would stop at the
+first of them. Without a cluster, as with `helm template`, nothing is found.
+*/}}
+{{- define "bridge.validateShards" -}}
+{{- $name := include "bridge.fullname" . }}
+{{- $namespace := .Release.Namespace }}
+{{- $kafka := .Values.config.kafka }}
+{{- $wanted := get $kafka "shards" | default 1 | int64 }}
+{{- $file := dig "data" "bridge.toml" "" (lookup "v1" "ConfigMap" $namespace $name) }}
+{{- $pods := dig "status" "replicas" 0 (lookup "apps/v1" "StatefulSet" $namespace $name) | int64 }}
+{{- if and $file $pods }}
+{{- $found := regexFind "(?m)^shards = [0-9]+$" $file | trimPrefix "shards = " | default "1" | int64 }}
+{{- if lt $wanted $found }}
+{{- fail (printf "config.kafka.shards: %d, and %d pods run with %d: the number of shards cannot be reduced" $wanted $pods $found) }}
+{{- end }}
+{{- if gt $wanted $found }}
+{{- $topic := printf "%s.bridge-state" (get $kafka "topic_prefix" | default "digifinex") }}
+{{- $scale := printf "kubectl --namespace %s scale statefulset/%s --replicas 0" $namespace $name }}
+{{- $alter := printf "kafka-topics.sh --bootstrap-server %v --alter --topic %s --partitions %d" $kafka.bootstrap_servers $topic $wanted }}
+{{- fail (printf "config.kafka.shards: %d, and %d pods run with %d. Once their spools are empty, run: %s && %s; then this upgrade again" $wanted $pods $found $scale $alter) }}
+{{- end }}
+{{- end }}
 {{- end }}
 
 {{/*

@@ -17,7 +17,7 @@ KINDS = {"topic": "topic", "group": "group", "transactional-id": "transactional 
 
 def test_the_commands_grant_the_acls_of_the_table() -> None:
     listed = re.findall(r"^\| ([a-z ]+) \| `(.*?)` \| (prefixed|literal) \| (\w+) \|", TEXT, re.MULTILINE)
-    (commands,) = re.findall(r"^```sh\n(.*?)^```$", TEXT, re.DOTALL | re.MULTILINE)
+    (commands,) = re.findall(r"^```sh\n(kafka-acls.*?)^```$", TEXT, re.DOTALL | re.MULTILINE)
     granted = [
         (kind, name, "prefixed" if "--resource-pattern-type prefixed" in command else "literal", operation)
         for command in commands.replace("\\\n", " ").splitlines()

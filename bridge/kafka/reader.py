@@ -1,0 +1,155 @@
+"""Reads bridge-state: the committed records of partitions, from an offset to their present end."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.errors import KafkaTimeoutError
+
+from bridge.config import KafkaConfig
+from bridge.kafka import quirks
+from bridge.kafka.client import client, explained, reading, understood
+from bridge.kafka.contents import OWNER, owner_of
+from bridge.spool.progress import Owner
+
+_PATIENCE = 60.0  # seconds to read all that there is
+_POLL_MS = 500
+
+
+@dataclass(slots=True)
+class Read:
+    """What was read of a partition."""
+
+    values: dict[bytes | None, bytes | None]  # the newest of each key, in their order; None: a tombstone
+    owners: dict[str, Owner]  # the newest of each replica that has been the owner
+    end: int  # the offset to read on from
+
+
+@asynccontextmanager
+async def consumer(config: KafkaConfig) -> AsyncIterator[AIOKafkaConsumer]:
+    """Provide a consumer, of no group, of committed records.
+
+    Raises:
+        KafkaError: Kafka is unavailable.
+    """
+    one = client(AIOKafkaConsumer, config, isolation_level="read_committed", auto_offset_reset="earliest")
+    try:
+        with explained(one), understood():
+            async with asyncio.timeout(_PATIENCE):
+                await one.start()
+        yield one
+    finally:
+        await quirks.wait_closed(one.stop())
+
+
+async def read(
+    one: AIOKafkaConsumer,
+    topic: str,
+    offsets: Mapping[int, int | None],
+    begun: dict[int, Read] | None = None,
+) -> dict[int, Read]:
+    """Return what each of these partitions has from an offset on; None: from its beginning.
+
+    `begun` is what an earlier call with the same offsets had read before it failed; this one goes on there.
+
+    Raises:
+        KafkaError: Kafka is unavailable, or an ACL is missing.
+    """
+    begun = {} if begun is None else begun
+    if offsets:
+        try:
+            async with asyncio.timeout(_PATIENCE):
+                with explained(one), reading(), understood():
+                    await _read(one, topic, offsets, begun)
+        except TimeoutError:
+            raise KafkaTimeoutError(f"{topic} could not be read in {_PATIENCE:g} s") from None
+    found = {number: begun[number] for number in offsets}
+    begun.clear()
+    return found
+
+
+class Follower:
+    """Follows a partition to which nobody but this process should write.
+
+    What it has written needs no reading; where somebody else has written in between, it is to be read.
+    `marked` is whether each transaction leaves its marker behind its records.
+    """
+
+    def __init__(self, topic: str, partition: int, *, marked: bool) -> None:
+        self.disturbed = False  # whether somebody else has written since the last read
+        self.has_lost = False  # whether the last read found less there than the one before
+        self.read_at = -float("inf")  # when it was read last, on the monotonic clock
+        self._topic = topic
+        self._partition = partition
+        self._marked = marked
+        self._begun: dict[int, Read] = {}  # what a read that failed had read
+        self._next: int | None = None  # the next offset to read; None before the first read
+
+    async def read_on(self, one: AIOKafkaConsumer) -> Read:
+        """Return what is there since the last read, apart from what was written from here.
+
+        If the partition has lost what was read of it, all that is there is returned, and `has_lost` is set.
+
+        Raises:
+            KafkaError: Kafka is unavailable, or an ACL is missing.
+        """
+        part = (await read(one, self._topic, {self._partition: self._next}, self._begun))[self._partition]
+        self.has_lost = self._next is not None and part.end < self._next
+        if self.has_lost:
+            part = (await read(one, self._topic, {self._partition: None}))[self._partition]
+        self._next, self.disturbed, self.read_at = part.end, False, time.monotonic()
+        return part
+
+    def begin_anew(self) -> None:
+        """Read from the beginning next time, because the topic is another one."""
+        self._begun.clear()
+        if self._next is not None:
+            self._next = 0
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether it was read at all."""
+        return self._next is not None
+
+    def skip(self, places: Sequence[tuple[int, int]]) -> None:
+        """Skip the batches of a save that is committed: the first offset and the records of each."""
+        if self._next is None:
+            return
+        end = self._next
+        for first, number in places:
+            if first >= self._next:  # otherwise it was read
+                self.disturbed = self.disturbed or first != end
+                end = first + number
+        if end > self._next and not self.disturbed:
+            self._next = end + self._marked
+
+
+async def _read(
+    one: AIOKafkaConsumer, topic: str, offsets: Mapping[int, int | None], found: dict[int, Read]
+) -> None:
+    places = {TopicPartition(topic, number): offset for number, offset in offsets.items()}
+    if one.assignment() != places.keys():
+        one.assign(list(places))
+    # Not seek_to_beginning(): it may wait forever if the topic is so new that its leader is unknown.
+    begins = await one.beginning_offsets(list(places))
+    ends = await one.end_offsets(list(places))
+    for place, offset in places.items():
+        part = found.get(place.partition)
+        if part is None or part.end > ends[place]:
+            part = found[place.partition] = Read({}, {}, offset or 0)
+        one.seek(place, max(begins[place], part.end))
+    while [place for place in places if await one.position(place) < ends[place]]:
+        quirks.require_fetching(one)
+        for place, batch in (await one.getmany(timeout_ms=_POLL_MS)).items():
+            part = found[place.partition]
+            for record in batch:
+                part.values.pop(record.key, None)  # so that they are in the order of their records
+                part.values[record.key] = record.value
+                if record.key == OWNER and (owner := owner_of(record.value)) is not None:
+                    part.owners[owner.replica] = owner
+            part.end = batch[-1].offset + 1
+    for place, end in ends.items():
+        found[place.partition].end = end

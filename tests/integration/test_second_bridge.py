@@ -1,0 +1,196 @@
+"""Bridges that must not write at the same time: of two groups, or with two numbers of shards."""
+
+import os
+import re
+import signal
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.cimpl import NewPartitions
+
+from tests.support.checks import assert_trades_are, records_of, trade_ids
+from tests.support.consumers import read_topic
+from tests.support.exchange import ExchangeThread
+from tests.support.kafka_broker import Broker
+from tests.support.process import ACCOUNTS, ROOT, SYMBOLS, RunningBridge, config
+from tests.support.waiting import eventually
+
+LEASE = 5.0  # seconds, the session timeout of all of them
+
+Start = Callable[..., RunningBridge]
+"""Starts a bridge, named by its folder, with keys of [kafka]."""
+
+
+@pytest.fixture
+def exchange() -> Iterator[ExchangeThread]:
+    with ExchangeThread(symbols=SYMBOLS, rate=100) as running:
+        yield running
+
+
+@pytest.fixture
+def start(kafka: Broker, prefix: str, tmp_path: Path, exchange: ExchangeThread) -> Iterator[Start]:
+    with ExitStack() as stack:
+
+        def start(name: str, **keys: object) -> RunningBridge:
+            settings = config(exchange.url, kafka, prefix, {"kafka": {"session_timeout": LEASE, **keys}})
+            settings["channels"] = {"trades": SYMBOLS}
+            folder = tmp_path / name
+            folder.mkdir()
+            return stack.enter_context(RunningBridge(folder, settings))
+
+        yield start
+
+
+def waiting_for(bridge: RunningBridge) -> str:
+    """Return what a bridge that is not ready says about shards."""
+    status, body = bridge.ready()
+    return str(body["missing"].get("shards", "")) if status == 503 else ""
+
+
+def logs(bridge: RunningBridge, phrase: str) -> bool:
+    """Return whether a bridge has logged this."""
+    return f'"event": "{phrase}"' in bridge.stderr
+
+
+def events(kafka: Broker, prefix: str, kind: str) -> list[dict[str, Any]]:
+    found = [one.json for one in read_topic(kafka.bootstrap, f"{prefix}.events.v1")]
+    return [event for event in found if event["event"] == kind]
+
+
+def finish(kafka: Broker, prefix: str, exchange: ExchangeThread, last: RunningBridge) -> None:
+    """Stop the market, then the last bridge; assert that each trade is on Kafka once, and in order."""
+    exchange.quiesce()
+    assert last.stop() == 0
+    assert_trades_are(records_of(kafka, prefix, "trades"), exchange.truth.made)
+
+
+@pytest.mark.parametrize("delivery", ["exactly-once", "at-least-once"])
+def test_a_bridge_of_another_group_waits_until_the_first_one_ends(
+    kafka: Broker, prefix: str, exchange: ExchangeThread, start: Start, delivery: str
+) -> None:
+    blue = start("blue", group_id=f"{prefix}-blue", delivery=delivery)
+    blue.wait_ready()
+    green = start("green", group_id=f"{prefix}-green", delivery=delivery)
+    eventually(lambda: f"{prefix}-blue" in waiting_for(green), 30, "green waits, and says for whom")
+    eventually(lambda: logs(blue, "another bridge waits for this one to end"), 30, "blue reports it")
+    eventually(lambda: events(kafka, prefix, "second_bridge"), 30, "the event on Kafka")
+    (reported, *_) = events(kafka, prefix, "second_bridge")
+    assert f"of group {prefix}-green" in reported["detail"]
+    assert f"replica {reported['replica']} of group {prefix}-blue" in waiting_for(green)
+    assert blue.ready()[0] == 200
+    made = sum(map(len, exchange.truth.made.values()))
+    eventually(lambda: sum(map(len, exchange.truth.made.values())) > made + 300, 30, "more trades")
+    assert blue.stop() == 0
+    green.wait_ready()
+    finish(kafka, prefix, exchange, green)
+    assert len({one.json["session"] for one in records_of(kafka, prefix, "trades")}) == 2
+    assert events(kafka, prefix, "records_lost") == []
+
+
+def test_a_killed_bridge_is_replaced_by_one_of_another_group_once_it_counts_as_gone(
+    kafka: Broker, prefix: str, exchange: ExchangeThread, start: Start
+) -> None:
+    blue = start("blue", group_id=f"{prefix}-blue")
+    blue.wait_ready()
+    green = start("green", group_id=f"{prefix}-green")
+    eventually(lambda: f"{prefix}-blue" in waiting_for(green), 30, "green waits")
+    blue.process.kill()
+    blue.process.wait()
+    green.wait_ready()
+    finish(kafka, prefix, exchange, green)
+
+
+@pytest.mark.parametrize("delivery", ["exactly-once", "at-least-once"])
+def test_a_bridge_that_was_frozen_while_one_of_another_group_took_over_writes_nothing_and_waits(
+    kafka: Broker, prefix: str, exchange: ExchangeThread, start: Start, delivery: str
+) -> None:
+    blue = start("blue", group_id=f"{prefix}-blue", delivery=delivery)
+    blue.wait_ready()
+    green = start("green", group_id=f"{prefix}-green", delivery=delivery)
+    eventually(lambda: f"{prefix}-blue" in waiting_for(green), 30, "green waits")
+    os.kill(blue.process.pid, signal.SIGSTOP)
+    green.wait_ready(60)
+    os.kill(blue.process.pid, signal.SIGCONT)
+    eventually(lambda: f"{prefix}-green" in waiting_for(blue), 60, "blue waits")
+    assert green.ready()[0] == 200
+    assert blue.stop() == 0
+    exchange.quiesce()
+    assert green.stop() == 0
+    # More trades may have happened meanwhile than the exchange's list shows. And at-least-once, a batch may
+    # have been in flight when the process was frozen.
+    for ids in trade_ids(kafka, prefix).values():
+        assert len(ids) - len(set(ids)) <= (0 if delivery == "exactly-once" else 20)
+
+
+def test_a_quiet_bridge_is_seen_to_be_alive(prefix: str, exchange: ExchangeThread, start: Start) -> None:
+    """Nothing is pushed, so it has nothing to save but that it is there."""
+    blue = start("blue", group_id=f"{prefix}-blue")
+    blue.wait_ready()
+    exchange.quiesce()
+    green = start("green", group_id=f"{prefix}-green")
+    # It announces itself when it has seen the other one alive.
+    eventually(lambda: logs(blue, "another bridge waits for this one to end"), 30, "blue reports it")
+    assert f"{prefix}-blue" in waiting_for(green)
+
+
+def test_replicas_with_another_number_of_shards_wait_and_no_trade_is_there_twice(
+    kafka: Broker, prefix: str, exchange: ExchangeThread, start: Start
+) -> None:
+    """Partitions are added while a replica runs, against the instructions, and others are started."""
+    old = start("old", shards=2)
+    old.wait_ready()
+    eventually(lambda: old.metric("records_total", channel="trades") > 50, 30, "trades")
+    admin = AdminClient({"bootstrap.servers": kafka.bootstrap})
+    for done in admin.create_partitions([NewPartitions(f"{prefix}.bridge-state", 4)]).values():
+        done.result()
+    new = start("new", shards=4)
+    late = start("late", shards=2)
+    eventually(lambda: "with kafka.shards = 2, here it is 4" in waiting_for(new), 30, "the new one waits")
+    eventually(lambda: "set kafka.shards = 4" in waiting_for(late), 30, "the late one is refused")
+    made = sum(map(len, exchange.truth.made.values()))
+    eventually(lambda: sum(map(len, exchange.truth.made.values())) > made + 300, 30, "more trades")
+    assert old.stop() == 0
+    new.wait_ready()
+    assert "set kafka.shards = 4" in waiting_for(late)
+    assert late.stop() == 0
+    finish(kafka, prefix, exchange, new)
+
+
+def test_a_private_prefix_belongs_to_the_topic_prefix_that_used_it_first(
+    kafka: Broker, prefix: str, tmp_path: Path
+) -> None:
+    """Until its claim is taken back, with the documented command."""
+    with ExchangeThread(symbols=SYMBOLS, rate=10, accounts=ACCOUNTS) as running:
+
+        def bridge(name: str) -> RunningBridge:
+            keys = {"topic_prefix": f"{prefix}.{name}", "group_id": f"{prefix}.{name}"}
+            keys["private_topic_prefix"] = f"private.{prefix}"
+            (tmp_path / name).mkdir()
+            return RunningBridge(
+                tmp_path / name, config(running.url, kafka, prefix, {"kafka": keys}, accounts=True)
+            )
+
+        with bridge("first") as first:
+            first.wait_ready()
+            with bridge("second") as second:
+                eventually(lambda: "private_topic_prefix" in waiting_for(second), 30, "the second is refused")
+                assert f"belongs to kafka.topic_prefix {prefix}.first" in waiting_for(second)
+                assert f"claim/{prefix}.first to private.{prefix}.bridge-state" in waiting_for(second)
+                assert first.ready()[0] == 200
+                assert first.stop() == 0
+                text = (ROOT / "docs/security.md").read_text()
+                (command,) = re.findall(r"```sh\n(echo .*?)```", text, re.DOTALL)
+                command = command.replace("localhost:9092", kafka.bootstrap)
+                command = command.replace("claim/digifinex", f"claim/{prefix}.first")
+                command = command.replace("private.digifinex", f"private.{prefix}")
+                subprocess.run(["bash", "-ec", command], check=True, timeout=120)
+                second.wait_ready()
+                assert second.stop() == 0
+        with bridge("third") as third:
+            eventually(lambda: f"{prefix}.second" in waiting_for(third), 30, "the third is refused")
+            assert third.stop() == 0
