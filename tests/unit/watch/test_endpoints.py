@@ -16,7 +16,7 @@ from bridge.errors import ConfigError
 from bridge.watch.endpoints import MOST_CONNECTIONS, PATHS, STATUS, Endpoints
 from bridge.watch.metrics import Metrics
 from bridge.watch.readiness import Readiness
-from tests.support.waiting import soon
+from tests.support.waiting import STRETCH, soon
 
 HOST = "127.0.0.1"
 
@@ -205,8 +205,9 @@ async def end_of(reader: asyncio.StreamReader) -> bytes:
     """Return what the server sends, as soon as it has ended a connection."""
     received = b""
     with contextlib.suppress(ConnectionError):
-        while some := await reader.read(1000):
-            received += some
+        async with asyncio.timeout(10 * STRETCH):
+            while some := await reader.read(1000):
+                received += some
     return received
 
 
