@@ -14,7 +14,8 @@ from bridge.channels import CHANNELS, SubscribedBy
 from bridge.config import Config, LogConfig
 from bridge.demo.broker import PARTITIONS, embedded_broker, make_topics
 from bridge.demo.reader import Reader
-from bridge.kafka.topics import topic_names
+from bridge.kafka.topics import topic_name, topic_names
+from bridge.records import PRIVATE_STATE
 from bridge.service import Bridge, Undelivered
 from bridge.simulator import Simulator
 from bridge.simulator.protocol import PRIVATE, PUBLIC
@@ -50,7 +51,7 @@ async def _run(stop: asyncio.Event, seconds: float | None, symbols: int, rate: f
         with embedded_broker() as bootstrap:
             config = _config(exchange.url, exchange.symbols, bootstrap)
             names = topic_names(config.kafka, [channel.name for channel in _SHOWN])
-            make_topics(bootstrap, list(names.values()))
+            make_topics(bootstrap, [*names.values(), topic_name(config.kafka, PRIVATE_STATE)])
             topics = {channel.name: names[channel.name] for channel in _SHOWN}
             bridge = Bridge(config)
             with Reader(bootstrap, topics, PARTITIONS) as reader:

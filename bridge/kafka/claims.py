@@ -14,7 +14,7 @@ import structlog
 from aiokafka import AIOKafkaConsumer
 
 from bridge.config import KafkaConfig
-from bridge.errors import TopicError, TopicMissing
+from bridge.errors import TopicError
 from bridge.kafka.client import AclMissing, admin
 from bridge.kafka.metadata import describe
 from bridge.kafka.producer import close_producer, open_producer
@@ -35,7 +35,6 @@ async def claim(config: KafkaConfig) -> None:
 
     Raises:
         TopicError: it belongs to another topic prefix.
-        TopicMissing: the topic is missing, and cannot be created.
         KafkaError: Kafka is unavailable, or another ACL is missing.
     """
     topic = await _topic(config)
@@ -51,7 +50,7 @@ async def claim(config: KafkaConfig) -> None:
     except AclMissing:
         log.warning("ACL missing", operation="Read", resource=f"topic {topic}")
         return
-    if claims[0] == mine:
+    if claims[:1] in ([], [mine]):  # none if somebody has taken it back just now
         return
     if mine in claims:
         await _write(config, topic, mine, None)
@@ -63,16 +62,17 @@ async def claim(config: KafkaConfig) -> None:
 
 
 async def _topic(config: KafkaConfig) -> str | None:
-    """Return the name of the topic of the claims; it is created if it is missing, None if it may not be."""
+    """Return the name of the topic of the claims; it is created if it is missing, None if it can't be."""
     name = topic_name(config, PRIVATE_STATE)
     async with admin(config) as client:
         if (await describe(client, [name])).topics[name].error is None:
             return name
-        if not config.create_topics:
-            log.warning("a second bridge with this private prefix would not be noticed", missing=name)
-            return None
-        if refused := await create(client, config, {PRIVATE_STATE: name}):
-            raise TopicMissing(refused[name])
+        why = f"topic {name} does not exist and kafka.create_topics is false"
+        if config.create_topics:
+            why = (await create(client, config, {PRIVATE_STATE: name})).get(name, "")
+    if why:
+        log.warning("a second bridge with this private prefix would not be noticed", why=why)
+        return None
     return name
 
 
