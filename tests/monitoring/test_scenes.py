@@ -111,6 +111,7 @@ class Process(NamedTuple):
             yield metric("reconnects_total", zero, reason=reason)
         yield metric("kafka_errors_total", zero, error="NoBrokersAvailable")
         yield metric("deadletters_total", zero, reason="payload")
+        yield metric("partition_unavailable", zero, topic="trades", partition="0")
 
 
 def fired(
@@ -194,6 +195,22 @@ def rollout() -> list[Process]:
 
 def test_a_planned_restart_of_all_replicas_with_an_account_fires_nothing(tmp_path: Path) -> None:
     fired(rollout(), ALIVE, tmp_path, wanted=2, expected=set())
+
+
+def test_a_planned_restart_of_the_only_replica_with_an_account_fires_nothing(tmp_path: Path) -> None:
+    """It takes a minute and a half, in which no replica reports."""
+    gaps: dict[str, Curve] = {f"gaps_total {channel} takeover": lambda at: 1.0 for channel in _PRIVATE}
+    processes = [
+        Process("feed-0", ends=600, shards={0: (0, 600), 1: (0, 600)}),
+        Process(
+            "feed-0",
+            begins=690,
+            started=680,
+            shards={0: (690, _NEVER), 1: (690, _NEVER)},
+            counted=gaps | {"events_total takeover": lambda at: 2.0},
+        ),
+    ]
+    fired(processes, ALIVE, tmp_path, wanted=1, expected=set())
 
 
 def test_a_restart_from_which_a_replica_does_not_return_fires(tmp_path: Path) -> None:
