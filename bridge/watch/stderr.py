@@ -36,6 +36,9 @@ class Stderr(io.TextIOBase):
         self._descriptor = descriptor
         self._waiting: deque[bytes] = deque()  # the oldest first
         self._bytes = 0  # of all of them
+        self._reports: deque[bytes] = (
+            deque()
+        )  # lines of the thread itself, which are written in front of them
         self._unreported = 0  # dropped since the last "log lines dropped"
         self._accepts = True  # whether the descriptor has taken the last line
         self._busy = False  # whether the thread is writing a line, or reporting
@@ -48,12 +51,11 @@ class Stderr(io.TextIOBase):
         """Have text written, or dropped if what waits is too much already."""
         line = text.encode(errors="backslashreplace")
         with self._changed:
-            self._bytes += len(line)
             if threading.current_thread() is self._thread:
-                # Its report belongs in front of what follows the gap, and is not dropped for lack of room.
-                self._waiting.appendleft(line)
+                self._reports.append(line)
             else:
                 self._waiting.append(line)
+                self._bytes += len(line)
                 while self._bytes > MOST_BYTES:
                     self._bytes -= len(self._waiting.popleft())
                     self._drop()
@@ -63,7 +65,7 @@ class Stderr(io.TextIOBase):
     def drain(self, seconds: float) -> bool:
         """Wait until everything is written, for so long at most; return whether it is."""
         with self._changed:
-            return self._changed.wait_for(lambda: not self._waiting and not self._busy, seconds)
+            return self._changed.wait_for(lambda: not (self._waiting or self._reports or self._busy), seconds)
 
     def count_in(self, counter: Counter) -> None:
         """Count what is dropped in another counter, including what was dropped before."""
@@ -88,19 +90,23 @@ class Stderr(io.TextIOBase):
             with self._changed:
                 self._busy = False
                 self._changed.notify_all()
-                self._changed.wait_for(lambda: self._waiting or self._reports)
+                self._changed.wait_for(lambda: self._waiting or self._reports or self._has_to_report)
                 self._busy = True
-                number = self._unreported if self._reports else 0
-                self._unreported -= number
-                line = b"" if number else self._waiting.popleft()
-                self._bytes -= len(line)
+                number, line = 0, b""
+                if self._reports:
+                    line = self._reports.popleft()
+                elif self._has_to_report:
+                    number, self._unreported = self._unreported, 0
+                else:
+                    line = self._waiting.popleft()
+                    self._bytes -= len(line)
             if number:
                 log.warning("log lines dropped", lines=number)
             else:
                 self._accepts = self._put(line)
 
     @property
-    def _reports(self) -> bool:
+    def _has_to_report(self) -> bool:
         # A descriptor that refuses lines would refuse the report, too.
         return self._unreported > 0 and self._accepts
 

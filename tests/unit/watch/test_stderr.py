@@ -104,9 +104,13 @@ def test_a_descriptor_that_is_not_blocking_gets_everything_too(pipe: Pipe) -> No
     assert read_until(pipe.reader, "end").count(LINE) == 100
 
 
-def test_lines_to_a_full_disk_are_dropped_and_counted() -> None:
+@pytest.mark.usefixtures("pipe")  # which ends the logging configuration
+def test_lines_to_a_full_disk_are_dropped_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a report, which it would not take either."""
     with open("/dev/full", "wb") as full:  # noqa: PTH123
         stream = Stderr(full.fileno())
+        monkeypatch.setattr("sys.stderr", stream)
+        logs.configure(LogConfig.model_validate({"format": "json"}))
         for _ in range(10):
             stream.write(LINE)
         assert stream.drain(60)
