@@ -47,6 +47,9 @@ _END_OF_HANDSHAKE = b"\r\n\r\n"
 # as there is something to read, so that the tasks that send the records to Kafka would starve.
 _TURN = 32_768
 
+# Messages likewise, and control frames: the smallest ones may cost as much as others.
+_AT_ONCE = 128
+
 # Fragments of one message. websockets limits their bytes, but not the number of empty ones.
 _MOST_FRAGMENTS = 4096
 
@@ -69,7 +72,7 @@ class Stream(ClientConnection):
     def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401
         super().__init__(*args, **kwargs)
         # Whole messages, each with `binary`, that were received before `attach`, or that websockets' parser
-        # brought during a pause. They are handed over before everything else.
+        # brought during a pause or when its turn was over. They are handed over before everything else.
         self._early: deque[tuple[bytes, bool]] = deque()
         self._receive: Receive = self._keep  # the receiver given to `attach`; until then, `_early` fills
         self._attached = False  # set by `attach`
@@ -86,6 +89,7 @@ class Stream(ClientConnection):
         self._have = 0  # bytes that are not handed over: of `_data` from `_begin` on, and of `_parts`
         # Bytes of these needed to continue: to complete a frame, or to know its length; 1 for the parser.
         self._need = 2
+        self._delivered = 0  # messages of websockets' parser that were handed over in this turn
         self._turn: asyncio.Handle | None = None  # the next turn; None when everything whole is handed over
         self._paused = False  # between `pause_reading` and `resume_reading`
         self._lost = False  # whether the transport has reported the end of the connection
@@ -143,7 +147,11 @@ class Stream(ClientConnection):
                     self.transport.pause_reading()
                     self._schedule()
         else:
+            self._delivered = 0
             self._parse(data)
+            if self._early and self._attached and self._turn is None and not self._paused:
+                self.transport.pause_reading()
+                self._schedule()
         if self._have > _SMALL or self._counted or not self._cuts:
             self._count()
 
@@ -161,6 +169,7 @@ class Stream(ClientConnection):
 
     def _take_turn(self) -> None:
         self._turn = None
+        self._delivered = 0
         if self.transport.is_closing() and not self._lost:
             return  # `connection_lost` is about to be called, and goes on
         more = False
@@ -202,10 +211,10 @@ class Stream(ClientConnection):
 
     def _hand_over(self) -> bool:
         """Hand over about as many messages as a turn may, unless paused; return whether there are more."""
-        taken = 0
-        while self._early and taken < _TURN and not self._paused:
+        taken = number = 0
+        while self._early and taken < _TURN and number < _AT_ONCE and not self._paused:
             message, binary = self._early.popleft()
-            taken += len(message)
+            taken, number = taken + len(message), number + 1
             self._receive([message], binary)
         if self._have >= self._need and not self._early and not self._paused:
             self._go_on()
@@ -242,7 +251,9 @@ class Stream(ClientConnection):
         messages: list[bytes] = []
         kind = _NONE if self._fragments else _WHOLE_BINARY
         self._need = 2
-        while start < enough and end - start >= 2:  # noqa: PLR2004
+        number = 0
+        while start < enough and end - start >= 2 and number < _AT_ONCE:  # noqa: PLR2004
+            number += 1
             length = data[start + 1]
             body = start + 2
             if length >= _LENGTH_IN_2:
@@ -327,9 +338,10 @@ class Stream(ClientConnection):
 
     def _deliver(self, message: bytes, binary: bool) -> None:
         """Hand over a message that the parser brought, or keep it if it is not its turn."""
-        if self._paused or self._early:
+        if self._paused or self._early or (self._attached and self._delivered >= _AT_ONCE):
             self._early.append((message, binary))
         else:
+            self._delivered += 1
             self._receive([message], binary)
 
     def _keep(self, messages: Sequence[bytes], binary: bool) -> None:

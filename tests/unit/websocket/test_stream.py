@@ -14,6 +14,7 @@ from bridge.websocket.buffers import Buffers
 from tests.support.streams import READ, open_stream, turns
 
 TURN = 32_768  # bytes that are handed over before other tasks get a turn
+AT_ONCE = 128  # messages likewise
 SIZE = 1000  # bytes of a frame, as `numbered` makes them
 
 # Enough turns of the loop for every test, if the transport reads once in each.
@@ -150,6 +151,36 @@ def test_a_lost_connection_hands_over_by_turns_what_was_read() -> None:
         assert listener.numbers == list(range(READ // SIZE))
         steps = [after - before for before, after in pairwise(sizes)]
         assert max(steps) <= TURN / SIZE + 1
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("begins_early", [False, True])
+@pytest.mark.parametrize("alternates", [False, True])
+def test_tiny_messages_are_handed_over_by_turns_too(begins_early: bool, alternates: bool) -> None:
+    """What comes of a message may take a hundred times as long as its bytes."""
+
+    async def scenario() -> None:
+        listener = Listener()
+        if begins_early:  # then websockets' parser has the stream
+            listener.stream.data_received(frame(b"%08d" % 0))
+        listener.attach()
+        await turns(3)
+        first = len(listener.numbers)
+        kinds = (Opcode.TEXT, Opcode.BINARY) if alternates else (Opcode.BINARY,)
+        listener.network.arrived += b"".join(
+            frame(b"%08d" % number, kinds[number % len(kinds)]) for number in range(first, 5000)
+        )
+        sizes = [first]
+
+        def observe() -> None:
+            listener.network.read()
+            sizes.append(len(listener.numbers))
+
+        await turns(200, each=observe)
+        assert listener.numbers == list(range(5000))
+        steps = [after - before for before, after in pairwise(sizes)]
+        assert max(steps) <= 2 * AT_ONCE, "a turn, and what is read in it"
 
     asyncio.run(scenario())
 
