@@ -42,9 +42,6 @@ def register(metrics: Metrics, config: Config, shards: Mapping[int, Shard]) -> N
     gauge("pending_bytes", part="exchange").read = sum_of(lambda shard: shard.held_bytes)
     gauge("spool_bytes").read = sum_of(lambda shard: shard.overflow.size)
     gauge("spool_records").read = sum_of(lambda shard: shard.overflow.waiting)
-    gauge("spool_age_seconds").read = lambda: max(
-        (shard.overflow.age for shard in shards.values()), default=0.0
-    )
 
 
 class _Standings:

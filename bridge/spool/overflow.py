@@ -87,11 +87,6 @@ class Overflow:
         return (self._spool.unread if self._spool else 0) + len(self._held)
 
     @property
-    def age(self) -> float:
-        """Seconds since the oldest waiting record was received; 0 if none is."""
-        return max(0.0, time.time() - self._spool.oldest_us / 1e6) if self._spool and self.waiting else 0.0
-
-    @property
     def oldest_us(self) -> int | None:
         """When the oldest waiting record was received, or earlier, µs since the epoch; None if none waits.
 

@@ -206,7 +206,6 @@ DECLARATIONS: tuple[Declaration, ...] = (
         "1 while the spool can be written to, or none is configured, else 0; tried every minute.",
     ),
     Declaration("spool_records", Gauge, "Records that are on disk and no longer in memory."),
-    Declaration("spool_age_seconds", Gauge, "Age of the oldest record that is on disk and not in memory."),
     Declaration(
         "reading_paused",
         Gauge,

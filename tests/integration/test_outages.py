@@ -153,7 +153,7 @@ def test_reading_continues_while_kafka_is_unavailable_for_longer_than_memory_las
             assert psutil.Process(bridge.process.pid).memory_info().rss < before + 20_000_000
             assert bridge.metric("pending_bytes") < 2 * LITTLE_MEMORY["max_pending_bytes"]
             assert bridge.metric("reading_paused") == 0
-            assert bridge.metric("spool_age_seconds") > 1
+            assert bridge.metric("oldest_pending_seconds") > 1
             own_kafka.start()
             eventually(lambda: bridge.metric("spool_bytes") == 0, 90, "nothing on disk")
             exchange.quiesce()
