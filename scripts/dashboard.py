@@ -462,14 +462,18 @@ ROWS = (
               "Replicas by version. Two versions for longer than a rollout takes: the rollout is stuck."),
     )),
     Row("Details: Kafka and spool", 7, (
-        Panel("Kafka errors by name", "bars", 8, "short", "green", "kafka-unreachable",
+        Panel("Kafka errors by name", "bars", 6, "short", "green", "kafka-unreachable",
               _counts(_of("kafka_errors_total"), "error"),
               "Errors returned by Kafka or its client. The bridge retries, in order, until it succeeds."),
-        Panel("Records in memory", "graph", 8, "short", "green", "kafka-unreachable",
+        Panel("Partitions unavailable", "graph", 6, "short", "green 1 red", "partition-unavailable",
+              (Query(f"sum(max by ({_RELEASE}, topic, partition) ({_of_all_pods('partition_unavailable')}))",
+                     "partitions"),),
+              "Partitions without a leader, or of topics that are missing. Their records wait."),
+        Panel("Records in memory", "graph", 6, "short", "green", "kafka-unreachable",
               _levels(_of("pending_records"), "pod"),
               "Records in memory that Kafka has not acknowledged yet. A sawtooth with the period of "
               "kafka.commit_interval is normal."),
-        Panel("Bytes in memory", "graph", 8, "bytes", "green", "kafka-unreachable",
+        Panel("Bytes in memory", "graph", 6, "bytes", "green", "kafka-unreachable",
               _levels(_of("pending_bytes"), "pod, part", "{{pod}} {{part}}"),
               "queue: records for Kafka; beyond kafka.max_pending_bytes per shard, they go to disk. "
               "exchange: what was read from the exchange and is held before that, by a pause or a rotation."),
@@ -485,15 +489,18 @@ ROWS = (
               "0 while a pod can't write to its spool."),
     )),
     Row("Details: processes", 7, (
-        Panel("CPU", "graph", 8, "short", "green 0.7 orange 0.9 red", None,
+        Panel("CPU", "graph", 6, "short", "green 0.7 orange 0.9 red", None,
               _process("rate(process_cpu_seconds_total[$__rate_interval])"),
               "Cores. One process can use one core at most; beyond that, add shards and replicas."),
-        Panel("Memory", "graph", 8, "bytes", "green", None,
+        Panel("Memory", "graph", 6, "bytes", "green", None,
               _process("process_resident_memory_bytes"),
               "Resident memory."),
-        Panel("Uptime", "graph", 8, "s", "green", "replica-missing",
+        Panel("Uptime", "graph", 6, "s", "green", "replica-missing",
               _process("time() - process_start_time_seconds"),
               "Time since the process started. A sawtooth means crashes: see the pod's previous log."),
+        Panel("Log lines dropped", "bars", 6, "short", "green", None,
+              _counts(_of("log_lines_dropped_total"), "pod"),
+              "Lines of the log that nobody read in time, or that had no room."),
     )),
 )
 # fmt: on
