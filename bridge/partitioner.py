@@ -21,6 +21,18 @@ def partition_of(key: bytes, partitions: int) -> int:
     return (murmur2(key) & _31_BITS) % partitions
 
 
+def coordinated_by(name: str, partitions: int) -> int:
+    """Return the partition of Kafka's own topic that a group or transactional id of this name belongs to.
+
+    The broker that leads it coordinates them. Kafka takes Java's hash of the name for it, without its sign.
+    """
+    value = 0
+    for unit in memoryview(name.encode("utf-16-le")).cast("H"):
+        value = value * 31 + unit & _32_BITS
+    signed = value - (1 << 32) if value >> 31 else value
+    return (abs(signed) & _31_BITS) % partitions
+
+
 def murmur2(key: bytes) -> int:
     """Return the 32-bit MurmurHash2 of a key, as an unsigned number."""
     value = _SEED ^ len(key)

@@ -11,10 +11,11 @@ from collections.abc import Callable, Collection, Mapping
 
 import structlog
 
-from bridge.config import KafkaConfig
-from bridge.kafka.client import FAILURES, in_words, understood
-from bridge.kafka.looking import View, and_more, look
+from bridge.config import Delivery, KafkaConfig
+from bridge.kafka.client import FAILURES, in_words, transactional_id, understood
+from bridge.kafka.looking import GROUPS, TRANSACTIONS, View, and_more, look
 from bridge.kafka.topics import Topic, mismatch
+from bridge.partitioner import coordinated_by
 from bridge.records import STATE
 from bridge.seen import Seen, SeenTopic
 from bridge.watch.metrics import Metrics
@@ -121,12 +122,26 @@ class Cluster:
             if not topic.missing
             for number in sorted(topic.leaderless)
         ]
+        stuck += self._stuck_coordinators()
         missing = {}
         if gone:
             missing["topics"] = and_more(gone, "; ")
         if stuck:
             missing["partitions"] = f"no leader: {and_more(stuck, ', ')}"
         return missing
+
+    def _stuck_coordinators(self) -> list[str]:
+        """Return the partitions of Kafka's own topics without a leader that hold up the group or a shard."""
+        config, own = self._config, self.view.own
+        names = {GROUPS: [config.group_id]}
+        if config.delivery is Delivery.EXACTLY_ONCE:
+            names[TRANSACTIONS] = [transactional_id(config, shard) for shard in range(config.shards)]
+        return sorted(
+            f"{topic}/{number}"
+            for topic in names.keys() & own.keys()
+            for number in {coordinated_by(name, own[topic].partitions) for name in names[topic]}
+            if number in own[topic].leaderless
+        )
 
     def _take(self, view: View) -> None:
         before, self.view = self.view, view

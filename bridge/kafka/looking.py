@@ -43,12 +43,20 @@ Remarks: TypeAlias = frozenset[tuple[str, str]]
 """What is only remarked on, and about which topic; logged when it is new."""
 
 
+GROUPS, TRANSACTIONS = "__consumer_offsets", "__transaction_state"
+"""Kafka's own topics, whose leaders coordinate groups and transactions."""
+
+
 class View(NamedTuple):
-    """What is known of the cluster: its id ("" if the broker reports none), and the topics by channel."""
+    """What is known of the cluster: its id ("" if the broker reports none), and the topics by channel.
+
+    `own` has those of Kafka's own topics that the bridge may look at, by name.
+    """
 
     cluster: str = ""
     topics: Mapping[str, Topic] = {}
     remarks: Remarks = frozenset()
+    own: Mapping[str, Found] = {}
 
 
 async def look(config: KafkaConfig, channels: Collection[str], before: View) -> View:
@@ -62,7 +70,10 @@ async def look(config: KafkaConfig, channels: Collection[str], before: View) -> 
     """
     names = topic_names(config, channels)
     async with admin(config) as client:
-        found = await describe(client, names.values())
+        found = await describe(client, [*names.values(), GROUPS, TRANSACTIONS])
+        own = {
+            name: one for name in (GROUPS, TRANSACTIONS) if (one := found.topics.get(name)) and not one.error
+        }
         missing = {channel: name for channel, name in names.items() if _is_missing(name, found.topics[name])}
         refused: dict[str, str] = {}
         if missing:
@@ -84,7 +95,7 @@ async def look(config: KafkaConfig, channels: Collection[str], before: View) -> 
         for channel, name in names.items()
     }
     remarks = frozenset(_remarks(config, topics, reported, before.remarks))
-    return View(found.cluster, topics, remarks)
+    return View(found.cluster, topics, remarks, own)
 
 
 async def _create(

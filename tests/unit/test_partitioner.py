@@ -5,7 +5,7 @@ from aiokafka.partitioner import murmur2 as murmur2_of_aiokafka
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge.partitioner import murmur2, partition_of
+from bridge.partitioner import coordinated_by, murmur2, partition_of
 
 
 # From UtilsTest.testMurmur2 of Apache Kafka's Java client.
@@ -37,3 +37,20 @@ def test_a_partition_is_one_of_the_topic(key: bytes, partitions: int) -> None:
 def test_the_sign_bit_is_dropped_as_the_java_client_does() -> None:
     """The hash of "foobar" is negative in Java: with its sign bit dropped it is 1357151166."""
     assert partition_of(b"foobar", 12) == 1357151166 % 12
+
+
+@pytest.mark.parametrize(
+    ("name", "java_hash"),
+    [
+        ("", 0),
+        ("abc", 96354),
+        ("polygenelubricants", -2147483648),
+        ("digifinex-bridge", None),
+        ("größe/0", None),
+    ],
+)
+def test_a_name_is_coordinated_by_the_partition_of_its_hash_in_java(name: str, java_hash: int | None) -> None:
+    if java_hash is None:
+        java_hash = sum(ord(letter) * 31**place for place, letter in enumerate(reversed(name)))
+        java_hash = (java_hash + 2**31) % 2**32 - 2**31
+    assert coordinated_by(name, 50) == (0 if java_hash == -(2**31) else abs(java_hash)) % 50

@@ -10,16 +10,21 @@ from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
 from bridge.config import KafkaConfig
+from bridge.kafka.client import transactional_id
+from bridge.kafka.looking import GROUPS, TRANSACTIONS
+from bridge.kafka.metadata import Found
 from bridge.kafka.partition import Batch
 from bridge.kafka.queues import Queues
 from bridge.kafka.state import ShardState
 from bridge.kafka.topics import Topic
 from bridge.ledger import Watermark
+from bridge.partitioner import coordinated_by
 from bridge.records import EVENTS, STATE, Open, Record
 from bridge.seen import Seen, SeenTopic, changes
 from bridge.spool.overflow import Overflow
 from bridge.spool.spool import Spool
 from bridge.watch.metrics import Metrics
+from tests.support.clusters import cluster_of
 
 KEYS = [b"A_USDT", b"B_USDT", b"C_USDT", b"D_USDT", b"E_USDT"]
 SEEN = Seen("c1", {STATE: SeenTopic("s1", 1), "md.trades.v1": SeenTopic("t1", 4)})
@@ -216,3 +221,19 @@ def test_a_spool_remembers_the_cluster_and_leaves_out_trades_that_its_topic_has(
         (KEYS[0], 5),
         (KEYS[1], 1),
     ]
+
+
+def test_partitions_of_kafkas_own_topics_are_named_if_they_hold_up_a_group_or_a_shard() -> None:
+    cluster = cluster_of()
+    config = KafkaConfig()
+    ours = coordinated_by(transactional_id(config, 0), 50)
+    group = coordinated_by(config.group_id, 50)
+    for topic, number, named in (
+        (TRANSACTIONS, ours, f"no leader: {TRANSACTIONS}/{ours}"),
+        (TRANSACTIONS, ours + 1, None),
+        (GROUPS, group, f"no leader: {GROUPS}/{group}"),
+        (GROUPS, group + 1, None),
+    ):
+        own = {topic: Found(None, "", 50, frozenset({number}), 1)}
+        cluster.view = cluster.view._replace(own=own)
+        assert cluster.missing().get("partitions") == named
