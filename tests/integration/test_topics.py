@@ -22,7 +22,7 @@ from bridge.kafka.client import client
 from bridge.kafka.rebuilding import is_on_kafka
 from bridge.ledger import Watermark
 from bridge.partitioner import partition_of
-from bridge.records import Open, Record
+from bridge.records import STATE, Open, Record
 from bridge.simulator.protocol import PUBLIC
 from tests.support.checks import (
     assert_no_hole,
@@ -380,6 +380,30 @@ def test_state_keeps_the_limit_of_its_topic_also_when_that_is_lowered(
     asyncio.run(serve(one, steps))
     keys = {record.key for record in read_topic(kafka.bootstrap, name)}
     assert {b"trades/" + symbol.encode() for symbol in symbols} < keys
+
+
+@pytest.mark.parametrize("delivery", DELIVERIES)
+def test_bridge_state_that_was_deleted_has_symbols_again_that_were_not_traded_since(
+    kafka: Broker, prefix: str, delivery: str
+) -> None:
+    name = f"{prefix}.bridge-state"
+    one = Delivery(kafka_config(kafka, prefix, delivery=delivery))
+
+    async def steps() -> None:
+        one.queues.add([trade(1, "QUIET_USDT"), trade(2, "BUSY_USDT")])
+        await delivered_by(one)
+        before = one.cluster.topics[STATE].id
+        await asyncio.to_thread(delete_topic, kafka.bootstrap, name)
+        one.cluster.ask()
+        await soon(lambda: one.cluster.topics[STATE].id != before, 30, "another topic")
+        one.queues.add([trade(3, "BUSY_USDT")])
+        await delivered_by(one)
+
+    asyncio.run(serve(one, steps))
+    keys = {record.key for record in read_topic(kafka.bootstrap, name)}
+    assert keys == {b"owner", b"cluster", b"trades/QUIET_USDT", b"trades/BUSY_USDT"}
+    ids = sorted(record.json["id"] for record in read_topic(kafka.bootstrap, f"{prefix}.trades.v1"))
+    assert ids == [1, 2, 3]
 
 
 def test_state_whose_limit_is_too_low_for_one_record_is_named_until_it_is_raised(
