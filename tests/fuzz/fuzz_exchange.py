@@ -107,6 +107,8 @@ class Round:
                 exchange.turn_honest()
                 bridge.wait_ready(PATIENCE)
                 eventually(lambda: exchange.read >= {*_subscriptions()}, PATIENCE, "data read again")
+                # Else a stop would leave in the spool what a slow Kafka has not taken yet.
+                eventually(lambda: bridge.metric("spool_records") == 0, PATIENCE, "empty spool", every=0.5)
                 self._over.set()
                 watching.join()
                 assert bridge.stop() == 0
