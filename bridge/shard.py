@@ -304,6 +304,7 @@ class Shard:
             account=known,
         )
         connector.sessions.buffers = self._buffers
+        connector.sessions.has_room = lambda: self.queues.has_room
         if account is None:
             connector.siblings = self._halving
         if self.paused:

@@ -3,7 +3,7 @@
 import asyncio
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from math import inf
 
@@ -62,6 +62,8 @@ class Sessions:
         self.reading.set()
         # Of all sessions of the process, if it has more of them than these: given by the shard.
         self.buffers = Buffers(config.max_buffered_bytes, config.max_frame_bytes)
+        # Whether there is room for what they bring; likewise. Without, `pause` is about to be called.
+        self.has_room: Callable[[], bool] = lambda: True
         self._config = config
         self._courtesy = courtesy
         self._receiver = receiver
@@ -173,6 +175,7 @@ class Sessions:
     async def _connect(self, wanted: plan.Wanted, cause: Cause, receiver: Receiver) -> Feed:
         config = self._config
         opened = await opening.stream(config, self._courtesy, self.buffers)
+        opened.has_room = self.has_room
         session = Session(
             wanted,
             timing=Timing(

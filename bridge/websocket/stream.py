@@ -43,12 +43,10 @@ _LENGTH_IN_8 = 127
 
 _END_OF_HANDSHAKE = b"\r\n\r\n"
 
-# Bytes of messages that are handed over before other tasks get a turn. An event loop keeps reading as long
-# as there is something to read, so that the tasks that send the records to Kafka would starve.
+# Bytes of messages that are handed over before other tasks get a turn: an event loop keeps reading as long as
+# there is something to read, and the tasks that send to Kafka would starve.
 _TURN = 32_768
-
-# Messages likewise, and control frames: the smallest ones may cost as much as others.
-_AT_ONCE = 128
+_AT_ONCE = 128  # messages likewise, and control frames: small ones may cost as much as others
 
 # Fragments of one message. websockets limits their bytes, but not the number of empty ones.
 _MOST_FRAGMENTS = 4096
@@ -95,6 +93,8 @@ class Stream(ClientConnection):
         self._lost = False  # whether the transport has reported the end of the connection
         self._unread = False  # whether it was aborted because the exchange reads nothing
         self.buffers: Buffers | None = None  # of the process; given after the handshake, None: no limit
+        # Whether there is room behind; given after the handshake. Without, turns pass until this is paused.
+        self.has_room: Callable[[], bool] = lambda: True
         self._counted = 0  # bytes that are counted there: all that is held, if it is not small
         self._waits = False  # whether it reads nothing until there is room in the buffers
         # Reports that end to websockets, once everything whole is handed over; None before and afterwards.
@@ -142,7 +142,8 @@ class Stream(ClientConnection):
             self._parts.append(data)
             self._have += len(data)
             if self._have >= self._need and self._turn is None and not self._paused:
-                self._go_on()
+                if self.has_room():
+                    self._go_on()
                 if self._have >= self._need and not self._paused:
                     self.transport.pause_reading()
                     self._schedule()
@@ -212,11 +213,11 @@ class Stream(ClientConnection):
     def _hand_over(self) -> bool:
         """Hand over about as many messages as a turn may, unless paused; return whether there are more."""
         taken = number = 0
-        while self._early and taken < _TURN and number < _AT_ONCE and not self._paused:
+        while self._early and taken < _TURN and number < _AT_ONCE and not self._paused and self.has_room():
             message, binary = self._early.popleft()
             taken, number = taken + len(message), number + 1
             self._receive([message], binary)
-        if self._have >= self._need and not self._early and not self._paused:
+        if self._have >= self._need and not self._early and not self._paused and self.has_room():
             self._go_on()
         return not self._paused and (bool(self._early) or self._have >= self._need)
 
@@ -338,7 +339,8 @@ class Stream(ClientConnection):
 
     def _deliver(self, message: bytes, binary: bool) -> None:
         """Hand over a message that the parser brought, or keep it if it is not its turn."""
-        if self._paused or self._early or (self._attached and self._delivered >= _AT_ONCE):
+        turn_is_over = self._attached and (self._delivered >= _AT_ONCE or not self.has_room())
+        if self._paused or self._early or turn_is_over:
             self._early.append((message, binary))
         else:
             self._delivered += 1

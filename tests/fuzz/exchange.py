@@ -28,7 +28,7 @@ _LARGE = 10_000_000  # bytes of a flood
 _MANY = 24_000  # items of one push
 
 _SUBSCRIBE = ".subscribe"
-_GONE = (ConnectionError, EOFError, TimeoutError, asyncio.LimitOverrunError, RuntimeError)
+_GONE = (OSError, EOFError, TimeoutError, asyncio.LimitOverrunError, RuntimeError)
 
 Subscription = tuple[str, str]
 """A channel, and the market or currency; without one for a channel that is subscribed by nothing."""

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.support.consumers import read_topic
-from tests.support.hostile import ATTACKS, LARGE_FRAMES, STRANGE, STRANGERS, HostileExchange
+from tests.support.hostile import ATTACKS, LARGE_FRAMES, STRANGE, STRANGERS, TICKERS, HostileExchange
 from tests.support.kafka_broker import Broker
 from tests.support.process import RunningBridge, config, fetch
 from tests.support.waiting import eventually
@@ -101,3 +101,19 @@ def test_markets_that_nobody_has_asked_for_take_neither_memory_nor_state(
             assert bridge.stop() == 0
     state = {record.key for record in read_topic(kafka.bootstrap, f"{prefix}.bridge-state")}
     assert not [key for key in state if key and key.startswith(b"S")], "the state of a market"
+
+
+def test_pushes_with_many_records_on_all_sessions_at_once_are_bounded_without_a_spool(
+    kafka: Broker, prefix: str, tmp_path: Path
+) -> None:
+    """Reading pauses behind the first that finds no room, and not only once all sessions were served."""
+    with HostileExchange(TICKERS) as exchange:
+        sections: dict[str, dict[str, Any]] = {
+            "exchange": {**EXCHANGE, "max_session_age": 600.0, "reply_timeout": 50.0},
+            "channels": {"trades": [], "depth": [], "ticker": list(TICKERS), "all_ticker": False},
+            "spool": {"max_bytes": 0},
+        }
+        with RunningBridge(tmp_path, config(exchange.url, kafka, prefix, sections)) as bridge:
+            eventually(lambda: exchange.ended.keys() == TICKERS.keys(), PATIENCE, "every attack")
+            eventually(lambda: bridge.stderr.count('"paused reading"') > 1, PATIENCE, "reading paused twice")
+            assert peak(bridge) < MOST_MEMORY

@@ -123,6 +123,15 @@ ATTACKS: dict[str, Attack] = {
     "WORDS_USDT": long_words,
 }
 
+
+async def many_tickers(victim: Victim) -> None:
+    """Push tickers of the market, as many as a frame may have."""
+    items = ",".join([f'{{"symbol":"{victim.symbol}"}}'] * 24_000)
+    await victim.flood(victim.push(f"[{items}]", "ticker"), 3)
+
+
+TICKERS: dict[str, Attack] = {f"MANY{number}_USDT": many_tickers for number in range(24)}
+
 STRANGE: dict[str, Attack] = {"STRANGERS_USDT": strangers}
 
 

@@ -185,6 +185,34 @@ def test_tiny_messages_are_handed_over_by_turns_too(begins_early: bool, alternat
     asyncio.run(scenario())
 
 
+@pytest.mark.parametrize("begins_early", [False, True])
+def test_nothing_is_handed_over_while_there_is_no_room_behind(begins_early: bool) -> None:
+    """Not even before the pause that follows: each of a hundred sessions may have a large push."""
+
+    async def scenario() -> None:
+        room = True
+        listener = Listener()
+        listener.stream.has_room = lambda: room
+        if begins_early:
+            listener.stream.data_received(numbered(0))
+        listener.attach()
+        await turns(3)
+        first = len(listener.numbers)
+        room = False
+        listener.network.arrived += numbered(*range(first, 500))
+        await turns(20, each=listener.network.read)
+        assert len(listener.numbers) == first
+        listener.pause()
+        room = True
+        await turns(20, each=listener.network.read)
+        assert len(listener.numbers) == first
+        listener.resume()
+        await listener.read_all()
+        assert listener.numbers == list(range(500))
+
+    asyncio.run(scenario())
+
+
 def test_a_pause_while_a_lost_connection_hands_over_ends_it() -> None:
     async def scenario() -> None:
         listener = Listener()
