@@ -125,7 +125,8 @@ class Bridge:
         missing: dict[str, object] = {}
         if (spool := self._spool_trouble()) is not None:
             (degraded if self._started else missing)["spool"] = spool
-        missing |= self._trouble
+        if self._ownership.trouble is None:  # else Kafka answers again
+            missing |= self._trouble
         if missing:
             return Readiness(missing)
         missing |= self._cluster.missing()

@@ -92,7 +92,7 @@ class Ownership:
             async with consumer(self._config) as reader:
                 await self._watch(reader, topic)
         except FAILURES:
-            self._recovery = _RECOVERY
+            self.trouble, self._recovery = None, _RECOVERY
             raise
         if self.trouble is not None:
             log.info("no bridge is waited for any more")

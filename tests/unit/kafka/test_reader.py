@@ -1,0 +1,111 @@
+"""A partition to which only one process writes is read again only where somebody else has written."""
+
+import asyncio
+from typing import cast
+
+import pytest
+from aiokafka import AIOKafkaConsumer
+
+from bridge.kafka import reader
+from bridge.kafka.reader import Follower, Read
+
+
+class Log:
+    """Stands in for a partition: each record is whoever has written it; "marker" ends a transaction."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *, marked: bool) -> None:
+        self.records: list[str] = ["before"] * 5
+        self.read: list[str] = []  # what was read, in order
+        self.follower = Follower("state", 0, marked=marked)
+        self._marked = marked
+        monkeypatch.setattr(reader, "read", self._read)
+        self.look()
+
+    async def _read(
+        self, _one: object, _topic: str, offsets: dict[int, int | None], _begun: object = None
+    ) -> dict[int, Read]:
+        self.read += self.records[offsets[0] or 0 :]
+        return {0: Read({}, {}, len(self.records))}
+
+    def look(self) -> list[str]:
+        """Read on, and return what was read."""
+        self.read = []
+        asyncio.run(self.follower.read_on(cast("AIOKafkaConsumer", None)))
+        return self.read
+
+    def disturbed(self) -> bool:
+        """Return whether it is known that somebody else has written."""
+        return self.follower.disturbed
+
+    def save(self, *batches: int, between: int = 0) -> None:
+        """Save in these batches; somebody else writes so many records behind the first one."""
+        places = []
+        for number in batches:
+            places.append((len(self.records), number))
+            self.records += ["own"] * number + ["other"] * between
+            between = 0
+        if self._marked:
+            self.records.append("marker")
+        self.follower.skip(places)
+
+
+@pytest.mark.parametrize("marked", [True, False])
+def test_what_was_saved_from_here_is_not_read(monkeypatch: pytest.MonkeyPatch, marked: bool) -> None:
+    log = Log(monkeypatch, marked=marked)
+    for batches in ((1,), (3, 2), (7,)):
+        log.save(*batches)
+        assert not log.disturbed()
+    assert log.look() == []
+
+
+@pytest.mark.parametrize("number", [1, 2])
+@pytest.mark.parametrize("marked", [True, False])
+def test_what_somebody_else_writes_between_two_saves_is_noticed_and_read(
+    monkeypatch: pytest.MonkeyPatch, marked: bool, number: int
+) -> None:
+    log = Log(monkeypatch, marked=marked)
+    log.save(2)
+    log.records += ["other"] * number
+    log.save(2)
+    assert log.disturbed()
+    log.save(1)
+    assert log.look().count("other") == number
+    assert not log.disturbed()
+    log.save(1)
+    assert log.look() == []
+
+
+@pytest.mark.parametrize("marked", [True, False])
+def test_what_somebody_else_writes_within_a_save_is_noticed(
+    monkeypatch: pytest.MonkeyPatch, marked: bool
+) -> None:
+    """One record at the place of which a marker could be."""
+    log = Log(monkeypatch, marked=marked)
+    log.save(2, 2, between=1)
+    assert log.disturbed()
+    assert log.look().count("other") == 1
+
+
+@pytest.mark.parametrize("marked", [True, False])
+def test_a_save_that_was_read_already_is_not_skipped_again(
+    monkeypatch: pytest.MonkeyPatch, marked: bool
+) -> None:
+    """As after a commit whose response was lost."""
+    log = Log(monkeypatch, marked=marked)
+    first = len(log.records)
+    log.records += ["own"] * 2 + ["marker"] * marked
+    log.look()
+    log.follower.skip([(first, 2)])
+    log.save(1)
+    assert not log.disturbed()
+    assert log.look() == []
+
+
+def test_a_partition_that_has_lost_records_is_read_from_its_beginning(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    log = Log(monkeypatch, marked=True)
+    log.records = ["new"] * 2
+    log.look()
+    assert log.follower.has_lost
+    assert log.read == ["new"] * 2
