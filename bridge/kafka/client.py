@@ -20,6 +20,7 @@ from aiokafka.errors import (
     RequestTimedOutError,
     TopicAuthorizationFailedError,
     TransactionalIdAuthorizationFailed,
+    UnknownTopicOrPartitionError,
 )
 from aiokafka.helpers import create_ssl_context
 
@@ -210,6 +211,13 @@ def explained(client: AnyClient) -> Iterator[None]:
         if (why := trouble(client)) is None or why in str(error):
             raise
         raise KafkaConnectionError(f"cannot connect to {why}") from error
+
+
+def explanation(error: BaseException, client: AnyClient | None) -> str:
+    """Return the text of an error as `in_words` does, or why a client gets no answer if it is that."""
+    is_silence = isinstance(error, (*_NO_ANSWER, UnknownTopicOrPartitionError))  # or it has no metadata
+    why = trouble(client) if client is not None and is_silence else None
+    return f"cannot connect to {why}" if why else in_words(error)
 
 
 @contextmanager

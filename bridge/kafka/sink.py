@@ -24,7 +24,7 @@ from bridge.backoff import Backoff
 from bridge.config import Delivery, KafkaConfig
 from bridge.errors import ShardLost
 from bridge.kafka.batches import Batches, Failure
-from bridge.kafka.client import FAILURES, explained, in_words, transactional_id
+from bridge.kafka.client import FAILURES, explained, explanation, in_words, transactional_id
 from bridge.kafka.cluster import Cluster
 from bridge.kafka.outage import Outage
 from bridge.kafka.partition import Partition
@@ -453,21 +453,19 @@ class Sink:
     # Recover
 
     async def _recover(self, error: Exception, failures: Sequence[Failure]) -> None:
-        why = trouble(self._producer) if self._producer is not None else None
         if too_large(failures):
             await self._cluster.refreshed()
         else:
             self._cluster.ask()
         place = f"{self._config.bootstrap_servers}: "
-        if why:
-            place += f"cannot connect to {why}"
-        elif failures:
+        if failures:
             partition, error_of_batch = failures[0]
-            place += f"topic {partition.topic.name}, partition {partition.number}: {in_words(error_of_batch)}"
+            words = explanation(error_of_batch, self._producer)
+            place += f"topic {partition.topic.name}, partition {partition.number}: {words}"
             if partition is self._state_partition and too_large(failures[:1]):
                 place += f" (raise its max.message.bytes, which is {partition.topic.max_message_bytes})"
         else:
-            place += in_words(error)
+            place += explanation(error, self._producer)
         self._outage.begin(place)
         self._rejections.handle(failures, self._cluster.topics)
         if not failures:

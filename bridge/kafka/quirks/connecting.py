@@ -86,7 +86,7 @@ async def _metadata_update(self: AIOKafkaClient, cluster: Any, topics: Collectio
     try:
         if await _original_metadata_update(self, cluster, topics):
             known = {f"{broker.host}:{broker.port}" for broker in cluster.brokers()}
-            reach.causes = {address: words for address, words in reach.causes.items() if address in known}
+            reach.causes = {address: one for address, one in reach.causes.items() if address in known}
             return True
         pace = reach.paces["bootstrap"]
         if pace.allows():
@@ -111,7 +111,7 @@ async def _ask_bootstrap_servers(self: AIOKafkaClient, topics: Collection[str] |
     causes = []
     request = MetadataRequest(None if topics is None else list(topics))
     for host, port, _ in self.hosts:
-        connection = None
+        connection, address = None, f"{host}:{port}"
         try:
             with _attempting(self, None):
                 connection = await _open(self, host, port)
@@ -122,13 +122,13 @@ async def _ask_bootstrap_servers(self: AIOKafkaClient, topics: Collection[str] |
         except ConfigError as error:
             words = str(error)
         except (KafkaError, OSError) as error:
-            address = f"{host}:{port}"
-            words = reach.causes[address] if connection is None else words_of(connection, error)
+            known = reach.causes.get(address, (0.0, str(error)))[1]  # noted where it was to be opened
+            words = known if connection is None else words_of(connection, error)
         finally:
             if connection is not None:
                 connection.close()
-        reach.failed(f"{host}:{port}", words)
-        causes.append(f"{host}:{port}: {words}")
+        reach.failed(address, words)
+        causes.append(f"{address}: {words}")
     raise KafkaConnectionError(f"cannot connect to {'; '.join(causes)}")
 
 

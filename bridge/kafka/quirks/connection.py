@@ -25,6 +25,7 @@ _CONNECT_TIMEOUT = 10.0  # seconds for a connection with TLS, versions and SASL
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 3.0  # seconds between two attempts to open the same connection
 _CALM = 10.0  # seconds without an attempt, after which the next pause is the first one again
 _SHARE_OF_LIFETIME = 0.8  # of what an authentication is valid for, after which there is a new one
+_FRESH = 30.0  # seconds for which a cause is of interest
 _MOST_CAUSES = 3  # that are shown of one client
 
 # Bytes of a response: as many as a broker takes of a request, `socket.request.max.bytes`.
@@ -66,18 +67,23 @@ class Reach:
     renew: Callable[[], Mapping[str, Any]] | None = None
     # By connection: the node and the group of connections, or "bootstrap" for all bootstrap servers.
     paces: defaultdict[object, Pace] = field(default_factory=lambda: defaultdict(Pace))
-    # Why the last attempt failed, by address; forgotten when one succeeds.
-    causes: dict[str, str] = field(default_factory=dict)
+    # When and why the last attempt failed, by address; forgotten when one succeeds.
+    causes: dict[str, tuple[float, str]] = field(default_factory=dict)
 
     def failed(self, address: str, words: str) -> None:
         """Note why an attempt has failed."""
         self.causes.pop(address, None)
-        self.causes[address] = words
+        self.causes[address] = (time.monotonic(), words)
 
     def trouble(self) -> str | None:
-        """Return why brokers cannot be reached, by address, the newest causes; None: they can."""
-        newest = list(self.causes.items())[-_MOST_CAUSES:]
-        return "; ".join(f"{address}: {words}" for address, words in newest) or None
+        """Return why brokers cannot be reached, by address, the newest causes; None: they can.
+
+        Whoever cannot do without a broker tries again within seconds. So an older cause is of a broker that
+        is not needed, or not there any more.
+        """
+        since = time.monotonic() - _FRESH
+        fresh = [f"{address}: {words}" for address, (at, words) in self.causes.items() if at >= since]
+        return "; ".join(fresh[-_MOST_CAUSES:]) or None
 
 
 @dataclass(slots=True)
