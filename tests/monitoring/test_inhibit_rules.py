@@ -93,6 +93,7 @@ def alert(name: str, **labels: str) -> dict[str, str]:
         ),
         ("ChannelStale", {"SubscriptionsMissing"}),
         ("KafkaUnreachable", {"DataLate", "DeliveryLagHigh", "ShardUnowned", "SpoolFilling", "NotReady"}),
+        ("PartitionUnavailable", {"DataLate", "SpoolFilling"}),
         ("ReadingPaused", {"SpoolFilling"}),
         ("ShardUnowned", {"NotReady"}),
     ],
