@@ -50,8 +50,18 @@ class Bad(NamedTuple):
 
 Message = Push | Bad
 
-MESSAGE_BYTES = 300
-"""What a message takes in memory besides its content, approximately."""
+_MESSAGE_BYTES = 300  # what a message takes in memory besides its content, approximately
+_RECORD_BYTES = 500  # what a record takes in memory, approximately; each object in a push may become one
+
+
+def size_of(message: Message) -> int:
+    """Return how many bytes a message takes in memory, with the records that it may become, approximately.
+
+    When a rotation ends, what it holds becomes records all at once: 16 bytes may make one of 500.
+    """
+    if isinstance(message, Bad):
+        return len(message.frame) + _MESSAGE_BYTES
+    return len(message.params) + message.params.count(b"{") * _RECORD_BYTES + _MESSAGE_BYTES
 
 
 _MOST_ALIGNED = 250_000  # items of both sessions, multiplied, that are aligned: more take more than a second
@@ -88,16 +98,15 @@ class Handover(Generic[Context]):
         """Remember a message that the old session brought."""
         if isinstance(message, Bad):
             self._bad[message.frame] += 1
-            self.held_bytes += len(message.frame) + MESSAGE_BYTES
+            self.held_bytes += size_of(message)
         elif self._is_aligned(message):
             self._remembered.append(message)
-            self.held_bytes += len(message.params) + MESSAGE_BYTES
+            self.held_bytes += size_of(message)
 
     def hold(self, message: Message, context: Context) -> None:
         """Hold back a message of the new session."""
         self._held.append((message, context))
-        size = len(message.frame if isinstance(message, Bad) else message.params)
-        self.held_bytes += size + MESSAGE_BYTES
+        self.held_bytes += size_of(message)
 
     def release(self) -> list[tuple[Message, Context]]:
         """Return those of the held messages that were not seen, and all bad frames, in order of arrival.

@@ -30,7 +30,7 @@ from bridge.channels import CHANNELS
 from bridge.channels.channel import Source
 from bridge.errors import BadFrame
 from bridge.exchange.frames import Push
-from bridge.exchange.handover import MESSAGE_BYTES, Bad, Handover, Message
+from bridge.exchange.handover import Bad, Handover, Message, size_of
 from bridge.websocket.buffers import Buffers
 from bridge.websocket.feed import Feed, Receiver, until
 
@@ -74,7 +74,8 @@ class Rotation:
         self._new: Feed | None = None  # given to `run`
         self._over = False  # whether `run` has returned
         self._counted = 0  # bytes that are counted in the buffers
-        self._frames_bytes = 0  # of the frames of messages that are held or kept aside
+        self._frames_bytes = 0  # of the frames of messages that are held
+        self._aside_bytes = 0  # of what is kept aside, with its frames
         # The messages of the old sessions that are remembered, and those of the new one that are held.
         self._handover: Handover[_Came] = Handover(CHANNELS)
         self._aside: list[tuple[Message, _Came]] = []  # received over old ones after their pongs, in order
@@ -91,7 +92,7 @@ class Rotation:
     @property
     def held_bytes(self) -> int:
         """Bytes of messages that are remembered, held back or kept aside, approximately."""
-        return self._handover.held_bytes + self._frames_bytes
+        return self._handover.held_bytes + self._frames_bytes + self._aside_bytes
 
     def abandon(self) -> None:
         """Keep the old sessions in use, because they are not replaced."""
@@ -163,7 +164,7 @@ class Rotation:
     def _go_on_with(self, new: Feed, outcome: Outcome) -> Outcome:
         self._release(new.source)
         self._aside.clear()  # it came over the new session too
-        self._frames_bytes = 0
+        self._frames_bytes = self._aside_bytes = 0
         new.deliver_to(self._receiver)
         return outcome
 
@@ -181,7 +182,7 @@ class Rotation:
 
     def _keep_aside(self, message: Message, came: _Came) -> None:
         self._aside.append((message, came))
-        self._frames_bytes += len(came[2]) + MESSAGE_BYTES
+        self._aside_bytes += len(came[2]) + size_of(message)
         self._count(self.held_bytes)
 
     def _count(self, size: int) -> None:

@@ -15,7 +15,7 @@ from bridge.channels.channel import Source
 from bridge.errors import BadFrame
 from bridge.exchange.events import SubscriptionRefused
 from bridge.exchange.frames import Push
-from bridge.exchange.handover import MESSAGE_BYTES
+from bridge.exchange.handover import size_of
 from bridge.exchange.session import Session, Timing
 from bridge.watch.events import Journal
 from bridge.watch.metrics import Metrics
@@ -390,7 +390,8 @@ async def test_only_what_is_released_of_the_new_session_counts_as_overlapping() 
 @in_a_loop
 async def test_what_is_held_or_kept_aside_is_counted_in_bytes() -> None:
     async with rotation() as the:
-        one = len(frame_of("1")) + MESSAGE_BYTES
+        one = size_of(Push("order", frame_of("1")))
+        assert one > 700, "its record counts too"
         frame = len(frame_of("1"))
         assert the.rotation.held_bytes == 0
         the.x.bring("1")
@@ -399,7 +400,7 @@ async def test_what_is_held_or_kept_aside_is_counted_in_bytes() -> None:
         await the.y.become_live()
         await the.x.pong()
         the.x.bring("2 3")
-        assert the.rotation.held_bytes == 5 * one + 2 * frame
+        assert the.rotation.held_bytes == 5 * one + 4 * frame, "and two are kept aside with frames"
         await the.y.pong()
         assert the.rotation.held_bytes == 0
 
@@ -446,7 +447,7 @@ async def test_what_a_session_that_replaced_nothing_still_receives_is_not_counte
 @in_a_loop
 async def test_other_sessions_of_the_process_count_too() -> None:
     async with rotation(room=10_000) as the:
-        the.buffers.change(9_500)
+        the.buffers.change(9_000)
         the.y.bring("1")
         assert not the.rotation.given_up
         the.y.bring("2")
