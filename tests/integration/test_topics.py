@@ -138,22 +138,31 @@ def test_a_data_topic_that_may_not_be_created_is_named_and_the_others_go_on(
         assert_trades_are(records_of(kafka, prefix, "trades"), exchange.truth.made)
 
 
-def test_topics_that_are_missing_at_the_start_are_named_and_waited_for(
+def test_topics_that_are_missing_at_the_start_are_waited_for_and_their_growth_is_an_event(
     kafka: Broker, prefix: str, tmp_path: Path
 ) -> None:
-    keys = {"create_topics": False}
-    with (
-        ExchangeThread(symbols=SYMBOLS, rate=100) as exchange,
-        RunningBridge(tmp_path, config(exchange.url, kafka, prefix, {"kafka": keys})) as bridge,
-    ):
-        assert bridge.port
-        eventually(lambda: names(bridge.ready()[1]["missing"], f"{prefix}.all_ticker.v1"), 60, "named")
-        for channel in (*PUBLIC, "deadletter", "events"):
-            create_topic(kafka.bootstrap, f"{prefix}.{channel}.v1", 2)
-        create_topic(kafka.bootstrap, f"{prefix}.bridge-state", 1, cleanup_policy="compact")
-        bridge.wait_ready()
-        delivers(bridge)
-        assert bridge.stop() == 0
+    """Also growth between two runs."""
+    name = f"{prefix}.depth.v1"
+    with ExchangeThread(symbols=SYMBOLS, rate=100) as exchange:
+        settings = config(exchange.url, kafka, prefix, {"kafka": {"create_topics": False}})
+        with RunningBridge(tmp_path, settings) as bridge:
+            assert bridge.port
+            eventually(lambda: names(bridge.ready()[1]["missing"], f"{prefix}.all_ticker.v1"), 60, "named")
+            for channel in (*PUBLIC, "deadletter", "events"):
+                create_topic(kafka.bootstrap, f"{prefix}.{channel}.v1", 2)
+            create_topic(kafka.bootstrap, f"{prefix}.bridge-state", 1, cleanup_policy="compact")
+            bridge.wait_ready()
+            delivers(bridge)
+            assert bridge.stop() == 0
+        add_partitions(kafka.bootstrap, name, 5)
+        with RunningBridge(tmp_path, settings) as bridge:
+            bridge.wait_ready()
+            delivers(bridge, "depth")
+            assert bridge.stop() == 0
+    events = [record.json for record in records_of(kafka, prefix, "events")]
+    (grown,) = (one["detail"] for one in events if one["event"] == "partitions_grown")
+    assert grown == f"{name} had 2 partitions and has 5"
+    assert "cluster_changed" not in {one["event"] for one in events}
 
 
 @pytest.mark.parametrize("delivery", DELIVERIES)
