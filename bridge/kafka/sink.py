@@ -232,6 +232,8 @@ class Sink:
             log.info("a commit whose response was lost had succeeded", transaction=committed)
             state.saved(state.committing)
             self._settle(self._queues.places.values())
+            if state.was_lost:
+                state.write_anew()  # what the commit has saved was lost, too
         state.committing = self._saving = None
         self._queues.requeue()
         self.taken_over.set()

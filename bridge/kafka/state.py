@@ -187,7 +187,7 @@ class ShardState:
             values[TRADES + symbol] = msgspec.json.encode(watermark)
         for account, heard in self.heard.items():
             values[ACCOUNT + account.encode()] = msgspec.json.encode(heard)
-        self._unsaved = values | self._unsaved
+        self._unsaved = self._unsaved | values | {k: one for k, one in self._unsaved.items() if one is None}
         self._saved_at = -float("inf")  # its owner, too
 
     def acknowledged(self, records: Iterable[Record]) -> None:
@@ -296,6 +296,8 @@ class ShardState:
         for account in save.heard:
             self._unsaved.pop(ACCOUNT + account.encode(), None)  # older ones, from another shard
         for symbol, watermark in save.changed.items():
+            if self._unsaved.get(TRADES + symbol) is not None:
+                del self._unsaved[TRADES + symbol]  # an older one; a tombstone would be newer
             if self._unsaved_watermarks.get(symbol) is watermark:
                 del self._unsaved_watermarks[symbol]
             elif symbol not in self._unsaved_watermarks:

@@ -77,3 +77,31 @@ def test_a_market_that_comes_back_after_it_was_forgotten_begins_anew(number: int
     assert not state.watermarks
     assert saved(state, trade(b"GONE0_USDT"))[b"GONE0_USDT"]
     assert state.watermarks[b"GONE0_USDT"].ids == [2]
+
+
+def test_what_is_written_anew_goes_back_behind_no_trade_of_the_same_save() -> None:
+    state = state_of(busy=1, quiet=1)
+    state.write_anew()
+    first = saved(state, trade(b"BUSY_USDT"))
+    assert first.keys() == {b"BUSY_USDT", b"QUIET_USDT"}
+    assert b'"ids":[1,2]' in (first[b"BUSY_USDT"] or b"")
+    assert saved(state) == {}
+
+
+def test_a_commit_that_had_succeeded_is_part_of_what_is_written_anew() -> None:
+    """Its save went to the bridge-state that is lost."""
+    state = state_of(busy=1, quiet=1)
+    commit = state.save([trade(b"BUSY_USDT")], NOTHING)
+    state.write_anew()
+    state.saved(commit)
+    state.write_anew()
+    assert b'"ids":[1,2]' in (saved(state)[b"BUSY_USDT"] or b"")
+
+
+def test_a_tombstone_outlives_that_all_is_written_anew() -> None:
+    state = state_of(gone=31, new=1)
+    state.forget_old((), NOW_US - 30 * DAY_US)
+    state.write_anew()
+    values = saved(state)
+    assert values[b"GONE_USDT"] is None
+    assert values[b"NEW_USDT"]
