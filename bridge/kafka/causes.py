@@ -5,7 +5,7 @@ import socket
 import ssl
 from collections.abc import Iterator
 
-from aiokafka.errors import KafkaConnectionError, KafkaError, SaslAuthenticationFailed
+from aiokafka.errors import IllegalSaslStateError, KafkaConnectionError, KafkaError, SaslAuthenticationFailed
 
 from bridge.errors import ConfigError
 
@@ -48,9 +48,9 @@ def cause(error: BaseException, protocol: str, mechanism: str | None, *, reached
             return words
     if isinstance(error, OSError | ConfigError):
         return str(error)
-    if isinstance(error, KafkaError):
-        return _text(error) + (f": {error.__cause__!r}" if error.__cause__ is not None else "")
-    return f"no answer of a Kafka broker: {error!r}"
+    if isinstance(error, KafkaError) and error.__cause__ is None:
+        return _text(error)
+    return f"no answer of a Kafka broker: {error.__cause__ or error!r}"
 
 
 def _known(error: BaseException, protocol: str, *, reached: bool) -> str | None:
@@ -62,6 +62,8 @@ def _known(error: BaseException, protocol: str, *, reached: bool) -> str | None:
             words = "no answer in time" if reached else "unreachable: no connection in time"
         case EOFError() | ConnectionResetError() | BrokenPipeError():
             words = _closed(protocol, reached=reached)
+        case IllegalSaslStateError():
+            words = f"the broker wants no SASL at this port {_CHANGE}"
         case ConnectionError(errno=None):
             words = str(error)
         case KafkaConnectionError(__cause__=None) if str(error).endswith("closed"):
@@ -132,4 +134,4 @@ def _closed(protocol: str, *, reached: bool) -> str:
 
 def _text(error: Exception) -> str:
     """Return the text of one of Kafka's errors, or its name if it has none."""
-    return ", ".join(str(one) for one in error.args if one is not None) or type(error).__name__
+    return ", ".join(one for one in error.args if isinstance(one, str)) or type(error).__name__

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+import uvloop
+from aiokafka.errors import KafkaError
 from confluent_kafka.admin import (  # type: ignore[attr-defined] # it has no __all__
     AdminClient,
     ScramCredentialInfo,
@@ -15,6 +17,9 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined] # it has no __
     UserScramCredentialUpsertion,
 )
 
+from bridge.config import KafkaConfig
+from bridge.kafka.client import admin, in_words
+from bridge.network import Loop
 from tests.support.certificates import make_certificates
 from tests.support.checks import assert_trades_are, records_of
 from tests.support.exchange import ExchangeThread
@@ -125,6 +130,35 @@ def test_an_advertised_address_that_cannot_be_reached_is_named_by_check_and_at_r
             assert checked.process.wait(90) == 1
         assert words in checked.stdout
         assert bridge.stop() == 0
+
+
+@pytest.mark.parametrize(
+    ("port", "keys", "words"),
+    [
+        ("secure", {"security_protocol": "PLAINTEXT"}, "(change kafka.security_protocol)"),
+        ("plain", {"security_protocol": "SSL"}, "(change kafka.security_protocol)"),
+        ("plain", {"security_protocol": "SASL_PLAINTEXT"}, "the broker wants no SASL at this port (change"),
+        ("secure", {"sasl_mechanism": "PLAIN"}, "the broker accepts SCRAM-SHA-512, not PLAIN (change kafka."),
+        ("secure", {"ssl_certfile": None}, "client certificate"),
+    ],
+)
+def test_a_port_that_wants_another_protocol_is_named(
+    movable: Movable, tmp_path: Path, port: str, keys: dict[str, Any], words: str
+) -> None:
+    settings = secure(movable, tmp_path) | keys
+    if port == "plain":
+        settings["bootstrap_servers"] = movable.broker.bootstrap
+    for family in ("sasl_", "ssl_"):
+        if family.strip("_").upper() not in settings["security_protocol"]:
+            settings = {key: value for key, value in settings.items() if not key.startswith(family)}
+
+    async def refusal() -> str:
+        with pytest.raises(KafkaError) as caught:
+            async with admin(KafkaConfig.model_validate(settings, context={"folder": tmp_path})):
+                pass
+        return in_words(caught.value)
+
+    assert words in uvloop.run(refusal(), loop_factory=Loop)
 
 
 def test_a_broker_that_closes_every_connection_is_asked_a_few_times_a_second(

@@ -13,8 +13,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from aiokafka.conn import AIOKafkaConnection, CloseReason, ScramAuthenticator
-from aiokafka.errors import KafkaConnectionError, KafkaError, SaslAuthenticationFailed
-from aiokafka.protocol.admin import SaslAuthenticateRequest
+from aiokafka.errors import (
+    KafkaConnectionError,
+    KafkaError,
+    SaslAuthenticationFailed,
+    UnsupportedSaslMechanismError,
+    for_code,
+)
+from aiokafka.protocol.admin import SaslAuthenticateRequest, SaslHandShakeRequest
 
 from bridge.backoff import Backoff
 from bridge.exchange.requests import Credentials
@@ -122,7 +128,28 @@ def _send(
     except RuntimeError as error:
         self.close(reason=CloseReason.CONNECTION_BROKEN)
         raise KafkaConnectionError(f"Connection at {self.host}:{self.port} broken: {error}") from error
+    if isinstance(request, SaslHandShakeRequest):
+        return _offered(self, response)
     return _authenticated(self, response) if isinstance(request, SaslAuthenticateRequest) else response
+
+
+async def _offered(connection: AIOKafkaConnection, response: Awaitable[Any]) -> object:
+    """Return the answer to the choice of a mechanism.
+
+    aiokafka names neither the mechanism that is refused nor those that the broker accepts. Not reported
+    upstream as far as known. Without this it is not said what to change.
+
+    Raises:
+        UnsupportedSaslMechanismError: the broker does not accept it.
+    """
+    answer = await response
+    if for_code(answer.error_code) is UnsupportedSaslMechanismError:
+        connection.close(reason=CloseReason.AUTH_FAILURE)
+        offered = ", ".join(answer.enabled_mechanisms or ["none"])
+        raise UnsupportedSaslMechanismError(
+            f"the broker accepts {offered}, not {connection._sasl_mechanism} (change kafka.sasl_mechanism)"  # noqa: SLF001
+        )
+    return answer
 
 
 async def _authenticated(connection: AIOKafkaConnection, response: Awaitable[Any]) -> object:

@@ -94,7 +94,7 @@ GOOD = first(f"r=Nxyz,s={SALT.decode()},i=4096")
         ([GOOD, lambda _: token(b"", 58, "Authentication failed")], "Authentication failed"),
         ([lambda _: None], "closed"),
         ([GOOD, lambda _: None], "closed"),
-        ([lambda _: b"\0"], "closed"),
+        ([lambda _: b"\0"], "no answer of a Kafka broker"),
         ([lambda _: token(b"", 4711)], "UnknownError"),
     ],
 )
