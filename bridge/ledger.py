@@ -137,7 +137,8 @@ def covers(watermarks: Watermarks, record: Record) -> bool:
     trade_id, time_us, _, _ = record.mark
     if trade_id is None:
         return False
-    return trade_id in known.ids or (trade_id < known.ids[0] and time_us <= known.times[0])
+    is_known = (trade_id, time_us) in zip(known.ids, known.times, strict=True)
+    return is_known or (trade_id < known.ids[0] and time_us <= known.times[0])
 
 
 def insert(ids: MutableSequence[int], times: MutableSequence[int], trade_id: int, time_us: int) -> None:

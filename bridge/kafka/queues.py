@@ -309,6 +309,8 @@ class Queues:
         enough = min(self.pending_bytes + _REFILL, self._max_pending_bytes // 2)
         while self._overflow.active and not self.draining and self.pending_bytes < enough:
             self._read_block()
+        if not self._overflow.active:
+            self.rebuilt = {}  # it is about the spool of an earlier process alone
 
     def _read_block(self) -> None:
         for place, record, offset in self._overflow.next():

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from bridge.channels.channel import Source
 from bridge.channels.trades import Trades
-from bridge.ledger import KEPT, KEPT_OPEN, Watermark, Watermarks, advanced
+from bridge.ledger import KEPT, KEPT_OPEN, Watermark, Watermarks, advanced, covers
 from bridge.records import EVENTS, Open, Record, Stretch
 from bridge.spool.gaps import Gaps
 
@@ -178,3 +178,18 @@ def test_an_id_out_of_line_hides_no_trades_that_damage_to_a_spool_has_cost(stray
     assert lost.after.last[1] == at(99)
     gaps.open(behind, behind)
     assert not gaps.any_open
+
+
+def test_a_trade_with_the_number_of_a_known_one_and_another_time_is_not_covered() -> None:
+    """Ids may have begun anew."""
+    known = {b"A": Watermark([5, 6], [50, 60])}
+    covered = [
+        (trade_id, time_us)
+        for trade_id in range(3, 9)
+        for time_us in (30, 50, 60, 90)
+        if covers(known, Record("trades", b"A", b"", 0, (trade_id, time_us, 0, Open())))
+    ]
+    assert covered == [(3, 30), (3, 50), (4, 30), (4, 50), (5, 50), (6, 60)]
+    assert not covers(known, Record("trades", b"B", b"", 0, (5, 50, 0, Open())))
+    assert not covers(known, Record("events", b"A", b"", 0, (None, 0, 0, Open())))
+    assert not covers(known, Record("depth", b"A", b"", 0))
