@@ -28,7 +28,8 @@ _LEAST = 6  # characters of a credential that frames are searched for: a shorter
 _DEPTH = 3  # times that a text may be escaped over
 _MOST_ESCAPES = 100_000  # of a frame that are undone
 _SEARCHED = 2 * 1024 * 1024  # bytes that a frame may have, and inflate to, and be searched
-_SIGNATURES = 16  # that are remembered
+_SIGNATURES = 128  # that are remembered
+_SIGNED_MS = 60_000  # how long each is: the exchange accepts one for a few seconds
 _PART = 65_536  # characters of a text that are searched at once
 _CHUNK = 512  # bytes that are inflated at once
 _STREAMS = 8  # streams in one frame that are searched
@@ -59,6 +60,8 @@ class Confidential:
 
     def note_signature(self, credentials: Credentials, timestamp_ms: int) -> None:
         """Keep what a login is about to send confidential."""
+        while self._signed and int(self._signed[0]) < timestamp_ms - _SIGNED_MS:
+            del self._signed[0], self._signed[0]
         self._signed += (str(timestamp_ms), signature(credentials, str(timestamp_ms)))
 
     def words(self, text: str) -> Words:

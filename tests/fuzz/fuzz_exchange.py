@@ -275,10 +275,10 @@ def main() -> int:
     parser.add_argument("--hostile", type=float, default=40, help="seconds of a round that are hostile (40)")
     options = parser.parse_args()
     first = options.seed or random.randrange(1, 2**31)
-    end = time.monotonic() + options.seconds
     failed = 0
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that Kafka and the bridge end as well
     with Broker() as kafka:
+        end = time.monotonic() + options.seconds
         for seed in range(first, first + options.rounds):
             if time.monotonic() >= end:
                 break

@@ -127,6 +127,19 @@ def test_credentials_of_all_accounts_are_replaced_and_the_newest_signatures() ->
     assert several.words(newest) == "***"
 
 
+def test_signatures_of_many_accounts_that_log_in_together_are_replaced() -> None:
+    """The exchange may answer the first of them after the last one has signed."""
+    several = Confidential()
+    accounts = [Credentials(f"the-key-of-{n}", f"the-secret-of-{n}") for n in range(100)]
+    for account in accounts:
+        several.note_signature(account, TIME_MS)
+    for account in accounts:
+        assert several.words(json.loads(auth(1, account, TIME_MS))["params"][2]) == "***"
+    several.note_signature(accounts[0], TIME_MS + 61_000)
+    old = json.loads(auth(1, accounts[1], TIME_MS))["params"][2]
+    assert several.words(old) == old, "nobody accepts it any more"
+
+
 def test_a_long_text_is_cut_and_its_length_is_shown() -> None:
     assert confidential.words("x" * MOST_WORDS) == "x" * MOST_WORDS
     assert confidential.words("x" * 8_000_000) == "x" * MOST_WORDS + "… (8000000 characters)"
