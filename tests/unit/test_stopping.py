@@ -60,7 +60,7 @@ def stopped(
     [
         ("import", 1),
         ("import", 150),
-        ("import", 600),
+        ("import", 500),
         ("open", 1),
         ("socket.__new__", 1),
         ("socket.bind", 1),
