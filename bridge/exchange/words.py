@@ -25,6 +25,7 @@ _READ = 16_384  # characters of a text that are looked at
 _MASK = "***"
 _PREFIX = 8  # characters of a credential that count for it: what repeats it may be cut
 _LEAST = 6  # characters of a credential that frames are searched for: a shorter one may be anything
+_PIECE = 64  # characters of a credential that one pattern can be made for
 _DEPTH = 3  # times that a text may be escaped over
 _MOST_ESCAPES = 100_000  # of a frame that are undone
 _SEARCHED = 2 * 1024 * 1024  # bytes that a frame may have, and inflate to, and be searched
@@ -48,15 +49,15 @@ class Confidential:
     """Credentials that no text may show: keys, secrets, and the newest signatures with their times."""
 
     def __init__(self, credentials: Iterable[Credentials] = ()) -> None:
-        self._fixed: list[str] = []  # keys and secrets
+        self._fixed: list[str] = []  # keys and secrets, in pieces
         self._signed: deque[str] = deque(maxlen=2 * _SIGNATURES)  # times and their signatures, newest last
         for one in credentials:
             self.add(one)
 
     def add(self, credentials: Credentials) -> None:
         """Keep the credentials of one more account confidential."""
-        both = (credentials.api_key, credentials.secret)
-        self._fixed += [one for one in both if one and one not in self._fixed]
+        both = (*_pieces(credentials.api_key), *_pieces(credentials.secret))
+        self._fixed += [one for one in both if one not in self._fixed]
 
     def note_signature(self, credentials: Credentials, timestamp_ms: int) -> None:
         """Keep what a login is about to send confidential."""
@@ -108,6 +109,13 @@ def printable(text: str) -> str:
 
 def _escaped(character: str) -> str:
     return character.encode("unicode_escape", "surrogatepass").decode("ascii")
+
+
+def _pieces(credential: str) -> list[str]:
+    """Return a credential in pieces of about the same length: a token may have thousands of characters."""
+    number = -(-len(credential) // _PIECE)
+    size = -(-len(credential) // number) if number else 1
+    return [credential[at : at + size] for at in range(0, len(credential), size)]
 
 
 def _repeated(text: str, credentials: Sequence[str]) -> list[str]:

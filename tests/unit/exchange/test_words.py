@@ -184,3 +184,15 @@ def test_no_text_takes_more_than_linear_time(part: str) -> None:
     assert KEY not in confidential.words(text)
     assert confidential.repeats(text.encode())
     assert confidential.repeats(part.encode() * 30_000 + KEY.encode())
+
+
+@pytest.mark.parametrize("length", [63, 64, 65, 129, 1000, 5000])
+@pytest.mark.parametrize("spelling", ["as it is", "upper case", "in a URL"])
+def test_a_credential_of_any_length_is_replaced(length: int, spelling: str) -> None:
+    """A token may have thousands of characters."""
+    alphabet = "abcdefghijklmnopqrstuvwxyz0123456789-_ABCDEFGHIJKLMNOPQRSTUVWXYZ~"
+    chance = random.Random(length)
+    credential = "".join(chance.choices(alphabet, k=length))
+    words = Confidential([Credentials("", credential)]).words(f"I know {SPELLINGS[spelling](credential)}.")
+    assert words.startswith("I know ***")
+    assert words.replace("*", "") == "I know ."
