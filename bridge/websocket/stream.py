@@ -15,6 +15,8 @@ bytes of it are here, and `_need` = 6 make it whole. A read of `66` is put into 
 5: not enough, so nothing is joined or parsed. A read of `67 82` makes it 7: now `_data` becomes
 `82 04 64 65 66 67 82`, `defg` is handed over, and one byte of a third frame is left: `_begin` = 6,
 `_have` = 1, `_need` = 2, because the length of a frame starts in its second byte.
+
+Longer than 350 lines because whoever cuts, pauses, counts or ends changes the same bytes.
 """
 
 import asyncio
@@ -69,8 +71,8 @@ class Stream(ClientConnection):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401
         super().__init__(*args, **kwargs)
-        # Whole messages, each with `binary`, that were received before `attach`, or that websockets' parser
-        # brought during a pause or when its turn was over. They are handed over before everything else.
+        # Whole messages, each with `binary`, that came before `attach`, or from websockets' parser during a
+        # pause or when its turn was over. They are handed over before everything else.
         self._early: deque[tuple[bytes, bool]] = deque()
         self._receive: Receive = self._keep  # the receiver given to `attach`; until then, `_early` fills
         self._attached = False  # set by `attach`
@@ -142,7 +144,7 @@ class Stream(ClientConnection):
             self._parts.append(data)
             self._have += len(data)
             if self._have >= self._need and self._turn is None and not self._paused:
-                if self.has_room():
+                if self._may_go_on():
                     self._go_on()
                 if self._have >= self._need and not self._paused:
                     self.transport.pause_reading()
@@ -213,13 +215,17 @@ class Stream(ClientConnection):
     def _hand_over(self) -> bool:
         """Hand over about as many messages as a turn may, unless paused; return whether there are more."""
         taken = number = 0
-        while self._early and taken < _TURN and number < _AT_ONCE and not self._paused and self.has_room():
+        while self._early and taken < _TURN and number < _AT_ONCE and self._may_go_on():
             message, binary = self._early.popleft()
             taken, number = taken + len(message), number + 1
             self._receive([message], binary)
-        if self._have >= self._need and not self._early and not self._paused and self.has_room():
+        if self._have >= self._need and not self._early and self._may_go_on():
             self._go_on()
         return not self._paused and (bool(self._early) or self._have >= self._need)
+
+    def _may_go_on(self) -> bool:
+        # A lost connection may not be paused any more. What is left of it is little.
+        return not self._paused and (self._lost or self.has_room())
 
     def _finish(self) -> None:
         """Drop what is not whole or was kept by a pause, and end."""
@@ -339,7 +345,7 @@ class Stream(ClientConnection):
 
     def _deliver(self, message: bytes, binary: bool) -> None:
         """Hand over a message that the parser brought, or keep it if it is not its turn."""
-        turn_is_over = self._attached and (self._delivered >= _AT_ONCE or not self.has_room())
+        turn_is_over = self._attached and (self._delivered >= _AT_ONCE or not self._may_go_on())
         if self._paused or self._early or turn_is_over:
             self._early.append((message, binary))
         else:

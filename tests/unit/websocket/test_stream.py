@@ -213,6 +213,22 @@ def test_nothing_is_handed_over_while_there_is_no_room_behind(begins_early: bool
     asyncio.run(scenario())
 
 
+def test_a_lost_connection_hands_over_what_was_read_without_room_too() -> None:
+    """Its owner may have forgotten it, so that no pause ends it."""
+
+    async def scenario() -> None:
+        listener = Listener()
+        listener.stream.has_room = lambda: False
+        listener.attach()
+        await turns()
+        listener.network.read_and_lose(numbered(*range(READ // SIZE)))
+        await turns(30)
+        assert listener.ended()
+        assert listener.numbers == list(range(READ // SIZE))
+
+    asyncio.run(scenario())
+
+
 def test_a_pause_while_a_lost_connection_hands_over_ends_it() -> None:
     async def scenario() -> None:
         listener = Listener()
