@@ -28,13 +28,30 @@ app.kubernetes.io/instance: {{ .Release.Name | quote }}
 app.kubernetes.io/component: bridge
 {{- end }}
 
-{{- define "bridge.labels" -}}
-{{ include "bridge.labelsAnd" (list . dict) }}
+{{- define "bridge.namespace" -}}
+{{- default .Release.Namespace .Values.namespaceOverride }}
+{{- end }}
+
+{{/*
+What the metadata of all objects have in common. `root` is the chart; `name`, `namespace`, `labels` and `annotations` are the
+object's own, if it has any. The namespace of the release is not written, so that all tools may choose it.
+*/}}
+{{- define "bridge.metadata" -}}
+name: {{ default (include "bridge.fullname" .root) .name | quote }}
+{{- with default .root.Values.namespaceOverride .namespace }}
+namespace: {{ quote . }}
+{{- end }}
+labels:
+  {{- include "bridge.labelsAnd" (list .root .labels) | nindent 2 }}
+{{- with merge dict (default dict .annotations) .root.Values.commonAnnotations }}
+annotations:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
 {{- end }}
 
 {{/* The same, with an object's own labels, which take precedence over `commonLabels`. */}}
 {{- define "bridge.labelsAnd" -}}
-{{- $own := index . 1 }}
+{{- $own := index . 1 | default dict }}
 {{- with index . 0 }}
 {{- include "bridge.releaseLabels" . }}
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
@@ -54,12 +71,23 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | 
 {{- end }}
 {{- end }}
 
+{{/* The repository of the image. A registry given for all charts replaces the one in the repository, if there is one. */}}
+{{- define "bridge.repository" -}}
+{{- $repository := .Values.image.repository }}
+{{- with dig "imageRegistry" "" (default dict .Values.global) | default .Values.image.registry }}
+{{- printf "%s/%s" . (regexReplaceAll "^([^/]*[.:][^/]*|localhost)/" $repository "") }}
+{{- else }}
+{{- $repository }}
+{{- end }}
+{{- end }}
+
 {{- define "bridge.image" -}}
 {{- $image := .Values.image }}
+{{- $repository := include "bridge.repository" . }}
 {{- if $image.digest }}
-{{- printf "%s@%s" $image.repository $image.digest }}
+{{- printf "%s@%s" $repository $image.digest }}
 {{- else }}
-{{- printf "%s:%s" $image.repository (default .Chart.AppVersion $image.tag) }}
+{{- printf "%s:%s" $repository (default .Chart.AppVersion $image.tag) }}
 {{- end }}
 {{- end }}
 
@@ -169,6 +197,9 @@ replaced.
 {{- if and (or $values.kafkaTls.ca.existingSecret $values.kafkaTls.client.existingSecret) (not (hasSuffix "SSL" $protocol)) }}
 {{- fail (printf "kafkaTls has no effect with config.kafka.security_protocol %s" $protocol) }}
 {{- end }}
+{{- if and (eq $values.dnsPolicy "None") (not $values.dnsConfig.nameservers) }}
+{{- fail "dnsPolicy: None needs dnsConfig.nameservers" }}
+{{- end }}
 {{- with $values.autoscaling }}
 {{- if and .enabled (gt (int .minReplicas) (int .maxReplicas)) }}
 {{- fail (printf "autoscaling.minReplicas: %v is greater than maxReplicas, %v" .minReplicas .maxReplicas) }}
@@ -198,7 +229,7 @@ first of them. Without a cluster, as with `helm template`, nothing is found.
 */}}
 {{- define "bridge.validateShards" -}}
 {{- $name := include "bridge.fullname" . }}
-{{- $namespace := .Release.Namespace }}
+{{- $namespace := include "bridge.namespace" . }}
 {{- $kafka := .Values.config.kafka }}
 {{- $wanted := get $kafka "shards" | default 1 | int64 }}
 {{- $file := dig "data" "bridge.toml" "" (lookup "v1" "ConfigMap" $namespace $name) }}
@@ -267,8 +298,43 @@ secret_file = {{ toJson (printf "%s/account-%s/secret" $secrets $account.name) }
 {{ end }}
 {{- end }}
 
-{{/* Scheduling of the bridge's pods and of the pod of `helm test`. */}}
-{{- define "bridge.scheduling" -}}
+{{/*
+What the bridge's pods and the pod of `helm test` have in common besides their containers: who they run as, where, and what
+names and addresses they know.
+*/}}
+{{- define "bridge.pod" -}}
+serviceAccountName: {{ include "bridge.serviceAccountName" . | quote }}
+automountServiceAccountToken: false
+enableServiceLinks: false
+{{- with .Values.podSecurityContext }}
+securityContext:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .Values.imagePullSecrets }}
+imagePullSecrets:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .Values.hostAliases }}
+hostAliases:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .Values.dnsPolicy }}
+dnsPolicy: {{ quote . }}
+{{- end }}
+{{- with .Values.dnsConfig }}
+dnsConfig:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .Values.runtimeClassName }}
+runtimeClassName: {{ quote . }}
+{{- end }}
+{{- with .Values.schedulerName }}
+schedulerName: {{ quote . }}
+{{- end }}
+{{- with .Values.initContainers }}
+initContainers:
+  {{- tpl (toYaml .) $ | nindent 2 }}
+{{- end }}
 {{- with .Values.priorityClassName }}
 priorityClassName: {{ quote . }}
 {{- end }}
@@ -284,23 +350,6 @@ tolerations:
 affinity:
   {{- toYaml . | nindent 2 }}
 {{- end }}
-{{- end }}
-
-{{- define "bridge.podSecurityContext" -}}
-runAsNonRoot: true
-runAsUser: 10001
-runAsGroup: 10001
-fsGroup: 10001
-fsGroupChangePolicy: OnRootMismatch
-seccompProfile:
-  type: RuntimeDefault
-{{- end }}
-
-{{- define "bridge.containerSecurityContext" -}}
-allowPrivilegeEscalation: false
-readOnlyRootFilesystem: true
-capabilities:
-  drop: [ALL]
 {{- end }}
 
 {{- define "bridge.env" -}}
