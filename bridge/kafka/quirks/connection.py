@@ -30,6 +30,7 @@ from bridge.kafka.causes import alien, cause
 _CONNECT_TIMEOUT = 10.0  # seconds for a connection with TLS, versions and SASL
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 3.0  # seconds between two attempts to open the same connection
 _CALM = 10.0  # seconds without an attempt, after which the next pause is the first one again
+_CLOSE_TIMEOUT = 1.0  # seconds that a connection gets to close when it could not be used
 _SHARE_OF_LIFETIME = 0.8  # of what an authentication is valid for, after which there is a new one
 _FRESH = 30.0  # seconds for which a cause is of interest
 _MOST_CAUSES = 3  # that are shown of one client
@@ -207,6 +208,8 @@ async def _connect(self: AIOKafkaConnection) -> object:
             attempt.reach.failed(address, words)
             if attempt.pace is not None:
                 attempt.pace.note_failure()
+        if self._protocol is not None:  # with TLS it takes some turns of the loop, which may be the last ones
+            await asyncio.wait({self._closed_fut}, timeout=_CLOSE_TIMEOUT)
         if isinstance(error, OSError):
             raise
         raise (type(error) if isinstance(error, KafkaError) else KafkaConnectionError)(words) from None
