@@ -122,6 +122,7 @@ class Shard:
         # All that all_ticker has listed, up to `max_markets`; and which markets move.
         self._markets = Markets(self._config.exchange.max_markets)
         self._left_out = False  # whether it has listed more
+        self._follows_some = False  # whether sessions were opened for some of them
         # Channels of markets that all_ticker had listed and does no longer, by symbol; until it does again.
         self._forgotten: dict[str, list[str]] = {}
         self._seen = cluster.seen  # the cluster, as far as its changes are recorded
@@ -422,8 +423,12 @@ class Shard:
             for wanted in plan.sessions(subscriptions[:room], size):
                 for channel, symbols in wanted.items():
                     newest.subscribe(channel, symbols)
+        # A market that is listed while all is well does not make the replica unready.
+        is_later = self._follows_some and not any(one.coming_up for one in self._connectors)
+        self._follows_some = True
         for wanted in plan.sessions(subscriptions[room:], size):
             connector = self._connector(wanted)
+            connector.coming_up = not is_later
             self._connectors.append(connector)
             self._start(connector)
 

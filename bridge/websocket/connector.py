@@ -95,7 +95,7 @@ class Connector:
         self._freshness = Freshness(config.stale_after, config.reply_timeout)
         self._retrying = Retrying(config, self._rank, time.monotonic())
         self.trouble = "not connected yet"  # why no session is open, for `/readyz`
-        self._coming_up = True  # until the first session has become live or has failed
+        self.coming_up = True  # until the first session has become live or has failed; see `Standing`
         self.siblings: Siblings | None = None  # given by the shard; None: it is never halved
         self.part: Part | None = None  # of which session it has a part, or had; None: it was never halved
         self._is_rotating = False  # from the wait for a rotation's handshake to its end
@@ -130,7 +130,7 @@ class Connector:
             self._log.exception("internal error in a session")
             ended = Ended("closed", f"internal error: {error!r}")
         self.trouble = f"{ended.reason}: {ended.detail}"
-        self._coming_up = False
+        self.coming_up = False
         self._watch.metrics.counter("reconnects_total", reason=ended.reason).value += 1
         now = time.monotonic()
         delay = self._retrying.ended(ended, now, self._live_at)
@@ -231,7 +231,7 @@ class Connector:
         if part.joined:
             part = part.postponed(now, self._config.max_session_age)
         self.part = replace(part, whole=max(part.whole, plan.count(whole.wanted)))
-        self.cause, self.trouble, self._coming_up = whole.cause, whole.trouble, False
+        self.cause, self.trouble, self.coming_up = whole.cause, whole.trouble, False
         self._retrying.begin_as_part()
 
     def may_join(self, now: float) -> bool:
@@ -286,7 +286,7 @@ class Connector:
             feed.source.session if feed else None,
             feed.address if feed else None,
             trouble,
-            self._coming_up,
+            self.coming_up,
             {
                 (channel, symbol): feed.state_of(channel, symbol) if feed else ("pending", "")
                 for channel, symbols in self.wanted.items()
@@ -320,7 +320,7 @@ class Connector:
             if feed.live.is_set():
                 self._live_at = time.monotonic()
                 self._outage.end(feed.source.session)
-            self._coming_up = False
+            self.coming_up = False
             self.note_heard()
             return await self._keep(feed)
         finally:

@@ -8,6 +8,7 @@ from bridge.channels import CHANNELS
 from bridge.channels.channel import Source
 from bridge.config import Config
 from bridge.kafka.topics import Topic
+from bridge.pipeline import Pipeline
 from bridge.plan import Subscription
 from bridge.records import DEADLETTER, EVENTS, STATE, Record, schema_of
 from bridge.shard import Replica, Shard
@@ -68,5 +69,25 @@ def test_a_market_that_is_gone_and_not_subscribed_to_leaves_room_for_another() -
         assert [symbol for _, symbol in followed] == ["A_USDT", "B_USDT", "C_USDT", "D_USDT"]
         name(shard, "C_USDT", session="later")
         assert len(followed) == 4
+
+    asyncio.run(scenario())
+
+
+def test_a_market_that_is_listed_later_does_not_make_the_replica_unready() -> None:
+    async def scenario() -> None:
+        shard, _, followed = following(300)
+        shard._start = lambda _: None  # type: ignore[method-assign,assignment]
+        shard._pipeline = cast("Pipeline", None)
+        del shard._subscribe
+        name(shard, *(f"X{number}_USDT" for number in range(40)))
+        assert not followed
+        first = [*shard._connectors]
+        assert [one.standing().coming_up for one in first] == [True, True]
+        name(shard, *(f"Y{number}_USDT" for number in range(30)))
+        assert [one.standing().coming_up for one in shard._connectors] == [True, True, True]
+        for one in shard._connectors:
+            one.coming_up = False  # as when its first session has become live
+        name(shard, *(f"Z{number}_USDT" for number in range(60)))
+        assert [one.standing().coming_up for one in shard._connectors] == [False] * 5
 
     asyncio.run(scenario())
