@@ -461,7 +461,10 @@ class Connector:
         """Keep a new session whose predecessor ended before it was replaced: that counts as a reconnect."""
         self._postponed = 0
         self._retrying.rotated()
-        self.cause = new.source.cause = old.ended.result().reason
+        ended = old.ended.result()
+        self.cause = new.source.cause = ended.reason
+        self._outage.session = old.source.session
+        self._outage.begin(ended, 0.0)
         self._watch.metrics.counter("reconnects_total", reason=self.cause).value += 1
         self.note_heard()
         # A channel that the new session listened to before the old one stopped has no gap.
@@ -469,6 +472,8 @@ class Connector:
         self._listening.keep({channel for channel, us in new.listening.items() if us <= read_us})
         await self.sessions.end(old, "rotated")
         await until(new.live.wait(), new)
+        if new.live.is_set():
+            self._outage.end(new.source.session)
         self.note_heard()
         return new
 

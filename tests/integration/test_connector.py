@@ -367,3 +367,26 @@ def test_a_first_session_and_rotations_are_no_outages() -> None:
     with capture_logs() as lines:
         uvloop.run(scenario())
     assert [line for line in lines if line["log_level"] != "info"] == []
+
+
+def test_a_session_that_ends_while_it_is_replaced_is_logged_as_an_outage_of_no_length(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("bridge.websocket.rotation.NODE_LAG", 5.0)
+
+    async def scenario() -> None:
+        received = Received()
+        async with (
+            Simulator(symbols=SYMBOLS, rate=100) as exchange,
+            connected(exchange, received, max_session_age=0.5),
+        ):
+            await soon(lambda: len(exchange.clients) == 2, 60, "a rotation")
+            min(exchange.clients, key=lambda client: client.opened).cut()
+            await soon(lambda: "session recovered" in str(lines), 60, "the new session alone")
+
+    with capture_logs() as lines:
+        uvloop.run(scenario())
+    old, new = [line["session"] for line in lines if line["event"] == "session opened"]
+    ended, recovered = [line for line in lines if line["log_level"] != "info"]
+    assert (ended["event"], ended["session"]) == ("session ended", old)
+    assert (recovered["session"], recovered["lost"], recovered["refused"]) == (new, old, 0)
