@@ -8,6 +8,7 @@ from math import ceil
 from bridge.channels import CHANNELS, SubscribedBy
 from bridge.config import EVERY_MARKET, AccountConfig, Config
 from bridge.partitioner import partition_of
+from bridge.records import BOOK
 
 Wanted = dict[str, list[str]]
 """Channel to symbols, as one session subscribes to them; none for a channel that is subscribed by nothing."""
@@ -22,8 +23,8 @@ class ShardPlan:
 
     `public` are its sessions without an account, `private` those of its accounts. `follows` names the
     channels that are configured for every market: the shard subscribes to each of its markets as soon as a
-    channel that lists markets (all_ticker) has named it. `records` are the channels that become records; one
-    that is subscribed to for its list of markets alone is not among them.
+    channel that lists markets (all_ticker) has named it. `records` are the channels that become records, and
+    `book` if it is made; one that is subscribed to for its list of markets alone is not among them.
     """
 
     public: list[Wanted]
@@ -44,6 +45,8 @@ def plan(config: Config, shard: int) -> ShardPlan:
     follows = tuple(name for name, symbols in by_channel.items() if EVERY_MARKET in symbols)
     # A channel that is subscribed by nothing comes whole with one subscription: the first shard records it.
     recorded = {name for name, symbols in by_channel.items() if symbols and (shard == 0 or "" not in symbols)}
+    if config.channels.book:
+        recorded.add(BOOK)
     public: list[Subscription] = [
         (name, "")
         for name in by_channel

@@ -49,11 +49,15 @@ Kind: TypeAlias = Literal[
     "pushes_left_out",
     "markets_left_out",
     "unknown_field",
+    "book_too_large",
 ]
 """Every kind of event that the bridge records."""
 
 MOST_DETAIL = 500
 """Characters of the `detail` in an event or a dead letter; the rest is cut off."""
+
+BOOK = "book"
+"""The present books, which are made of the records of `depth`."""
 
 DEADLETTER = "deadletter"
 EVENTS = "events"
@@ -114,7 +118,7 @@ class Record(msgspec.Struct, frozen=True, gc=False, array_like=True):
     """Decides the partition; None: any."""
 
     value: bytes
-    """The JSON object."""
+    """The JSON object; empty: none, for a tombstone."""
 
     time_us: int
     """Time of reception in µs since the epoch."""

@@ -12,13 +12,15 @@ from dataclasses import dataclass, field
 import structlog
 
 from bridge import plan
+from bridge.books.present import PresentBooks
 from bridge.channels import LISTING
 from bridge.channels.channel import Source
 from bridge.channels.markets import Markets
-from bridge.config import AccountConfig, Config
+from bridge.config import EVERY_MARKET, AccountConfig, Config
 from bridge.errors import Contested, ShardLost
 from bridge.exchange.words import Confidential
 from bridge.halving import Halving
+from bridge.kafka.books import Books
 from bridge.kafka.cluster import Cluster
 from bridge.kafka.findings import Findings
 from bridge.kafka.queues import Queues
@@ -26,7 +28,7 @@ from bridge.kafka.sink import Sink
 from bridge.kafka.spooled import own_entries
 from bridge.kafka.state import ShardState
 from bridge.pipeline import Pipeline
-from bridge.records import STATE, Record
+from bridge.records import BOOK, STATE, Record
 from bridge.seen import changes
 from bridge.spool.folder import folder_of
 from bridge.spool.overflow import Overflow
@@ -110,6 +112,16 @@ class Shard:
         self._sink = Sink(
             kafka, cluster, queues=self.queues, state=self._state, is_ours=is_ours, metrics=metrics
         )
+        if BOOK in topics:
+            self._sink.books = Books(
+                present_books(config),
+                topics,
+                self.queues,
+                self._state,
+                on_refused=lambda record, why: self._watch.journal.record(
+                    "book_too_large", channel=BOOK, symbol=(record.key or b"").decode(), detail=why
+                ),
+            )
         # Where all parts of the shard report: the journal puts its events into the same queues.
         journal = Journal(replica.name, number, self.queues.add, metrics)
         self._watch = Watch(str(number), metrics, journal, replica.confidential)
@@ -226,6 +238,7 @@ class Shard:
             self._start(connector)
         self._serving = True
         patience_us = round(2 * self._config.exchange.reply_timeout * 1e6)
+        listed_at = time.monotonic() + _LISTED
         forget_at = time.monotonic() + min(_LISTED, self._config.kafka.state_retention)
         while True:
             await asyncio.sleep(_LOOK)
@@ -244,6 +257,7 @@ class Shard:
             self._sink.save_heard()
             findings.report(self._state.take_found())
             self._forget_markets()
+            self._forget_books(listed=time.monotonic() >= listed_at)
 
     async def _look_at_kafka(self) -> None:
         """Have outages of Kafka logged, until cancelled."""
@@ -411,6 +425,27 @@ class Shard:
                     self._markets.forget(symbol)
                     self._forgotten.pop(symbol, None)
 
+    def _forget_books(self, *, listed: bool) -> None:
+        """Have a tombstone written for each book of a market that is not followed any more.
+
+        `listed`: whether every market that exists has been listed for certain, so that one that is not
+        subscribed to does not exist.
+        """
+        books = self._sink.books
+        if books is None:
+            return
+        channels, shards = self._config.channels, self._config.kafka.shards
+        lists = [names for names in (channels.book, channels.of("depth")) if EVERY_MARKET not in names]
+        subscribed = self._subscribed_symbols() if listed and not lists else None
+        books.forget(
+            key
+            for key in self._state.books - books.gone
+            if plan.shard_of(symbol := key.decode(), shards) == self._number
+            if symbol in self._forgotten
+            or any(symbol not in names for names in lists)
+            or (subscribed is not None and symbol not in subscribed)
+        )
+
     def _subscribe(self, subscriptions: list[plan.Subscription]) -> None:
         """Add subscriptions to the newest session as far as it has room, and open others for the rest.
 
@@ -437,6 +472,16 @@ def _earliest(times: Sequence[int | None]) -> int | None:
     """Return the earliest of some times; None if one of them is unknown."""
     known = [us for us in times if us is not None]
     return min(known) if len(known) == len(times) else None
+
+
+def present_books(config: Config) -> PresentBooks:
+    """Return the books as they are configured, before any record of depth has come."""
+    wanted = config.channels.book
+    return PresentBooks(
+        wanted=None if EVERY_MARKET in wanted else frozenset(name.encode() for name in wanted),
+        levels=config.book.levels,
+        interval_us=round(config.book.interval * 1e6),
+    )
 
 
 def spool(config: Config, shard: int, cluster: Cluster) -> Spool | None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from bridge.channels import CHANNELS, Channel, SubscribedBy
-from bridge.records import DEAD_LETTER_REASONS, DEADLETTER, EVENTS, STATE
+from bridge.records import BOOK, DEAD_LETTER_REASONS, DEADLETTER, EVENTS, STATE
 
 ROOT = Path(__file__).parents[1]
 TARGET = ROOT / "docs" / "records.md"
@@ -148,6 +148,20 @@ _KEYS = {
 _OF_ALL = ("schema", "session", "seq", "received_us")
 
 # Lists of values that have a table or a document of their own.
+BOOKS = """\
+Order book of a market after one of its records of `depth`, which is made if `channels.book` names the market.
+Topic `digifinex.book.v1`, key: symbol. The topic is compacted: it keeps the newest book of each market.
+[consuming.md](consuming.md#start-with-the-present-book) shows how to continue it with `depth`.
+
+- A book is in the transaction of the last record of `depth` that it contains, or, if it was not due then, in
+  a later one. There are at least `book.interval` seconds between two of a market. None is made while nothing
+  changes.
+- `session` and `depth_session` are equal. `seq` counts the books, `depth_seq` the records of `depth`.
+- A message without a value, a tombstone, says that the market is not followed any more.
+- A book that is too large for the topic is left out; the event `book_too_large` says so.
+
+"""
+
 _ELSEWHERE = {
     (DEADLETTER, "reason"): "Which step failed, see above. Later reasons may be added.",
     (EVENTS, "event"): "Kind of event: one of those in [events.md](events.md), or one added later.",
@@ -160,6 +174,8 @@ def document() -> str:
     parts = [INTRODUCTION, *_topics(), COMMON, *_common()]
     for channel in CHANNELS.values():
         parts += _channel(channel)
+        if channel.name == "depth":
+            parts += _section(BOOK, BOOKS, left_out=_OF_ALL)
     parts += _section(DEADLETTER, "".join([DEADLETTERS, *_reasons(), FRAME]), left_out=())
     parts += _section(EVENTS, EVENT, left_out=())
     return "".join([*parts, INTERNAL])
@@ -181,6 +197,8 @@ def _topics() -> Iterator[str]:
     yield "| topic | key | content |\n|---|---|---|\n"
     for channel in CHANNELS.values():
         yield f"| `{_topic(channel)}` | {_KEYS[channel.subscribed_by]} | {channel.meaning} |\n"
+        if channel.name == "depth":
+            yield f"| `digifinex.{BOOK}.v1` | symbol | Present order books, for consumers that join late. |\n"
     letters, events = "Frames that could not become records", "What happened to data and sessions"
     yield f"| `digifinex.{DEADLETTER}.v1` | channel, or none | {letters}. |\n"
     yield f"| `digifinex.{EVENTS}.v1` | symbol, account or shard | {events}. |\n"

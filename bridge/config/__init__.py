@@ -9,6 +9,7 @@ from bridge.config.kafka import KafkaConfig
 from bridge.config.loading import env_name, load
 from bridge.config.sections import (
     SECTIONS,
+    BookConfig,
     Config,
     ExchangeConfig,
     HttpConfig,
@@ -31,6 +32,7 @@ __all__ = [
     "EVERY_MARKET",
     "SECTIONS",
     "AccountConfig",
+    "BookConfig",
     "ChannelsConfig",
     "Compression",
     "Config",

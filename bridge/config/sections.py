@@ -14,6 +14,7 @@ from pydantic import BaseModel, Field, model_validator
 from bridge.config.kafka import KafkaConfig
 from bridge.config.subscriptions import AccountConfig, ChannelsConfig
 from bridge.config.values import (
+    EVERY_MARKET,
     File,
     LogFormat,
     LogLevel,
@@ -162,6 +163,20 @@ class ExchangeConfig(Section):
         return parts.scheme == "ws" and not _is_loopback(parts.hostname or "")
 
 
+class BookConfig(Section):
+    """Present order books, where `channels.book` names any."""
+
+    levels: int = Field(
+        default=0,
+        ge=0,
+        description="Maximum number of price levels of each side in a record; 0: all. Only a book with all "
+        "its levels can be continued with the records of `depth`; one that is cut has `truncated` true.",
+    )
+    interval: Seconds = Field(
+        default=1.0, description="Minimum seconds between two records of the same market."
+    )
+
+
 class SpoolConfig(Section):
     """The spool: records are kept on disk while Kafka is unavailable or slower than the exchange."""
 
@@ -225,6 +240,7 @@ class Config(Section):
 
     exchange: ExchangeConfig = ExchangeConfig()
     channels: ChannelsConfig = ChannelsConfig()
+    book: BookConfig = BookConfig()
     accounts: tuple[AccountConfig, ...] = ()
     kafka: KafkaConfig = KafkaConfig()
     spool: SpoolConfig = SpoolConfig()
@@ -244,6 +260,12 @@ class Config(Section):
                     f"accounts.{number}",
                     f"{account.name!r} has nothing to subscribe to: set {_one_of(account.channels())}",
                 )
+        depth = self.channels.of("depth")
+        without = [name for name in self.channels.book if name not in depth and EVERY_MARKET not in depth]
+        if without and not (without == [EVERY_MARKET] and depth):
+            raise ConfigError(
+                "channels.book", f"{without[0]!r} is not in channels.depth, of which it is made"
+            )
         if self.accounts and self.exchange.travels_in_clear:
             raise ConfigError(
                 "exchange.url",
@@ -278,6 +300,7 @@ def _is_loopback(host: str) -> bool:
 SECTIONS: Mapping[str, type[BaseModel]] = {
     "exchange": ExchangeConfig,
     "channels": ChannelsConfig,
+    "book": BookConfig,
     "accounts": AccountConfig,
     "kafka": KafkaConfig,
     "spool": SpoolConfig,

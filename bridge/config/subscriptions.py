@@ -75,6 +75,12 @@ class ChannelsConfig(Subscriptions):
     `BTC_USDT,ETH_USDT` or as JSON.
     """
 
+    book: Markets = Field(
+        default=(),
+        description="Present order books, which are made of `depth` and need it: a list of its markets, or "
+        '`["*"]` for all of them.',
+    )
+
 
 @_with_channels(private=True)
 class AccountConfig(Subscriptions):

@@ -1,9 +1,23 @@
-"""Book: the order book of one symbol, rebuilt from its records of `depth`."""
+"""Book: the order book of one symbol, rebuilt from its records of `depth`, and of `book` if you read that.
 
+From `depth` alone a book is complete from the first snapshot on. With `book` it need not wait for one: a
+record of `book` contains everything up to one record of `depth`, and the book goes on with the one after
+that. There is no order between the two topics, so either may be ahead:
+
+- The record of `book` comes first, with everything up to seq 7. Records of `depth` up to 7 are skipped, and 8
+  is applied.
+- Records 6 to 9 of `depth` come first. They wait. Then comes a record of `book` up to 7: 8 and 9 are applied.
+  One up to 4 would be no use, since 5 was not read; the next one is waited for.
+"""
+
+from collections.abc import Iterable
 from decimal import Decimal
 
 from bridge.consumer.continuity import Continuity
-from bridge.consumer.records import Depth, Level
+from bridge.consumer.records import BookRecord, Depth, Level
+
+MOST_WAITING = 1_000
+"""Records of `depth` that wait for one of `book`; of more, the oldest are forgotten."""
 
 
 class Book:
@@ -15,26 +29,32 @@ class Book:
     def __init__(self) -> None:
         self.asks: dict[Decimal, Decimal] = {}
         self.bids: dict[Decimal, Decimal] = {}
-        # Whether it is what the exchange had at the last record. False before the first snapshot, and from a
-        # missing record to the next snapshot; meanwhile the levels stay as they were.
+        # The last record of `depth` that the levels contain; "" and -1 before the first.
+        self.session = ""
+        self.seq = -1
+        # Whether the levels contain all records of `depth` that were read. False before the first snapshot or
+        # record of `book`, and from a missing record to the next of these that makes it good.
         self.complete = False
-        self._session = ""  # of the last record
-        self._continuity = Continuity()
+        self._continuity = Continuity()  # of `depth`
+        self._begun = False  # whether a record of `depth` was read
+        self._whole: BookRecord | None = None  # the newest record of `book`
+        # Changes that were read and that the levels do not contain, in order; empty while complete.
+        self._waiting: list[Depth] = []
 
-    def apply(self, record: Depth) -> bool:
-        """Apply the symbol's next record; return whether the book is complete now."""
-        check = self._continuity.check(record)
-        if check.repeated:
-            return self.complete
-        follows = record.session == self._session and not check.missing
-        self._session = record.session
-        self.complete = record.snapshot or (self.complete and follows)
-        if record.snapshot:
-            self.asks.clear()
-            self.bids.clear()
-        if self.complete:
-            _change(self.asks, record.asks)
-            _change(self.bids, record.bids)
+    def apply(self, record: Depth | BookRecord) -> bool:
+        """Apply the symbol's next record; return whether the book is complete now.
+
+        A truncated record of `book` is ignored, because it cannot be continued.
+        """
+        if isinstance(record, Depth):
+            if not self._continuity.check(record).repeated:
+                self._begun = True
+                self._follow(record)
+        elif not record.truncated:
+            self._whole = record
+            # Once `depth` is followed, it alone decides what the book is: that of `book` may be ahead of it.
+            if not (self.complete and self._begun):
+                self._join(record)
         return self.complete
 
     @property
@@ -47,8 +67,54 @@ class Book:
         """The highest bid; None without bids."""
         return Level(price := max(self.bids), self.bids[price]) if self.bids else None
 
+    def _follow(self, record: Depth) -> None:
+        """Take the next record of `depth`."""
+        same = record.session == self.session
+        if same and record.seq <= self.seq:
+            self._waiting.clear()  # they came before this one, which the levels contain
+            self.complete = True
+        elif record.snapshot:
+            self.asks.clear()
+            self.bids.clear()
+            self._waiting.clear()
+            self._change(record)
+            self.complete = True
+        elif self.complete and same and record.seq == self.seq + 1:
+            self._change(record)
+        else:
+            self.complete = False
+            self._waiting.append(record)
+            del self._waiting[:-MOST_WAITING]
+            whole = self._whole
+            # Another record could not have become a successor of what `whole` contains.
+            if whole and record.session == whole.depth_session and record.seq <= whole.depth_seq + 1:
+                self._join(whole)
 
-def _change(side: dict[Decimal, Decimal], levels: tuple[Level, ...]) -> None:
+    def _join(self, whole: BookRecord) -> None:
+        """Begin with a record of `book`, unless changes are missing between it and the last that was read."""
+        last = self._waiting[-1] if self._waiting else None
+        if last is not None and last.session != whole.depth_session:
+            return  # it is of an earlier session than what was read last, or of one whose snapshot comes next
+        after = [
+            one for one in self._waiting if one.session == whole.depth_session and one.seq > whole.depth_seq
+        ]
+        if last is not None and [one.seq for one in after] != list(range(whole.depth_seq + 1, last.seq + 1)):
+            return
+        self.asks = {level.price: level.amount for level in whole.asks}
+        self.bids = {level.price: level.amount for level in whole.bids}
+        self.session, self.seq = whole.depth_session, whole.depth_seq
+        for record in after:
+            self._change(record)
+        self._waiting.clear()
+        self.complete = True
+
+    def _change(self, record: Depth) -> None:
+        _change(self.asks, record.asks)
+        _change(self.bids, record.bids)
+        self.session, self.seq = record.session, record.seq
+
+
+def _change(side: dict[Decimal, Decimal], levels: Iterable[Level]) -> None:
     for level in levels:
         if level.amount:
             side[level.price] = level.amount

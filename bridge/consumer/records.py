@@ -56,6 +56,18 @@ class Depth(_OfMarket, frozen=True, gc=False, kw_only=True):
     bids: tuple[Level, ...]
 
 
+class BookRecord(_OfMarket, frozen=True, gc=False, kw_only=True):
+    """A record of `book`: the whole book after one of the records of `depth`, unless it is `truncated`."""
+
+    schema: Literal["digifinex.book.v1"]
+    depth_session: str
+    depth_seq: int
+    asks: tuple[Level, ...]
+    bids: tuple[Level, ...]
+    crossed: bool
+    truncated: bool
+
+
 class _AnyTicker(_OfMarket, frozen=True, gc=False, kw_only=True):
     time_us: int | None
     open_24h: Decimal | None
@@ -169,7 +181,7 @@ class Event(Struct, frozen=True, gc=False, kw_only=True):
     field: str | None
 
 
-ChannelRecord: TypeAlias = Trade | Depth | Ticker | AllTicker | Order | OrderAlgo | Balance
+ChannelRecord: TypeAlias = Trade | Depth | BookRecord | Ticker | AllTicker | Order | OrderAlgo | Balance
 """A record of a channel: it has `session`, `seq` and a `key`."""
 
 Record: TypeAlias = ChannelRecord | DeadLetter | Event
@@ -178,6 +190,7 @@ RECORDS: Mapping[str, type[Record]] = MappingProxyType(
     {
         "trades": Trade,
         "depth": Depth,
+        "book": BookRecord,
         "ticker": Ticker,
         "all_ticker": AllTicker,
         "order": Order,

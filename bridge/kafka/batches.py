@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
 from aiokafka import AIOKafkaProducer
@@ -91,6 +91,20 @@ class Batches:
             if time.monotonic() > self.safe_until:
                 return  # the process was frozen in the middle of this
             if not (partition.has_marks and self._queues.events_wait):
+                await self._send_next(partition)
+
+    async def send_all(self, partitions: Iterable[Partition]) -> None:
+        """Send all queued records of these partitions, which are in no queue.
+
+        Raises:
+            KafkaError: a batch has failed; none is in flight any more.
+        """
+        for partition in partitions:
+            while partition.queued:
+                if time.monotonic() > self.safe_until:
+                    return
+                if partition.delivery is not None:
+                    await self.all_acknowledged()
                 await self._send_next(partition)
 
     async def send_state(self, save: Save) -> None:

@@ -3,6 +3,7 @@
     owner               the replica that serves the shard, and the number of its last transaction
     trades/<symbol>     the watermark of a symbol
     account/<name>      the last-heard times of its private channels
+    book/<symbol>       that the symbol has a record of `book`
     spool               the committed offsets of the spool
     cluster             which cluster and topics these are
     second/<group>      a bridge of another group, or with another number of shards, that waits for the owner
@@ -27,6 +28,7 @@ from bridge.spool.progress import Owner, decode_progress
 OWNER = b"owner"
 TRADES = b"trades/"
 ACCOUNT = b"account/"
+BOOK = b"book/"
 SPOOL = b"spool"
 CLUSTER = b"cluster"
 SECOND = b"second/"
@@ -59,6 +61,10 @@ class Second(msgspec.Struct, frozen=True):
     shards: int
 
 
+class _Nothing(msgspec.Struct):
+    """A value that says nothing but that it is there."""
+
+
 class Unreadable(NamedTuple):
     """A record that can't be used: its key, as text, and why; the symbol if it is a watermark, or account."""
 
@@ -78,6 +84,7 @@ class Contents(NamedTuple):
     owner: Owner | None
     watermarks: dict[bytes, Watermark]  # by symbol
     heard: dict[str, Heard]  # by account
+    books: set[bytes]  # the symbols that have a record of `book`
     spool_progress: bytes | None  # encoded
     remembered: Seen | None  # the cluster
     seconds: dict[bytes, Second]  # by key
@@ -88,12 +95,13 @@ _decode_owner = msgspec.json.Decoder(Owner).decode
 _decode_watermark = msgspec.json.Decoder(Watermark).decode
 _decode_heard = msgspec.json.Decoder(dict[str, int]).decode
 _decode_seen = msgspec.json.Decoder(Seen).decode
+_decode_nothing = msgspec.json.Decoder(_Nothing).decode
 _decode_second = msgspec.json.Decoder(Second).decode
 
 
 def contents(values: Values) -> Contents:
     """Return what these values mean."""
-    found = Contents(None, {}, {}, None, None, {}, [])
+    found = Contents(None, {}, {}, set(), None, None, {}, [])
     for key, value in values.items():
         if value is None:
             continue
@@ -129,8 +137,8 @@ def owner_of(value: bytes | None) -> Owner | None:
 
 
 def name_of(key: bytes | None) -> str | None:
-    """Return the symbol or account that a key is about; None if it is about neither."""
-    if key is None or not key.startswith((TRADES, ACCOUNT)):
+    """Return the symbol or account that a key is about; None if it is about none."""
+    if key is None or not key.startswith((TRADES, ACCOUNT, BOOK)):
         return None
     try:
         return _name(key.partition(b"/")[2])
@@ -146,6 +154,8 @@ def newness(key: bytes, value: bytes | None) -> tuple[int, ...]:
             return watermark.newness
         for heard in found.heard.values():
             return 0, max(heard.values(), default=0)
+        if found.books:
+            return 0, 0
     return -1, -1
 
 
@@ -173,6 +183,11 @@ def _with(found: Contents, key: bytes | None, value: bytes) -> Contents:
         heard = _decode_heard(value)
         _require(all(0 <= us < _END_OF_TIME for us in heard.values()), "times out of range")
         found.heard[_name(key.removeprefix(ACCOUNT))] = heard
+    elif key.startswith(BOOK):
+        symbol = key.removeprefix(BOOK)
+        _name(symbol)
+        _decode_nothing(value)
+        found.books.add(symbol)
     elif key.startswith(SECOND):
         second = _decode_second(value)
         for name in (second.group, second.replica):

@@ -119,7 +119,7 @@ class Partition:
                 break
             needed += RECORD_OVERHEAD
             time_ms = record.time_us // 1000 if with_time else NO_TIME
-            if append(number, time_ms, record.key, value, _NO_HEADERS) is None:
+            if append(number, time_ms, record.key, value or None, _NO_HEADERS) is None:
                 break
             number += 1
             value_bytes += size

@@ -17,7 +17,7 @@ from bridge.kafka.partition import FULL_BATCH, OBJECT_OVERHEAD, Partition
 from bridge.kafka.state import Save, ShardState, Unsaved
 from bridge.kafka.topics import Topic
 from bridge.ledger import Watermarks, covers
-from bridge.records import EVENTS, Record, schema_of
+from bridge.records import BOOK, EVENTS, Record, schema_of
 from bridge.seen import Seen
 from bridge.spool.overflow import Overflow
 from bridge.spool.segment import Entry, Place
@@ -230,21 +230,32 @@ class Queues:
 
     def settle(self, partitions: Iterable[Partition]) -> None:
         """Forget the records sent to these partitions, now that they are settled."""
-        now_us = time.time_ns() // 1000
         all_records = all_bytes = 0
         for partition in partitions:
-            if not partition.sent:
-                continue
-            channel = schema_of(partition.sent[0].channel)
-            lag = self._metrics.histogram("delivery_lag_seconds", channel=channel)
-            acknowledged = self._metrics.counter("records_total", channel=channel)
-            for records, value_bytes, time_us in partition.settle():
-                acknowledged.value += records
-                lag.observe((now_us - time_us) / 1e6, records)
+            if partition.sent:
+                records, value_bytes = self.note_delivered(partition)
                 all_records += records
                 all_bytes += value_bytes
         # Only now: records that move up from the spool may add partitions to those that are iterated over.
         self.release(all_records, all_bytes)
+
+    def note_delivered(self, partition: Partition) -> tuple[int, int]:
+        """Forget the records sent to a partition, and count them; return their number and bytes of values.
+
+        A book may have waited until it was due, so its lag would say nothing of Kafka.
+        """
+        now_us = time.time_ns() // 1000
+        channel = schema_of(partition.sent[0].channel)
+        lag = None if channel == BOOK else self._metrics.histogram("delivery_lag_seconds", channel=channel)
+        acknowledged = self._metrics.counter("records_total", channel=channel)
+        all_records = all_bytes = 0
+        for records, value_bytes, time_us in partition.settle():
+            acknowledged.value += records
+            if lag is not None:
+                lag.observe((now_us - time_us) / 1e6, records)
+            all_records += records
+            all_bytes += value_bytes
+        return all_records, all_bytes
 
     def release(self, records: int, value_bytes: int) -> None:
         """Give back the memory of records that are not pending any more."""

@@ -24,12 +24,12 @@ from bridge.watch.metrics import Metrics
 
 log = structlog.get_logger(__name__)
 
-_TOO_LARGE = (MessageSizeTooLargeError, RecordListTooLargeError)
+TOO_LARGE = (MessageSizeTooLargeError, RecordListTooLargeError)
 
 # Errors caused by a record, which would cause them again; for a missing key Kafka reports "unknown".
-_RECORDS_FAULT = (*_TOO_LARGE, PolicyViolationError, UnknownError)
+RECORDS_FAULT = (*TOO_LARGE, PolicyViolationError, UnknownError)
 
-_UNKNOWN_ERRORS = 5  # of one record in a row, until the record is taken for the cause
+UNKNOWN_ERRORS = 5  # of one record in a row, until the record is taken for the cause
 
 _WITHOUT_TIME = 60.0  # seconds in which records are sent without timestamps, once Kafka has rejected one
 
@@ -65,13 +65,13 @@ class Rejections:
                 partition=partition.number,
                 error=in_words(error),
             )
-            size = isinstance(error, _TOO_LARGE)
+            size = isinstance(error, TOO_LARGE)
             if size and limits.get(partition.topic.name, partition.topic.max_message_bytes) < _bytes(
                 partition
             ):
                 continue
-            if isinstance(error, _RECORDS_FAULT) and partition.place in self._queues.places:
-                attempts = _UNKNOWN_ERRORS if isinstance(error, UnknownError) else 1
+            if isinstance(error, RECORDS_FAULT) and partition.place in self._queues.places:
+                attempts = UNKNOWN_ERRORS if isinstance(error, UnknownError) else 1
                 rejected = partition.isolate(attempts, too_large=size)
                 if rejected is not None:
                     self.give_up(rejected, partition, str(error))
@@ -102,7 +102,7 @@ class Rejections:
 
 def too_large(failures: Sequence[Failure]) -> bool:
     """Return whether a batch was refused because it is larger than its topic allows."""
-    return any(isinstance(error, _TOO_LARGE) for _, error in failures)
+    return any(isinstance(error, TOO_LARGE) for _, error in failures)
 
 
 def _bytes(partition: Partition) -> int:

@@ -24,6 +24,7 @@ from bridge.backoff import Backoff
 from bridge.config import Delivery, KafkaConfig
 from bridge.errors import ShardLost
 from bridge.kafka.batches import Batches, Failure
+from bridge.kafka.books import Books
 from bridge.kafka.client import FAILURES, explained, explanation, in_words, transactional_id
 from bridge.kafka.cluster import Cluster
 from bridge.kafka.outage import Outage
@@ -34,7 +35,7 @@ from bridge.kafka.quirks.connecting import trouble
 from bridge.kafka.rebuilding import is_on_kafka, last_trades
 from bridge.kafka.rejections import Rejections, too_large
 from bridge.kafka.state import Save, ShardState, Unsaved
-from bridge.records import STATE
+from bridge.records import BOOK, STATE
 from bridge.watch.metrics import Metrics
 
 log = structlog.get_logger(__name__)
@@ -61,6 +62,7 @@ class Sink:
     ) -> None:
         # Set when the shard's state was read and nobody else can write to it any more; never cleared.
         self.taken_over = asyncio.Event()
+        self.books: Books | None = None  # sends the records of `book`; set by the shard; None: there are none
         self._config = config
         self._cluster = cluster
         # The topics as partitions and state have them, and the version of the view that they are of.
@@ -232,8 +234,12 @@ class Sink:
             log.info("a commit whose response was lost had succeeded", transaction=committed)
             state.saved(state.committing)
             self._settle(self._queues.places.values())
+            if self.books is not None:
+                self.books.settle()
             if state.was_lost:
                 state.write_anew()  # what the commit has saved was lost, too
+        if self.books is not None:
+            self.books.drop()
         state.committing = self._saving = None
         self._queues.requeue()
         self.taken_over.set()
@@ -286,6 +292,8 @@ class Sink:
                 await self._claim(batches)
             batches.safe_until = min(time.monotonic() + safe_for, self._state.safe_until)
             await batches.flush()
+            if self.books is not None:
+                await self.books.send(batches)
             if self._state.unsaved and self._saving is None and time.monotonic() <= batches.safe_until:
                 self._saving = self._state.save((), self._unsaved(), ended=self._complete())
                 await batches.send_state(self._saving)
@@ -335,6 +343,10 @@ class Sink:
                     await batches.flush(full_only=True)
             await batches.flush()
             partitions = queues.places.values()
+            if self.books is not None:
+                for partition in partitions:
+                    self.books.take(partition)
+                await self.books.send(batches)
             trades = (partition.sent for partition in partitions if partition.has_marks)
             queues.note_progress(with_sent=True)
             save = state.save(chain.from_iterable(trades), self._unsaved(), ended=self._complete())
@@ -346,6 +358,8 @@ class Sink:
             self._asked_at = state.committing = None
             state.saved(save)
             self._settle(partitions)
+            if self.books is not None:
+                self.books.settle()
             queues.saved(save)
         return True
 
@@ -363,6 +377,8 @@ class Sink:
         before, now = self._topics, self._cluster.topics
         self._topics, self._followed = now, self._cluster.version
         self._follow_state()
+        if self.books is not None:
+            self.books.follow(now[BOOK])
         for partition, records in self._queues.follow(now):
             for record in records:
                 why = f"more than max.message.bytes ({partition.topic.max_message_bytes})"
@@ -439,6 +455,12 @@ class Sink:
                 self._queues.saved(self._saving)
                 self._saving = None
             return
+        if self.books is not None:
+            if self.books.owns(partition):
+                if partition.delivery is None:
+                    self.books.settle([partition])
+                return
+            self.books.take(partition)
         if partition.has_marks:
             self._state.acknowledged(partition.sent)
         self._settle([partition])
@@ -470,6 +492,8 @@ class Sink:
             place += explanation(error, self._producer)
         self._outage.begin(place)
         self._rejections.handle(failures, self._cluster.topics)
+        if self.books is not None:
+            self.books.handle(failures)
         if not failures:
             self._rejections.count(error)
             log.error("producer failed, retrying", error=in_words(error))

@@ -22,6 +22,7 @@ from bridge.config import Delivery, KafkaConfig
 from bridge.errors import Contested, ShardLost
 from bridge.kafka.contents import (
     ACCOUNT,
+    BOOK,
     CLUSTER,
     OWNER,
     RENEWALS,
@@ -83,6 +84,7 @@ class ShardState:
         self.shards = config.shards  # how many there are
         self.watermarks: dict[bytes, Watermark] = {}  # by symbol, of the settled records
         self.heard: dict[str, Heard] = {}  # by account, as saved
+        self.books: set[bytes] = set()  # the symbols that have a record of `book`, as saved
         # Returns the last-heard times of each account that may be saved with everything received up to a time
         # (None: with everything). Set by the shard, which knows its sessions.
         self.savable: Callable[[int | None], Mapping[str, Heard]] = lambda _: {}
@@ -187,6 +189,7 @@ class ShardState:
             values[TRADES + symbol] = msgspec.json.encode(watermark)
         for account, heard in self.heard.items():
             values[ACCOUNT + account.encode()] = msgspec.json.encode(heard)
+        values.update((BOOK + symbol, b"{}") for symbol in self.books)
         self._unsaved = self._unsaved | values | {k: one for k, one in self._unsaved.items() if one is None}
         self._saved_at = -float("inf")  # its owner, too
 
@@ -232,6 +235,13 @@ class ShardState:
     def note_spool(self, progress: bytes) -> None:
         """Include the committed offsets of the spool in the next save."""
         self._unsaved[SPOOL] = progress
+
+    def note_books(self, records: Iterable[Record]) -> None:
+        """Include in the next save which symbols have a book; a record without a value is its tombstone."""
+        for record in records:
+            symbol, value = record.key or b"", b"{}" if record.value else None
+            if (value is None) == (symbol in self.books) or self._unsaved.get(BOOK + symbol, value) != value:
+                self._unsaved[BOOK + symbol] = value
 
     def forget_old(self, subscribed: Collection[str], before_us: int) -> int:
         """Forget symbols without a trade since a time in µs, unless subscribed to; return their number.
@@ -303,6 +313,8 @@ class ShardState:
             elif symbol not in self._unsaved_watermarks:
                 self.watermarks[symbol] = watermark
         for key, value in save.values.items():
+            if key.startswith(BOOK):
+                (self.books.discard if value is None else self.books.add)(key.removeprefix(BOOK))
             if key in self._unsaved and self._unsaved[key] == value:
                 del self._unsaved[key]
                 symbol = key.removeprefix(TRADES)
@@ -355,6 +367,7 @@ class ShardState:
         found = contents(values)
         self.watermarks.update(found.watermarks)
         self.heard.update(found.heard)
+        self.books |= found.books
         self.spool_progress, self.remembered = found.spool_progress, found.remembered
         self._find(found.unreadable)
         self._unsaved.update(dict.fromkeys(found.seconds))

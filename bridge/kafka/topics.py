@@ -22,6 +22,7 @@ from bridge.kafka import quirks
 from bridge.kafka.client import AclMissing, in_words
 from bridge.partitioner import partition_of
 from bridge.records import (
+    BOOK,
     DEADLETTER,
     EVENTS,
     PRIVATE_DEADLETTER,
@@ -194,6 +195,8 @@ def new_topic(config: KafkaConfig, channel: str, name: str) -> NewTopic:
     settings = {CLEANUP: "delete", "compression.type": "producer"}
     if channel in (STATE, PRIVATE_STATE):
         settings = _STATE_SETTINGS
+    elif channel == BOOK:
+        settings[CLEANUP] = "compact"
     elif schema_of(channel) == DEADLETTER:
         settings[MAX_BYTES] = str(DEADLETTER_MAX_BYTES)
     return quirks.new_topic(name, partitions(config, channel), config.replication_factor, settings)

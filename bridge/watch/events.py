@@ -101,6 +101,8 @@ def _log(event: Event) -> None:
             log.warning("gap not filled", **about)
         case "ids_restarted":
             log.warning("trade ids began anew", **about)
+        case "book_too_large":
+            log.warning("book not sent, too large or rejected", **about)
         case "unknown_field":
             log.warning("unknown field ignored", **about)
         case "pushes_left_out":

@@ -20,7 +20,7 @@ from prometheus_client.metrics_core import InfoMetricFamily, Metric
 
 from bridge import __version__
 from bridge.channels import CHANNELS
-from bridge.records import DEAD_LETTER_REASONS, DEADLETTER, EVENTS, Cause, Kind
+from bridge.records import BOOK, DEAD_LETTER_REASONS, DEADLETTER, EVENTS, Cause, Kind
 
 PREFIX = "digifinex_bridge_"
 
@@ -115,7 +115,7 @@ class Declaration:
 
 
 _CHANNELS = tuple(CHANNELS)
-_TOPICS = (*CHANNELS, DEADLETTER, EVENTS)
+_TOPICS = (*CHANNELS, BOOK, DEADLETTER, EVENTS)
 _CAUSES: tuple[str, ...] = get_args(Cause)
 _KINDS: tuple[str, ...] = get_args(Kind)
 _RECONNECTS = ("closed", "refused", "timeout", "stale", "rejected", "rotated")

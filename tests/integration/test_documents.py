@@ -26,7 +26,7 @@ from confluent_kafka import Consumer
 from bridge.channels import CHANNELS
 from bridge.config import load
 from bridge.consumer import decode
-from bridge.records import DEADLETTER, EVENTS, Record
+from bridge.records import BOOK, DEADLETTER, EVENTS, Record
 from tests.support.kafka_broker import JARS, Broker, free_ports
 from tests.support.process import ROOT
 from tests.support.schemas import schema, validate
@@ -457,5 +457,5 @@ def test_the_frame_of_a_dead_letter_is_read_as_shown() -> None:
 
 
 def test_every_topic_has_a_schema() -> None:
-    topics = {*CHANNELS, DEADLETTER, EVENTS}
+    topics = {*CHANNELS, BOOK, DEADLETTER, EVENTS}
     assert {path.parent.name for path in (ROOT / "schemas").glob("*/v1.json")} == topics

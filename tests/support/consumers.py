@@ -27,7 +27,7 @@ _COMMIT = 10.0  # seconds; a transaction that takes longer was left open
 
 
 class ReadRecord(NamedTuple):
-    """A record as a consumer receives it."""
+    """A record as a consumer receives it; a tombstone has an empty value."""
 
     partition: int
     offset: int
@@ -57,10 +57,9 @@ def read_topic(bootstrap: str, topic: str, isolation: str = "read_committed") ->
             assert message is not None, f"{topic}: nothing for {_TIMEOUT:g} s, and no end either"
             error = message.error()
             if error is None:
-                partition, offset, value = message.partition(), message.offset(), message.value()
+                partition, offset, value = message.partition(), message.offset(), message.value() or b""
                 assert partition is not None
                 assert offset is not None
-                assert value is not None
                 if offset + 1 >= ends[partition]:
                     left.discard(partition)
                 if offset >= ends[partition]:
@@ -180,3 +179,10 @@ def set_topic(bootstrap: str, name: str, **settings: str) -> None:
     resource = ConfigResource(ResourceType.TOPIC, name, incremental_configs=entries)
     for future in admin.incremental_alter_configs([resource]).values():
         future.result(_TIMEOUT)
+
+
+def setting_of(bootstrap: str, name: str, key: str) -> str:
+    """Return a setting of a topic."""
+    admin = AdminClient({"bootstrap.servers": bootstrap})
+    (future,) = admin.describe_configs([ConfigResource(ResourceType.TOPIC, name)]).values()
+    return str(future.result(_TIMEOUT)[key].value)

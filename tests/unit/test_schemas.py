@@ -10,6 +10,7 @@ import pytest
 from jsonschema import Draft202012Validator, ValidationError
 
 from bridge.channels import CHANNELS
+from bridge.records import BOOK as PRESENT_BOOK
 from bridge.records import DEAD_LETTER_REASONS, DEADLETTER, EVENTS, Cause, Kind
 from bridge.watch.events import ClosedBy
 from tests.support.compatibility import incompatibilities
@@ -44,7 +45,7 @@ def rejects(channel: str, record: Json) -> bool:
     return not validator(channel).is_valid(record)
 
 
-ALL = sorted({*CHANNELS, DEADLETTER, EVENTS})
+ALL = sorted({*CHANNELS, PRESENT_BOOK, DEADLETTER, EVENTS})
 DECIMALS = [(channel, name) for channel in ALL for name in decimals(channel)]
 ENUMS = [(channel, name) for channel in ALL for name, field in fields(channel).items() if "enum" in field]
 

@@ -110,7 +110,9 @@ def require_fetching(consumer: AIOKafkaConsumer) -> None:
         fetching.result()
 
 
-def appending(batch: BatchBuilder) -> Callable[[int, int, bytes | None, bytes, Sequence[object]], object]:
+def appending(
+    batch: BatchBuilder,
+) -> Callable[[int, int, bytes | None, bytes | None, Sequence[object]], object]:
     """Return what appends a record to a batch: its place in it from 0, its time in ms, key, value, headers.
 
     It returns None once the batch is full. `BatchBuilder.append` does the same, but in a layer of Python that

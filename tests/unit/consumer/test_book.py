@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bridge.channels import CHANNELS
-from bridge.consumer import Book, Depth, Level, decode
+from bridge.consumer import Book, BookRecord, Depth, Level, decode
 from bridge.simulator.market import Market, Update, amount_text, price_text
 from tests.support.pushes import RECEIVED_US, push, source
 
@@ -29,6 +29,7 @@ class World:
     def __init__(self, seed: int) -> None:
         self.market = Market(SYMBOL, random.Random(seed))
         self.made: list[tuple[Depth, Sides]] = []
+        self.values: list[dict[str, Any]] = []  # the same records as JSON
         self._normalise = CHANNELS["depth"].normaliser({}).push
         self._source = source("s0")
         self._sessions = 0
@@ -50,6 +51,7 @@ class World:
             if update.channel == "depth":
                 params = push("depth", update.params).params
                 (one,) = self._normalise(params, self._source, RECEIVED_US).records
+                self.values.append(json.loads(one.value))
                 self.made.append((record(one.value), self._truth()))
 
     def _truth(self) -> Sides:
@@ -122,6 +124,54 @@ def test_prices_are_compared_by_value() -> None:
     book.apply(change(0, [["1.0", "5"], ["20", "1"]], snapshot=True))
     book.apply(change(1, [["1.00", "6"], ["2e1", "0.000"]]))
     assert book.asks == {Decimal(1): Decimal(6)}
+
+
+def whole(depth_seq: int, asks: Any, *, session: str = "s1") -> BookRecord:
+    value = {"schema": "digifinex.book.v1", "session": session, "seq": 0, "received_us": 1, "symbol": SYMBOL}
+    value |= {"depth_session": session, "depth_seq": depth_seq, "asks": asks, "bids": []}
+    value |= {"crossed": False, "truncated": False}
+    decoded = decode("digifinex.book.v1", json.dumps(value).encode())
+    assert isinstance(decoded, BookRecord)
+    return decoded
+
+
+def test_a_book_waits_for_changes_that_a_record_of_book_does_not_contain() -> None:
+    book = Book()
+    assert not book.apply(change(6, [["1", "6"]]))
+    assert not book.apply(whole(4, [["1", "4"]]))
+    assert not book.apply(change(7, [["1", "7"]]))
+    assert book.apply(whole(5, [["1", "5"], ["2", "5"]]))
+    assert book.asks == {Decimal(1): Decimal(7), Decimal(2): Decimal(5)}
+    assert (book.session, book.seq) == ("s1", 7)
+
+
+def test_a_record_of_book_of_another_session_than_the_changes_is_not_joined() -> None:
+    """It may be older than these, whatever its number is."""
+    book = Book()
+    assert not book.apply(change(3, [["1", "3"]], session="s2"))
+    assert not book.apply(whole(5, [["1", "5"]]))
+    assert not book.asks
+    assert book.apply(whole(3, [["1", "3"]], session="s2"))
+
+
+def test_a_record_of_book_that_is_ahead_is_waited_for_by_the_changes_it_contains() -> None:
+    book = Book()
+    assert book.apply(whole(5, [["1", "5"]]))
+    assert not book.apply(change(2, [["1", "0"]], session="s0"))
+    for seq in (3, 4, 5):
+        assert book.apply(change(seq, [["1", str(seq)]], snapshot=seq == 4))
+        assert book.asks == {Decimal(1): Decimal(5)}
+    assert book.apply(change(6, [["1", "6"]]))
+    assert book.asks == {Decimal(1): Decimal(6)}
+
+
+def test_a_missing_record_is_made_good_by_a_record_of_book_that_contains_it() -> None:
+    book = Book()
+    book.apply(change(0, [["1", "1"]], snapshot=True))
+    assert book.apply(whole(3, [["1", "3"]]))
+    assert book.seq == 0
+    assert book.apply(change(2, [["1", "2"]]))
+    assert (book.seq, book.asks) == (3, {Decimal(1): Decimal(3)})
 
 
 def test_a_book_without_levels_has_no_best_price() -> None:

@@ -12,7 +12,7 @@ from msgspec.structs import fields
 from bridge import consumer
 from bridge.channels import CHANNELS
 from bridge.consumer import RECORDS, Level
-from bridge.records import DEADLETTER, EVENTS
+from bridge.records import BOOK, DEADLETTER, EVENTS
 from tests.support.schemas import SCHEMAS, Json, schema
 
 SIMPLE = {"string": str, "integer": int, "boolean": bool, "null": NoneType}
@@ -55,7 +55,7 @@ def typed(name: str) -> dict[str, Any]:
 
 
 def test_every_topic_of_records_has_a_type() -> None:
-    assert set(RECORDS) == {*CHANNELS, DEADLETTER, EVENTS}
+    assert set(RECORDS) == {*CHANNELS, BOOK, DEADLETTER, EVENTS}
     assert set(RECORDS) == {path.parent.name for path in SCHEMAS.glob("*/v1.json")}
 
 

@@ -24,6 +24,7 @@ GOOD: dict[bytes, Any] = {
     b"owner": OWNER,
     b"trades/BTC_USDT": WATERMARK,
     b"account/main": {"order": NOW_US},
+    b"book/BTC_USDT": {},
     b"spool": {"spool": "a", "committed": {"t/0": 5}, "transaction": ["replica", 7]},
     b"second/green": {"group": "green", "replica": "r", "shards": 1},
 }
@@ -59,6 +60,7 @@ WRONG: dict[bytes, list[Any]] = {
     ],
     b"account/main": [{"order": -1}, {"order": 2**70}, {"order": "x"}, [], None],
     b"spool": [{"spool": "a", "committed": {"t/0": -1}, "transaction": ["r", 1]}, {}, None],
+    b"book/BTC_USDT": [[], None, 7],
     b"second/green": [{"group": "", "replica": "r", "shards": 1}, {}, None],
 }
 
@@ -75,6 +77,7 @@ def test_what_the_bridge_writes_is_read_back() -> None:
     assert found.owner == OWNER
     assert found.watermarks == {b"BTC_USDT": WATERMARK}
     assert found.heard == {"main": {"order": NOW_US}}
+    assert found.books == {b"BTC_USDT"}
     assert found.spool_progress is not None
     assert found.seconds.keys() == {b"second/green"}
     assert found.unreadable == []
@@ -164,7 +167,7 @@ values = st.one_of(
 def test_any_bytes_are_used_or_named(given_values: dict[bytes | None, bytes | None]) -> None:
     """And what is used can be: as at a start, and when trades come."""
     found = contents(given_values)
-    used = len(found.watermarks) + len(found.heard) + len(found.seconds)
+    used = len(found.watermarks) + len(found.heard) + len(found.seconds) + len(found.books)
     used += (found.owner is not None) + (found.spool_progress is not None)
     assert used + len(found.unreadable) == sum(1 for value in given_values.values() if value is not None)
     for key, value in given_values.items():

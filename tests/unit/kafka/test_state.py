@@ -6,7 +6,7 @@ from bridge.config import KafkaConfig
 from bridge.kafka.state import ShardState, Unsaved
 from bridge.kafka.topics import Topic
 from bridge.ledger import Watermark
-from bridge.records import STATE, Open, Record
+from bridge.records import BOOK, STATE, Open, Record
 
 DAY_US = 86_400_000_000
 NOW_US = 1_600_000_000_000_000
@@ -105,3 +105,33 @@ def test_a_tombstone_outlives_that_all_is_written_anew() -> None:
     values = saved(state)
     assert values[b"GONE_USDT"] is None
     assert values[b"NEW_USDT"]
+
+
+def book(symbol: bytes, value: bytes = b"{}") -> Record:
+    return Record(BOOK, symbol, value, NOW_US)
+
+
+def saved_books(state: ShardState, *records: Record) -> dict[bytes, bytes | None]:
+    """Save that these records of book are sent, and return the values of books by symbol."""
+    state.note_books(records)
+    save = state.save((), NOTHING)
+    state.saved(save)
+    return {key[5:]: value for key, value in save.values.items() if key.startswith(b"book/")}
+
+
+def test_which_symbols_have_a_book_is_saved_once_each_and_again_with_its_tombstone() -> None:
+    state = state_of()
+    assert saved_books(state, book(b"A_USDT"), book(b"B_USDT")) == {b"A_USDT": b"{}", b"B_USDT": b"{}"}
+    assert state.books == {b"A_USDT", b"B_USDT"}
+    assert saved_books(state, book(b"A_USDT")) == {}
+    assert saved_books(state, book(b"A_USDT", b"")) == {b"A_USDT": None}
+    assert state.books == {b"B_USDT"}
+    assert saved_books(state, book(b"B_USDT", b""), book(b"B_USDT")) == {b"B_USDT": b"{}"}
+    assert state.books == {b"B_USDT"}
+
+
+def test_books_that_bridge_state_has_lost_are_written_anew() -> None:
+    state = state_of()
+    saved_books(state, book(b"A_USDT"))
+    state.write_anew()
+    assert saved_books(state, book(b"A_USDT")) == {b"A_USDT": b"{}"}

@@ -123,6 +123,12 @@ def test_a_long_detail_is_cut(recorded: Recorded) -> None:
         ("ids_restarted", {"channel": "trades", "symbol": "BTC_USDT"}, "warning", "trade ids began anew"),
         ("records_lost", {}, "warning", "previous owner left records undelivered"),
         ("unknown_field", {"channel": "trades", "field": "fee"}, "warning", "unknown field ignored"),
+        (
+            "book_too_large",
+            {"channel": "book", "symbol": "BTC_USDT"},
+            "warning",
+            "book not sent, too large or rejected",
+        ),
     ],
 )
 def test_an_event_that_nothing_else_logs_is_logged_once(

@@ -1,0 +1,154 @@
+"""Makes the records of `book` out of those of `depth`: the present book of each symbol.
+
+A consumer that joins late reads the book, then goes on with the record of `depth` after the last one that
+the book contains. So books are made of the records of `depth` that were sent in a transaction, and sent in
+the same one. If that has to be repeated, the records come again; a book is due again once it has seen the
+last one again.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+import msgspec
+from msgspec import Raw, Struct
+
+from bridge.books.book import Book, Level
+from bridge.channels.channel import schema_name
+from bridge.records import BOOK, Record
+
+_SCHEMA = schema_name(BOOK)
+
+
+class _Depth(Struct, gc=False):
+    """What is needed of a record of `depth`."""
+
+    session: str
+    seq: int
+    received_us: int
+    snapshot: bool
+    asks: list[Level]
+    bids: list[Level]
+
+
+class BookRecord(Struct, gc=False):
+    """digifinex.book.v1."""
+
+    schema: str
+    session: str
+    seq: int
+    received_us: int
+    symbol: str
+    depth_session: str
+    depth_seq: int
+    asks: Raw
+    bids: Raw
+    crossed: bool
+    truncated: bool
+
+
+_decode = msgspec.json.Decoder(_Depth).decode
+_encode = msgspec.json.Encoder().encode
+
+
+@dataclass(slots=True)
+class _Kept:
+    """The book of a symbol, and what was made of it."""
+
+    book: Book = field(default_factory=Book)
+    whole: bool = False  # False before the first snapshot, and from a missing record to the next one
+    session: str = ""  # of the last record of depth
+    depth_seq: int = -1  # of the last record of depth that the book contains
+    seen: int = -1  # of the record of depth that came last; lower than `depth_seq` while records are repeated
+    received_us: int = 0  # of the last record of depth that the book contains
+    seq: int = 0  # of the next record of book
+    # The record of depth that the last `due` record of book contains, by session and seq. Later ones may have
+    # been taken by the time when that record is on Kafka.
+    making: tuple[str, int] = "", -1
+    made_us: int = 0  # the `received_us` of the last record of book; 0: none yet
+
+
+class PresentBooks:
+    """The books of the symbols of a shard, for those that are `wanted`; None: for all.
+
+    A record of book has at most `levels` on a side, 0: all; `interval_us` is the least time between two of a
+    symbol, in µs.
+    """
+
+    def __init__(self, *, wanted: frozenset[bytes] | None, levels: int, interval_us: int) -> None:
+        self._wanted = wanted
+        self._levels = levels
+        self._interval_us = interval_us
+        self._kept: dict[bytes, _Kept] = {}  # by key; one for each symbol that has had a record of depth
+        self._changed: dict[bytes, _Kept] = {}  # those whose book has changed since its last record of book
+
+    def take(self, records: Iterable[Record]) -> None:
+        """Take the next records of `depth`, which were sent; they may be repeated, from some record on.
+
+        A missing one makes its book wait for the next snapshot.
+        """
+        for record in records:
+            key = record.key or b""
+            kept = self._kept.get(key)
+            if kept is None:
+                if self._wanted is not None and key not in self._wanted:
+                    continue
+                kept = self._kept[key] = _Kept()
+            depth = _decode(record.value)
+            if depth.session == kept.session:
+                kept.seen = depth.seq
+                if depth.seq <= kept.depth_seq:
+                    continue
+            if depth.snapshot:
+                kept.book.replace(depth.asks, depth.bids)
+                kept.whole = True
+            elif kept.whole and depth.session == kept.session and depth.seq == kept.depth_seq + 1:
+                kept.book.change(depth.asks, depth.bids)
+            else:
+                kept.whole = False
+            if depth.session != kept.session:
+                kept.session, kept.seq = depth.session, 0
+            kept.seen = kept.depth_seq = depth.seq
+            kept.received_us = depth.received_us
+            self._changed[key] = kept
+
+    def due(self, now_us: int) -> Iterator[Record]:
+        """Return a record of each book that has changed and whose last record is older than the interval."""
+        for key, kept in self._changed.items():
+            # A clock that was set back must not keep a book waiting.
+            if kept.whole and kept.seen == kept.depth_seq and abs(now_us - kept.made_us) >= self._interval_us:
+                kept.making = kept.session, kept.depth_seq
+                view = kept.book.view(self._levels)
+                value = BookRecord(
+                    schema=_SCHEMA,
+                    session=kept.session,
+                    seq=kept.seq,
+                    received_us=kept.received_us,
+                    symbol=key.decode(),
+                    depth_session=kept.session,
+                    depth_seq=kept.depth_seq,
+                    asks=Raw(view.asks.encode()),
+                    bids=Raw(view.bids.encode()),
+                    crossed=kept.book.crossed,
+                    truncated=view.truncated,
+                )
+                yield Record(BOOK, key, _encode(value), kept.received_us)
+
+    def made(self, records: Iterable[Record], now_us: int) -> None:
+        """Note that records which were `due` at this time are on Kafka, or too large for it."""
+        for record in records:
+            key = record.key or b""
+            kept = self._kept.get(key)
+            if kept is not None:
+                kept.seq += kept.session == kept.making[0]
+                kept.made_us = now_us
+                if (kept.session, kept.depth_seq) == kept.making:
+                    self._changed.pop(key, None)
+
+    def repeat(self) -> None:
+        """Make all books again, because those that were made are lost."""
+        self._changed.update(self._kept)
+
+    def forget(self, key: bytes) -> None:
+        """Forget a symbol that is not followed any more."""
+        self._kept.pop(key, None)
+        self._changed.pop(key, None)

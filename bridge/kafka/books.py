@@ -1,0 +1,154 @@
+"""The records of `book`: made of the records of `depth` that a producer has sent, and sent right behind them.
+
+They are in no queue and in no spool, because they can be made again: in a transaction that is repeated, from
+the same records of `depth`; after a restart, from the next snapshot.
+
+With transactions, a book is in that of the last record of `depth` that it contains, or in a later one if it
+was not due then. Without, it is sent once Kafka has acknowledged that record.
+"""
+
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import chain
+
+import structlog
+from aiokafka.errors import UnknownError
+
+from bridge.books.present import PresentBooks
+from bridge.kafka.batches import Batches, Failure
+from bridge.kafka.partition import Partition
+from bridge.kafka.queues import Queues
+from bridge.kafka.rejections import RECORDS_FAULT, TOO_LARGE, UNKNOWN_ERRORS
+from bridge.kafka.state import ShardState
+from bridge.kafka.topics import Topic
+from bridge.records import BOOK, Record
+
+log = structlog.get_logger(__name__)
+
+DEPTH = "depth"
+
+
+class Books:
+    """Sends the books of one shard; `on_refused` is called for those that are too large, or rejected."""
+
+    def __init__(
+        self,
+        present: PresentBooks,
+        topics: Mapping[str, Topic],
+        queues: Queues,
+        state: ShardState,
+        *,
+        on_refused: Callable[[Record, str], None],
+    ) -> None:
+        self._present = present
+        self._topic = topics[BOOK]
+        self._depth = topics[DEPTH].name
+        self._queues = queues
+        self._state = state
+        self._on_refused = on_refused
+        self._partitions: dict[int, Partition] = {}  # those that have had records; empty but while sending
+        self._refused: set[bytes] = set()  # keys whose last book was refused; each is reported once
+        self.gone: set[bytes] = set()  # keys whose tombstones are not on Kafka yet
+        self._made_us = 0  # when the records that are being sent were made, in µs since the epoch
+
+    def forget(self, keys: Iterable[bytes]) -> None:
+        """Forget symbols that are not followed any more; the next save sends their tombstones."""
+        for key in keys:
+            self._present.forget(key)
+            self._refused.discard(key)
+            self.gone.add(key)
+            self._state.due = True
+            self._queues.something.set()
+
+    def follow(self, topic: Topic) -> None:
+        """Follow what has changed of the topic; nothing may be sent and not settled.
+
+        A topic that was created again gets all books again. Of a topic that has more partitions, the old ones
+        keep the last books of the keys that have moved.
+        """
+        if topic.id != self._topic.id:
+            self._present.repeat()
+        if (topic.id, topic.partitions) != (self._topic.id, self._topic.partitions):
+            self._partitions.clear()
+        for partition in self._partitions.values():
+            partition.follow(topic)
+        self._topic = topic
+
+    def take(self, partition: Partition) -> None:
+        """Take the records that were sent to a partition, if it is one of `depth`."""
+        if partition.topic.name == self._depth:
+            self._present.take(partition.sent)
+
+    async def send(self, batches: Batches) -> None:
+        """Send the books that are due.
+
+        Raises:
+            KafkaError: a batch has failed; none is in flight any more.
+        """
+        if any(partition.sent for partition in self._partitions.values()):
+            return  # without transactions, the last ones may not be acknowledged yet
+        self.drop()  # what a frozen process did not send
+        self._made_us = time.time_ns() // 1000
+        tombstones = (Record(BOOK, key, b"", self._made_us) for key in self.gone)
+        refused = [
+            record
+            for record in chain(tombstones, self._present.due(self._made_us))
+            if not self._topic.is_stuck(self._topic.partition(record.key)) and not self._queue(record)
+        ]
+        self._present.made(refused, self._made_us)
+        for record in refused:
+            self._refuse(record, f"{len(record.value)} bytes, too large for {self._topic.name}")
+        for partition in self._partitions.values():
+            self._state.note_books(partition.queued)
+        await batches.send_all(self._partitions.values())
+
+    def settle(self, partitions: Iterable[Partition] | None = None) -> None:
+        """Note that what was sent is on Kafka; `partitions`: of these, otherwise of all."""
+        for partition in self._partitions.values() if partitions is None else partitions:
+            if partition.sent:
+                self._present.made(partition.sent, self._made_us)
+                for record in partition.sent:
+                    key = record.key or b""
+                    if record.value:
+                        self._refused.discard(key)
+                    else:
+                        self.gone.discard(key)
+                self._queues.note_delivered(partition)
+
+    def drop(self) -> None:
+        """Forget what was sent, which is not on Kafka; it is made again."""
+        for partition in self._partitions.values():
+            partition.requeue()
+            partition.queued.clear()
+
+    def owns(self, partition: Partition) -> bool:
+        """Return whether a partition is one of `book`."""
+        return self._partitions.get(partition.number) is partition
+
+    def handle(self, failures: Sequence[Failure]) -> None:
+        """Find the books that make batches fail; these are not made again before their next change is due."""
+        for partition, error in failures:
+            if self.owns(partition) and isinstance(error, RECORDS_FAULT):
+                attempts = UNKNOWN_ERRORS if isinstance(error, UnknownError) else 1
+                rejected = partition.isolate(attempts, too_large=isinstance(error, TOO_LARGE))
+                if rejected is not None:
+                    self._present.made([rejected], self._made_us)
+                    self.gone.discard(rejected.key or b"")
+                    self._refuse(rejected, f"rejected by {self._topic.name}: {error}")
+
+    def _queue(self, record: Record) -> bool:
+        """Put a record into its partition; return False if it is too large."""
+        number = self._topic.partition(record.key)
+        partition = self._partitions.get(number)
+        if partition is None:
+            partition = self._partitions[number] = Partition(self._topic, number)
+        if len(record.value) + len(record.key or b"") > partition.room:
+            return False
+        partition.queued.append(record)
+        return True
+
+    def _refuse(self, record: Record, why: str) -> None:
+        key = record.key or b""
+        if key not in self._refused:
+            self._refused.add(key)
+            self._on_refused(record, why)
