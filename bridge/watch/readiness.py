@@ -33,8 +33,8 @@ class Standing:
 
     `session` and `address` are None while it has no session; `trouble` is why it is not live, "" if it is.
     `coming_up` until its first session has become live or has failed, unless it was opened for a market that
-    was listed later. `subscriptions` has each subscription (channel, and symbol, "" if there is none) with its
-    state and, if it is refused, why.
+    was listed later. `subscriptions` has each subscription (channel, and symbol, "" if there is none) with
+    its state and, if it is refused, why.
     """
 
     account: str | None
