@@ -3,8 +3,10 @@
 import json
 import runpy
 import shutil
+from base64 import b64decode
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree as ET
 
 import kubernetes_validate
 import pytest
@@ -109,6 +111,23 @@ REJECTED = {
     "runtimeClassName=My_own": "/runtimeClassName",
     "schedulerName=My_own": "/schedulerName",
     "extraObjects[0].kind=Secret": "/extraObjects/0",
+    "serviceMonitor.interval=31s": "/serviceMonitor/interval",
+    "serviceMonitor.scrapeTimeout=1m": "/serviceMonitor/scrapeTimeout",
+    "podMonitor.scrapeTimeout=soon": "/podMonitor/scrapeTimeout",
+    "podMonitor.metricRelabelings=drop": "/podMonitor/metricRelabelings",
+    "autoscaling.behavior.scaleup.x=1": "scaleup",
+    "autoscaling.metrics[0].resource=cpu": "/autoscaling/metrics/0",
+    "podDisruptionBudget.minAvailable=half": "/podDisruptionBudget/minAvailable",
+    "spool.existingClaim=My_own": "/spool/existingClaim",
+    "spool.accessModes={ReadOnlyMany}": "/spool/accessModes/0",
+    "spool.accessModes=null": "accessModes",
+    "spool.storageClassName=--": "/spool/storageClassName",
+    "spool.persistentVolumeClaimRetentionPolicy.whenScaled=Recycle": "whenScaled",
+    "networkPolicy.dnsPorts={0}": "/networkPolicy/dnsPorts/0",
+    "networkPolicy.dnsPeers=any": "/networkPolicy/dnsPeers",
+    "networkPolicy.exchangePeers=any": "/networkPolicy/exchangePeers",
+    "kafkaPassword.usernameKey=a b": "/kafkaPassword/usernameKey",
+    "tests.enabled=maybe": "/tests/enabled",
 }
 
 
@@ -192,12 +211,16 @@ def test_values_without_anything_to_subscribe_to_are_rejected() -> None:
 
 
 @pytest.mark.parametrize("values", VALUES)
-def test_the_bridge_accepts_the_configuration_that_the_chart_renders(values: str, tmp_path: Path) -> None:
-    """With the files where the chart mounts them."""
+def test_the_bridge_accepts_the_configuration_that_the_chart_renders(
+    values: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the files where the chart mounts them, and the variables that it sets."""
     objects = manifests(VALUES[values])
     toml = the("ConfigMap", [one for one in objects if "dashboard" not in one["metadata"]["name"]])["data"]
-    volumes = the("StatefulSet", objects)["spec"]["template"]["spec"]["volumes"]
-    for source in next(one for one in volumes if one["name"] == "config")["projected"]["sources"]:
+    pod = the("StatefulSet", objects)["spec"]["template"]["spec"]
+    for variable in pod["containers"][0].get("env", []):
+        monkeypatch.setenv(variable["name"], variable.get("value", "from-a-secret"))
+    for source in next(one for one in pod["volumes"] if one["name"] == "config")["projected"]["sources"]:
         for item in source.get("secret", {}).get("items", []):
             file = tmp_path / item["path"]
             file.parent.mkdir(parents=True, exist_ok=True)
@@ -206,6 +229,8 @@ def test_the_bridge_accepts_the_configuration_that_the_chart_renders(values: str
         toml["bridge.toml"].replace("/etc/digifinex-bridge/", f"{tmp_path}/")
     )
     config = load(tmp_path / "bridge.toml")
+    if values == "cluster-options":
+        assert config.kafka.sasl_plain_username == "from-a-secret"
     if values == "all-switches":
         assert config.kafka.shards == 4
         assert config.kafka.sasl_plain_password.get_secret_value() == "secret"
@@ -317,6 +342,17 @@ def test_the_readme_of_the_chart_is_up_to_date(tmp_path: Path) -> None:
 def test_a_generated_file_is_up_to_date(script: str, written: Path) -> None:
     document = runpy.run_path(str(ROOT / "scripts" / script))["document"]
     assert written.read_text() == document(), "run 'make generated'"
+
+
+def test_the_chart_says_what_catalogues_of_charts_show() -> None:
+    chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
+    assert {"home", "sources", "maintainers", "icon", "keywords", "description"} <= chart.keys()
+    assert chart["annotations"]["artifacthub.io/category"] == "streaming-messaging"
+    assert all(
+        one.keys() == {"name", "url"} for one in yaml.safe_load(chart["annotations"]["artifacthub.io/links"])
+    )
+    # A drawing that isn't well-formed isn't shown.
+    ET.fromstring(b64decode(chart["icon"].removeprefix("data:image/svg+xml;base64,")))
 
 
 def test_the_chart_has_the_version_of_the_bridge() -> None:

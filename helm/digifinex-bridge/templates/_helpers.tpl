@@ -178,15 +178,22 @@ replaced.
 {{- end }}
 {{- end }}
 {{- end }}
-{{- $identity := ternary "sasl_oauth_client_id" "sasl_plain_username" (eq (get $kafka "sasl_mechanism" | default "") "OAUTHBEARER") }}
-{{- if and (include "bridge.hasPassword" .) (not (get $kafka $identity)) }}
-{{- fail (printf "kafkaPassword needs config.kafka.%s" $identity) }}
+{{- $identity := include "bridge.identity" . }}
+{{- $usernameKey := $values.kafkaPassword.usernameKey }}
+{{- if and $usernameKey (not $values.kafkaPassword.existingSecret) }}
+{{- fail "kafkaPassword.usernameKey needs kafkaPassword.existingSecret" }}
+{{- end }}
+{{- if and $usernameKey (get $kafka $identity) }}
+{{- fail (printf "kafkaPassword.usernameKey and config.kafka.%s: set one of them" $identity) }}
+{{- end }}
+{{- if and (include "bridge.hasPassword" .) (not (get $kafka $identity)) (not $usernameKey) }}
+{{- fail (printf "kafkaPassword needs config.kafka.%s, or kafkaPassword.usernameKey" $identity) }}
 {{- end }}
 {{- /* The environment may supply what is missing here. */}}
 {{- $isOfAws := eq (get $kafka "sasl_mechanism" | default "") "AWS_MSK_IAM" }}
 {{- if and (hasPrefix "SASL_" $protocol) (not (or $isOfAws $values.extraEnv $values.extraEnvFrom)) }}
 {{- range $key := list "sasl_mechanism" $identity }}
-{{- if not (get $kafka $key) }}
+{{- if not (or (get $kafka $key) (and $usernameKey (eq $key $identity))) }}
 {{- fail (printf "config.kafka.security_protocol %s needs config.kafka.%s" $protocol $key) }}
 {{- end }}
 {{- end }}
@@ -203,6 +210,29 @@ replaced.
 {{- with $values.autoscaling }}
 {{- if and .enabled (gt (int .minReplicas) (int .maxReplicas)) }}
 {{- fail (printf "autoscaling.minReplicas: %v is greater than maxReplicas, %v" .minReplicas .maxReplicas) }}
+{{- end }}
+{{- end }}
+{{- with $values.autoscaling }}
+{{- if and .enabled (not (or .targetCPUUtilizationPercentage .metrics)) }}
+{{- fail "autoscaling: needs targetCPUUtilizationPercentage or metrics" }}
+{{- end }}
+{{- end }}
+{{- if and $values.podMonitor.enabled $values.serviceMonitor.enabled }}
+{{- fail "podMonitor and serviceMonitor: enable one of them, or each pod is scraped twice" }}
+{{- end }}
+{{- range $name := list "podMonitor" "serviceMonitor" }}
+{{- with get $values $name }}
+{{- if gt (trimSuffix "s" .scrapeTimeout | default "0" | int) (trimSuffix "s" .interval | int) }}
+{{- fail (printf "%s.scrapeTimeout: %s is longer than the interval, %s" $name .scrapeTimeout .interval) }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- if $values.spool.existingClaim }}
+{{- if not $values.spool.persistent }}
+{{- fail "spool.existingClaim has no effect with spool.persistent: false" }}
+{{- end }}
+{{- if or $values.autoscaling.enabled (gt (int $values.replicas) 1) }}
+{{- fail "spool.existingClaim: is for one replica, because replicas must not share a spool" }}
 {{- end }}
 {{- end }}
 {{- $spool := dig "spool" "max_bytes" 1073741824 $values.config | int64 }}
@@ -352,10 +382,41 @@ affinity:
 {{- end }}
 {{- end }}
 
-{{- define "bridge.env" -}}
-{{- with .Values.extraEnv }}
-env:
+{{/* What a PodMonitor and a ServiceMonitor have in common, from the values of either. */}}
+{{- define "bridge.scrape" -}}
+interval: {{ .interval | quote }}
+{{- with .scrapeTimeout }}
+scrapeTimeout: {{ quote . }}
+{{- end }}
+{{- with .relabelings }}
+relabelings:
   {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .metricRelabelings }}
+metricRelabelings:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end }}
+
+{{/* The key of the configuration for the name that belongs to `kafkaPassword`. */}}
+{{- define "bridge.identity" -}}
+{{- ternary "sasl_oauth_client_id" "sasl_plain_username" (eq (get .Values.config.kafka "sasl_mechanism" | default "") "OAUTHBEARER") }}
+{{- end }}
+
+{{- define "bridge.env" -}}
+{{- $key := .Values.kafkaPassword.usernameKey }}
+{{- if or $key .Values.extraEnv }}
+env:
+  {{- if $key }}
+  - name: BRIDGE_KAFKA__{{ include "bridge.identity" . | upper }}
+    valueFrom:
+      secretKeyRef:
+        name: {{ include "bridge.passwordSecret" . | quote }}
+        key: {{ quote $key }}
+  {{- end }}
+  {{- with .Values.extraEnv }}
+  {{- toYaml . | nindent 2 }}
+  {{- end }}
 {{- end }}
 {{- with .Values.extraEnvFrom }}
 envFrom:
@@ -367,6 +428,31 @@ envFrom:
 - name: config
   mountPath: /etc/digifinex-bridge
   readOnly: true
+{{- end }}
+
+{{/* Whether the StatefulSet makes a claim for each pod. */}}
+{{- define "bridge.claims" -}}
+{{- if and .Values.spool.persistent (not .Values.spool.existingClaim) }}true{{ end }}
+{{- end }}
+
+{{- define "bridge.claim" -}}
+metadata:
+  name: spool
+  labels:
+    {{- include "bridge.selectorLabels" . | nindent 4 }}
+  {{- with .Values.spool.annotations }}
+  annotations:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
+spec:
+  accessModes:
+    {{- toYaml .Values.spool.accessModes | nindent 4 }}
+  {{- with .Values.spool.storageClassName }}
+  storageClassName: {{ ternary "" . (eq . "-") | quote }}
+  {{- end }}
+  resources:
+    requests:
+      storage: {{ .Values.spool.size | quote }}
 {{- end }}
 
 {{- define "bridge.volumes" -}}
