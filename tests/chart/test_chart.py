@@ -288,6 +288,23 @@ def test_a_change_of_configuration_or_secrets_replaces_the_pods() -> None:
     assert checksum("--set", "kafkaPassword.value=new")["checksum/secrets"] != before["checksum/secrets"]
 
 
+def test_a_new_version_of_the_chart_alone_replaces_no_pod(tmp_path: Path) -> None:
+    """With the image pinned; labels and annotations of objects are no concern of the pods either."""
+    newer = tmp_path / "digifinex-bridge"
+    shutil.copytree(CHART, newer)
+    about = (newer / "Chart.yaml").read_text().replace(f"ersion: {__version__}", "ersion: 9.9.9")
+    (newer / "Chart.yaml").write_text(about.replace(f'"{__version__}"', '"9.9.9"'))
+    settings = [
+        "--set",
+        "commonAnnotations.note=new,configMap.annotations.note=new,secrets.annotations.note=new",
+    ]
+    given = ("--namespace", "market-data", "--values", "-", *settings)
+    done = tool("helm", "template", "feed", newer, *given, stdin=VALUES["all-switches"])
+    assert "digifinex-bridge-9.9.9" in done.stdout, done.stderr
+    after = the("StatefulSet", [one for one in yaml.safe_load_all(done.stdout) if one])["spec"]
+    assert after == the("StatefulSet", manifests(VALUES["all-switches"]))["spec"]
+
+
 def test_only_the_network_policy_selects_the_pod_of_helm_test() -> None:
     objects = manifests(VALUES["all-switches"])
     test = the("Pod", objects)["metadata"]["labels"]

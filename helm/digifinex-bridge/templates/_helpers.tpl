@@ -28,6 +28,14 @@ app.kubernetes.io/instance: {{ .Release.Name | quote }}
 app.kubernetes.io/component: bridge
 {{- end }}
 
+{{/* Labels of pods. None that changes with the chart's version: that would replace the pods. */}}
+{{- define "bridge.podLabels" -}}
+{{ include "bridge.releaseLabels" . }}
+{{- with merge dict .Values.podLabels .Values.commonLabels }}
+{{ toYaml . }}
+{{- end }}
+{{- end }}
+
 {{- define "bridge.namespace" -}}
 {{- default .Release.Namespace .Values.namespaceOverride }}
 {{- end }}
@@ -121,8 +129,8 @@ not of a Secret's name.
 
 {{/* A quantity like 512Mi or 2G, in bytes. */}}
 {{- define "bridge.bytes" -}}
-{{- $units := dict "" 1 "k" 1000 "M" 1000000 "G" 1000000000 "T" 1000000000000 }}
-{{- $units = merge $units (dict "Ki" 1024 "Mi" 1048576 "Gi" 1073741824 "Ti" 1099511627776) }}
+{{- $units := dict "" 1 "k" 1000 "M" 1000000 "G" 1000000000 "T" 1000000000000 "P" 1000000000000000 }}
+{{- $units = merge $units (dict "Ki" 1024 "Mi" 1048576 "Gi" 1073741824 "Ti" 1099511627776 "Pi" 1125899906842624) }}
 {{- $text := kindIs "string" . | ternary . (int64 . | toString) }}
 {{- mulf (regexFind "^[0-9.]+" $text | float64) (get $units (regexFind "[A-Za-z]*$" $text)) | int64 }}
 {{- end }}
@@ -251,6 +259,7 @@ replaced.
 {{- end }}
 {{- end }}
 {{- include "bridge.validateShards" . }}
+{{- include "bridge.validateUpgrade" . }}
 {{- end }}
 
 {{/*
@@ -276,6 +285,83 @@ first of them. Without a cluster, as with `helm template`, nothing is found.
 {{- fail (printf "config.kafka.shards: %d, and %d pods run with %d. Once their spools are empty, run: %s && %s; then this upgrade again" $wanted $pods $found $scale $alter) }}
 {{- end }}
 {{- end }}
+{{- end }}
+
+{{- define "bridge.deployed" -}}
+{{- lookup "apps/v1" "StatefulSet" (include "bridge.namespace" .) (include "bridge.fullname" .) | toJson }}
+{{- end }}
+
+{{/*
+What Kubernetes cannot change in a StatefulSet is refused before anything has changed: Helm would have written the new
+configuration already when the API server refuses the StatefulSet. Without a cluster, nothing is found.
+*/}}
+{{- define "bridge.validateUpgrade" -}}
+{{- $old := (include "bridge.deployed" . | fromJson).spec }}
+{{- if $old }}
+{{- $wanted := list }}
+{{- $claim := include "bridge.claim" . | fromYaml }}
+{{- $claims := $old.volumeClaimTemplates | default list }}
+{{- if ne (empty $claims) (empty (include "bridge.claims" .)) }}
+{{- $wanted = list "spool.persistent or spool.existingClaim" }}
+{{- else if $claims }}
+{{- $found := first $claims }}
+{{- $size := $found.spec.resources.requests.storage }}
+{{- if ne (include "bridge.bytes" $size) (include "bridge.bytes" .Values.spool.size) }}
+{{- $wanted = append $wanted (printf "spool.size (from %v to %s)" $size .Values.spool.size) }}
+{{- end }}
+{{- range $key := list "storageClassName" "accessModes" }}
+{{- if ne (pick $found.spec $key | toJson) (pick $claim.spec $key | toJson) }}
+{{- $wanted = append $wanted (printf "spool.%s" $key) }}
+{{- end }}
+{{- end }}
+{{- if ne ($found.metadata.annotations | default dict | toJson) ($claim.metadata.annotations | default dict | toJson) }}
+{{- $wanted = append $wanted "spool.annotations" }}
+{{- end }}
+{{- end }}
+{{- with $wanted }}
+{{- fail (printf "%s: Kubernetes cannot change that in place. See \"Spool volumes\" in docs/kubernetes.md" (join ", " .)) }}
+{{- end }}
+{{- if ne (toJson $old.selector.matchLabels) (include "bridge.selectorLabels" . | fromYaml | toJson) }}
+{{- $wanted = append $wanted "nameOverride" }}
+{{- end }}
+{{- $limit := dig "revisionHistoryLimit" 10 $old | int }}
+{{- if and (semverCompare "<1.34.0-0" .Capabilities.KubeVersion.Version) (ne $limit (int .Values.revisionHistoryLimit)) }}
+{{- $wanted = append $wanted (printf "revisionHistoryLimit (from %d to %v)" $limit .Values.revisionHistoryLimit) }}
+{{- end }}
+{{- with $wanted }}
+{{- fail (printf "%s: Kubernetes cannot change that in place. See \"Upgrade\" in docs/kubernetes.md" (join ", " .)) }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{/*
+The number of replicas to write. With an autoscaler it is the present one, within the limits: a number that is left out, but
+was in the release before, would become 1. Nothing without a cluster, so that a rendered manifest never contradicts the
+autoscaler.
+*/}}
+{{- define "bridge.replicas" -}}
+{{- $scaling := .Values.autoscaling }}
+{{- if not $scaling.enabled }}
+{{- .Values.replicas }}
+{{- else }}
+{{- with (include "bridge.deployed" . | fromJson).spec }}
+{{- dig "replicas" 1 . | int | max (int $scaling.minReplicas) | min (int $scaling.maxReplicas) }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{/* The secrets that are given as values, to notice a change. */}}
+{{- define "bridge.givenSecrets" -}}
+{{- $given := list }}
+{{- range .Values.accounts }}
+{{- if not .existingSecret }}
+{{- $given = append $given (pick . "name" "apiKey" "secret") }}
+{{- end }}
+{{- end }}
+{{- if not .Values.kafkaPassword.existingSecret }}
+{{- $given = append $given .Values.kafkaPassword.value }}
+{{- end }}
+{{- toJson $given }}
 {{- end }}
 
 {{/*
