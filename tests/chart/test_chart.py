@@ -118,6 +118,7 @@ REJECTED = {
     "autoscaling.behavior.scaleup.x=1": "scaleup",
     "autoscaling.metrics[0].resource=cpu": "/autoscaling/metrics/0",
     "podDisruptionBudget.minAvailable=half": "/podDisruptionBudget/minAvailable",
+    "podDisruptionBudget.unhealthyPodEvictionPolicy=Never": "/podDisruptionBudget/unhealthyPodEvictionPolicy",
     "spool.existingClaim=My_own": "/spool/existingClaim",
     "spool.accessModes={ReadOnlyMany}": "/spool/accessModes/0",
     "spool.accessModes=null": "accessModes",
