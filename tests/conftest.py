@@ -1,5 +1,6 @@
 """How property tests choose their examples; fixtures for a shared Kafka and for one that a test may kill."""
 
+import signal
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,6 +29,13 @@ settings.register_profile("fuzz", max_examples=1000, database=KeptExamples(FOLDE
 settings.register_profile("replay", settings.get_profile("fuzz"), phases=(Phase.explicit, Phase.reuse))
 settings.load_profile("test")
 set_hypothesis_home_dir(ROOT / ".cache" / "hypothesis")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionstart() -> None:
+    """Let no process that is started here ignore SIGHUP because the tests do, as under nohup."""
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, lambda *_: None)  # unlike SIG_IGN, this is not inherited
 
 
 @pytest.hookimpl(trylast=True)
