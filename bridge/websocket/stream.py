@@ -144,9 +144,10 @@ class Stream(ClientConnection):
             self._parts.append(data)
             self._have += len(data)
             if self._have >= self._need and self._turn is None and not self._paused:
+                self._delivered = 0
                 if self._may_go_on():
                     self._go_on()
-                if self._have >= self._need and not self._paused:
+                if (self._early or self._have >= self._need) and not self._paused:
                     self.transport.pause_reading()
                     self._schedule()
         else:
@@ -284,8 +285,8 @@ class Stream(ClientConnection):
                     self._begin, self._have = stop, end - stop
                     self._parse(data[start:stop])
                     start, kind = stop, _NONE if self._fragments else kind
-                if self._paused or self._unread:
-                    return
+                if self._paused or self._unread or self._early:
+                    return  # what follows a message that is not handed over yet waits for that
                 if first != kind:
                     continue
             messages.append(data[body:stop])

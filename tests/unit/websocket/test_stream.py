@@ -290,6 +290,43 @@ def test_a_message_in_fragments_is_counted_as_held() -> None:
     asyncio.run(scenario())
 
 
+@pytest.mark.parametrize("together", [True, False])
+def test_messages_in_fragments_are_not_overtaken_however_many_there_are(together: bool) -> None:
+    def fragments(number: int) -> bytes:
+        return frame(b"%08d" % number, fin=False) + frame(b"more", Opcode.CONT)
+
+    async def scenario() -> None:
+        listener = Listener()
+        listener.attach()
+        await turns()
+        sent = [fragments(n) if n % 10 else numbered(n) for n in range(3 * AT_ONCE)]
+        for data in [b"".join(sent)] if together else sent:
+            listener.network.arrived += data
+            await turns(2, each=listener.network.read)
+        await turns(20)
+        assert listener.numbers == [*range(3 * AT_ONCE)]
+        assert listener.network.is_reading()
+
+    asyncio.run(scenario())
+
+
+def test_a_message_in_fragments_for_which_there_is_no_room_is_not_overtaken() -> None:
+    async def scenario() -> None:
+        listener = Listener()
+        listener.stream.has_room = lambda: listener.numbers != [0]
+        listener.attach()
+        await turns()
+        listener.network.arrived += numbered(0) + frame(b"%08d" % 1, fin=False)
+        listener.network.arrived += frame(b"more", Opcode.CONT) + numbered(2)
+        await turns(5, each=listener.network.read)
+        assert listener.numbers == [0]
+        listener.stream.has_room = lambda: True
+        await turns(5)
+        assert listener.numbers == [0, 1, 2]
+
+    asyncio.run(scenario())
+
+
 class Story:
     """A stream, and an exchange that sends numbered messages in frames of all kinds."""
 
