@@ -16,6 +16,9 @@ from bridge.books.book import Book, Level
 from bridge.channels.channel import schema_name
 from bridge.records import BOOK, Record
 
+MOST_LEVELS = 50_000
+"""Levels on a side of a book; one with more is given up until its next snapshot. Real ones have hundreds."""
+
 _SCHEMA = schema_name(BOOK)
 
 
@@ -55,7 +58,8 @@ class _Kept:
     """The book of a symbol, and what was made of it."""
 
     book: Book = field(default_factory=Book)
-    whole: bool = False  # False before the first snapshot, and from a missing record to the next one
+    # False before the first snapshot, and from a missing record, or one level too many, to the next snapshot.
+    whole: bool = False
     session: str = ""  # of the last record of depth
     depth_seq: int = -1  # of the last record of depth that the book contains
     seen: int = -1  # of the record of depth that came last; lower than `depth_seq` while records are repeated
@@ -81,11 +85,13 @@ class PresentBooks:
         self._kept: dict[bytes, _Kept] = {}  # by key; one for each symbol that has had a record of depth
         self._changed: dict[bytes, _Kept] = {}  # those whose book has changed since its last record of book
 
-    def take(self, records: Iterable[Record]) -> None:
+    def take(self, records: Iterable[Record]) -> list[bytes]:
         """Take the next records of `depth`, which were sent; they may be repeated, from some record on.
 
-        A missing one makes its book wait for the next snapshot.
+        A missing one makes its book wait for the next snapshot, and so do more than `MOST_LEVELS`: the keys
+        of these books are returned.
         """
+        given_up = []
         for record in records:
             key = record.key or b""
             kept = self._kept.get(key)
@@ -105,11 +111,16 @@ class PresentBooks:
                 kept.book.change(depth.asks, depth.bids)
             else:
                 kept.whole = False
+            if max(len(kept.book.asks), len(kept.book.bids)) > MOST_LEVELS:
+                kept.book.replace((), ())
+                kept.whole = False
+                given_up.append(key)
             if depth.session != kept.session:
                 kept.session, kept.seq = depth.session, 0
             kept.seen = kept.depth_seq = depth.seq
             kept.received_us = depth.received_us
             self._changed[key] = kept
+        return given_up
 
     def due(self, now_us: int) -> Iterator[Record]:
         """Return a record of each book that has changed and whose last record is older than the interval."""

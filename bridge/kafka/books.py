@@ -14,7 +14,7 @@ from itertools import chain
 import structlog
 from aiokafka.errors import UnknownError
 
-from bridge.books.present import PresentBooks
+from bridge.books.present import MOST_LEVELS, PresentBooks
 from bridge.kafka.batches import Batches, Failure
 from bridge.kafka.partition import Partition
 from bridge.kafka.queues import Queues
@@ -77,7 +77,8 @@ class Books:
     def take(self, partition: Partition) -> None:
         """Take the records that were sent to a partition, if it is one of `depth`."""
         if partition.topic.name == self._depth:
-            self._present.take(partition.sent)
+            for key in self._present.take(partition.sent):
+                self._refuse(Record(BOOK, key, b"", 0), f"more than {MOST_LEVELS:,} levels on a side")
 
     async def send(self, batches: Batches) -> None:
         """Send the books that are due.

@@ -7,7 +7,7 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bridge.books.present import PresentBooks
+from bridge.books.present import MOST_LEVELS, PresentBooks
 from bridge.consumer import Book, BookRecord, Depth, decode
 from bridge.records import Record
 from tests.support.schemas import validate
@@ -177,6 +177,21 @@ def test_after_a_missing_record_the_next_book_follows_a_snapshot() -> None:
     assert not sent(books, [change(2, [["1", "2"]])], START + INTERVAL)
     (record,) = sent(books, [change(3, [["7", "1"]], snapshot=True)], START + 2 * INTERVAL)
     assert json.loads(record.value)["asks"] == [["7", "1"]]
+
+
+def test_a_book_with_too_many_levels_is_given_up_until_the_next_snapshot() -> None:
+    """Whatever the exchange adds, and never removes, takes no more memory than that."""
+    books = present()
+    half = MOST_LEVELS // 2
+    prices = [[str(price), "1"] for price in range(1, 2 * half + 2)]
+    assert not books.take([change(0, prices[:half], snapshot=True), change(1, prices[half:-1])])
+    assert books.take([change(2, prices[-1:])]) == [KEY]
+    assert not books._kept[KEY].book.asks
+    assert not sent(books, [change(3, prices[:1])], START)
+    (record,) = sent(books, [change(4, prices[:1], snapshot=True)], START)
+    assert json.loads(record.value)["asks"] == prices[:1]
+    assert books.take([change(5, prices, snapshot=True)]) == [KEY]
+    assert not sent(books, [], START + INTERVAL)
 
 
 def test_symbols_that_are_not_wanted_have_no_book() -> None:
