@@ -27,6 +27,9 @@ log = structlog.get_logger(__name__)
 
 DEPTH = "depth"
 
+_TRIED_AGAIN = 3600.0
+"""Seconds after which a book is sent again that was rejected: why, the bridge can't always see."""
+
 
 class Books:
     """Sends the books of one shard; `on_refused` is called for those that are too large, or rejected."""
@@ -48,6 +51,9 @@ class Books:
         self._on_refused = on_refused
         self._partitions: dict[int, Partition] = {}  # those that have had records; empty but while sending
         self._refused: set[bytes] = set()  # keys whose last book was refused; each is reported once
+        # What is not sent again, by key: a record of so many bytes or more (0: any), until a monotonic time.
+        # Each one that Kafka rejects fails a transaction.
+        self._rejected: dict[bytes, tuple[int, float]] = {}
         self.gone: set[bytes] = set()  # keys whose tombstones are not on Kafka yet
         self._made_us = 0  # when the records that are being sent were made, in µs since the epoch
 
@@ -56,6 +62,7 @@ class Books:
         for key in keys:
             self._present.forget(key)
             self._refused.discard(key)
+            self._rejected.pop(key, None)
             self.gone.add(key)
             self._state.due = True
             self._queues.something.set()
@@ -70,6 +77,8 @@ class Books:
             self._present.repeat()
         if (topic.id, topic.partitions) != (self._topic.id, self._topic.partitions):
             self._partitions.clear()
+        if (topic.id, topic.max_message_bytes) != (self._topic.id, self._topic.max_message_bytes):
+            self._rejected.clear()
         for partition in self._partitions.values():
             partition.follow(topic)
         self._topic = topic
@@ -127,23 +136,36 @@ class Books:
         return self._partitions.get(partition.number) is partition
 
     def handle(self, failures: Sequence[Failure]) -> None:
-        """Find the books that make batches fail; these are not made again before their next change is due."""
+        """Find the books that make batches fail.
+
+        None of the same symbol that is as large is sent again for an hour, or until the topic's limit has
+        changed; if it was rejected for another reason, none at all.
+        """
         for partition, error in failures:
             if self.owns(partition) and isinstance(error, RECORDS_FAULT):
                 attempts = UNKNOWN_ERRORS if isinstance(error, UnknownError) else 1
-                rejected = partition.isolate(attempts, too_large=isinstance(error, TOO_LARGE))
+                too_large = isinstance(error, TOO_LARGE)
+                rejected = partition.isolate(attempts, too_large=too_large)
                 if rejected is not None:
+                    key = rejected.key or b""
+                    if rejected.value:
+                        size = len(rejected.value) if too_large else 0
+                        self._rejected[key] = size, time.monotonic() + _TRIED_AGAIN
                     self._present.made([rejected], self._made_us)
-                    self.gone.discard(rejected.key or b"")
+                    self.gone.discard(key)
                     self._refuse(rejected, f"rejected by {self._topic.name}: {error}")
 
     def _queue(self, record: Record) -> bool:
-        """Put a record into its partition; return False if it is too large."""
+        """Put a record into its partition; return False if it is too large, or like one that was rejected."""
         number = self._topic.partition(record.key)
         partition = self._partitions.get(number)
         if partition is None:
             partition = self._partitions[number] = Partition(self._topic, number)
-        if len(record.value) + len(record.key or b"") > partition.room:
+        key, size = record.key or b"", len(record.value)
+        if size + len(key) > partition.room:
+            return False
+        rejected, until = self._rejected.get(key, (size + 1, 0.0))
+        if size >= rejected and time.monotonic() < until:
             return False
         partition.queued.append(record)
         return True
