@@ -25,7 +25,9 @@ from bridge.kafka.topics import (
 )
 from bridge.records import STATE
 
-_TIMEOUT = 15.0  # seconds for all of Kafka's responses together
+# Seconds for all of Kafka's responses together, and besides for each server to be found unreachable: they are
+# tried one after another, and the last one says why none can be used.
+_TIMEOUT, _CONNECTING = 5.0, 10.0
 _MIN_INSYNC = "min.insync.replicas"
 
 
@@ -48,9 +50,10 @@ async def check_kafka(config: Config, say: Say) -> bool:
     if sends_password_in_clear(config.kafka):
         say(f"  the password is sent without TLS ({config.kafka.sasl_mechanism}): use SASL_SSL")
     names = topic_names(config.kafka, sorted(plan.channels(config)))
+    seconds = _TIMEOUT + _CONNECTING * len(config.kafka.bootstrap_servers.split(","))
     try:
         with understood():
-            async with asyncio.timeout(_TIMEOUT):
+            async with asyncio.timeout(seconds):
                 denied, uncreatable = await access(config.kafka, plan.channels(config))
                 for one in denied:
                     say(
@@ -63,7 +66,7 @@ async def check_kafka(config: Config, say: Say) -> bool:
                     return False
                 found = await _existing(config.kafka, names.values())
     except TimeoutError:
-        say(f"  no response within {_TIMEOUT:g} s")
+        say(f"  no response within {seconds:g} s")
         return False
     except (KafkaError, OSError) as error:
         say(f"  {in_words(error)}")
