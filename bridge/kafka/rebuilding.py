@@ -81,7 +81,7 @@ def _trade(value: bytes | None) -> _Trade | None:
     """Return the trade in a record; None if it has none, because somebody else has written it."""
     try:
         return None if value is None else _decode(value)
-    except msgspec.DecodeError:
+    except (ValueError, RecursionError):  # no JSON of this type, not UTF-8, or nested too deeply
         return None
 
 

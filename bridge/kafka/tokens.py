@@ -168,14 +168,14 @@ def _understood(status: int, body: bytes) -> Granted:
     if status != HTTPStatus.OK:
         try:
             refused = _decode_refused(body)
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except (ValueError, RecursionError):
             refused = _Refused()
         raise ValueError(
             ": ".join(filter(None, (f"HTTP {status}", refused.error, refused.error_description)))
         )
     try:
         granted = _decode_granted(body)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"its answer is no token: {error}") from None
     if not _TOKEN.fullmatch(granted.access_token):
         raise ValueError("its answer has no token that can be sent")

@@ -71,6 +71,9 @@ _encode = msgspec.msgpack.Encoder().encode
 _decode_header = msgspec.msgpack.Decoder(Header).decode
 _decode_entries = msgspec.msgpack.Decoder(list[Entry]).decode
 
+# What is no MessagePack or of another type, not UTF-8, or nested too deeply; a DecodeError is a ValueError.
+_UNREADABLE = (ValueError, RecursionError)
+
 
 def header_block(header: Header) -> bytes:
     """Return a header as a block, preceded by its length and checksum.
@@ -118,7 +121,7 @@ def header_in(file: BinaryIO) -> Header | None:
     block = _next_block(file, MOST_HEADER)
     try:
         header = None if block is None else _decode_header(block)
-    except msgspec.DecodeError:
+    except _UNREADABLE:
         return None
     if header is None:
         return None
@@ -133,7 +136,7 @@ def entries_in(file: BinaryIO) -> list[Entry] | None:
         return None
     try:
         return _decode_entries(block) or None
-    except msgspec.DecodeError:
+    except _UNREADABLE:
         return None
 
 

@@ -5,6 +5,8 @@ from functools import reduce
 from bridge.kafka.rebuilding import _behind, _Trade, _trade
 from bridge.ledger import KEPT, Watermark
 
+DEEP = b'{"a":' + b"[" * 100_000
+
 
 def read(*trades: tuple[int, int]) -> Watermark:
     """Return the watermark behind these trades: their ids and times."""
@@ -30,6 +32,6 @@ def test_a_trade_from_before_all_that_is_known_begins_none() -> None:
 
 
 def test_records_of_others_are_no_trades() -> None:
-    values = (None, b"", b"null", b'{"id":"1","time_us":1}', b'{"id":1}', b"\xff")
+    values = (None, b"", b"null", b'{"id":"1","time_us":1}', b'{"id":1}', b"\xff", DEEP)
     assert [_trade(value) for value in values] == [None] * len(values)
     assert _trade(b'{"id":1,"time_us":2,"more":3}') == _Trade(1, 2)

@@ -159,6 +159,8 @@ def granted(**body: object) -> tuple[int, dict[str, str], bytes]:
         ((200, {}, b""), "its answer is no token"),
         ((200, {}, b"\xff"), "its answer is no token"),
         ((200, {}, b"[]"), "its answer is no token"),
+        ((200, {}, b'{"a":' + b"[" * 10_000), "its answer is no token"),
+        ((401, {}, b'{"a":' + b"[" * 10_000), "HTTP 401"),
         (granted(expires_in=5), "its answer is no token"),
         (granted(access_token=None), "its answer is no token"),
         (granted(access_token="a", expires_in="soon"), "its answer is no token"),

@@ -371,7 +371,7 @@ BLOCKS = {
     "zeros": bytes(MIB),
     "another type": block(msgspec.msgpack.encode({"a": 1})),
     "deep nesting": block(b"\x91" * 100_000),
-    "not UTF-8": block(msgspec.msgpack.encode([(b"a", ("b", None, b"", 0))]).replace(b"\xa1b", b"\xa1\xff")),
+    "not UTF-8": block(msgspec.msgpack.encode([("a", ("b", None, b"", 0))]).replace(b"\xa1b", b"\xa1\xff")),
 }
 
 
@@ -399,6 +399,22 @@ def test_headers_that_the_bridge_never_writes_are_damage(tmp_path: Path, header:
     folder = tmp_path / "spool"
     spooled(folder, 1)
     (folder / "000000000002.spool").write_bytes(header_block(header))
+    with works(folder, 1) as spool:
+        assert spool.damage() == ["000000000002.spool has no header"]
+
+
+UNKNOWN = msgspec.msgpack.encode({**msgspec.to_builtins(HEADER), "later": "?"})
+HEADERS = {
+    "not UTF-8": msgspec.msgpack.encode(replace(HEADER, replica="?")).replace(b"\xa1?", b"\xa1\xff"),
+    "deep nesting": UNKNOWN.replace(b"\xa1?", b"\x91" * 100_000 + b"\x90"),
+}
+
+
+@pytest.mark.parametrize("header", HEADERS.values(), ids=HEADERS)
+def test_headers_that_cannot_be_decoded_are_damage(tmp_path: Path, header: bytes) -> None:
+    folder = tmp_path / "spool"
+    spooled(folder, 1)
+    (folder / "000000000002.spool").write_bytes(block(header))
     with works(folder, 1) as spool:
         assert spool.damage() == ["000000000002.spool has no header"]
 
