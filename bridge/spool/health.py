@@ -75,7 +75,10 @@ class SpoolHealth:
 
     def _ask(self, answer: asyncio.Future[Trouble | None], loop: asyncio.AbstractEventLoop) -> None:
         """Find out, in a thread."""
-        found = self._find()
+        try:
+            found = self._find()
+        except Exception as error:  # noqa: BLE001 - else nobody would answer, and the disk be blamed for it
+            found = Trouble(f"the look has failed: {error!r}")
         with suppress(RuntimeError):  # the loop may have been closed meanwhile
             loop.call_soon_threadsafe(_set, answer, found)
 

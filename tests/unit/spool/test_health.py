@@ -177,6 +177,25 @@ def test_a_disk_that_hangs_is_not_waited_for_and_is_tried_once(monkeypatch: pyte
     asyncio.run(scenario())
 
 
+def test_a_look_that_fails_is_a_trouble_with_its_words_and_the_next_one_looks_again() -> None:
+    results = [ValueError("what nobody has foreseen"), None]
+
+    def find() -> None:
+        if (error := results.pop(0)) is not None:
+            raise error
+
+    async def scenario() -> None:
+        looking = SpoolHealth(find)
+        await looking.look()
+        assert looking.trouble is not None
+        assert "what nobody has foreseen" in looking.trouble.words
+        assert not looking.trouble.passes
+        await looking.look()
+        assert looking.trouble is None
+
+    asyncio.run(scenario())
+
+
 def test_the_process_can_end_while_the_disk_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(health, "_PATIENCE", 0.01)
     answers = threading.Event()
