@@ -46,7 +46,7 @@ class Batches:
         self._producer = producer
         self._queues = queues
         self._state = state
-        self._in_transactions = in_transactions
+        self.in_transactions = in_transactions
         self._patience = _PATIENCE if in_transactions else _LONG_PATIENCE  # seconds without any response
         self._with_time = with_time
         self._on_acknowledged = on_acknowledged
@@ -154,7 +154,7 @@ class Batches:
                 if time.monotonic() > self.safe_until:
                     return
                 await self._send_next(partition)
-                if not self._in_transactions or partition.queued:
+                if not self.in_transactions or partition.queued:
                     await self.all_acknowledged()
 
     async def _send_next(self, partition: Partition) -> None:

@@ -5,6 +5,10 @@ the same records of `depth`; after a restart, from the next snapshot.
 
 With transactions, a book is in that of the last record of `depth` that it contains, or in a later one if it
 was not due then. Without, it is sent once Kafka has acknowledged that record.
+
+bridge-state says which symbols may have a book on Kafka: each one that has one, so that its tombstone is not
+forgotten. With transactions, the save is in that of the book or tombstone. Without, it comes before a
+symbol's first book, and after its tombstone.
 """
 
 import time
@@ -54,6 +58,7 @@ class Books:
         # What is not sent again, by key: a record of so many bytes or more (0: any), until a monotonic time.
         # Each one that Kafka rejects fails a transaction.
         self._rejected: dict[bytes, tuple[int, float]] = {}
+        self.held = False  # whether first books of symbols wait for the next save; not with transactions
         self.gone: set[bytes] = set()  # keys whose tombstones are not on Kafka yet
         self._made_us = 0  # when the records that are being sent were made, in µs since the epoch
 
@@ -100,22 +105,29 @@ class Books:
         self.drop()  # what a frozen process did not send
         self._made_us = time.time_ns() // 1000
         tombstones = (Record(BOOK, key, b"", self._made_us) for key in self.gone)
-        refused = [
-            record
-            for record in chain(tombstones, self._present.due(self._made_us))
-            if not self._topic.is_stuck(self._topic.partition(record.key)) and not self._queue(record)
-        ]
+        self.held = False
+        refused: list[Record] = []
+        for record in chain(tombstones, self._present.due(self._made_us)):
+            if self._topic.is_stuck(self._topic.partition(record.key)):
+                continue
+            if record.value and not (batches.in_transactions or self._state.has_book(record.key or b"")):
+                self._state.note_books([record])  # once that is saved, its book can be sent
+                self.held = True
+            elif not self._queue(record):
+                refused.append(record)
         self._present.made(refused, self._made_us)
         for record in refused:
             self._refuse(record, f"{len(record.value)} bytes, too large for {self._topic.name}")
-        for partition in self._partitions.values():
-            self._state.note_books(partition.queued)
+        if batches.in_transactions:
+            for partition in self._partitions.values():
+                self._state.note_books(partition.queued)
         await batches.send_all(self._partitions.values())
 
     def settle(self, partitions: Iterable[Partition] | None = None) -> None:
         """Note that what was sent is on Kafka; `partitions`: of these, otherwise of all."""
         for partition in self._partitions.values() if partitions is None else partitions:
             if partition.sent:
+                self._state.note_books(partition.sent)
                 self._present.made(partition.sent, self._made_us)
                 for record in partition.sent:
                     key = record.key or b""
@@ -129,6 +141,7 @@ class Books:
         """Forget what was sent, which is not on Kafka; it is made again."""
         for partition in self._partitions.values():
             partition.requeue()
+            self._state.withdraw_tombstones(partition.queued)
             partition.queued.clear()
 
     def owns(self, partition: Partition) -> bool:
@@ -151,6 +164,8 @@ class Books:
                     if rejected.value:
                         size = len(rejected.value) if too_large else 0
                         self._rejected[key] = size, time.monotonic() + _TRIED_AGAIN
+                    else:
+                        self._state.note_books([rejected])  # it would be rejected again
                     self._present.made([rejected], self._made_us)
                     self.gone.discard(key)
                     self._refuse(rejected, f"rejected by {self._topic.name}: {error}")

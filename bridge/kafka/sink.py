@@ -454,11 +454,16 @@ class Sink:
                 self._state.saved(self._saving)
                 self._queues.saved(self._saving)
                 self._saving = None
+                if self.books is not None and self.books.held:
+                    self._state.due = True  # so that the loop goes on, and sends them
+                    self._queues.something.set()
             return
         if self.books is not None:
             if self.books.owns(partition):
                 if partition.delivery is None:
                     self.books.settle([partition])
+                    if self._state.unsaved:
+                        self._queues.something.set()
                 return
             self.books.take(partition)
         if partition.has_marks:

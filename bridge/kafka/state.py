@@ -243,6 +243,17 @@ class ShardState:
             if (value is None) == (symbol in self.books) or self._unsaved.get(BOOK + symbol, value) != value:
                 self._unsaved[BOOK + symbol] = value
 
+    def has_book(self, symbol: bytes) -> bool:
+        """Return whether the newest save says that a symbol has a book, and nothing else is to be saved."""
+        return symbol in self.books and BOOK + symbol not in self._unsaved
+
+    def withdraw_tombstones(self, records: Iterable[Record]) -> None:
+        """Take back what `note_books` has noted of the tombstones among these: they are not on Kafka."""
+        for record in records:
+            key = BOOK + (record.key or b"")
+            if not record.value and self._unsaved.get(key, b"") is None:
+                del self._unsaved[key]
+
     def forget_old(self, subscribed: Collection[str], before_us: int) -> int:
         """Forget symbols without a trade since a time in µs, unless subscribed to; return their number.
 

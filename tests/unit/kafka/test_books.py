@@ -9,6 +9,7 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.errors import (
     KafkaError,
     MessageSizeTooLargeError,
+    NotLeaderForPartitionError,
     PolicyViolationError,
 )
 from aiokafka.producer.message_accumulator import BatchBuilder
@@ -150,3 +151,76 @@ def test_a_rejected_book_is_tried_again_after_an_hour(monkeypatch: pytest.Monkey
     shard.depth(100)
     shard.transaction()
     assert len(shard.producer.sizes) == 2
+
+
+@pytest.mark.parametrize("fault", ["rejected", "stuck"])
+def test_a_tombstone_that_is_not_on_kafka_is_not_struck_off_the_state(fault: str) -> None:
+    """The process after this one would not know that the topic still has a book."""
+    shard = Shard()
+    shard.depth(10)
+    shard.transaction()
+    assert shard.state.books == {KEY}
+    shard.books.forget([KEY])
+    shard.producer.rejects = NotLeaderForPartitionError()
+    assert shard.transaction() is None
+    if fault == "stuck":
+        shard.producer.rejects = None
+        shard.books.follow(Topic(BOOK, 1, 1_000_000, leaderless=frozenset({0})))
+        assert shard.transaction() is not None
+    assert shard.state.books == shard.books.gone == {KEY}
+    shard.producer.rejects = None
+    shard.books.follow(TOPICS[BOOK])
+    save = shard.transaction()
+    assert save is not None
+    assert save.values[b"book/" + KEY] is None
+    assert shard.state.books == shard.books.gone == set()
+
+
+def test_without_transactions_a_first_book_waits_for_the_save_that_names_it() -> None:
+    async def scenario() -> None:
+        shard = Shard()
+        batches = shard.batches(in_transactions=False)
+        shard.depth(10)
+        await shard.books.send(batches)
+        assert not shard.producer.sizes
+        assert shard.books.held
+        shard.state.saved(shard.state.save((), Unsaved(None, None)))
+        await shard.books.send(batches)
+        await batches.all_acknowledged()
+        assert len(shard.producer.sizes) == 1
+        assert not shard.books.held
+
+    asyncio.run(scenario())
+
+
+def test_without_transactions_a_tombstone_is_saved_after_it_was_acknowledged() -> None:
+    async def scenario() -> None:
+        shard = Shard()
+        batches = shard.batches(in_transactions=False)
+        shard.state.books.add(KEY)
+        shard.books.forget([KEY])
+        await shard.books.send(batches)
+        assert b"book/" + KEY not in shard.state.save((), Unsaved(None, None)).values
+        await batches.all_acknowledged()
+        assert shard.state.save((), Unsaved(None, None)).values[b"book/" + KEY] is None
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("in_transactions", [True, False])
+def test_a_tombstone_that_kafka_rejects_is_not_sent_for_ever(in_transactions: bool) -> None:
+    async def scenario() -> None:
+        shard = Shard()
+        batches = shard.batches(in_transactions=in_transactions)
+        shard.state.books.add(KEY)
+        shard.books.forget([KEY])
+        shard.producer.rejects = PolicyViolationError()
+        await shard.books.send(batches)
+        with pytest.raises(KafkaError):
+            await batches.all_acknowledged()
+        shard.books.handle(batches.failures)
+        shard.books.drop()
+        shard.state.saved(shard.state.save((), Unsaved(None, None)))
+        assert shard.state.books == shard.books.gone == set()
+
+    asyncio.run(scenario())
