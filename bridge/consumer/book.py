@@ -57,6 +57,18 @@ class Book:
                 self._join(record)
         return self.complete
 
+    def clear(self) -> None:
+        """Forget the levels, because the bridge does not follow the symbol any more: its book is a tombstone.
+
+        The book is complete again with the next record of `book`, or the next snapshot.
+        """
+        self.asks.clear()
+        self.bids.clear()
+        self._waiting.clear()
+        self._whole = None
+        self.session, self.seq = "", -1
+        self.complete = self._begun = False
+
     @property
     def best_ask(self) -> Level | None:
         """The lowest ask; None without asks."""

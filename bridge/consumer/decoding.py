@@ -1,5 +1,7 @@
 """Decodes the messages of all topics."""
 
+from typing import overload
+
 import msgspec
 
 from bridge.consumer.records import RECORDS, Record
@@ -14,8 +16,15 @@ _PREFIX_BYTES = 5
 _decoders = {name: msgspec.json.Decoder(record) for name, record in RECORDS.items()}
 
 
-def decode(topic: str, value: bytes) -> Record:
+@overload
+def decode(topic: str, value: bytes) -> Record: ...
+@overload
+def decode(topic: str, value: bytes | None) -> Record | None: ...
+def decode(topic: str, value: bytes | None) -> Record | None:
     """Return the record in a message of this topic; its prefix does not matter.
+
+    None for a message without a value: a tombstone, which says that the market of its key has no book any
+    more; see `Book.clear`.
 
     `value` may be the JSON alone, also where a header names the schema (`schema_registry.framing` "none" and
     "header"), or with the prefix of a schema registry in front of it ("confluent").
@@ -27,6 +36,8 @@ def decode(topic: str, value: bytes) -> Record:
     decoder = _decoders.get(name) if topic.endswith(f".{_VERSION}") else None
     if decoder is None:
         raise NotARecord(f"{topic} is not a topic of records in {_VERSION}")
+    if value is None:
+        return None
     try:
         return decoder.decode(value[_PREFIX_BYTES:] if value[:1] == _MAGIC else value)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:

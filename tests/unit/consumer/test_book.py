@@ -188,3 +188,26 @@ def test_a_session_that_does_not_begin_with_a_snapshot_leaves_the_book_incomplet
     assert book.asks == {Decimal(1): Decimal(5)}
     assert book.apply(change(2, [["1", "8"]], session="s2", snapshot=True))
     assert book.asks == {Decimal(1): Decimal(8)}
+
+
+def test_a_cleared_book_is_complete_again_with_the_next_record_of_book() -> None:
+    """What its levels contained before counts no more, and none of it comes back."""
+    book = Book()
+    assert book.apply(whole(5, [["1", "5"]]))
+    book.clear()
+    assert not book.complete
+    assert (book.asks, book.best_ask) == ({}, None)
+    assert not book.apply(change(5, [["1", "6"]]))
+    assert not book.apply(change(6, [["1", "6"]]))
+    assert not book.asks
+    assert book.apply(whole(6, [["2", "1"]]))
+    assert book.asks == {Decimal(2): Decimal(1)}
+
+
+def test_a_cleared_book_is_complete_again_with_the_next_snapshot() -> None:
+    book = Book()
+    assert book.apply(change(0, [["1", "5"]], snapshot=True))
+    book.clear()
+    assert not book.apply(change(1, [["1", "6"]]))
+    assert book.apply(change(2, [["2", "1"]], snapshot=True))
+    assert book.asks == {Decimal(2): Decimal(1)}

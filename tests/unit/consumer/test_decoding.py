@@ -123,6 +123,12 @@ def test_a_value_that_is_no_record_of_its_topic_is_refused(value: bytes) -> None
         decode("digifinex.trades.v1", value)
 
 
+def test_a_tombstone_is_none_and_only_on_a_topic_of_records() -> None:
+    assert decode("digifinex.book.v1", None) is None
+    with pytest.raises(NotARecord, match="is not a topic of records in v1"):
+        decode("digifinex.bridge-state", None)
+
+
 @given(st.sampled_from(sorted(RECORDS)), st.binary())
 def test_any_bytes_are_a_record_or_are_refused(name: str, value: bytes) -> None:
     with pytest.raises(NotARecord):
