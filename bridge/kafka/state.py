@@ -11,7 +11,7 @@ Longer than 350 lines because what is read, kept and saved is one account of the
 """
 
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from itertools import islice
 from typing import NamedTuple
 
@@ -342,14 +342,26 @@ class ShardState:
             if partitions is not None and len(partitions) != self.shards:
                 raise Contested(mismatch(self.topic.name, len(partitions), self.shards))
         else:
-            for replica in part.owners:
-                if replica != self._replica:
-                    raise ShardLost(f"replica {replica} has taken over")
+            for replica in self._successors(part):
+                raise ShardLost(f"replica {replica} has taken over")
             if self._follower.has_lost:
                 self.write_anew()
             if (own := part.owners.get(self._replica)) is not None:
                 self._committed, self.was_lost = own.transaction, False
             self._note(part)
+
+    def _successors(self, part: Read) -> Iterator[str]:
+        """Return which other replicas have been the owner since this one took the shard over.
+
+        What was read from the beginning has those before it as well, so there the newest owner counts. That
+        may be the one before this replica: the end of what is committed goes back for a moment if a broker
+        dies between its answer to a commit and the marker that it writes then.
+        """
+        owners: Iterable[Owner] = part.owners.values()
+        if self._follower.has_lost:
+            newest = owner_of(part.values.get(OWNER))
+            owners = [] if newest is None or newest == self.previous else [newest]
+        return (owner.replica for owner in owners if owner.replica != self._replica)
 
     def _admit(self, shard: int, owner: Owner) -> None:
         """Raise Contested unless the owner before is a replica of this bridge, has ended, or is gone."""

@@ -1,12 +1,24 @@
-"""The state of a shard: what is forgotten of old markets, and when."""
+"""The state of a shard: what is forgotten of old markets, and when; and whether it was taken over."""
 
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from types import SimpleNamespace
+
+import msgspec
 import pytest
 
 from bridge.config import KafkaConfig
+from bridge.errors import ShardLost
+from bridge.kafka import reader
+from bridge.kafka import state as states
+from bridge.kafka.contents import OWNER, owner_of
+from bridge.kafka.reader import Read
 from bridge.kafka.state import ShardState, Unsaved
 from bridge.kafka.topics import Topic
 from bridge.ledger import Watermark
 from bridge.records import BOOK, STATE, Open, Record
+from bridge.spool.progress import Owner
 
 DAY_US = 86_400_000_000
 NOW_US = 1_600_000_000_000_000
@@ -135,3 +147,82 @@ def test_books_that_bridge_state_has_lost_are_written_anew() -> None:
     saved_books(state, book(b"A_USDT"))
     state.write_anew()
     assert saved_books(state, book(b"A_USDT")) == {b"A_USDT": b"{}"}
+
+
+class Saves:
+    """Stands in for the partition of a shard: the saves there, each one record and its marker."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.records: list[tuple[bytes, bytes | None] | None] = []  # None: a marker
+        self.end: int | None = None  # the end of what is committed; None: of all that is there
+        self.state = ShardState(KafkaConfig(), Topic(STATE, 1, 1_000_000), 0, "replica")
+        monkeypatch.setattr(reader, "read", self._read)
+        monkeypatch.setattr(states, "consumer", self._consumer)
+
+    @asynccontextmanager
+    async def _consumer(self, _config: KafkaConfig) -> AsyncIterator[SimpleNamespace]:
+        yield SimpleNamespace(partitions_for_topic=lambda _topic: {0})
+
+    async def _read(
+        self, _one: object, _topic: str, offsets: dict[int, int | None], _begun: object = None
+    ) -> dict[int, Read]:
+        part = Read({}, {}, len(self.records) if self.end is None else self.end)
+        for record in self.records[offsets[0] or 0 : part.end]:
+            if record is not None:
+                part.values.pop(record[0], None)
+                part.values[record[0]] = record[1]
+                if (owner := owner_of(record[1])) is not None:
+                    part.owners[owner.replica] = owner
+        return {0: part}
+
+    def of_other(self, replica: str, transaction: int) -> None:
+        """Another replica saves."""
+        owner = Owner(replica, 1, transaction, ended=True, group=KafkaConfig().group_id, lease=10.0)
+        self.records += [(OWNER, msgspec.json.encode(owner)), None]
+
+    def take_over(self) -> None:
+        asyncio.run(self.state.catch_up())
+
+    def of_own(self) -> int:
+        """This replica saves; return the offset of the save."""
+        save = self.state.save((), NOTHING)
+        first = len(self.records)
+        self.records += [*save.values.items(), None]
+        save.places.append((first, len(save.values)))
+        self.state.saved(save)
+        return first
+
+    def look(self) -> None:
+        asyncio.run(self.state.look())
+
+
+@pytest.mark.parametrize("saves", [1, 3])
+def test_a_shard_is_not_given_up_to_the_replica_before_while_a_commit_is_not_visible_yet(
+    monkeypatch: pytest.MonkeyPatch, saves: int
+) -> None:
+    """A broker that dies after its answer to a commit has not written the marker yet."""
+    partition = Saves(monkeypatch)
+    partition.of_other("before", 41)
+    partition.take_over()
+    for _ in range(saves):
+        partition.end = partition.of_own()
+    partition.look()
+    partition.end = None
+    partition.look()
+    assert not partition.state.was_lost
+
+
+@pytest.mark.parametrize("replica", ["before", "after"])
+def test_a_shard_is_given_up_to_who_has_saved_last_in_what_is_left_of_its_partition(
+    monkeypatch: pytest.MonkeyPatch, replica: str
+) -> None:
+    """The one before may be back as well."""
+    partition = Saves(monkeypatch)
+    partition.of_other("before", 41)
+    partition.take_over()
+    for _ in range(5):
+        partition.of_own()
+    del partition.records[4:]
+    partition.of_other(replica, 42)
+    with pytest.raises(ShardLost, match=f"replica {replica} has taken over"):
+        partition.look()
