@@ -37,9 +37,14 @@ async def consumer(config: KafkaConfig) -> AsyncIterator[AIOKafkaConsumer]:
     """
     one = client(AIOKafkaConsumer, config, isolation_level="read_committed", auto_offset_reset="earliest")
     try:
-        with explained(one), understood():
-            async with asyncio.timeout(_PATIENCE):
-                await one.start()
+        try:
+            with explained(one), understood():
+                async with asyncio.timeout(_PATIENCE):
+                    await one.start()
+        except TimeoutError:
+            raise KafkaTimeoutError(
+                f"no response from {config.bootstrap_servers} in {_PATIENCE:g} s"
+            ) from None
         yield one
     finally:
         await quirks.wait_closed(one.stop())

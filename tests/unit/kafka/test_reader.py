@@ -5,7 +5,9 @@ from typing import cast
 
 import pytest
 from aiokafka import AIOKafkaConsumer
+from aiokafka.errors import KafkaTimeoutError
 
+from bridge.config import KafkaConfig
 from bridge.kafka import reader
 from bridge.kafka.reader import Follower, Read
 
@@ -109,3 +111,19 @@ def test_a_partition_that_has_lost_records_is_read_from_its_beginning(
     log.look()
     assert log.follower.has_lost
     assert log.read == ["new"] * 2
+
+
+def test_a_consumer_that_does_not_start_in_time_is_an_error_of_kafka(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which is tried again; another one would end the bridge."""
+
+    async def start(_consumer: AIOKafkaConsumer) -> None:
+        await asyncio.Event().wait()
+
+    async def opened() -> None:
+        async with reader.consumer(KafkaConfig()):
+            pass
+
+    monkeypatch.setattr(AIOKafkaConsumer, "start", start)
+    monkeypatch.setattr(reader, "_PATIENCE", 0.01)
+    with pytest.raises(KafkaTimeoutError, match="no response"):
+        asyncio.run(opened())
