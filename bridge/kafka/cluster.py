@@ -43,6 +43,7 @@ class Cluster:
         self._asked = asyncio.Event()  # set to have the next look at once
         self._looks = 0  # looks that have ended, whether they succeeded or not
         self._looking = False
+        self._succeeded = False  # whether the last look that has ended did
         self._looked = asyncio.Condition()  # notified when one has ended
         self._error = ""  # why the last look failed, in words; "" if it did not
 
@@ -70,13 +71,14 @@ class Cluster:
             TopicMissing: at the first look, a topic is missing and is not created.
             KafkaError: Kafka does not answer.
         """
-        self._looking = True
+        self._looking, succeeded = True, False
         try:
             with understood():
                 async with asyncio.timeout(_PATIENCE):
                     self._take(await look(self._config, self._channels, self.view))
+            succeeded = True
         finally:
-            self._looking = False
+            self._looking, self._succeeded = False, succeeded
             self._looks += 1
             async with self._looked:
                 self._looked.notify_all()
@@ -102,13 +104,15 @@ class Cluster:
         """Have the view renewed soon, because something has failed."""
         self._asked.set()
 
-    async def refreshed(self) -> None:
-        """Wait until the view was renewed by a look that begins now or later, or that failed; 5 s at most."""
+    async def refreshed(self) -> bool:
+        """Wait until a look that begins now or later has ended, 5 s at most; return whether it succeeded."""
         enough = self._looks + (2 if self._looking else 1)
         self.ask()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_WAIT), self._looked:
                 await self._looked.wait_for(lambda: self._looks >= enough)
+                return self._succeeded
+        return False
 
     def missing(self) -> dict[str, str]:
         """Return which topics are missing or unusable and which partitions have no leader, for /readyz."""

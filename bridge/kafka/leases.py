@@ -141,7 +141,7 @@ class Leases(ConsumerRebalanceListener):  # type: ignore[misc]
             log.error("bridge-state has more partitions than kafka.shards", partitions=more)
         shards = frozenset(numbers.difference(more))
         if not (shards and shards >= (self.shards or shards)) and await self._is_doubtful():
-            log.warning("assignment ignored, bridge-state was missing", shards=sorted(shards))
+            log.warning("assignment ignored, bridge-state may have been missing", shards=sorted(shards))
             self._doubtful = True
             return
         before, self.shards = self.shards, shards
@@ -152,8 +152,12 @@ class Leases(ConsumerRebalanceListener):  # type: ignore[misc]
             self._on_change()
 
     async def _is_doubtful(self) -> bool:
-        """Return whether the group's leader may have assigned nothing because bridge-state was not there."""
-        await self._cluster.refreshed()
+        """Return whether the group's leader may have assigned too little because bridge-state was not there.
+
+        As long as nobody can tell, it may have.
+        """
+        if not await self._cluster.refreshed():
+            return True
         topic = self._cluster.topics[STATE]
         before, self._topic_id = self._topic_id, topic.id
         return bool(topic.missing) or topic.id != before

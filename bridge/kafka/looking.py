@@ -84,9 +84,11 @@ async def look(config: KafkaConfig, channels: Collection[str], before: View) -> 
         if never_seen := [why for name, why in refused.items() if name not in known]:
             raise TopicMissing(and_more(never_seen, "; "))
         there = [name for name in names.values() if name not in refused]
-        state = found.topics[names[STATE]]
-        if STATE not in before.topics and state.partitions != config.shards:
-            raise TopicError(mismatch(names[STATE], state.partitions, config.shards))
+        state, number = names[STATE], found.topics[names[STATE]].partitions
+        if STATE not in before.topics and number != config.shards:
+            raise TopicError(mismatch(state, number, config.shards))
+        if state not in refused and number < config.shards:
+            refused[state] = mismatch(state, number, config.shards)  # some shards have no state
         reported = await _reported(client, there)
     topics = {
         channel: replace(known[name], missing=refused[name])

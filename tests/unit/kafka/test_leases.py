@@ -52,28 +52,67 @@ def test_a_confirmation_that_fails_after_the_wait_for_it_leaves_no_error_unread(
     assert not [one["message"] for one in unread if "never retrieved" in one["message"]]
 
 
-def test_an_assignment_without_shards_is_believed_only_if_bridge_state_was_there(
+THERE = Topic("digifinex.bridge-state", 2, 1_000_000, "first")
+AGAIN = replace(THERE, id="second")
+UNKNOWN = None  # the look fails
+
+
+@pytest.mark.parametrize("assigned", [[], [TopicPartition(THERE.name, 0)]], ids=["none", "fewer"])
+@pytest.mark.parametrize(
+    "looks",
+    [
+        [(THERE, True)],
+        [(replace(THERE, missing="deleted"), False), (AGAIN, False), (AGAIN, True)],
+        [(UNKNOWN, False), (UNKNOWN, False), (THERE, True)],
+        [(UNKNOWN, False), (AGAIN, False), (AGAIN, True)],
+    ],
+)
+def test_an_assignment_of_fewer_shards_is_believed_only_if_bridge_state_was_there(
     monkeypatch: pytest.MonkeyPatch,
+    looks: list[tuple[Topic | None, bool]],
+    assigned: list[TopicPartition],
 ) -> None:
     """The group's leader assigns nothing of a topic that it does not see, as when it was deleted."""
-    monkeypatch.setattr(cluster, "_WAIT", 0.01)
-    there = Topic("digifinex.bridge-state", 1, 1_000_000, "first")
-    ours = [TopicPartition(there.name, 0)]
+    now: Topic | None = THERE
+
+    async def look(*_: object) -> View:
+        if now is UNKNOWN:
+            raise KafkaConnectionError("no controller")
+        return View("cluster", {STATE: now})
+
+    monkeypatch.setattr(cluster, "_LEAST", 0.0)
+    monkeypatch.setattr(cluster, "_UNEASY", 0.0)
+    monkeypatch.setattr(cluster, "look", look)
 
     async def scenario() -> None:
-        view = cluster_of({STATE: there})
-        lease = Leases(KafkaConfig(), view, metrics=Metrics(), on_change=lambda: None)
-        await lease.on_partitions_assigned(ours)
-        for topic, believed in (
-            (replace(there, missing="deleted"), False),
-            (replace(there, id="second"), False),
-            (replace(there, id="second"), True),
-        ):
-            view.view = View("cluster", {STATE: topic})
-            await lease.on_partitions_assigned([])
-            assert lease.shards == (frozenset() if believed else {0})
+        nonlocal now
+        view = cluster_of({STATE: THERE})
+        watching = asyncio.create_task(view.run())
+        lease = Leases(KafkaConfig(shards=2), view, metrics=Metrics(), on_change=lambda: None)
+        await lease.on_partitions_assigned([TopicPartition(THERE.name, number) for number in range(2)])
+        for topic, believed in looks:
+            now = topic
+            await lease.on_partitions_assigned(assigned)
+            assert lease.shards == (frozenset(range(len(assigned))) if believed else {0, 1})
             assert lease._doubtful is not believed
             lease._doubtful = False
+        watching.cancel()
+        await asyncio.wait({watching})
+
+    asyncio.run(scenario())
+
+
+def test_an_assignment_of_fewer_shards_is_not_believed_while_kafka_is_silent(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(cluster, "_WAIT", 0.01)
+
+    async def scenario() -> None:
+        view = cluster_of({STATE: THERE})  # at which nobody looks
+        lease = Leases(KafkaConfig(shards=2), view, metrics=Metrics(), on_change=lambda: None)
+        await lease.on_partitions_assigned([TopicPartition(THERE.name, 0)])
+        await lease.on_partitions_assigned([])
+        assert lease.shards == frozenset({0})
 
     asyncio.run(scenario())
 
