@@ -53,6 +53,7 @@ class Leases(ConsumerRebalanceListener):  # type: ignore[misc]
         self._assigned = asyncio.Event()  # set by each assignment; cleared before waiting for the next one
         # Monotonic time up to which `shards` are known to be ours, by the assignment or a confirmation.
         self._confirmed_at = -float("inf")
+        self._backoff = Backoff(0.5, 10.0)  # between two members; starts over with an assignment
         self._consumer: AIOKafkaConsumer | None = None  # the member; None between a failure and the next try
 
     def unavailable(self) -> str | None:
@@ -76,7 +77,6 @@ class Leases(ConsumerRebalanceListener):  # type: ignore[misc]
 
     async def run(self) -> None:
         """Be a member of the group until cancelled; then leave it, so that others need not wait."""
-        backoff = Backoff(0.5, 10.0)
         while True:
             while self._cluster.topics[STATE].missing:  # noqa: ASYNC110 - polled like the consumer
                 await asyncio.sleep(_POLL_INTERVAL)  # there is nothing to assign
@@ -86,7 +86,6 @@ class Leases(ConsumerRebalanceListener):  # type: ignore[misc]
                     await self._consumer.start()
                     self._failure = ""
                     self._consumer.subscribe([self._topic], listener=self)
-                    backoff.reset()
                     while not self._doubtful:
                         await asyncio.sleep(_POLL_INTERVAL)
                         await self._consumer.getmany(timeout_ms=0)  # raises errors of the background tasks
@@ -101,7 +100,7 @@ class Leases(ConsumerRebalanceListener):  # type: ignore[misc]
                 consumer, self._consumer = self._consumer, None
                 if consumer is not None:
                     await quirks.wait_closed(consumer.stop())
-            await asyncio.sleep(backoff.next())
+            await asyncio.sleep(self._backoff.next())
 
     async def is_ours(self, shard: int, max_age: float) -> bool:
         """Return whether the group assigns a shard to this replica, as of at most `max_age` seconds ago.
@@ -144,6 +143,7 @@ class Leases(ConsumerRebalanceListener):  # type: ignore[misc]
             log.warning("assignment ignored, bridge-state may have been missing", shards=sorted(shards))
             self._doubtful = True
             return
+        self._backoff.reset()
         before, self.shards = self.shards, shards
         self._confirmed_at = time.monotonic()
         self._assigned.set()

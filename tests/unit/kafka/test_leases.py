@@ -1,13 +1,14 @@
 """A shard is confirmed by a request that may outlive the wait for it."""
 
 import asyncio
+import random
 import time
 from dataclasses import replace
 from typing import Any
 
 import pytest
 from aiokafka import AIOKafkaConsumer, TopicPartition
-from aiokafka.errors import KafkaConnectionError, KafkaTimeoutError
+from aiokafka.errors import GroupAuthorizationFailedError, KafkaConnectionError, KafkaTimeoutError
 
 from bridge.config import KafkaConfig
 from bridge.kafka import cluster, leases
@@ -136,3 +137,43 @@ def test_who_has_left_the_group_does_not_go_by_an_earlier_confirmation(
         await asyncio.wait({member})
 
     asyncio.run(scenario())
+
+
+def test_a_group_that_cannot_be_joined_is_tried_less_and_less_often_until_it_assigns_shards(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Kafka takes the connection and denies the group only afterwards."""
+    lease = Leases(KafkaConfig(), cluster_of(), metrics=Metrics(), on_change=lambda: None)
+    waits: list[float] = []  # the most that each wait may take
+    asked = asyncio.Event()
+
+    async def works(*_: object) -> None:
+        pass
+
+    async def denied(*_: object, **__: object) -> None:
+        if len(waits) == 4:
+            await lease.on_partitions_assigned([TopicPartition(THERE.name, 0)])
+        raise GroupAuthorizationFailedError("group")
+
+    def uniform(_low: float, high: float) -> float:
+        waits.append(high)
+        if len(waits) == 6:
+            asked.set()
+        return 0.0
+
+    monkeypatch.setattr(leases, "_POLL_INTERVAL", 0.0)
+    monkeypatch.setattr(random, "uniform", uniform)
+    monkeypatch.setattr(AIOKafkaConsumer, "start", works)
+    monkeypatch.setattr(AIOKafkaConsumer, "pause", lambda *_: None)
+    monkeypatch.setattr(AIOKafkaConsumer, "subscribe", lambda *_, **__: None)
+    monkeypatch.setattr(AIOKafkaConsumer, "getmany", denied)
+
+    async def scenario() -> None:
+        member = asyncio.create_task(lease.run())
+        async with asyncio.timeout(20):
+            await asked.wait()
+        member.cancel()
+        await asyncio.wait({member})
+
+    asyncio.run(scenario())
+    assert waits[:6] == [0.5, 1, 2, 4, 0.5, 1]
