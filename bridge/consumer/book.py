@@ -8,6 +8,8 @@ that. There is no order between the two topics, so either may be ahead:
   is applied.
 - Records 6 to 9 of `depth` come first. They wait. Then comes a record of `book` up to 7: 8 and 9 are applied.
   One up to 4 would be no use, since 5 was not read; the next one is waited for.
+- A record of `book` comes first, and `depth` is read from long before it. The records of earlier sessions
+  are skipped, because with their snapshots the book would go back in time.
 """
 
 from collections.abc import Iterable
@@ -38,6 +40,9 @@ class Book:
         self._continuity = Continuity()  # of `depth`
         self._begun = False  # whether a record of `depth` was read
         self._whole: BookRecord | None = None  # the newest record of `book`
+        # The `received_us` of the record of `book` that the levels are from; 0: there is none, or `depth` has
+        # reached its session.
+        self._since_us = 0
         # Changes that were read and that the levels do not contain, in order; empty while complete.
         self._waiting: list[Depth] = []
 
@@ -47,8 +52,9 @@ class Book:
         A truncated record of `book` is ignored, because it cannot be continued.
         """
         if isinstance(record, Depth):
-            if not self._continuity.check(record).repeated:
+            if not self._continuity.check(record).repeated and not self._precedes(record):
                 self._begun = True
+                self._since_us = 0
                 self._follow(record)
         elif not record.truncated:
             self._whole = record
@@ -66,7 +72,7 @@ class Book:
         self.bids.clear()
         self._waiting.clear()
         self._whole = None
-        self.session, self.seq = "", -1
+        self.session, self.seq, self._since_us = "", -1, 0
         self.complete = self._begun = False
 
     @property
@@ -78,6 +84,10 @@ class Book:
     def best_bid(self) -> Level | None:
         """The highest bid; None without bids."""
         return Level(price := max(self.bids), self.bids[price]) if self.bids else None
+
+    def _precedes(self, record: Depth) -> bool:
+        """Return whether a record of `depth` is of a session before that of the record of `book`."""
+        return record.session != self.session and record.received_us < self._since_us
 
     def _follow(self, record: Depth) -> None:
         """Take the next record of `depth`."""
@@ -115,6 +125,7 @@ class Book:
         self.asks = {level.price: level.amount for level in whole.asks}
         self.bids = {level.price: level.amount for level in whole.bids}
         self.session, self.seq = whole.depth_session, whole.depth_seq
+        self._since_us = whole.received_us if last is None else 0
         for record in after:
             self._change(record)
         self._waiting.clear()

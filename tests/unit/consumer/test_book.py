@@ -113,8 +113,10 @@ def test_records_that_are_read_again_change_nothing(
             assert (book.asks, book.bids) == truth
 
 
-def change(seq: int, asks: Any, *, snapshot: bool = False, session: str = "s1") -> Depth:
-    value = {"schema": "digifinex.depth.v1", "session": session, "seq": seq, "received_us": 1}
+def change(
+    seq: int, asks: Any, *, snapshot: bool = False, session: str = "s1", received_us: int = 1
+) -> Depth:
+    value = {"schema": "digifinex.depth.v1", "session": session, "seq": seq, "received_us": received_us}
     value |= {"symbol": SYMBOL, "snapshot": snapshot, "asks": asks, "bids": []}
     return record(json.dumps(value).encode())
 
@@ -126,8 +128,9 @@ def test_prices_are_compared_by_value() -> None:
     assert book.asks == {Decimal(1): Decimal(6)}
 
 
-def whole(depth_seq: int, asks: Any, *, session: str = "s1") -> BookRecord:
-    value = {"schema": "digifinex.book.v1", "session": session, "seq": 0, "received_us": 1, "symbol": SYMBOL}
+def whole(depth_seq: int, asks: Any, *, session: str = "s1", received_us: int = 1) -> BookRecord:
+    value = {"schema": "digifinex.book.v1", "session": session, "seq": 0, "symbol": SYMBOL}
+    value |= {"received_us": received_us}
     value |= {"depth_session": session, "depth_seq": depth_seq, "asks": asks, "bids": []}
     value |= {"crossed": False, "truncated": False}
     decoded = decode("digifinex.book.v1", json.dumps(value).encode())
@@ -211,3 +214,30 @@ def test_a_cleared_book_is_complete_again_with_the_next_snapshot() -> None:
     assert not book.apply(change(1, [["1", "6"]]))
     assert book.apply(change(2, [["2", "1"]], snapshot=True))
     assert book.asks == {Decimal(2): Decimal(1)}
+
+
+def test_a_book_does_not_go_back_in_time_when_depth_is_read_from_its_beginning() -> None:
+    book = Book()
+    assert book.apply(whole(4, [["1", "4"]], session="s9", received_us=900))
+    for session, seq, us in [("s1", 0, 100), ("s1", 1, 101), ("s2", 0, 200), ("s9", 0, 896), ("s9", 4, 900)]:
+        assert book.apply(change(seq, [["1", "1"]], snapshot=not seq, session=session, received_us=us))
+        assert (book.session, book.seq, book.asks) == ("s9", 4, {Decimal(1): Decimal(4)})
+    assert book.apply(change(5, [["1", "5"]], session="s9", received_us=901))
+    assert book.asks == {Decimal(1): Decimal(5)}
+    assert book.apply(change(0, [["1", "6"]], snapshot=True, session="s10", received_us=899))
+    assert book.asks == {Decimal(1): Decimal(6)}
+
+
+def test_a_newer_record_of_book_is_joined_while_earlier_sessions_are_skipped() -> None:
+    book = Book()
+    assert book.apply(whole(4, [["1", "4"]], session="s9", received_us=900))
+    assert book.apply(change(0, [["1", "1"]], snapshot=True, received_us=100))
+    assert book.apply(whole(7, [["1", "7"]], session="s9", received_us=903))
+    assert (book.seq, book.asks) == (7, {Decimal(1): Decimal(7)})
+
+
+def test_a_later_session_replaces_a_book_whose_own_session_was_not_read() -> None:
+    book = Book()
+    assert book.apply(whole(4, [["1", "4"]], session="s9", received_us=900))
+    assert book.apply(change(0, [["1", "1"]], snapshot=True, session="s10", received_us=1_000))
+    assert book.asks == {Decimal(1): Decimal(1)}
