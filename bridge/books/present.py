@@ -19,6 +19,9 @@ from bridge.records import BOOK, Record
 MOST_LEVELS = 50_000
 """Levels on a side of a book; one with more is given up until its next snapshot. Real ones have hundreds."""
 
+# Sessions of a symbol whose records of book are counted: the last ones.
+_SESSIONS = 2
+
 _SCHEMA = schema_name(BOOK)
 
 
@@ -64,7 +67,9 @@ class _Kept:
     depth_seq: int = -1  # of the last record of depth that the book contains
     seen: int = -1  # of the record of depth that came last; lower than `depth_seq` while records are repeated
     received_us: int = 0  # of the last record of depth that the book contains
-    seq: int = 0  # of the next record of book
+    # The seq of the next record of book, by session: while records of depth are repeated, the session before
+    # the last one may come again.
+    seqs: dict[str, int] = field(default_factory=dict)
     # The record of depth that the last `due` record of book contains, by session and seq. Later ones may have
     # been taken by the time when that record is on Kafka.
     making: tuple[str, int] = "", -1
@@ -115,8 +120,7 @@ class PresentBooks:
                 kept.book.replace((), ())
                 kept.whole = False
                 given_up.append(key)
-            if depth.session != kept.session:
-                kept.session, kept.seq = depth.session, 0
+            kept.session = depth.session
             kept.seen = kept.depth_seq = depth.seq
             kept.received_us = depth.received_us
             self._changed[key] = kept
@@ -132,7 +136,7 @@ class PresentBooks:
                 value = BookRecord(
                     schema=_SCHEMA,
                     session=kept.session,
-                    seq=kept.seq,
+                    seq=kept.seqs.get(kept.session, 0),
                     received_us=kept.received_us,
                     symbol=key.decode(),
                     depth_session=kept.session,
@@ -149,8 +153,11 @@ class PresentBooks:
         for record in records:
             key = record.key or b""
             kept = self._kept.get(key)
-            if kept is not None:
-                kept.seq += kept.session == kept.making[0]
+            if kept is not None and record.value:  # not a tombstone
+                session, _ = kept.making
+                kept.seqs[session] = kept.seqs.pop(session, 0) + 1
+                if len(kept.seqs) > _SESSIONS:
+                    del kept.seqs[next(iter(kept.seqs))]
                 kept.made_us = now_us
                 if (kept.session, kept.depth_seq) == kept.making:
                     self._changed.pop(key, None)

@@ -58,7 +58,7 @@ def test_a_consumer_joins_at_any_moment_and_has_the_markets_book_from_there_on(
     """Transactions are of any size, and some are repeated. Either topic may be read ahead of the other."""
     made = world(seed, happened)
     truth = {(one.session, one.seq): sides for one, sides in made.made}
-    records, books = depth_records(made), present()
+    records, books = depth_records(made), present(interval_us=data.draw(st.sampled_from([0, INTERVAL])))
     on_topic: list[Record] = []
     done = 0
     while done < len(records):
@@ -71,6 +71,8 @@ def test_a_consumer_joins_at_any_moment_and_has_the_markets_book_from_there_on(
         on_topic += sent(books, transaction, transaction[-1].time_us)
         done += size
     typed = [decode("x.book.v1", record.value) for record in on_topic]
+    numbers = [(one.session, one.seq) for one in typed if isinstance(one, BookRecord)]
+    assert len({*numbers}) == len(numbers) == len(typed)
     begin = data.draw(st.integers(0, len(records)))
     depth = [decode("x.depth.v1", record.value) for record in records[begin:]]
     order = data.draw(st.permutations(["book"] * len(typed) + ["depth"] * len(depth)))
@@ -160,6 +162,28 @@ def test_the_books_of_a_session_count_from_0() -> None:
         snapshot = change(number, [["1", "1"]], session=session, snapshot=True)
         seqs += [json.loads(one.value)["seq"] for one in sent(books, [snapshot], START + number * INTERVAL)]
     assert seqs == [0, 0, 1, 0]
+
+
+def test_a_session_that_comes_again_goes_on_counting() -> None:
+    """A transaction with a snapshot of one and the first of the next was aborted and is repeated in parts."""
+    books = present()
+    sent(books, [change(0, [["1", "1"]], snapshot=True)], START)
+    first, second = (
+        change(1, [["2", "1"]], snapshot=True),
+        change(0, [["3", "1"]], session="s2", snapshot=True),
+    )
+    books.take([first, second])
+    made = [sent(books, [one], START + n * INTERVAL)[0] for n, one in enumerate((first, second), start=1)]
+    values = [json.loads(one.value) for one in made]
+    assert [(one["session"], one["seq"]) for one in values] == [("s1", 1), ("s2", 0)]
+
+
+def test_a_tombstone_is_not_counted() -> None:
+    books = present()
+    books.take([change(0, [["1", "1"]], snapshot=True)])
+    books.made([Record("book", KEY, b"", START), *books.due(START)], START)
+    (record,) = sent(books, [change(1, [["1", "2"]])], START + INTERVAL)
+    assert json.loads(record.value)["seq"] == 1
 
 
 def test_no_book_is_ahead_of_records_that_are_sent_again() -> None:
