@@ -37,7 +37,7 @@ from bridge.records import STATE
 log = structlog.get_logger(__name__)
 
 KAFKAS_DEFAULT_MAX_BYTES = 1048588
-"""`max.message.bytes` of a topic whose setting the broker does not report."""
+"""`max.message.bytes` of a topic whose setting the broker has never reported."""
 
 Remarks: TypeAlias = frozenset[tuple[str, str]]
 """What is only remarked on, and about which topic; logged when it is new."""
@@ -93,7 +93,7 @@ async def look(config: KafkaConfig, channels: Collection[str], before: View) -> 
     topics = {
         channel: replace(known[name], missing=refused[name])
         if name in refused
-        else _topic(name, found.topics[name], reported[name])
+        else _topic(name, found.topics[name], reported[name], known.get(name))
         for channel, name in names.items()
     }
     remarks = frozenset(_remarks(config, topics, reported, before.remarks))
@@ -164,8 +164,9 @@ async def _reported(admin: AIOKafkaAdminClient, names: Collection[str]) -> dict[
     return reported
 
 
-def _topic(name: str, found: Found, reported: Reported) -> Topic:
-    limit = KAFKAS_DEFAULT_MAX_BYTES
+def _topic(name: str, found: Found, reported: Reported, before: Topic | None) -> Topic:
+    # A smaller limit than the topic has would cost the records that wait for it; a larger one is only tried.
+    limit = KAFKAS_DEFAULT_MAX_BYTES if before is None else before.max_message_bytes
     if isinstance(reported, dict) and MAX_BYTES in reported:
         limit = int(reported[MAX_BYTES])
     return Topic(name, found.partitions, limit, found.id, found.leaderless)
@@ -182,7 +183,7 @@ def _remarks(
         if not isinstance(one, dict):
             yield (said := ("limit", name))
             if said not in before:
-                _log_unknown_limit(name, one)
+                _log_unknown_limit(topic, one)
         # Only a warning: the state matters at the next start, and refusing to run now would lose more data.
         elif channel == STATE and (problem := deleted_by_retention(name, one.get(CLEANUP, ""))):
             yield (said := ("retention", name))
@@ -195,14 +196,18 @@ def _remarks(
                 log.info("topic keeps its number of partitions", detail=detail)
 
 
-def _log_unknown_limit(name: str, error: type[KafkaError] | None) -> None:
-    assumed = {"topic": name, "assumed_max_message_bytes": KAFKAS_DEFAULT_MAX_BYTES}
+def _log_unknown_limit(topic: Topic, error: type[KafkaError] | None) -> None:
+    assumed = {"topic": topic.name, "assumed_max_message_bytes": topic.max_message_bytes}
     if error is None:
         log.warning("broker does not report topic limits, assuming the default", **assumed)
         return
     if error is TopicAuthorizationFailedError:
-        log.warning("ACL missing", operation="DescribeConfigs", resource=f"topic {name}")
-    log.warning("max.message.bytes unknown, assuming the default", error=error.__name__, **assumed)
+        log.warning("ACL missing", operation="DescribeConfigs", resource=f"topic {topic.name}")
+    log.warning(
+        "max.message.bytes unknown, assuming the last one known or the default",
+        error=error.__name__,
+        **assumed,
+    )
 
 
 def and_more(texts: Collection[str], separator: str, most: int = 3) -> str:

@@ -6,12 +6,13 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 
 import pytest
+from aiokafka.errors import KafkaError, TopicAuthorizationFailedError
 
 from bridge.config import KafkaConfig
 from bridge.kafka import looking
 from bridge.kafka.looking import View
 from bridge.kafka.metadata import Description, Found
-from bridge.kafka.topics import Topic, topic_names
+from bridge.kafka.topics import MAX_BYTES, Topic, topic_names
 from bridge.records import STATE
 
 CONFIG = KafkaConfig(shards=4)
@@ -57,3 +58,22 @@ def test_a_bridge_state_that_comes_back_for_fewer_shards_counts_as_missing(
     kafka.topics[NAMES[STATE]] = Found(None, "second", 4, frozenset(), 1)
     state = kafka.look(view).topics[STATE]
     assert (state.missing, state.id) == ("", "second")
+
+
+@pytest.mark.parametrize("withheld", [TopicAuthorizationFailedError, KafkaError, {}])
+def test_a_limit_that_kafka_withholds_stays_as_it_was(
+    monkeypatch: pytest.MonkeyPatch, withheld: looking.Reported
+) -> None:
+    """With a smaller one, the queued records that need it would be given up."""
+    kafka, name = Kafka(monkeypatch), NAMES["trades"]
+    kafka.settings[name] = withheld
+    unseen = View("c", {STATE: BEFORE.topics[STATE]})
+    assert kafka.look(unseen).topics["trades"].max_message_bytes == looking.KAFKAS_DEFAULT_MAX_BYTES
+    kafka.settings[name] = {MAX_BYTES: "16000000"}
+    view = kafka.look()
+    for _ in range(2):
+        assert view.topics["trades"].max_message_bytes == 16_000_000
+        kafka.settings[name] = withheld
+        view = kafka.look(view)
+    kafka.settings[name] = {MAX_BYTES: "2000"}
+    assert kafka.look(view).topics["trades"].max_message_bytes == 2000
