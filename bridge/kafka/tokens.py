@@ -58,6 +58,8 @@ class _Refused(msgspec.Struct):
 _decode_granted = msgspec.json.Decoder(Granted, strict=False).decode
 _decode_refused = msgspec.json.Decoder(_Refused).decode
 
+_URL_SAFE = str.maketrans("+/", "-_")  # from the one alphabet of base64 to the other (RFC 4648)
+
 # What may be sent as a bearer token (RFC 6750, section 2.1).
 _TOKEN = re.compile(r"[A-Za-z0-9._~+/-]+=*")
 
@@ -153,8 +155,26 @@ async def from_endpoint(config: KafkaConfig) -> Granted:
     else:
         return granted
     where = shown(config.sasl_oauth_token_endpoint)
-    hidden = Confidential([Credentials(secret, quote_plus(secret))])  # as it is, and as it is sent
-    raise TokenUnavailable(f"no token from {where}: {hidden.words(words)}")
+    raise TokenUnavailable(f"no token from {where}: {_hidden(config, secret).words(words)}")
+
+
+def _hidden(config: KafkaConfig, secret: str) -> Confidential:
+    """Return what no text may show: the secret as it is, as it is sent, and inside anything in base64.
+
+    An endpoint may repeat the header of the request, or what it has made of it.
+    """
+    forms = [_basic(config, secret)]  # whole first: or its first and last characters would be left
+    for one in (secret, quote_plus(secret)):
+        forms += [one, *_in_base64(one)]
+    return Confidential(Credentials(one, one.translate(_URL_SAFE)) for one in forms)
+
+
+def _in_base64(text: str) -> Iterator[str]:
+    """Yield the characters that stand for a text in base64, whatever is in front of it and behind it."""
+    content = text.encode(errors="replace")
+    for before in range(3):  # bytes; three are four characters
+        first, end = -(-before * 8 // 6), (before + len(content)) * 8 // 6  # that have no bit of others
+        yield base64.b64encode(bytes(before) + content).decode()[first:end]
 
 
 def _understood(status: int, body: bytes) -> Granted:
@@ -222,13 +242,12 @@ def _request(config: KafkaConfig, url: SplitResult, secret: str) -> Iterator[h11
     if config.sasl_oauth_scope:
         form["scope"] = config.sasl_oauth_scope
     body = urlencode(form).encode()
-    both = f"{quote_plus(config.sasl_oauth_client_id)}:{quote_plus(secret)}"
     yield h11.Request(
         method="POST",
         target=f"{url.path or '/'}{'?' if url.query else ''}{url.query}",
         headers=[
             ("Host", url.netloc),
-            ("Authorization", f"Basic {base64.b64encode(both.encode()).decode()}"),
+            ("Authorization", f"Basic {_basic(config, secret)}"),
             ("Content-Type", "application/x-www-form-urlencoded"),
             ("Content-Length", str(len(body))),
             ("Accept", "application/json"),
@@ -238,6 +257,12 @@ def _request(config: KafkaConfig, url: SplitResult, secret: str) -> Iterator[h11
     )
     yield h11.Data(data=body)
     yield h11.EndOfMessage()
+
+
+def _basic(config: KafkaConfig, secret: str) -> str:
+    """Return the client's id and secret as they are sent."""
+    both = f"{quote_plus(config.sasl_oauth_client_id)}:{quote_plus(secret)}"
+    return base64.b64encode(both.encode()).decode()
 
 
 def shown(endpoint: str) -> str:

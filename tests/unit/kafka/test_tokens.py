@@ -1,8 +1,9 @@
 """Tokens of a token endpoint: fetched once for all, renewed in time, and explained if there is none."""
 
 import asyncio
+import base64
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -182,6 +183,41 @@ def test_an_answer_that_is_no_token_is_named(
     server.answer = answer
     assert f"no token from {server.url}: " in refusal(config(server.url))
     assert words in refusal(config(server.url))
+
+
+CANARY = "Kanarienvogel/im+Bergwerk?>~ist-gelb"
+
+
+@pytest.mark.parametrize("client", [CLIENT, "ab", "abc", "abcd"])
+@pytest.mark.parametrize("encode", [base64.b64encode, base64.urlsafe_b64encode])
+@pytest.mark.parametrize(
+    "repeated",
+    [
+        f"{{client}}:{quote_plus(CANARY)}",
+        f"{{client}}:{CANARY}",
+        f'{{{{"id": "{{client}}", "secret": "{CANARY}"}}}}',
+        CANARY,
+        quote_plus(CANARY),
+    ],
+)
+def test_a_secret_that_an_endpoint_repeats_in_base64_is_not_shown(
+    server: TokenServer, client: str, encode: Callable[[bytes], bytes], repeated: str
+) -> None:
+    written = encode(repeated.format(client=quote_plus(client)).encode()).decode()
+    server.answer = (401, {}, json.dumps({"error": f"bad header: Basic {written}"}).encode())
+    told = refusal(config(server.url, sasl_oauth_client_id=client, sasl_oauth_client_secret=CANARY))
+    assert "HTTP 401: bad header: Basic " in told
+    assert "***" in told
+    for form in (CANARY, quote_plus(CANARY)):
+        plain = "".join(decoded(told.partition("Basic ")[2], at) for at in range(4))
+        assert not any(form[at : at + 4] in plain for at in range(len(form) - 3))
+
+
+def decoded(told: str, start: int) -> str:
+    """Return what can be read of a text in base64 from a place on."""
+    text = told[start:].replace("-", "+").replace("_", "/")
+    text = "".join(one if one.isascii() and (one.isalnum() or one in "+/") else "A" for one in text)
+    return base64.b64decode(text[: len(text) // 4 * 4]).decode(errors="replace")
 
 
 def test_an_endpoint_that_does_not_answer_is_given_up(
