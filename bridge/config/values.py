@@ -201,8 +201,12 @@ def _token_endpoint(url: str) -> str:
         return url
     what = "must be a URL such as https://host/path"
     parts = _parts(url, what)
-    if parts.scheme not in ("http", "https") or not parts.hostname or not url.isascii():
+    if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ValueError(what)
+    if not all("!" <= one <= "~" for one in url):
+        raise ValueError(
+            "must be spelt as it is sent: blanks, control characters and what is not ASCII as %XX"
+        )
     if "@" in parts.netloc:
         raise ValueError("must not contain a user name or password")
     if parts.scheme == "http" and not _is_loopback(parts.hostname):

@@ -101,8 +101,10 @@ class Tokens(AbstractTokenProvider):  # type: ignore[misc]
         asked_at = time.monotonic()
         try:
             granted = await self._grant()
-        except TokenUnavailable as error:
-            self._trouble = error.args[0]
+        except Exception as error:  # noqa: BLE001 - a token that lives is used, whatever goes wrong
+            # An error that nobody has foreseen may have a secret in its text.
+            is_foreseen = isinstance(error, TokenUnavailable)
+            self._trouble = str(error.args[0]) if is_foreseen else f"no token: {type(error).__name__}"
             self._retry_at = time.monotonic() + self._backoff.next(share=(0.5, 1.0))
             log.warning("no token for Kafka, retrying", error=self._trouble)
             return False
@@ -152,6 +154,8 @@ async def from_endpoint(config: KafkaConfig) -> Granted:
         words = f"no answer in HTTP: {error}"
     except (OSError, ValueError) as error:
         words = reason(error) or str(error)
+    except Exception as error:  # noqa: BLE001 - nobody knows what an endpoint can answer
+        words = repr(error)
     else:
         return granted
     where = shown(config.sasl_oauth_token_endpoint)

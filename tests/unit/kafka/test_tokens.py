@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from bridge.config import ConfigError, KafkaConfig
 from bridge.kafka import tokens as module
 from bridge.kafka.client import connection
-from bridge.kafka.tokens import Tokens, TokenUnavailable, from_endpoint
+from bridge.kafka.tokens import Granted, Tokens, TokenUnavailable, from_endpoint
 from bridge.network import Loop
 from tests.support.certificates import make_certificates
 from tests.support.token_server import CLIENT, SECRET, TokenServer
@@ -125,6 +125,35 @@ def test_a_token_is_renewed_before_it_expires_and_used_up_while_there_is_no_othe
         assert await tokens.token() == server.granted[-1] != first
 
     asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("error", [ValueError, MemoryError, RecursionError, asyncio.InvalidStateError])
+def test_an_error_that_nobody_has_foreseen_is_no_token_either(error: type[Exception]) -> None:
+    asked = []
+
+    async def grant() -> Granted:
+        asked.append(1)
+        raise error(SECRET)
+
+    async def scenario() -> None:
+        tokens = Tokens(grant)
+        for _ in range(2):
+            with pytest.raises(TokenUnavailable) as caught:
+                await tokens.token()
+            assert caught.value.args[0] == f"no token: {error.__name__}"
+        assert len(asked) == 1, "it is not asked again at once"
+
+    asyncio.run(scenario())
+
+
+def test_an_error_that_nobody_has_foreseen_is_named_without_the_secret(
+    server: TokenServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> Granted:
+        raise LookupError(f"what about {SECRET}?")
+
+    monkeypatch.setattr(module, "_understood", broken)
+    assert "LookupError('what about ***?')" in refusal(config(server.url))
 
 
 def test_a_secret_that_is_renewed_in_its_file_is_used_for_the_next_token(
@@ -283,6 +312,20 @@ def test_the_certificate_of_an_endpoint_is_verified(tmp_path: Path) -> None:
         ),
         ({"sasl_oauth_token_endpoint": "ftp://example.com/"}, "sasl_oauth_token_endpoint", "must be a URL"),
         ({"sasl_oauth_token_endpoint": "https://a:b@c/"}, "sasl_oauth_token_endpoint", "user name"),
+        *(
+            ({"sasl_oauth_token_endpoint": f"https://example.com{rest}"}, "sasl_oauth_token_endpoint", "%XX")
+            for rest in (
+                "/a b",
+                "/?a=b c",
+                "/ ",
+                "/\t",
+                "/a\nb",
+                "/\x7f",
+                "/?\x00",
+                "/\N{SNOWMAN}",
+                "\u3000/",
+            )
+        ),
         ({"sasl_oauth_token_endpoint": ""}, "sasl_oauth_token_endpoint", "is missing"),
         ({"sasl_oauth_client_id": ""}, "sasl_oauth_client_id", "is missing"),
         ({"sasl_oauth_client_secret": ""}, "sasl_oauth_client_secret", "is missing"),
