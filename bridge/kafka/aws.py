@@ -19,7 +19,7 @@ from bridge.errors import ConfigError
 from bridge.exchange.words import Confidential
 from bridge.kafka.tokens import Granted, TokenUnavailable
 
-_TIMEOUT = 10.0  # seconds for a token: the credentials may have to be fetched
+_TIMEOUT = 4.0  # seconds for a token: the credentials may have to be fetched; as short as in `tokens`
 _REGION = re.compile(r"\.kafka(?:-serverless)?\.([a-z0-9-]+)\.amazonaws\.com")
 
 Sign = Callable[[str], tuple[str, int]]

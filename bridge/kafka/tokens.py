@@ -29,7 +29,9 @@ from bridge.kafka.causes import reason
 
 log = structlog.get_logger(__name__)
 
-_TIMEOUT = 10.0  # seconds for a token, from the lookup of the name to the end of the answer
+# Seconds for a token, from the lookup of the name to the end of the answer. It is part of the time that a
+# connection to a broker has: were it as long, the broker would seem to be what does not answer.
+_TIMEOUT = 4.0
 _MOST_BYTES = 64 * 1024  # of the answer's body
 _READ = 16 * 1024  # bytes
 _SHARE_OF_LIFETIME = 0.8  # of a token's, after which the next one is fetched
@@ -67,7 +69,8 @@ _TOKEN = re.compile(r"[A-Za-z0-9._~+/-]+=*")
 class Tokens(AbstractTokenProvider):  # type: ignore[misc]
     """The tokens for all clients of the process; `grant` returns a new one, or raises TokenUnavailable.
 
-    A token is used for four fifths of its life; longer, as long as it lives, only while there is no other.
+    A token is used for four fifths of its life. Then the next one is fetched, while the old one is used as
+    long as it lives.
     """
 
     def __init__(self, grant: Callable[[], Awaitable[Granted]]) -> None:
@@ -78,7 +81,9 @@ class Tokens(AbstractTokenProvider):  # type: ignore[misc]
         self._backoff = Backoff(0.5, 30.0)  # seconds until the next attempt, after one that has failed
         self._retry_at = 0.0  # when it may be tried again, in monotonic seconds
         self._trouble = ""  # why the last attempt has failed
-        self._turn = asyncio.Lock()  # of whoever fetches a token: the others wait for the same one
+        # Fetches a token for all that need one, and goes on when a connection gives up. It takes as long as
+        # `grant` at most. No client may cancel it, since others use it too; the end of the loop does.
+        self._fetching: asyncio.Task[bool] | None = None
 
     async def token(self) -> str:
         """Return a token that has not expired.
@@ -86,14 +91,16 @@ class Tokens(AbstractTokenProvider):  # type: ignore[misc]
         Raises:
             TokenUnavailable: there is none, and none can be fetched now.
         """
-        async with self._turn:
-            now = time.monotonic()
-            if now < self._renew_at:
-                return self.current
-            if now >= self._retry_at and await self._fetch():
-                return self.current
-            if self.expires_at is not None and time.monotonic() < self.expires_at:
-                return self.current
+        now = time.monotonic()
+        if now < self._renew_at:
+            return self.current
+        fetching = None if self._fetching is None or self._fetching.done() else self._fetching
+        if fetching is None and now >= self._retry_at:
+            fetching = self._fetching = asyncio.create_task(self._fetch())
+        if self.expires_at is not None and now < self.expires_at:
+            return self.current
+        if fetching is not None and await asyncio.shield(fetching):
+            return self.current
         raise TokenUnavailable(self._trouble)
 
     async def _fetch(self) -> bool:
@@ -104,10 +111,12 @@ class Tokens(AbstractTokenProvider):  # type: ignore[misc]
         except Exception as error:  # noqa: BLE001 - a token that lives is used, whatever goes wrong
             # An error that nobody has foreseen may have a secret in its text.
             is_foreseen = isinstance(error, TokenUnavailable)
-            self._trouble = str(error.args[0]) if is_foreseen else f"no token: {type(error).__name__}"
-            self._retry_at = time.monotonic() + self._backoff.next(share=(0.5, 1.0))
+            self._failed(str(error.args[0]) if is_foreseen else f"no token: {type(error).__name__}")
             log.warning("no token for Kafka, retrying", error=self._trouble)
             return False
+        except asyncio.CancelledError:
+            self._failed("no token: the attempt was given up")
+            raise
         self._backoff.reset()
         self.current = granted.access_token
         lifetime = granted.expires_in or 0.0
@@ -115,6 +124,11 @@ class Tokens(AbstractTokenProvider):  # type: ignore[misc]
         self.expires_at = asked_at + min(lifetime, _LONGEST) if is_known else None
         self._renew_at = asked_at + _SHARE_OF_LIFETIME * min(lifetime, _LONGEST) if is_known else 0.0
         return True
+
+    def _failed(self, words: str) -> None:
+        """Note why there is no new token, and let some time pass until the next attempt."""
+        self._trouble = words
+        self._retry_at = time.monotonic() + self._backoff.next(share=(0.5, 1.0))
 
 
 def trusted(config: KafkaConfig) -> ssl.SSLContext:

@@ -27,7 +27,7 @@ from bridge.exchange.requests import Credentials
 from bridge.exchange.words import Confidential
 from bridge.kafka.causes import alien, cause
 
-_CONNECT_TIMEOUT = 10.0  # seconds for a connection with TLS, versions and SASL
+_CONNECT_TIMEOUT = 10.0  # seconds for a connection with TLS, versions and SASL, and a token if it needs one
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 3.0  # seconds between two attempts to open the same connection
 _CALM = 10.0  # seconds without an attempt, after which the next pause is the first one again
 _CLOSE_TIMEOUT = 1.0  # seconds that a connection gets to close when it could not be used

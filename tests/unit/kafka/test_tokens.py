@@ -16,12 +16,15 @@ import uvloop
 from pydantic import ValidationError
 
 from bridge.config import ConfigError, KafkaConfig
+from bridge.kafka import aws
 from bridge.kafka import tokens as module
 from bridge.kafka.client import connection
+from bridge.kafka.quirks import connection as connecting
 from bridge.kafka.tokens import Granted, Tokens, TokenUnavailable, from_endpoint
 from bridge.network import Loop
 from tests.support.certificates import make_certificates
 from tests.support.token_server import CLIENT, SECRET, TokenServer
+from tests.support.waiting import soon
 
 
 @pytest.fixture
@@ -114,6 +117,7 @@ def test_a_token_is_renewed_before_it_expires_and_used_up_while_there_is_no_othe
         server.answer = (503, {}, b"")
         now += 2
         assert await tokens.token() == first
+        await others_done()
         assert len(server.asked) == 2
         assert await tokens.token() == first
         assert len(server.asked) == 2, "the endpoint is not asked again at once"
@@ -125,6 +129,80 @@ def test_a_token_is_renewed_before_it_expires_and_used_up_while_there_is_no_othe
         assert await tokens.token() == server.granted[-1] != first
 
     asyncio.run(scenario())
+
+
+async def others_done() -> None:
+    """Return when no other task is at work."""
+    await asyncio.wait(asyncio.all_tasks() - {asyncio.current_task()}, timeout=30)
+
+
+def test_a_token_that_lives_is_used_while_an_endpoint_hangs(
+    server: TokenServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 1000.0
+    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: now))
+    server.lifetime = 100
+
+    async def scenario() -> None:
+        nonlocal now
+        tokens = of(config(server.url))
+        first = await tokens.token()
+        server.pause.clear()
+        now += 81
+        assert {await tokens.token() for _ in range(5)} == {first}
+        server.pause.set()
+        await others_done()
+        assert len(server.asked) == 2
+        assert await tokens.token() == server.granted[1] != first
+
+    asyncio.run(scenario())
+
+
+def test_a_connection_that_gives_up_does_not_take_the_token_from_the_others(server: TokenServer) -> None:
+    server.pause.clear()
+
+    async def scenario() -> None:
+        tokens = of(config(server.url))
+        waiting = [asyncio.create_task(tokens.token()) for _ in range(2)]
+        await soon(lambda: server.asked, 30, "request")
+        waiting[0].cancel()
+        await asyncio.wait(waiting[:1])
+        assert waiting[0].cancelled()
+        server.pause.set()
+        assert await waiting[1] == server.granted[0]
+        assert len(server.asked) == 1
+
+    asyncio.run(scenario())
+
+
+def test_an_attempt_that_the_end_of_the_loop_cuts_off_counts_as_failed(
+    server: TokenServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 1000.0
+    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: now))
+    server.pause.clear()
+    tokens = of(config(server.url))
+
+    async def begin() -> None:
+        waiting = asyncio.create_task(tokens.token())
+        await soon(lambda: server.asked, 30, "request")
+        assert not waiting.done()
+
+    async def go_on() -> str:
+        nonlocal now
+        with pytest.raises(TokenUnavailable, match="given up"):
+            await tokens.token()
+        server.pause.set()
+        now += 1
+        return await tokens.token()
+
+    asyncio.run(begin())
+    assert asyncio.run(go_on()) == server.granted[-1]
+
+
+@pytest.mark.parametrize("timeout", [module._TIMEOUT, aws._TIMEOUT])
+def test_a_token_and_the_broker_both_have_time_while_a_connection_is_opened(timeout: float) -> None:
+    assert timeout <= connecting._CONNECT_TIMEOUT / 2
 
 
 @pytest.mark.parametrize("error", [ValueError, MemoryError, RecursionError, asyncio.InvalidStateError])
