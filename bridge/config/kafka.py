@@ -17,6 +17,7 @@ from bridge.config.values import (
     SecurityProtocol,
     TokenEndpoint,
     read_secret,
+    shown_url,
 )
 from bridge.errors import ConfigError
 
@@ -202,6 +203,11 @@ class KafkaConfig(Section):
         default=True,
         description="Whether the broker's certificate must match its host name. Disable this in tests only.",
     )
+
+    @property
+    def token_address(self) -> str:
+        """The URL of the token endpoint as it may be shown."""
+        return shown_url(self.sasl_oauth_token_endpoint)
 
     def secret(self, key: str) -> str:
         """Return a secret as it is now: its file is read again; "" if it is not set.

@@ -23,13 +23,12 @@ from bridge.config.values import (
     Seconds,
     Section,
     WebSocketUrl,
+    shown_url,
 )
 from bridge.errors import ConfigError
 
 # The exchange closes a connection after this many seconds without a message from the client.
 _CLIENT_SILENCE = 60.0
-
-_LONGEST_PART = 16  # characters of a part of the URL's path that are shown
 
 
 class ExchangeConfig(Section):
@@ -151,10 +150,8 @@ class ExchangeConfig(Section):
 
     @property
     def address(self) -> str:
-        """The URL as it may be shown: a query, and what is long in the path, may be a secret."""
-        parts = urlsplit(self.url)
-        path = "/".join(part if len(part) <= _LONGEST_PART else "…" for part in parts.path.split("/"))
-        return f"{parts.scheme}://{parts.netloc}{path}" + ("?…" if parts.query or parts.fragment else "")
+        """The URL as it may be shown."""
+        return shown_url(self.url)
 
     @property
     def travels_in_clear(self) -> bool:

@@ -25,6 +25,7 @@ EVERY_MARKET = "*"
 _BROKER = r"(?P<host>\[[0-9A-Fa-f:.]+\]|[^\[\]\s,/:@?#+=]+)(:(?P<port>[0-9]{1,5}))?"
 _LONG_NAME = 16  # characters
 _LONGEST_PATH = 4096  # bytes, as Linux has it
+_LONGEST_PART = 16  # characters of a part of a URL's path that are shown
 
 
 class Section(BaseModel):
@@ -234,6 +235,13 @@ def _parts(url: str, what: str) -> SplitResult:
     if port == 0:
         raise ValueError("must have a port from 1 to 65535: Port out of range, or no number")
     return parts
+
+
+def shown_url(url: str) -> str:
+    """Return a URL as it may be shown: a query, and what is long in the path, may be a secret."""
+    parts = urlsplit(url)
+    path = "/".join(part if len(part) <= _LONGEST_PART else "…" for part in parts.path.split("/"))
+    return f"{parts.scheme}://{parts.netloc}{path}" + ("?…" if parts.query or parts.fragment else "")
 
 
 def _brokers(servers: str) -> str:

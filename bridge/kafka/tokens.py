@@ -172,8 +172,7 @@ async def from_endpoint(config: KafkaConfig) -> Granted:
         words = repr(error)
     else:
         return granted
-    where = shown(config.sasl_oauth_token_endpoint)
-    raise TokenUnavailable(f"no token from {where}: {_hidden(config, secret).words(words)}")
+    raise TokenUnavailable(f"no token from {config.token_address}: {_hidden(config, secret).words(words)}")
 
 
 def _hidden(config: KafkaConfig, secret: str) -> Confidential:
@@ -281,8 +280,3 @@ def _basic(config: KafkaConfig, secret: str) -> str:
     """Return the client's id and secret as they are sent."""
     both = f"{quote_plus(config.sasl_oauth_client_id)}:{quote_plus(secret)}"
     return base64.b64encode(both.encode()).decode()
-
-
-def shown(endpoint: str) -> str:
-    """Return the address of a token endpoint as it may be shown: without its query."""
-    return endpoint.partition("?")[0]

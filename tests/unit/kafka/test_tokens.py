@@ -363,10 +363,14 @@ def test_an_endpoint_that_says_one_byte_after_the_other_is_given_up(monkeypatch:
     ("url", "words"),
     [
         ("http://127.0.0.1:1/token?code=hidden", "connection refused"),
+        ("http://127.0.0.1:1/token#hidden", "connection refused"),
+        ("http://127.0.0.1:1/a-part-that-is-hidden/token?", "127.0.0.1:1/…/token: connection refused"),
         ("https://nosuchhost.invalid/token", "name not found"),
     ],
 )
-def test_an_endpoint_that_cannot_be_reached_is_named(url: str, words: str) -> None:
+def test_an_endpoint_that_cannot_be_reached_is_named_without_what_may_be_a_token(
+    url: str, words: str
+) -> None:
     told = refusal(config(url))
     assert words in told
     assert "hidden" not in told
