@@ -30,7 +30,7 @@ from bridge.exchange.words import Confidential
 from bridge.kafka import quirks
 from bridge.kafka.aws import signer
 from bridge.kafka.quirks.connecting import AnyClient, renewing, trouble
-from bridge.kafka.tokens import Tokens, from_endpoint, trusted
+from bridge.kafka.tokens import Tokens, from_endpoint, is_tls, trusted
 
 Client = TypeVar("Client", AIOKafkaConsumer, AIOKafkaProducer, AIOKafkaAdminClient)
 
@@ -122,7 +122,6 @@ def connection(config: KafkaConfig) -> dict[str, Any]:
     if config.security_protocol in ("SASL_PLAINTEXT", "SASL_SSL"):
         arguments["sasl_mechanism"] = config.sasl_mechanism
     if config.sasl_mechanism in (SaslMechanism.OAUTHBEARER, SaslMechanism.AWS_MSK_IAM):
-        trusted(config)
         arguments["sasl_mechanism"] = SaslMechanism.OAUTHBEARER
         arguments["sasl_oauth_token_provider"] = _tokens(config)
     elif config.sasl_mechanism is not None:
@@ -133,9 +132,15 @@ def connection(config: KafkaConfig) -> dict[str, Any]:
 
 @lru_cache(maxsize=8)
 def _tokens(config: KafkaConfig) -> Tokens:
-    """Return the tokens of a configuration: the same ones for all clients."""
+    """Return the tokens of a configuration: the same ones for all clients.
+
+    Raises:
+        ConfigError: they cannot be had with it, now or ever.
+    """
     if config.sasl_mechanism is SaslMechanism.AWS_MSK_IAM:
         return Tokens(signer(config))
+    if is_tls(config):
+        trusted(config)  # what is wrong with it later is why there is no token
     return Tokens(partial(from_endpoint, config))
 
 

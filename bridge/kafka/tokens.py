@@ -131,6 +131,11 @@ class Tokens(AbstractTokenProvider):  # type: ignore[misc]
         self._retry_at = time.monotonic() + self._backoff.next(share=(0.5, 1.0))
 
 
+def is_tls(config: KafkaConfig) -> bool:
+    """Return whether the token endpoint is asked over TLS."""
+    return urlsplit(config.sasl_oauth_token_endpoint).scheme == "https"
+
+
 def trusted(config: KafkaConfig) -> ssl.SSLContext:
     """Return what a token endpoint's certificate is verified with.
 
@@ -228,10 +233,8 @@ async def _post(config: KafkaConfig, secret: str) -> tuple[int, bytes]:
         ValueError: the answer is too large.
     """
     url = urlsplit(config.sasl_oauth_token_endpoint)
-    is_tls = url.scheme == "https"
-    reader, writer = await asyncio.open_connection(
-        url.hostname, url.port or (443 if is_tls else 80), ssl=trusted(config) if is_tls else None
-    )
+    tls = trusted(config) if is_tls(config) else None
+    reader, writer = await asyncio.open_connection(url.hostname, url.port or (443 if tls else 80), ssl=tls)
     try:
         exchange = h11.Connection(h11.CLIENT)
         for event in _request(config, url, secret):

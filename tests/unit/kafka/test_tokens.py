@@ -432,3 +432,19 @@ def test_authorities_that_cannot_be_used_are_a_configuration_error(tmp_path: Pat
     with pytest.raises(ConfigError) as caught:
         connection(config("https://example.com/token", sasl_oauth_cafile=str(tmp_path / "ca.pem")))
     assert caught.value.key == "kafka.sasl_oauth_cafile"
+
+
+def test_authorities_are_read_for_tokens_and_not_for_each_connection(tmp_path: Path) -> None:
+    authority, keystore = make_certificates(tmp_path)
+    with TokenServer(keystore=keystore) as server:
+        settings = config(server.url, sasl_oauth_cafile=str(authority))
+        connection(settings)
+        authority.write_text("no certificate")
+        connection(settings)
+        assert "kafka.sasl_oauth_cafile: cannot be used" in refusal(settings)
+
+
+def test_an_endpoint_without_tls_needs_no_authorities(tmp_path: Path) -> None:
+    (tmp_path / "ca.pem").write_text("no certificate")
+    settings = config("http://127.0.0.1:1/", sasl_oauth_cafile=str(tmp_path / "ca.pem"))
+    assert connection(settings)["sasl_mechanism"] == "OAUTHBEARER"
