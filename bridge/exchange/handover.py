@@ -13,7 +13,8 @@ Which items count as seen depends on the channel's `Overlap`:
   ended with A B C and the new one brought B C D, then B and C are seen, and D is passed on. Comparing single
   items is not enough: a balance that returns to an earlier value reads as it did before.
   An item may be missing in one of the two, since its frame could not be read there. Then the rest of what
-  both brought is compared, and what is dropped with it was reported as a bad frame of the old session.
+  both brought is compared, and what is dropped with it was reported as a bad frame of the old session. Where
+  that would take too long, a key is passed on from behind the last item that both have.
 - A frame that is not a message of the protocol is compared by its bytes, and counted. One that both
   brought is passed on with a mark.
 """
@@ -67,7 +68,7 @@ def size_of(message: Message) -> int:
     return len(params) + parts + _MESSAGE_BYTES
 
 
-_MOST_ALIGNED = 250_000  # items of both sessions, multiplied, that are aligned: more take more than a second
+_MOST_COMPARED = 20_000_000  # comparisons for which damaged keys are aligned in one handover: half a second
 
 
 class _Item(msgspec.Struct, gc=False):
@@ -161,13 +162,17 @@ class Handover(Generic[Context]):
         aligned = [push for push in held if self._is_aligned(push)]
         by_state = {push.channel for push in aligned if self._overlap(push) is Overlap.STATE}
         old = _by_key(self._remembered)
-        seen = {
-            key: _brought(old[key], items, at_last=key[0] in by_state)
-            for key, items in _by_key(aligned).items()
-        }
+        new = _by_key(aligned)
+        seen = {key: _brought(old[key], items, at_last=key[0] in by_state) for key, items in new.items()}
         if damaged:
-            for key, items in _by_key(aligned).items():
-                seen[key] = seen[key] or _brought_in_part(old[key], items)
+            left = _MOST_COMPARED
+            for key in [key for key, number in seen.items() if not number]:
+                comparisons = _comparisons(old[key], new[key])
+                if comparisons > left:
+                    seen[key] = _behind_last(old[key], new[key])
+                else:
+                    left -= comparisons
+                    seen[key] = _brought_in_part(old[key], new[key])
         return seen
 
 
@@ -209,13 +214,19 @@ def _brought_in_part(old: list[bytes], new: list[bytes]) -> int:
     """Return the place in `new` behind the last item that both have, if their common items are aligned.
 
     For sessions that do not agree, since a frame of one of them could not be read: with old A C and new
-    A B C D it is 3, and so it is with old A B C and new A X C. Where there are too many to align them, it is
-    the place behind the last one that both have.
+    B C D it is 3, and so it is with old A B C and new A X C. It may take as long as `_comparisons` says.
     """
-    if len(old) * len(new) > _MOST_ALIGNED:
-        return _behind_last(old, new)
     blocks = SequenceMatcher(None, old, new, autojunk=False).get_matching_blocks()
     return max(block.b + block.size if block.size else 0 for block in blocks)
+
+
+def _comparisons(old: list[bytes], new: list[bytes]) -> int:
+    """Return how many comparisons `_brought_in_part` takes at most, approximately.
+
+    That is all pairs for each block that both have. With items that alternate, old A X A X and new A Y A Y,
+    as many blocks are found as one of them has items.
+    """
+    return len(old) * len(new) * min(len(old), len(new))
 
 
 def _by_key(pushes: Iterable[Push]) -> defaultdict[ItemKey, list[bytes]]:

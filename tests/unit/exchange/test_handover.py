@@ -107,6 +107,33 @@ def test_many_items_that_are_alike_take_no_more_than_linear_time(damaged: bool) 
 
 
 @pytest.mark.parametrize(
+    ("keys", "items", "aligned"),
+    [
+        pytest.param(1, 60, [0], id="few items"),
+        pytest.param(1, 500, [], id="many items of one key"),
+        pytest.param(300, 60, [*range(95)], id="a few items of each of many keys"),
+        pytest.param(20, 200, [0, 1], id="more items of some keys"),
+    ],
+)
+def test_items_of_damaged_sessions_are_aligned_until_that_takes_too_long(
+    keys: int, items: int, aligned: list[int]
+) -> None:
+    """It takes the cube of the items. Then whatever stands before the last item of both counts as seen."""
+    old, new = ([], [])
+    for key in range(keys):
+        again, *others = (balance(str(key), str(figure)) for figure in range(items))
+        old.append(push("balance", [again, *others[:-2], others[-1]]))
+        new.append(push("balance", [*others, again]))
+    handover: Handover[int] = Handover(CHANNELS)
+    for message in old:
+        handover.remember(message)
+    handover.remember(bad("!"))
+    for key, message in enumerate(new):
+        handover.hold(message, key)
+    assert [key for _, key in released_by(handover)] == aligned
+
+
+@pytest.mark.parametrize(
     "params",
     [
         pytest.param(f"[{'10,' * 20_000}10]", id="numbers"),
