@@ -256,8 +256,7 @@ class Shard:
                 connector.look_at_markets(self._markets, now)
             self._sink.save_heard()
             findings.report(self._state.take_found())
-            self._forget_markets()
-            self._forget_books(listed=time.monotonic() >= listed_at)
+            self._forget_gone(listed=time.monotonic() >= listed_at)
 
     async def _look_at_kafka(self) -> None:
         """Have outages of Kafka logged, until cancelled."""
@@ -390,6 +389,12 @@ class Shard:
             log.info("new markets found", shard=self._watch.shard, symbols=symbols)
             self._subscribe([(channel, symbol) for symbol in symbols for channel in channels[symbol]])
 
+    def _forget_gone(self, *, listed: bool) -> None:
+        """Forget markets that are gone, with their books; `listed` as in `_forget_books`."""
+        self._forget_markets()
+        self._forget_books(listed=listed)
+        self._make_room()  # last, because it forgets that a market was forgotten, and so its book
+
     def _forget_markets(self) -> None:
         """Forget subscriptions that the exchange refuses to markets that all_ticker no longer lists.
 
@@ -411,7 +416,6 @@ class Shard:
                 if not connector.wanted:
                     self._connectors.remove(connector)
                     self._running[connector].cancel()
-        self._make_room()
 
     def _make_room(self) -> None:
         """Know those markets no longer that all_ticker does not list and of which nothing is subscribed to.

@@ -7,10 +7,11 @@ from typing import cast
 from bridge.channels import CHANNELS
 from bridge.channels.channel import Source
 from bridge.config import Config
+from bridge.exchange.events import SubscriptionRefused
 from bridge.kafka.topics import Topic
 from bridge.pipeline import Pipeline
 from bridge.plan import Subscription
-from bridge.records import DEADLETTER, EVENTS, STATE, Record, schema_of
+from bridge.records import BOOK, DEADLETTER, EVENTS, STATE, Record, schema_of
 from bridge.shard import Replica, Shard
 from bridge.watch.metrics import Metrics
 from bridge.websocket.buffers import Buffers
@@ -18,12 +19,17 @@ from bridge.websocket.courtesy import Courtesy
 from tests.support.clusters import cluster_of
 
 
-def following(most: int) -> tuple[Shard, Metrics, list[Subscription]]:
+def following(most: int, *channels: str) -> tuple[Shard, Metrics, list[Subscription]]:
     """Return a shard that follows up to so many markets, its metrics, and what it subscribes to."""
     config = Config.model_validate(
-        {"exchange": {"max_markets": most}, "channels": {"trades": ["*"]}, "spool": {"max_bytes": 0}}
+        {
+            "exchange": {"max_markets": most},
+            "channels": {channel: ["*"] for channel in channels or ("trades",)},
+            "spool": {"max_bytes": 0},
+        }
     )
-    topics = {name: Topic(name, 1, 1_000_000) for name in (*CHANNELS, DEADLETTER, EVENTS, STATE)}
+    derived = {BOOK} & {*channels}
+    topics = {name: Topic(name, 1, 1_000_000) for name in (*CHANNELS, *derived, DEADLETTER, EVENTS, STATE)}
     metrics = Metrics()
     replica = Replica(
         "replica", config, cluster_of(topics), metrics, Courtesy(5.0, 20.0), Buffers(1_000_000, 1000)
@@ -64,11 +70,30 @@ def test_a_market_that_is_gone_and_not_subscribed_to_leaves_room_for_another() -
         name(shard, "A_USDT", "B_USDT", session="later")
         name(shard, "D_USDT", session="later")
         assert "D_USDT" not in [symbol for _, symbol in followed]
-        shard._forget_markets()
+        shard._forget_gone(listed=False)
         name(shard, "D_USDT", session="later")
         assert [symbol for _, symbol in followed] == ["A_USDT", "B_USDT", "C_USDT", "D_USDT"]
         name(shard, "C_USDT", session="later")
         assert len(followed) == 4
+
+    asyncio.run(scenario())
+
+
+def test_the_book_of_a_market_that_leaves_room_for_another_gets_its_tombstone() -> None:
+    async def scenario() -> None:
+        shard, _, _ = following(2, "depth", BOOK)
+        shard._start = lambda _: None  # type: ignore[method-assign,assignment]
+        shard._pipeline = cast("Pipeline", None)
+        del shard._subscribe
+        name(shard, "A_USDT", "B_USDT")
+        shard._state.books = {b"A_USDT", b"B_USDT"}
+        name(shard, "A_USDT", session="later")
+        (connector,) = shard._connectors
+        connector.sessions._bad = [SubscriptionRefused("depth", ("B_USDT",), "unknown symbol")]
+        shard._forget_gone(listed=False)
+        assert len(shard._markets) == 1
+        assert shard._sink.books is not None
+        assert shard._sink.books.gone == {b"B_USDT"}
 
     asyncio.run(scenario())
 
