@@ -158,8 +158,8 @@ Topic `digifinex.book.v1`, key: symbol. The topic is compacted: it keeps the new
   changes.
 - `session` and `depth_session` are equal. `seq` counts the books, `depth_seq` the records of `depth`.
 - A message without a value, a tombstone, says that the market is not followed any more.
-- A book that is too large for the topic, or has more than 50,000 levels on a side, is left out; the event `book_too_large`
-  says so.
+- A book that is too large for the topic, or has more than 50,000 levels on a side, is left out; the event
+  `book_too_large` says so.
 
 """
 
