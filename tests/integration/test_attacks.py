@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.support.consumers import read_topic
-from tests.support.hostile import ATTACKS, LARGE_FRAMES, STRANGE, STRANGERS, TICKERS, HostileExchange
+from tests.support.hostile import ATTACKS, LARGE_FRAMES, NUMBERS, STRANGE, STRANGERS, TICKERS, HostileExchange
 from tests.support.kafka_broker import Broker
 from tests.support.process import RunningBridge, config, fetch
 from tests.support.waiting import eventually
@@ -117,3 +117,21 @@ def test_pushes_with_many_records_on_all_sessions_at_once_are_bounded_without_a_
             eventually(lambda: exchange.ended.keys() == TICKERS.keys(), PATIENCE, "every attack")
             eventually(lambda: bridge.stderr.count('"paused reading"') > 1, PATIENCE, "reading paused twice")
             assert peak(bridge) < MOST_MEMORY
+
+
+def test_lists_of_numbers_that_a_rotation_holds_are_bounded(
+    kafka: Broker, prefix: str, tmp_path: Path
+) -> None:
+    """In memory and in time: nothing else runs while a rotation ends, and no metric is answered."""
+    with HostileExchange(NUMBERS) as exchange:
+        sections: dict[str, dict[str, Any]] = {
+            "exchange": EXCHANGE,
+            "channels": {"trades": list(NUMBERS), "depth": [], "ticker": [], "all_ticker": False},
+        }
+        with RunningBridge(tmp_path, config(exchange.url, kafka, prefix, sections)) as bridge:
+            ends = ("rotation_given_up", "session_rotated")
+            eventually(
+                lambda: sum(bridge.metric("events_total", event=event) for event in ends), PATIENCE, "an end"
+            )
+            assert peak(bridge) < MOST_MEMORY
+            assert bridge.stop() == 0

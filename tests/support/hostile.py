@@ -132,6 +132,15 @@ async def many_tickers(victim: Victim) -> None:
 
 TICKERS: dict[str, Attack] = {f"MANY{number}_USDT": many_tickers for number in range(24)}
 
+
+async def many_numbers(victim: Victim) -> None:
+    """From the second connection on, push as many numbers as a frame may have, of a channel unknown."""
+    if victim.number > 1:
+        await victim.flood(victim.push(f"[{{}},{'10,' * 249_000}10]", "moon"), 30)
+
+
+NUMBERS: dict[str, Attack] = {"NUMBERS_USDT": many_numbers}
+
 STRANGE: dict[str, Attack] = {"STRANGERS_USDT": strangers}
 
 
