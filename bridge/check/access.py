@@ -39,6 +39,8 @@ T = TypeVar("T")
 _READ, _WRITE, _DESCRIBE_CONFIGS = (1 << code for code in (3, 4, 10))
 _NOT_REPORTED = -(1 << 31)
 
+_TRADES = "trades"  # the channel whose topic is read where bridge-state was lost
+
 _NO_PRODUCER = (1 << 63) - 1  # a producer id that no producer has
 _TRANSACTION = 1  # the type of coordinator
 
@@ -105,8 +107,8 @@ async def _topics(admin: AIOKafkaAdminClient, config: KafkaConfig, names: Mappin
 def _topic(channel: str, name: str, allowed: int) -> Iterator[Denied]:
     if not allowed & _WRITE:
         yield Denied("Write", f"topic {name}")
-    if channel in (STATE, PRIVATE_STATE) and not allowed & _READ:
-        yield Denied("Read", f"topic {name}", optional=channel == PRIVATE_STATE)
+    if channel in (STATE, PRIVATE_STATE, _TRADES) and not allowed & _READ:
+        yield Denied("Read", f"topic {name}", optional=channel != STATE)
     if not allowed & _DESCRIBE_CONFIGS:
         yield Denied("DescribeConfigs", f"topic {name}", optional=True)
 

@@ -58,7 +58,7 @@ async def check_kafka(config: Config, say: Say) -> bool:
                 for one in denied:
                     say(
                         f"  ACL missing: {one}"
-                        + (" (optional: defaults are assumed)" if one.optional else "")
+                        + (" (optional: see docs/security.md)" if one.optional else "")
                     )
                 for problem in uncreatable.values():
                     say(f"  {problem}")

@@ -1,7 +1,7 @@
 """What the data topics say where bridge-state was lost: the last trades, and whether a transaction succeeded.
 
 The ends of their partitions are read, up to a limit. A symbol that was not traded within it counts as
-unknown, as at the very first start.
+unknown, as at the very first start. So does what the bridge has no right to read: a warning says so.
 """
 
 import asyncio
@@ -10,15 +10,18 @@ from contextlib import asynccontextmanager
 from typing import TypeAlias
 
 import msgspec
+import structlog
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from aiokafka.errors import KafkaTimeoutError
 
 from bridge.config import KafkaConfig
 from bridge.kafka import quirks
-from bridge.kafka.client import client, explained, reading, understood
+from bridge.kafka.client import AclMissing, client, explained, reading, understood
 from bridge.kafka.partition import Partition
-from bridge.kafka.topics import Topic
+from bridge.kafka.topics import Topic, topic_name
 from bridge.ledger import KEPT, Watermark, insert
+
+log = structlog.get_logger(__name__)
 
 MOST_READ = 50_000
 """Records of a partition that are read from its end, at most."""
@@ -42,39 +45,55 @@ _decode = msgspec.json.Decoder(_Trade).decode
 async def is_on_kafka(config: KafkaConfig, partitions: Iterable[Partition]) -> bool:
     """Return whether the sent records of these partitions, which are of one transaction, are on Kafka.
 
-    The transaction is committed or aborted by now, so one partition speaks for all.
+    The transaction is committed or aborted by now, so one partition speaks for all: one of trades if there is
+    one, the only data topic that the documented ACLs let the bridge read. Without the right to read it they
+    count as missing: what is sent twice can be recognised, what is lost can't.
 
     Raises:
         KafkaError: Kafka is unavailable.
     """
-    sent = next((one for one in partitions if one.sent and not one.stuck), None)
-    if sent is None:
+    trades = topic_name(config, "trades")
+    candidates = [one for one in partitions if one.sent and not one.stuck]
+    if not candidates:
         return False
+    sent = min(candidates, key=lambda one: one.topic.name != trades)
     place = TopicPartition(sent.topic.name, sent.topic.existing(sent.number))
     values = {record.value for record in sent.sent}
-    async with _ends(config, [place], len(values) + _MARKERS) as (consumer, ranges):
-        async for records in _records(consumer, ranges):
-            if any(one.value in values for one in records):
-                return True
+    try:
+        async with _ends(config, [place], len(values) + _MARKERS) as (consumer, ranges):
+            async for records in _records(consumer, ranges):
+                if any(one.value in values for one in records):
+                    return True
+    except AclMissing:
+        _warn_unreadable(sent.topic)
     return False
 
 
 async def last_trades(
     config: KafkaConfig, topic: Topic, wanted: Callable[[bytes], bool]
 ) -> dict[bytes, Watermark]:
-    """Return what the topic of trades says of the symbols that are `wanted`.
+    """Return what the topic of trades says of the symbols that are `wanted`; nothing if it may not be read.
 
     Raises:
         KafkaError: Kafka is unavailable.
     """
     watermarks: dict[bytes, Watermark] = {}
     places = [TopicPartition(topic.name, number) for number in range(topic.partitions)]
-    async with _ends(config, places, MOST_READ) as (consumer, ranges):
-        async for records in _records(consumer, ranges):
-            for one in records:
-                if one.key is not None and wanted(one.key) and (trade := _trade(one.value)) is not None:
-                    watermarks[one.key] = _behind(watermarks.get(one.key), trade)
+    try:
+        async with _ends(config, places, MOST_READ) as (consumer, ranges):
+            async for records in _records(consumer, ranges):
+                for one in records:
+                    if one.key is not None and wanted(one.key) and (trade := _trade(one.value)) is not None:
+                        watermarks[one.key] = _behind(watermarks.get(one.key), trade)
+    except AclMissing:
+        _warn_unreadable(topic)
+        return {}
     return watermarks
+
+
+def _warn_unreadable(topic: Topic) -> None:
+    """Warn instead of raising: a start that knows less is better than none."""
+    log.warning("ACL missing", operation="Read", resource=f"topic {topic.name}")
 
 
 def _trade(value: bytes | None) -> _Trade | None:
