@@ -30,8 +30,8 @@ from bridge.channels.known import MOST_KNOWN, OUT_OF_ORDER, Found, Known, Verdic
 from bridge.channels.lists import KNOWN, Judged, falls, history_ends, judge_list, new_epoch, oldest_first
 from bridge.channels.moments import Moment, is_later
 from bridge.errors import BadItem
-from bridge.ledger import Watermarks
-from bridge.records import Cause, Record
+from bridge.ledger import Gap, Watermarks
+from bridge.records import Cause, Record, Stretch
 
 MOST_ID = 2**63 - 1
 
@@ -267,8 +267,13 @@ class Trades:
                 known.settle()
             outcome.records.append(_record(known, series, line, received_us, clean=True))
         known.settle()
-        self._report_out_of_line(push, judged, moments[begin:], cause)
-        outcome.gaps += [known.closed(one, source.session, is_saved=bool(fresh)) for one in closed]
+        out_of_line = _out_of_line(known, judged, moments[begin:], source.session, cause)
+        outcome.gaps += out_of_line
+        for one in closed:
+            gap = known.closed(one, source.session, is_saved=bool(fresh))
+            # A trade that is out of line may be missing from the stretch that the list fills.
+            is_doubtful = any(_overlap(gap.stretch, other.stretch) for other in out_of_line)
+            outcome.gaps.append(gap._replace(closed=False) if is_doubtful else gap)
         self._refute(known, {moment[0] for moment in moments[begin:end]})
         if judged.listed:
             known.young = False
@@ -280,16 +285,6 @@ class Trades:
                 source.incomplete.add("trades")
         if end < len(lines):
             self._hold(push, lines[end:], clean=True, cause=cause)
-
-    def _report_out_of_line(self, push: _Push, judged: Judged, moments: list[Moment], cause: Cause) -> None:
-        """Report the gaps around trades of a list that become no records although they may be new."""
-        known, session = push.known, push.source.session
-        for place in judged.conflicts:
-            push.outcome.gaps += known.give_up_conflict(moments[place], session, cause)
-        for place in judged.skipped:
-            behind = moments[place + 1] if place + 1 < len(moments) else known.last
-            gap = known.give_up_skipped(moments[place - 1], moments[place], behind, session, cause)
-            push.outcome.gaps.append(gap)
 
     def _hold(self, push: _Push, lines: list[_Line], *, clean: bool, cause: Cause | None = None) -> None:
         """Hold trades that may begin a new epoch, or begin it if that is clear now."""
@@ -365,6 +360,23 @@ def _cause(series: Series, source: Source) -> Cause:
     if series.lost:
         return "damaged_frame"
     return "repeated_list" if series.listed_to >= 0 else source.cause
+
+
+def _out_of_line(
+    known: Known, judged: Judged, moments: Sequence[Moment], session: str, cause: Cause
+) -> list[Gap]:
+    """Return the gaps around trades of a list that become no records although they may be new."""
+    gaps: list[Gap] = []
+    for place in judged.conflicts:
+        gaps += known.give_up_conflict(moments[place], session, cause)
+    for place in judged.skipped:
+        behind = moments[place + 1] if place + 1 < len(moments) else known.last
+        gaps.append(known.give_up_skipped(moments[place - 1], moments[place], behind, session, cause))
+    return gaps
+
+
+def _overlap(one: Stretch, other: Stretch) -> bool:
+    return one.after_id < other.before_id and other.after_id < one.before_id
 
 
 def _conflict(line: _Line) -> str:
