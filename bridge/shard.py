@@ -29,7 +29,7 @@ from bridge.kafka.spooled import own_entries
 from bridge.kafka.state import ShardState
 from bridge.pipeline import Pipeline
 from bridge.records import BOOK, STATE, Record
-from bridge.seen import changes
+from bridge.seen import Seen, changes
 from bridge.spool.folder import folder_of
 from bridge.spool.overflow import Overflow
 from bridge.spool.progress import Owner
@@ -100,7 +100,8 @@ class Shard:
         self._state = ShardState(kafka, topics[STATE], number, replica.name)
         self._state.savable = self._savable
         self._state.is_gone = replica.is_gone
-        self.overflow = Overflow(spool(config, number, cluster), replica.name, number, self._state.watermarks)
+        spooled = spool(config, number, cluster, lambda: self.overflow.remembered)
+        self.overflow = Overflow(spooled, replica.name, number, self._state.watermarks)
         self.queues = Queues(
             topics,
             self._state,
@@ -488,10 +489,15 @@ def present_books(config: Config) -> PresentBooks:
     )
 
 
-def spool(config: Config, shard: int, cluster: Cluster) -> Spool | None:
-    """Return the spool of a shard, each in its own folder; None if the spool is disabled."""
+def spool(
+    config: Config, shard: int, cluster: Cluster, remembered: Callable[[], Seen | None]
+) -> Spool | None:
+    """Return the spool of a shard, each in its own folder; None if the spool is disabled.
+
+    `remembered` returns the cluster as an earlier process has left it in there.
+    """
     if not config.spool.max_bytes:
         return None
     folder = folder_of(config.spool.dir, config.kafka.topic_prefix, shard)
-    accepts = own_entries(config.kafka, lambda: cluster.topics)
+    accepts = own_entries(config.kafka, lambda: cluster.topics, remembered)
     return Spool(folder, config.spool.max_bytes // config.kafka.shards, accepts=accepts)

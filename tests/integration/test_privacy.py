@@ -12,7 +12,7 @@ import pytest
 from confluent_kafka.admin import AdminClient
 from websockets.sync.server import ServerConnection
 
-from bridge.records import DEAD_LETTER_REASONS, DEADLETTER, EVENTS
+from bridge.records import DEAD_LETTER_REASONS, DEADLETTER, EVENTS, STATE
 from bridge.simulator.protocol import PRIVATE
 from tests.support.consumers import read_topic
 from tests.support.kafka_broker import Broker
@@ -93,7 +93,7 @@ def test_a_private_payload_is_below_the_private_prefix_alone(
         for name in names
         if name.startswith(f"private.{prefix}.")
     }
-    assert private.keys() == {f"{one}.v1" for one in (*PRIVATE, DEADLETTER, EVENTS)}
+    assert private.keys() == {STATE, *(f"{one}.v1" for one in (*PRIVATE, DEADLETTER, EVENTS))}
     assert [record.json["price"] for record in private["order.v1"]] == [CANARY] * 3
     assert {letter.json["reason"] for letter in private["deadletter.v1"]} == set(DEAD_LETTER_REASONS)
     assert {record.json["account"] for record in private["events.v1"]} == {"main"}

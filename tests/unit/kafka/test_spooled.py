@@ -6,6 +6,7 @@ from bridge.config import KafkaConfig
 from bridge.kafka.spooled import own_entries
 from bridge.kafka.topics import Topic, topic_name
 from bridge.records import DEADLETTER, EVENTS, PRIVATE_DEADLETTER, STATE, Record
+from bridge.seen import Seen, SeenTopic
 
 CONFIG = KafkaConfig(topic_prefix="md", partitions=4)
 TOPICS = {
@@ -32,7 +33,8 @@ def test_records_of_every_channel_are_own_also_when_it_is_not_configured_any_mor
         ("md.deadletter.v1/0", PRIVATE_DEADLETTER),
         ("md.trades.v1", "trades"),
         ("md.trades.v1/", "trades"),
-        ("md.trades.v1/1000", "trades"),
+        ("md.trades.v1/4", "trades"),
+        ("md.trades.v1/" + "9" * 5000, "trades"),
         ("md.trades.v1/-1", "trades"),
         ("md.trades.v1/00", "trades"),
         ("md.trades.v1/٣", "trades"),
@@ -50,7 +52,16 @@ def test_other_topics_and_partitions_are_not(place: str, channel: str) -> None:
 
 def test_a_partition_that_a_topic_has_no_more_is_own() -> None:
     """Its records go to another one: the topic was deleted and created again with fewer."""
-    assert is_own(("md.trades.v1/11", record("trades")))
+    topics = dict(TOPICS)
+    entry = ("md.trades.v1/11", record("trades"))
+    seen = Seen("cluster", {"md.trades.v1": SeenTopic("id", 12)})
+    assert not own_entries(CONFIG, lambda: topics)(entry)
+    assert own_entries(CONFIG, lambda: topics, lambda: seen)(entry)
+    topics["trades"] = Topic("md.trades.v1", 12, 1_000_000)
+    while_running = own_entries(CONFIG, lambda: topics)
+    topics["trades"] = TOPICS["trades"]
+    assert while_running(entry)
+    assert not while_running(("md.trades.v1/12", record("trades")))
     assert TOPICS["trades"].existing(11) == 3
 
 
