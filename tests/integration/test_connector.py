@@ -339,6 +339,7 @@ def test_an_outage_of_the_exchange_is_a_pair_of_log_lines_with_both_sessions() -
             await soon(lambda: received.sessions, 20, "pushes")
             await exchange.drop_all(refuse=3)
             await soon(lambda: len(received.sessions) > 1, 60, "pushes over another session")
+            await soon(lambda: lines[-1]["event"] == "session recovered", 60, "its end in the log")
 
     with capture_logs() as lines:
         uvloop.run(scenario())

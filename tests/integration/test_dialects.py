@@ -38,7 +38,7 @@ MOST_CONNECTORS = 8
 MORE = 30  # records of a public channel, so that each market has some
 FEW = 1  # records of each channel; private ones are rare
 REPLY_TIMEOUT = 2.0  # seconds
-REST = 4.0  # seconds without a record; the metrics that say so may be a second old
+REST = 2.0  # seconds without a record
 SETTLE = 2 * REPLY_TIMEOUT + 5.0  # seconds; after that every gap is reported, see docs/guarantees.md
 EXCHANGE = {
     "reply_timeout": REPLY_TIMEOUT,

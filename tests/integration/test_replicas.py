@@ -95,6 +95,8 @@ def finish(
 ) -> None:
     """Stop the market, then the replicas; assert that each trade is on Kafka once and in order."""
     eventually(group.spread, 30, "each shard served")
+    # A session that is not live yet has not brought its list: then the last trades would be missing.
+    eventually(lambda: all(one.ready()[0] == 200 for one in group.running), 30, "all sessions live")
     exchange.quiesce()
     for replica in group.running:
         assert replica.stop() == 0
