@@ -96,7 +96,7 @@ class Cluster:
             except FAILURES as error:
                 self._metrics.counter("kafka_errors_total", error=type(error).__name__).value += 1
                 if not self._error:
-                    log.warning("cluster could not be looked at, retrying", error=in_words(error))
+                    log.warning("cluster metadata unavailable, retrying", error=in_words(error))
                 self._error = in_words(error)
             await asyncio.sleep(_UNEASY if self._error else _LEAST)
 
@@ -168,10 +168,10 @@ def _log(before: Topic, now: Topic) -> None:
     if now.missing and not before.missing:
         log.error("topic missing, its records wait", topic=now.name, error=now.missing)
     if before.missing and not now.missing:
-        log.info("topic is there again", topic=now.name)
+        log.info("topic exists again", topic=now.name)
     if before.max_message_bytes != now.max_message_bytes:
         log.info(
-            "topic has another limit",
+            "topic limit changed",
             topic=now.name,
             max_message_bytes=now.max_message_bytes,
             before=before.max_message_bytes,

@@ -95,7 +95,7 @@ class Ownership:
             self.trouble, self._recovery = None, _RECOVERY
             raise
         if self.trouble is not None:
-            log.info("no bridge is waited for any more")
+            log.info("no longer waiting for another bridge")
         self.trouble = None
 
     async def _watch(self, reader: AIOKafkaConsumer, topic: Topic) -> None:
@@ -175,4 +175,4 @@ class Ownership:
                 finally:
                     await close_producer(producer)
         except (*FAILURES, *PRODUCER_FAILURES) as error:
-            log.debug("the owner could not be told who waits", error=in_words(error))
+            log.debug("announcement to the owner failed", error=in_words(error))
