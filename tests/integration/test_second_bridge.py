@@ -62,6 +62,15 @@ def events(kafka: Broker, prefix: str, kind: str) -> list[dict[str, Any]]:
     return [event for event in found if event["event"] == kind]
 
 
+def blue_and_green(start: Start, prefix: str, **keys: object) -> tuple[RunningBridge, RunningBridge]:
+    """Return a bridge that serves, and one of another group that waits for it and says so."""
+    blue = start("blue", group_id=f"{prefix}-blue", **keys)
+    blue.wait_ready()
+    green = start("green", group_id=f"{prefix}-green", **keys)
+    eventually(lambda: f"{prefix}-blue" in waiting_for(green), 30, "green waits, and says for whom")
+    return blue, green
+
+
 def finish(kafka: Broker, prefix: str, exchange: ExchangeThread, last: RunningBridge) -> None:
     """Stop the market, then the last bridge; assert that each trade is on Kafka once, and in order."""
     exchange.quiesce()
@@ -73,10 +82,7 @@ def finish(kafka: Broker, prefix: str, exchange: ExchangeThread, last: RunningBr
 def test_a_bridge_of_another_group_waits_until_the_first_one_ends(
     kafka: Broker, prefix: str, exchange: ExchangeThread, start: Start, delivery: str
 ) -> None:
-    blue = start("blue", group_id=f"{prefix}-blue", delivery=delivery)
-    blue.wait_ready()
-    green = start("green", group_id=f"{prefix}-green", delivery=delivery)
-    eventually(lambda: f"{prefix}-blue" in waiting_for(green), 30, "green waits, and says for whom")
+    blue, green = blue_and_green(start, prefix, delivery=delivery)
     eventually(lambda: logs(blue, "another bridge waits for this one to end"), 30, "blue reports it")
     eventually(lambda: events(kafka, prefix, "second_bridge"), 30, "the event on Kafka")
     (reported, *_) = events(kafka, prefix, "second_bridge")
@@ -95,10 +101,7 @@ def test_a_bridge_of_another_group_waits_until_the_first_one_ends(
 def test_a_killed_bridge_is_replaced_by_one_of_another_group_once_it_counts_as_gone(
     kafka: Broker, prefix: str, exchange: ExchangeThread, start: Start
 ) -> None:
-    blue = start("blue", group_id=f"{prefix}-blue")
-    blue.wait_ready()
-    green = start("green", group_id=f"{prefix}-green")
-    eventually(lambda: f"{prefix}-blue" in waiting_for(green), 30, "green waits")
+    blue, green = blue_and_green(start, prefix)
     blue.process.kill()
     blue.process.wait()
     green.wait_ready()
@@ -108,10 +111,7 @@ def test_a_killed_bridge_is_replaced_by_one_of_another_group_once_it_counts_as_g
 def test_a_bridge_that_was_frozen_while_one_of_another_group_took_over_writes_nothing_and_waits(
     kafka: Broker, prefix: str, exchange: ExchangeThread, start: Start
 ) -> None:
-    blue = start("blue", group_id=f"{prefix}-blue")
-    blue.wait_ready()
-    green = start("green", group_id=f"{prefix}-green")
-    eventually(lambda: f"{prefix}-blue" in waiting_for(green), 30, "green waits")
+    blue, green = blue_and_green(start, prefix)
     os.kill(blue.process.pid, signal.SIGSTOP)
     green.wait_ready(60)
     os.kill(blue.process.pid, signal.SIGCONT)

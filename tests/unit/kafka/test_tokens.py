@@ -28,6 +28,14 @@ from tests.support.waiting import soon
 
 
 @pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """The monotonic clock that tokens go by; a test moves its `now` on, in seconds."""
+    one = SimpleNamespace(now=1000.0)
+    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: one.now))
+    return one
+
+
+@pytest.fixture
 def server() -> Iterator[TokenServer]:
     """A token endpoint without TLS."""
     with TokenServer() as server:
@@ -102,30 +110,27 @@ def test_connections_that_are_opened_at_once_wait_for_the_same_token(server: Tok
 
 
 def test_a_token_is_renewed_before_it_expires_and_used_up_while_there_is_no_other(
-    server: TokenServer, monkeypatch: pytest.MonkeyPatch
+    server: TokenServer, clock: SimpleNamespace
 ) -> None:
-    now = 1000.0
-    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: now))
     server.lifetime = 100
 
     async def scenario() -> None:
-        nonlocal now
         tokens = of(config(server.url))
         first = await tokens.token()
-        now += 79
+        clock.now += 79
         assert await tokens.token() == first
         server.answer = (503, {}, b"")
-        now += 2
+        clock.now += 2
         assert await tokens.token() == first
         await others_done()
         assert len(server.asked) == 2
         assert await tokens.token() == first
         assert len(server.asked) == 2, "the endpoint is not asked again at once"
-        now += 40
+        clock.now += 40
         with pytest.raises(TokenUnavailable, match="HTTP 503"):
             await tokens.token()
         server.answer = None
-        now += 40
+        clock.now += 40
         assert await tokens.token() == server.granted[-1] != first
 
     asyncio.run(scenario())
@@ -137,18 +142,15 @@ async def others_done() -> None:
 
 
 def test_a_token_that_lives_is_used_while_an_endpoint_hangs(
-    server: TokenServer, monkeypatch: pytest.MonkeyPatch
+    server: TokenServer, clock: SimpleNamespace
 ) -> None:
-    now = 1000.0
-    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: now))
     server.lifetime = 100
 
     async def scenario() -> None:
-        nonlocal now
         tokens = of(config(server.url))
         first = await tokens.token()
         server.pause.clear()
-        now += 81
+        clock.now += 81
         assert {await tokens.token() for _ in range(5)} == {first}
         server.pause.set()
         await others_done()
@@ -176,10 +178,8 @@ def test_a_connection_that_gives_up_does_not_take_the_token_from_the_others(serv
 
 
 def test_an_attempt_that_the_end_of_the_loop_cuts_off_counts_as_failed(
-    server: TokenServer, monkeypatch: pytest.MonkeyPatch
+    server: TokenServer, clock: SimpleNamespace
 ) -> None:
-    now = 1000.0
-    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: now))
     server.pause.clear()
     tokens = of(config(server.url))
 
@@ -189,11 +189,10 @@ def test_an_attempt_that_the_end_of_the_loop_cuts_off_counts_as_failed(
         assert not waiting.done()
 
     async def go_on() -> str:
-        nonlocal now
         with pytest.raises(TokenUnavailable, match="given up"):
             await tokens.token()
         server.pause.set()
-        now += 1
+        clock.now += 1
         return await tokens.token()
 
     asyncio.run(begin())
