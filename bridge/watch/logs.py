@@ -11,6 +11,7 @@ import logging
 import re
 import sys
 import threading
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import chain
@@ -29,6 +30,12 @@ log = structlog.get_logger(__name__)
 _OURS = "bridge"  # the logger of the bridge's own lines, and of none of its libraries
 _AT_ONCE = 10  # lines of the bridge with the same message that are written at once; a library has one
 _APART = 10.0  # seconds from one line to the next, once they are used up
+# Fields that make a line another one, although the message is the same. The configuration bounds how many
+# values they have. Sessions and symbols are not among them: a flood of lines may have another one in each.
+_WHOSE = ("shard", "account", "topic")
+# Loggers whose lines are few by nature, and where one that is missing would make others wrong: an outage is a
+# pair of lines, and lasts for a new connection or a second of Kafka; a number of dropped lines is said once.
+_NEVER_LEFT_OUT = {"bridge.websocket.outage", "bridge.kafka.outage", "bridge.watch.stderr"}
 # Errors of partitions that are new or change their leader. aiokafka tries again, and each start on a new
 # cluster has some: they are written if they last.
 _PASSING = re.compile(
@@ -110,6 +117,9 @@ def bounded(logger: WrappedLogger, method: str, event: EventDict) -> EventDict: 
     }
 
 
+_Key = tuple[str, str, tuple[str, ...]]  # logger, message, and the values of _WHOSE
+
+
 @dataclass(slots=True)
 class _Repeated:
     """One message: how many lines may be written at the time `at` (of the log records), and the rest.
@@ -131,26 +141,31 @@ class Repeats(logging.Filter):
 
         dead letter  reason=json left_out=4990
 
-    Lines of the bridge below `warning` are not limited: normal life writes few of them.
+    Lines of the bridge below `warning` are not limited: normal life writes few of them. Nor are those of
+    `_NEVER_LEFT_OUT`.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self._lock = threading.Lock()  # other threads log, too
-        self._messages: dict[tuple[str, str], _Repeated] = {}  # by logger and message, at most _MESSAGES
+        self._messages: dict[_Key, _Repeated] = {}  # at most _MESSAGES
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Return whether to write the line. Lines count as the same if logger and message are."""
+        """Return whether to write the line.
+
+        Lines count as the same if logger and message are, and with ours the shard, account and topic too.
+        """
         is_ours = record.name.partition(".")[0] == _OURS
-        if is_ours and record.levelno < logging.WARNING:
+        if is_ours and (record.levelno < logging.WARNING or record.name in _NEVER_LEFT_OUT):
             return True
         most = _AT_ONCE if is_ours else 1
-        message = str(record.msg["event"] if isinstance(record.msg, dict) else record.msg)
+        fields = record.msg if isinstance(record.msg, dict) else {"event": record.msg}
+        key = record.name, str(fields["event"]), tuple(str(fields.get(name)) for name in _WHOSE)
         with self._lock:
             if len(self._messages) >= _MESSAGES:
                 self._messages.clear()
             now = record.created
-            one = self._messages.setdefault((record.name, message), _Repeated(most, now, now))
+            one = self._messages.setdefault(key, _Repeated(most, now, now))
             # The clock may have been set back.
             passed = max(0.0, now - one.at)
             one.allowed, one.at = min(most, one.allowed + passed / _APART), now
@@ -167,10 +182,12 @@ class Repeats(logging.Filter):
 
     def take_left_out(self) -> dict[str, int]:
         """Return how many lines of each message were left out since its last one, and forget all messages."""
+        left: Counter[str] = Counter()
         with self._lock:
-            left = {message: one.left_out for (_, message), one in self._messages.items() if one.left_out}
+            for (_, message, _), one in self._messages.items():
+                left[message] += one.left_out
             self._messages.clear()
-        return left
+        return dict(+left)
 
 
 def _add_left_out(logger: WrappedLogger, method: str, event: EventDict) -> EventDict:  # noqa: ARG001

@@ -12,6 +12,7 @@ import os
 import select
 import sys
 import threading
+import time
 from collections import deque
 
 import structlog
@@ -23,6 +24,7 @@ log = structlog.get_logger(__name__)
 MOST_BYTES = 1024 * 1024
 """Bytes that may wait to be written."""
 
+_APART = 10.0  # seconds from one report of dropped lines to the next, while the reader is too slow
 _LAST = 1.0  # seconds that the end of the process waits for the last lines to be written
 
 
@@ -40,6 +42,7 @@ class Stderr(io.TextIOBase):
             deque()
         )  # lines of the thread itself, which are written in front of them
         self._unreported = 0  # dropped since the last "log lines dropped"
+        self._reported_at = -_APART  # when that was written, on the monotonic clock
         self._accepts = True  # whether the descriptor has taken the last line
         self._busy = False  # whether the thread is writing a line, or reporting
         # Its lock protects everything above. It is reentrant: a warning may be printed at any time.
@@ -97,6 +100,7 @@ class Stderr(io.TextIOBase):
                     line = self._reports.popleft()
                 elif self._has_to_report:
                     number, self._unreported = self._unreported, 0
+                    self._reported_at = time.monotonic()
                 else:
                     line = self._waiting.popleft()
                     self._bytes -= len(line)
@@ -107,8 +111,10 @@ class Stderr(io.TextIOBase):
 
     @property
     def _has_to_report(self) -> bool:
-        # A descriptor that refuses lines would refuse the report, too.
-        return self._unreported > 0 and self._accepts
+        # A descriptor that refuses lines would refuse the report, too. A reader that is slow for good would
+        # get a report for each line that it reads; if nothing waits, it has caught up.
+        is_due = not self._waiting or time.monotonic() >= self._reported_at + _APART
+        return self._unreported > 0 and self._accepts and is_due
 
     def _put(self, line: bytes) -> bool:
         """Write a line; return whether the descriptor has taken it."""

@@ -103,7 +103,7 @@ class Connector:
         self._own.set()
         self._replaced = False  # whether its session was lent, and replaced with that of the other connector
         self._log = log.bind(shard=watch.shard, account=self.account)  # both are in each of its lines
-        self._outage = Outage(self._log)
+        self._outage = Outage(watch.shard, self.account)
 
     async def run(self) -> None:
         """Keep a session alive until cancelled, or until others have its subscriptions."""

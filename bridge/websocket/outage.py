@@ -1,21 +1,24 @@
 """The times in which a connector has no live session, each as a pair of log lines."""
 
 import time
-from typing import Any
+
+import structlog
 
 from bridge.websocket.feed import Ended
 
+log = structlog.get_logger(__name__)
+
 
 class Outage:
-    """From the end of a session to the next one that is live; `log` has what all lines of the connector have.
+    """From the end of a session to the next one that is live, for the connector of this shard and account.
 
     Example: session a ends ("session ended", session=a). The next three handshakes are refused ("could not
     connect, retrying", once). Session b is live: "session recovered", session=b, lost=a, refused=3.
     """
 
-    def __init__(self, log: Any) -> None:  # noqa: ANN401 - structlog's loggers have no type of their own
+    def __init__(self, shard: str, account: str | None) -> None:
         self.session: str | None = None  # the session in use, or the last one; None: there was none yet
-        self._log = log
+        self._log = log.bind(shard=shard, account=account)
         self._since: float | None = None  # when it began, on the monotonic clock; None while there is none
         self._refused = 0  # handshakes since then
 

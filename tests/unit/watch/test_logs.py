@@ -11,7 +11,10 @@ import structlog
 from pydantic import SecretStr
 
 from bridge.config import LogConfig, LogFormat, LogLevel
+from bridge.kafka.outage import Outage as KafkaOutage
 from bridge.watch.logs import Repeats, configure, report_left_out
+from bridge.websocket.feed import Ended
+from bridge.websocket.outage import Outage
 
 SECRET = "s3cr3t-that-nobody-may-see"
 
@@ -196,6 +199,42 @@ def test_errors_of_new_topics_and_elections_are_written_only_if_they_last() -> N
     assert not repeats.filter(record(NO_LEADER, 2000, "md.trades.v1"))  # another one, much later
     assert not repeats.filter(record("%s", 1000, "Coordinator: GroupCoordinatorNotAvailableError"))
     assert repeats.filter(record("%s", 1000, "failed: TopicAuthorizationFailedError", name="aiokafka.x"))
+
+
+def test_sessions_that_all_end_at_once_are_all_in_the_log_with_their_recoveries(start: Start) -> None:
+    written = start()
+    outages = [Outage("0", None) for _ in range(50)]
+    for number, outage in enumerate(outages):
+        outage.end(f"old-{number}")
+        outage.begin(Ended("closed", "going away", opened=True), 0.5)
+    for number, outage in enumerate(outages):
+        outage.end(f"new-{number}")
+    ended = [line["session"] for line in lines(written) if line["event"] == "session ended"]
+    recovered = [line["lost"] for line in lines(written) if line["event"] == "session recovered"]
+    assert ended == recovered == [f"old-{number}" for number in range(50)]
+
+
+def test_shards_that_all_lose_kafka_are_all_in_the_log(start: Start) -> None:
+    written = start()
+    for shard in range(50):
+        outage = KafkaOutage(shard, "no response yet")
+        outage.end()
+        outage.look("no response", waiting=0, silence=60.0)
+        outage.end()
+    events = [line["event"] for line in lines(written)]
+    assert events == ["Kafka unavailable, retrying", "Kafka available again"] * 50
+
+
+@pytest.mark.parametrize("field", ["shard", "account", "topic"])
+def test_a_flood_hides_no_line_about_another(start: Start, field: str) -> None:
+    written = start()
+    log = structlog.get_logger("bridge.x")
+    for name in ("a", "b"):
+        for _ in range(100):
+            log.warning("paused reading", **{field: name})
+    assert [line[field] for line in lines(written)] == ["a"] * 10 + ["b"] * 10
+    report_left_out()
+    assert lines(written)[-1]["messages"] == {"paused reading": 180}
 
 
 def test_lines_of_normal_life_are_not_limited(start: Start) -> None:

@@ -4,6 +4,8 @@ import fcntl
 import json
 import logging
 import os
+import sys
+import termios
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -51,6 +53,11 @@ def read_until(reader: int, end: str) -> str:
     return text.decode()
 
 
+def waiting_in(reader: int) -> int:
+    """Return how many bytes a pipe holds."""
+    return int.from_bytes(fcntl.ioctl(reader, termios.FIONREAD, bytes(4)), sys.byteorder)
+
+
 def dropped(stream: Stderr) -> float:
     """Return the number of lines dropped so far, as in the metrics of a bridge that starts now."""
     counter = Metrics().counter("log_lines_dropped_total")
@@ -85,6 +92,46 @@ def test_the_oldest_lines_make_room_for_the_newest_and_their_number_is_reported_
     # In front of that is what the pipe and the thread had before the first one was dropped.
     assert lines.index(reports[0]) <= PAGE / len(LINE) + 1
     assert set(lines) == {LINE, *reports, "the last words\n"}
+
+
+def test_no_number_of_dropped_lines_is_left_out_however_often_it_happens(
+    pipe: Pipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stream = Stderr(pipe.writer)
+    monkeypatch.setattr("sys.stderr", stream)
+    logs.configure(LogConfig.model_validate({"format": "json"}))
+    text = ""
+    for number in range(15):
+        for _ in range(MOST_BYTES // len(LINE) + 16):
+            stream.write(LINE)
+        stream.write(f"the end {number}\n")
+        text += read_until(pipe.reader, f"the end {number}\n")
+    stream.write("all\n")  # behind the last report
+    text += read_until(pipe.reader, "all\n")
+    reports = [line for line in text.splitlines() if '"log lines dropped"' in line]
+    assert sum(json.loads(report)["lines"] for report in reports) == dropped(stream) > 0
+
+
+def test_a_reader_that_is_too_slow_for_good_gets_lines_and_few_reports(
+    pipe: Pipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stream = Stderr(pipe.writer)
+    monkeypatch.setattr("sys.stderr", stream)
+    logs.configure(LogConfig.model_validate({"format": "json"}))
+    for _ in range(2 * MOST_BYTES // len(LINE)):
+        stream.write(LINE)
+    text = ""
+    for _ in range(50):
+        eventually(lambda: waiting_in(pipe.reader) > PAGE - len(LINE), 60, "nothing more fits into the pipe")
+        text += os.read(pipe.reader, PAGE).decode()
+        for _ in range(10):  # for which there is no room
+            stream.write(LINE)
+    stream.write("end\n")
+    text += read_until(pipe.reader, "end\n")
+    reports = [line for line in text.splitlines() if '"log lines dropped"' in line]
+    assert sum(json.loads(report)["lines"] for report in reports) == dropped(stream) > 100
+    # One at once, one when the reader has caught up, and more only if that took longer than ten seconds.
+    assert len(reports) < 10
 
 
 def test_a_line_larger_than_all_that_may_wait_is_dropped_alone(pipe: Pipe) -> None:
