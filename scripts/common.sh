@@ -42,3 +42,24 @@ install_debian() {
     # RUNLEVEL=1: without systemd, packages do not start their services.
     as_root env DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 apt-get install --yes --no-install-recommends "$@"
 }
+
+# Fetch the jars that a pom names into a folder. Their hashes are in jars.sha256 next to the pom.
+fetch_jars() {
+    local pom=$1 folder=$2 hashes sum
+    hashes=$PWD/$(dirname "$pom")/jars.sha256
+    sum=$(cat "$pom" "$hashes" | sha256sum)
+    if [[ -f $folder/pom.sha256 && $(<"$folder/pom.sha256") == "$sum" ]]; then
+        return
+    fi
+    step "fetching $folder with Maven"
+    # Into another directory first, so that an interrupted download does not look complete.
+    rm -rf "$folder.new"
+    mkdir -p "$folder.new"
+    quietly mvn -B -q -f "$pom" dependency:copy-dependencies -DincludeScope=runtime "-DoutputDirectory=$PWD/$folder.new"
+    # In the C locale, so that the order of the files is the same everywhere.
+    (cd "$folder.new" && LC_ALL=C && sha256sum -- *.jar) | cmp -s - "$hashes" ||
+        fail "what Maven fetched for $pom is not what $hashes lists"
+    echo "$sum" >"$folder.new/pom.sha256"
+    rm -rf "$folder"
+    mv "$folder.new" "$folder"
+}

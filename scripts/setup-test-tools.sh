@@ -34,22 +34,6 @@ fi
 java=$(java -XshowSettings:properties -version 2>&1 | sed -n 's/.*java\.specification\.version = //p')
 ((${java%%.*} >= 17)) || fail "Java 17 or newer is required, 'java' is Java $java"
 
-fetch_jars() {
-    local pom=$1 folder=$2 sum
-    sum=$(sha256sum <"$pom")
-    if [[ -f $folder/pom.sha256 && $(<"$folder/pom.sha256") == "$sum" ]]; then
-        return
-    fi
-    step "fetching $folder with Maven"
-    # Into another directory first, so that an interrupted download does not look complete.
-    rm -rf "$folder.new"
-    mkdir -p "$folder.new"
-    quietly mvn -B -q -f "$pom" dependency:copy-dependencies -DincludeScope=runtime "-DoutputDirectory=$PWD/$folder.new"
-    echo "$sum" >"$folder.new/pom.sha256"
-    rm -rf "$folder"
-    mv "$folder.new" "$folder"
-}
-
 fetch_jars tests/support/kafka/pom.xml .cache/kafka/libs
 fetch_jars tests/support/kafka/tools/pom.xml .cache/kafka/tools
 wait "$chart_tools" || fail "the chart tools could not be built"
