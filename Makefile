@@ -1,5 +1,5 @@
 # Every target installs what it needs; `make` alone lists them.
-.PHONY: help setup demo test fuzz chaos lint pictures audit lock generated bench clean python demo-python
+.PHONY: help setup demo test examples fuzz chaos lint pictures audit lock generated bench clean python demo-python
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
 
@@ -14,6 +14,10 @@ demo: demo-python ## run the bridge on simulated data, no Kafka or account neede
 
 test: setup lint ## check style and types, then run all tests with fixed seeds: make test ARGS="tests/unit -k depth"
 	@.venv/bin/pytest -n 3 --dist loadfile $(ARGS)
+
+examples: setup ## run the examples against real Kafka, Flink and others, and check what they print: make examples ARGS="-k kafka_streams"
+	@scripts/setup-examples.sh
+	@.venv/bin/pytest examples $(ARGS)
 
 fuzz: setup ## look for failing inputs at random, and keep them: make fuzz ARGS="--seconds 600 --seed 7"
 	@.venv/bin/python -m tests.fuzz $(ARGS)

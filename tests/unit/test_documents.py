@@ -10,11 +10,18 @@ from bridge.config import SECTIONS
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 README = ROOT / "README.md"
+EXAMPLES = ROOT / "examples"
 DOCUMENTS = [
     README,
     *(ROOT / f"{name}.md" for name in ("CONTRIBUTING", "CHANGELOG", "SECURITY")),
     *sorted(DOCS.glob("*.md")),
+    *sorted(EXAMPLES.rglob("*.md")),
 ]
+
+
+def name_of(document: Path) -> str:
+    """Return the id of a document in the names of tests."""
+    return str(document.relative_to(ROOT))
 
 
 def test_the_readme_is_short_and_says_that_it_is_unofficial() -> None:
@@ -31,6 +38,15 @@ def test_the_index_lists_every_document() -> None:
     assert sorted([*listed, "index.md"]) == others
 
 
+def test_every_example_is_listed_and_tested() -> None:
+    listed = set(re.findall(r"\]\(([\w.-]+)(?:/README\.md)?\)", (EXAMPLES / "README.md").read_text()))
+    folders = {path.name for path in EXAMPLES.iterdir() if path.is_dir() and path.name[0].isalnum()}
+    files = {path.name for kind in ("py", "java") for path in EXAMPLES.glob(f"*.{kind}")} - {"conftest.py"}
+    assert listed == folders | files
+    for name in folders:
+        assert list((EXAMPLES / name).glob("test_*.py")), name
+
+
 def test_every_picture_is_shown_in_a_document() -> None:
     shown = {name for path in DOCUMENTS for name in re.findall(r"!\[[^\]]*\]\((\S+)\)", path.read_text())}
     assert {path.name for path in DOCS.glob("*.png")} == shown
@@ -43,7 +59,7 @@ def anchors(document: Path) -> set[str]:
     return {re.sub(r"[^\w -]", "", title).lower().replace(" ", "-") for title in titles}
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+@pytest.mark.parametrize("document", DOCUMENTS, ids=name_of)
 def test_links_lead_somewhere(document: Path) -> None:
     for target, anchor in re.findall(r"\]\((?!https?:)([^)#]*)(?:#([^)]*))?\)", document.read_text()):
         path = document.parent / target if target else document
@@ -51,7 +67,7 @@ def test_links_lead_somewhere(document: Path) -> None:
         assert not anchor or anchor in anchors(path), f"{target}#{anchor}"
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+@pytest.mark.parametrize("document", DOCUMENTS, ids=name_of)
 def test_every_test_that_is_named_exists(document: Path) -> None:
     named = re.findall(r"`(?:(test_\w+\.py)::)?((?:test_|[A-Z])\w+)`", document.read_text())
     for file, test in named:
@@ -62,7 +78,7 @@ def test_every_test_that_is_named_exists(document: Path) -> None:
     assert len(named) > 20 or document.name != "guarantees.md"
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+@pytest.mark.parametrize("document", DOCUMENTS, ids=name_of)
 def test_every_file_that_is_named_exists(document: Path) -> None:
     for name in re.findall(r"`([\w./-]+\.(?:py|toml|sh|json))`", document.read_text()):
         found = any((folder / name).exists() for folder in (ROOT, ROOT / "bridge"))
@@ -72,7 +88,7 @@ def test_every_file_that_is_named_exists(document: Path) -> None:
 
 # In kubernetes.md, such names are values of the chart.
 @pytest.mark.parametrize(
-    "document", [path for path in DOCUMENTS if path.name != "kubernetes.md"], ids=lambda path: path.name
+    "document", [path for path in DOCUMENTS if path.name != "kubernetes.md"], ids=name_of
 )
 def test_every_configuration_key_that_is_named_exists(document: Path) -> None:
     for section, key in re.findall(rf"`({'|'.join(SECTIONS)})\.(\w+)[` ]", document.read_text()):

@@ -1,0 +1,66 @@
+"""A real Kafka with the records of the real bridge, and copies of examples to run."""
+
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.consumers import TOOLS
+from tests.support.kafka_broker import Broker
+from tests.support.market import Market
+from tests.support.process import Command, RunningBridge, config
+from tests.support.waiting import eventually
+from tests.support.walkthrough import Walkthrough
+
+ROOT = Path(__file__).parents[1]
+
+# Kafka's script of this name, which is not among its libraries.
+TOPICS = f"""\
+#!/bin/sh
+export CLASSPATH='{TOOLS}/*'
+exec java -XX:TieredStopAtLevel=1 org.apache.kafka.tools.TopicCommand "$@"
+"""
+
+# The exchange drops each connection after about so many seconds, so that there are new
+# sessions, lists of recent trades, and trades that are on their topic late.
+FAULTS = "drop=20"
+
+
+@pytest.fixture(scope="session")
+def market(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Market]:
+    """Run a bridge on the simulated exchange: trades of all markets, books of three."""
+    exchange, bridge = map(tmp_path_factory.mktemp, ("exchange", "bridge"))
+    arguments = ["simulate", "--port", "0", "--faults", FAULTS]
+    with Broker() as kafka, Command(exchange, arguments) as simulator:
+        eventually(lambda: "\n" in simulator.stdout, 30, "the address of the simulator")
+        settings = config(simulator.stdout.split()[0], kafka, "digifinex")
+        channels = settings["channels"]
+        settings["channels"] |= {"trades": ["*"], "book": channels["depth"]}
+        with RunningBridge(bridge, settings) as running:
+            running.wait_ready()
+            yield Market(kafka.bootstrap)
+            assert running.stop() == 0
+
+
+@pytest.fixture
+def walkthrough(market: Market, tmp_path: Path) -> Callable[[str], Walkthrough]:
+    """Return what runs the commands of an example's README in a copy of its folder.
+
+    `scripts/setup-examples.sh` has fetched its jars, with the command of the README.
+    """
+
+    def copied(name: str) -> Walkthrough:
+        folder = tmp_path / name
+        shutil.copytree(ROOT / "examples" / name, folder)
+        if (folder / "pom.xml").exists():
+            jars = ROOT / ".cache" / "examples" / name
+            assert jars.is_dir(), "run `make examples`"
+            (folder / "jars").symlink_to(jars)
+        topics = tmp_path / "bin" / "kafka-topics.sh"
+        topics.parent.mkdir()
+        topics.write_text(TOPICS)
+        topics.chmod(0o755)
+        return Walkthrough(folder, {"localhost:9092": market.kafka}, topics.parent)
+
+    return copied

@@ -1,0 +1,55 @@
+"""One-minute candles of the records of `trades`: what examples have to print, to the last digit."""
+
+from collections.abc import Iterable, Mapping
+from decimal import Context, Decimal, Inexact
+from typing import Any, NamedTuple
+
+MINUTE_US = 60_000_000
+
+_exact = Context(prec=200, traps=[Inexact])
+
+
+class Candle(NamedTuple):
+    """What was traded of one market in one minute.
+
+    The first and the last trade are by time, and by id where the time is the same: trades that were
+    filled in after a lost connection are on the topic later than they took place.
+    """
+
+    open: Decimal
+    high: Decimal
+    low: Decimal
+    close: Decimal
+    volume: Decimal
+    trades: int
+
+
+Key = tuple[str, int]
+"""Of a candle: symbol, and the minute's start in microseconds since 1970."""
+
+
+def candles(trades: Iterable[Mapping[str, Any]]) -> dict[Key, Candle]:
+    """Return the candles of these records."""
+    minutes: dict[Key, list[tuple[int, int, Decimal, Decimal]]] = {}
+    for trade in trades:
+        start = trade["time_us"] // MINUTE_US * MINUTE_US
+        place = trade["time_us"], trade["id"], Decimal(trade["price"]), Decimal(trade["amount"])
+        minutes.setdefault((trade["symbol"], start), []).append(place)
+    return {key: _candle(sorted(places)) for key, places in minutes.items()}
+
+
+def _candle(trades: list[tuple[int, int, Decimal, Decimal]]) -> Candle:
+    prices = [price for _, _, price, _ in trades]
+    volume = Decimal(0)
+    for _, _, _, amount in trades:
+        volume = _exact.add(volume, amount)
+    return Candle(prices[0], max(prices), min(prices), prices[-1], volume, len(trades))
+
+
+def candle(record: Mapping[str, Any]) -> tuple[Key, Candle]:
+    """Return the candle in a record that an example wrote, with its key.
+
+    Its fields are those of `Candle`, `symbol` and `start_us`; prices and the volume are strings.
+    """
+    first, high, low, last, volume = (Decimal(record[name]) for name in Candle._fields[:5])
+    return (record["symbol"], record["start_us"]), Candle(first, high, low, last, volume, record["trades"])

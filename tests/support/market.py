@@ -1,0 +1,73 @@
+"""The topics that the examples read, and what they have to make of them."""
+
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from tests.support.candles import Candle, Key, candle, candles
+from tests.support.consumers import read_topic
+from tests.support.waiting import eventually
+
+TRADES = "digifinex.trades.v1"
+
+
+class Market:
+    """The topics `digifinex.*` of a bridge that runs as long as the tests."""
+
+    def __init__(self, kafka: str) -> None:
+        self.kafka = kafka
+        """The address of the broker."""
+
+    def read(self, topic: str) -> list[dict[str, Any]]:
+        """Return the committed records of a topic up to now, each partition in order."""
+        return [json.loads(one.value) for one in read_topic(self.kafka, topic)]
+
+    def trades(self) -> list[dict[str, Any]]:
+        """Return the records of `trades` up to now."""
+        return self.read(TRADES)
+
+    def await_trades(self, number: int) -> None:
+        """Wait until there are so many more trades than now."""
+        enough = len(self.trades()) + number
+        eventually(lambda: len(self.trades()) >= enough, 60, "trades", every=0.5)
+
+    def settled(self, before: dict[Key, Candle]) -> dict[Key, Candle]:
+        """Return those of some candles that no trade has changed since."""
+        now = candles(self.trades())
+        return {key: one for key, one in before.items() if now[key] == one}
+
+    def await_candles(self, topic: str, minutes: int = 2) -> list[dict[str, Any]]:
+        """Wait until the newest record of each candle on `topic` is what the trades say.
+
+        Return all its records. Trades keep coming, so candles that change meanwhile are not compared, but
+        some of so many minutes are.
+        """
+        records: list[dict[str, Any]] = []
+        wrong: dict[Key, tuple[Candle, Candle | None]] = {}
+
+        def right() -> bool:
+            before = candles(self.trades())
+            records[:] = self.read(topic)
+            found = dict(map(candle, records))
+            settled = self.settled(before)
+            wrong.clear()
+            wrong.update(
+                (key, (one, found.get(key))) for key, one in settled.items() if found.get(key) != one
+            )
+            return not wrong and len({start for _, start in settled}) >= minutes
+
+        try:
+            eventually(right, 150, f"candles on {topic}", every=1)
+        except AssertionError as error:
+            error.add_note(f"expected and found: {wrong}")
+            raise
+        return records
+
+
+def assert_counted_once(records: Iterable[Mapping[str, Any]]) -> None:
+    """Assert that no record of a candle repeats or takes back the one before it."""
+    counted: dict[Key, int] = {}
+    for record in records:
+        key, one = candle(record)
+        assert one.trades > counted.get(key, 0), record
+        counted[key] = one.trades
