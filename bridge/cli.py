@@ -9,10 +9,10 @@ import sys
 from collections.abc import Awaitable, Coroutine
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
+import click
 import structlog
-import typer
 import uvloop
 
 from bridge import __version__
@@ -34,21 +34,20 @@ _NAME = "digifinex-bridge"
 # Commands whose end is a signal. The others have not done what they were asked for, if one ends them.
 _UNTIL_STOPPED = {"run", "probe", "simulate", "demo"}
 
-app = typer.Typer(
-    help="Streams every update of the DigiFinex WebSocket API to Kafka.",
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
+_config_file = click.option(
+    "--config",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    default=None,
+    help="TOML configuration file. Environment variables named BRIDGE_SECTION__KEY override it.",
 )
-
-_ConfigFile = Annotated[
-    Path | None,
-    typer.Option(
-        metavar="FILE",
-        help="TOML configuration file. Environment variables named BRIDGE_SECTION__KEY override it.",
-    ),
-]
-_Rate = Annotated[float, typer.Option(metavar="R", min=0.1, help="Updates per second, all markets together.")]
+_rate = click.option(
+    "--rate",
+    metavar="R",
+    type=click.FloatRange(min=0.1),
+    default=200.0,
+    help="Updates per second, all markets together.",
+)
 
 
 def main() -> None:
@@ -57,19 +56,30 @@ def main() -> None:
     stderr.take_over()
     try:
         status = app(prog_name=_NAME, standalone_mode=False)
-    except typer.TyperException as error:
+    except click.ClickException as error:
         status = _fail(error.format_message(), error.exit_code)
     except ConfigError as error:
         status = _fail(str(error), 2)
-    except typer.Abort:
+    except click.Abort:
         status = 1
     finally:
         STOP.ignores()
     sys.exit(status)
 
 
+@click.group(no_args_is_help=False, context_settings={"show_default": True})
+@click.version_option(
+    __version__, prog_name=_NAME, message="%(prog)s %(version)s", help="Print the version and exit."
+)
+@click.pass_context
+def app(context: click.Context) -> None:
+    """Streams every update of the DigiFinex WebSocket API to Kafka."""
+    STOP.exits(0 if context.invoked_subcommand in _UNTIL_STOPPED else 1)
+
+
 @app.command()
-def run(config: _ConfigFile = None) -> int:
+@_config_file
+def run(config: Path | None) -> int:
     """Run the bridge until it receives SIGTERM, SIGINT or SIGHUP."""
     from bridge import service  # noqa: PLC0415
 
@@ -81,16 +91,20 @@ def run(config: _ConfigFile = None) -> int:
 
 
 @app.command("check", short_help="Test a configuration, and print what `run` would do.")
-def check_configuration(
-    config: _ConfigFile = None,
-    no_disk: Annotated[
-        bool, typer.Option("--no-disk", help="Leave out the spool, which is on the disk of `run`.")
-    ] = False,
-    replicas: Annotated[
-        str | None,
-        typer.Option(metavar="HOST:PORT", help="Ask the running replicas at all addresses of HOST."),
-    ] = None,
-) -> int:
+@_config_file
+@click.option(
+    "--no-disk",
+    is_flag=True,
+    default=False,
+    help="Leave out the spool, which is on the disk of `run`.",
+)
+@click.option(
+    "--replicas",
+    metavar="HOST:PORT",
+    default=None,
+    help="Ask the running replicas at all addresses of HOST.",
+)
+def check_configuration(config: Path | None, *, no_disk: bool, replicas: str | None) -> int:
     """Test a configuration against Kafka, the exchange and the disk, and print what `run` would do.
 
     Writes nothing to Kafka. Exits with status 1 if something would prevent `run` from working.
@@ -100,24 +114,28 @@ def check_configuration(
     settings = load(config)
     logs.configure(settings.log)
     for key, file in exposed(settings, config):
-        typer.echo(f"{key or 'the configuration'}: {file} is readable by everybody: chmod o-rwx {file}")
+        click.echo(f"{key or 'the configuration'}: {file} is readable by everybody: chmod o-rwx {file}")
     return _run(_whole(check.check(settings, disk=not no_disk, replicas=replicas)))
 
 
 @app.command(short_help="Try every assumption about the exchange on the configured one.")
-def probe(
-    config: _ConfigFile = None,
-    seconds: Annotated[float, typer.Option(metavar="N", min=1, help="Seconds to listen.")] = 60.0,
-    record: Annotated[
-        Path | None,
-        typer.Option(metavar="DIR", help="Directory for one sample of each form of public message."),
-    ] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-    try_limits: Annotated[
-        bool,
-        typer.Option("--try-limits", help="Try how many subscriptions and connections are allowed."),
-    ] = False,
-) -> int:
+@_config_file
+@click.option("--seconds", metavar="N", type=click.FloatRange(min=1), default=60.0, help="Seconds to listen.")
+@click.option(
+    "--record",
+    metavar="DIR",
+    type=click.Path(path_type=Path),
+    default=None,
+    help="Directory for one sample of each form of public message.",
+)
+@click.option("--json", is_flag=True, default=False, help="Print JSON.")
+@click.option(
+    "--try-limits",
+    is_flag=True,
+    default=False,
+    help="Try how many subscriptions and connections are allowed.",
+)
+def probe(config: Path | None, *, seconds: float, record: Path | None, json: bool, try_limits: bool) -> int:
     """Try every assumption about the exchange on the configured one.
 
     Needs no Kafka. Exits with status 1 if the exchange cannot be visited, or if something does not hold that
@@ -131,29 +149,39 @@ def probe(
 
 
 @app.command(short_help="Simulate the exchange: a WebSocket server with generated markets.")
+@click.option(
+    "--port",
+    metavar="PORT",
+    type=click.IntRange(0, 65535),
+    default=8765,
+    help="Port to listen on; 0 picks a free one.",
+)
+@click.option("--host", metavar="ADDRESS", default="127.0.0.1", help="Address to listen on.")
+@click.option("--symbols", metavar="N", type=click.IntRange(min=1), default=10, help="Number of markets.")
+@_rate
+@click.option(
+    "--seed",
+    metavar="S",
+    type=int,
+    default=7,
+    help="Seed of the generated data: the same seed, the same data.",
+)
+@click.option(
+    "--faults",
+    metavar="FAULTS",
+    default="",
+    show_default=False,
+    help="Faults to inject, for example drop=1.5,refuse=3,corrupt=0.01",
+)
+@click.option(
+    "--dialect",
+    metavar="DIALECT",
+    default="",
+    show_default=False,
+    help="Assumptions about the exchange that do not hold, for example adds,long_lists=20",
+)
 def simulate(
-    port: Annotated[
-        int,
-        typer.Option(metavar="PORT", min=0, max=65535, help="Port to listen on; 0 picks a free one."),
-    ] = 8765,
-    host: Annotated[str, typer.Option(metavar="ADDRESS", help="Address to listen on.")] = "127.0.0.1",
-    symbols: Annotated[int, typer.Option(metavar="N", min=1, help="Number of markets.")] = 10,
-    rate: _Rate = 200.0,
-    seed: Annotated[
-        int,
-        typer.Option(metavar="S", help="Seed of the generated data: the same seed, the same data."),
-    ] = 7,
-    faults: Annotated[
-        str,
-        typer.Option(metavar="FAULTS", help="Faults to inject, for example drop=1.5,refuse=3,corrupt=0.01"),
-    ] = "",
-    dialect: Annotated[
-        str,
-        typer.Option(
-            metavar="DIALECT",
-            help="Assumptions about the exchange that do not hold, for example adds,long_lists=20",
-        ),
-    ] = "",
+    *, port: int, host: str, symbols: int, rate: float, seed: int, faults: str, dialect: str
 ) -> None:
     """Simulate the exchange: a WebSocket server with generated markets.
 
@@ -164,28 +192,32 @@ def simulate(
     try:
         injected = parse(faults)
     except ValueError as error:
-        raise typer.BadParameter(str(error), param_hint="--faults") from None
+        raise click.BadParameter(str(error), param_hint="--faults") from None
     try:
         spoken = parse_dialect(dialect)
     except ValueError as error:
-        raise typer.BadParameter(str(error), param_hint="--dialect") from None
+        raise click.BadParameter(str(error), param_hint="--dialect") from None
     setup = Setup(seed=seed, host=host, port=port)
     exchange = Simulator(symbols=symbols, rate=rate, faults=injected, dialect=spoken, setup=setup)
     try:
         _run(_until_stopped(exchange))
     except OSError as error:
-        raise typer.BadParameter(f"cannot listen on {host}:{port}: {error}", param_hint="--port") from None
+        raise click.BadParameter(f"cannot listen on {host}:{port}: {error}", param_hint="--port") from None
 
 
 @app.command(short_help="Run the bridge between a simulated exchange and an embedded broker.")
-def demo(
-    seconds: Annotated[
-        float | None,
-        typer.Option(metavar="N", min=1, help="Stop after N seconds; without it, run until Ctrl-C."),
-    ] = None,
-    symbols: Annotated[int, typer.Option(metavar="N", min=1, help="Number of simulated markets.")] = 6,
-    rate: _Rate = 200.0,
-) -> int:
+@click.option(
+    "--seconds",
+    metavar="N",
+    type=click.FloatRange(min=1),
+    default=None,
+    help="Stop after N seconds; without it, run until Ctrl-C.",
+)
+@click.option(
+    "--symbols", metavar="N", type=click.IntRange(min=1), default=6, help="Number of simulated markets."
+)
+@_rate
+def demo(seconds: float | None, symbols: int, rate: float) -> int:
     """Run the bridge between a simulated exchange and an embedded broker.
 
     Needs no Kafka and no account. Ends by comparing what the exchange sent with what Kafka holds, and exits
@@ -219,28 +251,10 @@ async def _until_stopped(exchange: "Simulator") -> None:
     stop = asyncio.Event()
     with STOP.calls(partial(asyncio.get_running_loop().call_soon_threadsafe, stop.set)):
         async with exchange:
-            typer.echo(exchange.url)
+            click.echo(exchange.url)
             await stop.wait()
 
 
 def _fail(message: str, status: int) -> int:
-    typer.echo(f"{_NAME}: {' '.join(message.split())}", err=True)
+    click.echo(f"{_NAME}: {' '.join(message.split())}", err=True)
     return status
-
-
-def _version(wanted: bool) -> None:
-    if wanted:
-        typer.echo(f"{_NAME} {__version__}")
-        raise typer.Exit
-
-
-@app.callback()
-def _options(
-    context: typer.Context,
-    version: Annotated[  # noqa: ARG001 - its callback uses it
-        bool,
-        typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit."),
-    ] = False,
-) -> None:
-    """Streams every update of the DigiFinex WebSocket API to Kafka."""
-    STOP.exits(0 if context.invoked_subcommand in _UNTIL_STOPPED else 1)

@@ -77,7 +77,7 @@ def python(images: Images, name: str, program: str) -> list[str]:
 
 
 def test_the_image_has_neither_build_tools_nor_tests(images: Images) -> None:
-    names = ["pip", "setuptools", "hatchling", "editables", "confluent_kafka", "tests", "bridge"]
+    names = ["pip", "setuptools", "hatchling", "confluent_kafka", "rich", "pygments", "tests", "bridge"]
     program = f"import importlib.util as i, json; print(json.dumps([n for n in {names} if i.find_spec(n)]))"
     assert python(images, "look", program) == ["bridge"]
 

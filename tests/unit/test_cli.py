@@ -48,7 +48,7 @@ def test_the_installed_script_is_the_same_program() -> None:
     [
         ([], "Missing command"),
         (["rnu"], "No such command 'rnu'"),
-        (["run", "--confg", "x"], "No such option: --confg"),
+        (["run", "--confg", "x"], "No such option '--confg'"),
         (["run", "--config"], "'--config' requires an argument"),
         (["run", "now"], "unexpected extra argument"),
         (["simulate", "--port", "x"], "'--port'"),

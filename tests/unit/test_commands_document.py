@@ -5,15 +5,15 @@ import re
 from pathlib import Path
 from typing import get_args, get_type_hints
 
+import click
 import pytest
-import typer
 
 from bridge.cli import app
 from bridge.simulator import Dialect, Faults
 from tests.unit.test_cli import command
 
 TEXT = (Path(__file__).parents[2] / "docs" / "commands.md").read_text()
-COMMANDS = typer.main.get_group(app).commands
+COMMANDS = app.commands
 
 
 def section(title: str) -> str:
@@ -47,7 +47,7 @@ def test_the_options_of_a_command_are_those_of_its_help(name: str) -> None:
     expected = [
         (" ".join(filter(None, (one.opts[0], one.metavar))), shown(one.default), one.help)
         for one in COMMANDS[name].params
-        if isinstance(one, typer.core.TyperOption)
+        if isinstance(one, click.Option)
     ]
     assert rows(section(name), "| option | default | meaning |") == expected
 
