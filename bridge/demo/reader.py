@@ -8,6 +8,11 @@ from typing import Self
 
 from confluent_kafka import Consumer, TopicPartition
 
+from bridge.consumer import BookRecord, Depth, decode
+from bridge.demo.books import Books
+from bridge.records import BOOK
+
+_DEPTH = "depth"
 _POLL = 0.2  # seconds
 _TIMEOUT = 10.0  # seconds
 
@@ -19,6 +24,7 @@ class Reader:
         self.read = dict.fromkeys(topics, 0)  # number of records read of each channel
         self.last: dict[str, bytes] = {}  # value of the last record of each channel; none before the first
         self.lag_ms: dict[str, float] = {}  # ms from reception by the bridge to here, of that record
+        self.books = Books()  # of the records of depth and book
         self._channels = {topic: channel for channel, topic in topics.items()}  # by topic
         # All partitions of the topics, each from its first record on.
         self._partitions = [
@@ -69,3 +75,7 @@ class Reader:
             self.read[channel] += 1
             self.last[channel] = value
             self.lag_ms[channel] = time.time() * 1000 - message.timestamp()[1]
+            if channel in (_DEPTH, BOOK):
+                record = decode(str(message.topic()), value)
+                if isinstance(record, Depth | BookRecord):
+                    self.books.apply(record)

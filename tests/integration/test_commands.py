@@ -1,10 +1,15 @@
 """The commands of docs/commands.md, run as they are written there, print what is shown there."""
 
+import fcntl
 import os
+import pty
 import re
+import select
 import signal
+import struct
 import subprocess
 import sys
+import termios
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -65,6 +70,17 @@ class Example:
             text=True,
             check=False,
             timeout=SECONDS,
+        )
+
+    def start(self, command: str, terminal: int) -> "subprocess.Popen[bytes]":
+        """Start a command in a terminal."""
+        return subprocess.Popen(
+            ["bash", "-c", f"exec {self.here(command)}"],
+            cwd=self.folder,
+            env={**self._environment, "TERM": "xterm-256color"},
+            stdin=terminal,
+            stdout=terminal,
+            stderr=terminal,
         )
 
     @contextmanager
@@ -149,7 +165,73 @@ def test_the_simulator_injects_the_faults_that_are_asked_for(example: Example) -
         pass
 
 
-def test_the_demo_ends_as_described(example: Example) -> None:
-    done = example.run(DEMO.replace("--seconds 20", "--seconds 3"))
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.rstrip().endswith("equal")
+def without_colours(text: str) -> str:
+    return re.sub(r"\x1b\[[\d;?]*[a-zA-Z]", "", text)
+
+
+def resize(terminal: int, columns: int) -> None:
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("4H", 40, columns, 0, 0))
+
+
+def test_the_demo_in_a_terminal_shows_a_book_if_there_is_room_and_ends_as_described(example: Example) -> None:
+    terminal, inside = pty.openpty()
+    resize(terminal, 130)
+    process = example.start(DEMO.replace("--seconds 20", ""), inside)
+    os.close(inside)
+    shown = ""
+
+    def last_frame() -> str:
+        """Read what the demo has written; return what it drew from the last title but one to the last."""
+        nonlocal shown
+        while select.select([terminal], [], [], 0)[0]:
+            try:
+                shown += os.read(terminal, 65536).decode(errors="replace")
+            except OSError:  # it has ended
+                break
+        _, *frames = without_colours(shown).split("DigiFinex to Kafka")
+        return frames[-2] if len(frames) > 1 else ""
+
+    try:
+        ladder = r"BTC_USDT ─.*\d+\.\d\d +\d+\.\d{4} .*from the topics"
+        eventually(lambda: re.search(ladder, last_frame(), re.DOTALL), SECONDS, "a book")
+        resize(terminal, 100)
+        eventually(lambda: "from the topics" not in last_frame(), SECONDS, "a table alone")
+        process.send_signal(signal.SIGINT)
+        eventually(lambda: last_frame() and process.poll() is not None, SECONDS, "an end")
+        last_frame()
+        assert process.returncode == 0, shown
+        *_, counts, books = [line.strip() for line in without_colours(shown).splitlines() if line.strip()]
+        assert (counts, books) == ("equal", "order books of 6 markets: equal")
+    finally:
+        process.kill()
+        process.wait()
+        os.close(terminal)
+
+
+OTHER_BOOK = """
+import asyncio
+from bridge import demo
+from bridge.demo import show
+from bridge.simulator.truth import Truth
+
+def other(truth, symbol):
+    sides = book(truth, symbol)
+    price = next(iter(sides["asks"]))
+    return {**sides, "asks": {**sides["asks"], price: "0.00009999"}}
+
+book, Truth.book = Truth.book, other
+show._SETTLE = 2.0
+raise SystemExit(asyncio.run(demo.run(1.0, symbols=1)))
+"""
+
+
+def test_the_demo_fails_if_the_exchange_has_another_book() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", OTHER_BOOK],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=SECONDS,
+    )
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "order books of BTC_USDT: DIFFERENT" in done.stdout
