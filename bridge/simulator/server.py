@@ -50,6 +50,7 @@ class Setup:
     port: int = 0  # 0: a free one
     keep_trades: bool = False  # for tests: keep every trade, so that memory grows with each
     keep_history: bool = False  # the same for everything; see `history`
+    keep_books: bool = False  # the same for every version of the books; see `truth`
     backlog: int = 256 * 1024 * 1024  # bytes; a client that leaves more unread is cut off
 
 
@@ -75,7 +76,8 @@ class Simulator:
     ) -> None:
         self.symbols = symbol_names(symbols) if isinstance(symbols, int) else list(symbols)  # at the start
         self.market = Exchange(self.symbols, setup.seed, listed=dialect.long_lists)  # changes with each event
-        self.truth = Truth(self.market, keep_trades=setup.keep_trades)  # counts of the updates it has sent
+        # Counts of the updates that it has sent.
+        self.truth = Truth(self.market, keep_trades=setup.keep_trades, keep_books=setup.keep_books)
         self.history = History(keep=setup.keep_history)  # all that it has done, if kept
         self.clients = Audience(setup.backlog)  # the connected clients
         self.url = ""  # its address, once it listens

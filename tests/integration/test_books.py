@@ -1,27 +1,28 @@
 """The topic of books: whoever joins late has the exchange's book at every later record of depth."""
 
 import random
-import signal
 from collections import defaultdict
-from decimal import Decimal
+from contextlib import ExitStack
+from itertools import count, dropwhile
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from bridge.consumer import Book, BookRecord, Continuity, Depth, decode
 from bridge.records import Record
-from bridge.simulator import Faults
+from bridge.simulator import Faults, Setup
 from tests.support.checks import assert_books_are
 from tests.support.consumers import ReadRecord, create_topic, read_topic, setting_of
 from tests.support.exchange import ExchangeThread, books
+from tests.support.joiners import Joiners, content, true_books
 from tests.support.kafka_broker import Broker
 from tests.support.process import SYMBOLS, RunningBridge, config
 from tests.support.schemas import validate
 from tests.support.waiting import eventually
 
 JOINS = 200
-Sides = tuple[dict[Decimal, Decimal], dict[Decimal, Decimal]]
+LIVE = 12  # consumers that join while the bridges run, each all symbols
+FOLLOWED = 300  # records of each symbol that those follow, if there are so many
+DELIVERIES = ("exactly-once", "at-least-once")
 
 
 def settings(url: str, kafka: Broker, prefix: str, delivery: str, **book: Any) -> dict[str, Any]:
@@ -53,102 +54,126 @@ def newest_books(kafka: Broker, prefix: str) -> dict[bytes | None, bytes]:
     return {one.key: one.value for one in read_topic(kafka.bootstrap, f"{prefix}.book.v1")}
 
 
-def place(record: Depth) -> tuple[str, int]:
-    return record.session, record.seq
+class Recorded:
+    """What is on the topics, with the exchange's book at each record of depth."""
+
+    def __init__(self, kafka: Broker, prefix: str, exchange: ExchangeThread) -> None:
+        self.books = [_book(one) for one in records(kafka, prefix, "book")]
+        self.depth: defaultdict[str, list[Depth]] = defaultdict(list)
+        for one in records(kafka, prefix, "depth"):
+            record = decode("x.depth.v1", one.value)
+            assert isinstance(record, Depth)
+            self.depth[record.symbol].append(record)
+        versions = exchange.truth.versions
+        self.truth = {symbol: true_books(series, versions[symbol]) for symbol, series in self.depth.items()}
+        assert self.truth.keys() == set(SYMBOLS)
+
+    def join(self, whole: BookRecord) -> int:
+        """Begin with a record of book, and with depth from its time on, as the document says.
+
+        Assert that the book is the exchange's at every record; return how many followed.
+        """
+        book, truth = Book(), self.truth[whole.symbol]
+        assert book.apply(whole)
+        assert content(book.asks, book.bids) == truth[whole.depth_session, whole.depth_seq]
+        assert (book.session, book.seq) == (whole.depth_session, whole.depth_seq)
+        since_ms = whole.received_us // 1000
+        later = dropwhile(lambda one: one.received_us // 1000 < since_ms, self.depth[whole.symbol])
+        followed = 0
+        for record in later:
+            assert book.apply(record)
+            assert content(book.asks, book.bids) == truth[book.session, book.seq]
+            followed += (book.session, book.seq) == (record.session, record.seq)
+        last = self.depth[whole.symbol][-1]
+        assert (book.session, book.seq) == (last.session, last.seq)
+        return followed
 
 
-def join(whole: ReadRecord, depth: list[ReadRecord], truth: dict[tuple[str, int], Sides]) -> int:
-    """Begin with a record of book, and with depth from its time on, as the document says.
-
-    Assert that the book is right at every record from then on; return how many records were applied.
-    """
-    book, applied = Book(), 0
-    start = decode("x.book.v1", whole.value)
-    assert isinstance(start, BookRecord)
-    assert book.apply(start)
-    assert (book.asks, book.bids) == truth[start.depth_session, start.depth_seq]
-    since = next(n for n, one in enumerate(depth) if one.timestamp_ms >= start.received_us // 1000)
-    joined = False
-    for one in depth[since:]:
-        record = decode("x.depth.v1", one.value)
-        assert isinstance(record, Depth)
-        complete = book.apply(record)
-        joined = joined or place(record) == (start.depth_session, start.depth_seq)
-        if joined:
-            assert complete
-            assert (book.asks, book.bids) == truth[book.session, book.seq]
-            applied += 1
-    assert joined
-    return applied
+def _book(one: ReadRecord) -> BookRecord:
+    record = decode("x.book.v1", one.value)
+    assert isinstance(record, BookRecord)
+    return record
 
 
-def assert_late_joiners_have_the_book(kafka: Broker, prefix: str) -> None:
-    depth: defaultdict[bytes, list[ReadRecord]] = defaultdict(list)
-    truth: dict[bytes, dict[tuple[str, int], Sides]] = defaultdict(dict)
-    follower: defaultdict[bytes, Book] = defaultdict(Book)
-    for one in records(kafka, prefix, "depth"):
-        assert one.key
-        depth[one.key].append(one)
-        record = decode("x.depth.v1", one.value)
-        assert isinstance(record, Depth)
-        book = follower[one.key]
-        assert book.apply(record)
-        truth[one.key][book.session, book.seq] = dict(book.asks), dict(book.bids)
-    wholes = records(kafka, prefix, "book")
-    assert {one.key for one in wholes} == {symbol.encode() for symbol in SYMBOLS}
+def assert_late_joiners_have_the_exchanges_book(recorded: Recorded, live: Joiners) -> None:
+    for symbol, place, found in live.seen:
+        assert found == recorded.truth[symbol][place], (symbol, place)
+    assert live.joins
     rng = random.Random(1)
-    joins = [rng.choice(wholes) for _ in range(JOINS)]
-    for one in joins:
-        assert one.key
-        assert join(one, depth[one.key], truth[one.key])
+    for _ in range(live.joins, JOINS // len(DELIVERIES)):
+        assert recorded.join(rng.choice(recorded.books))
     continuity = Continuity()
-    for one in wholes:
-        whole = decode("x.book.v1", one.value)
-        assert isinstance(whole, BookRecord)
+    for whole in recorded.books:
         assert not continuity.check(whole).missing
 
 
-@pytest.mark.parametrize("delivery", ["exactly-once", "at-least-once"])
-def test_a_late_joiner_has_the_book_across_rotations_lost_connections_and_kills(
-    kafka: Broker, prefix: str, tmp_path: Path, delivery: str
-) -> None:
-    with ExchangeThread(symbols=SYMBOLS, rate=300, faults=Faults(drop=5.0, clean_again=0.02)) as exchange:
-        setting = settings(exchange.url, kafka, prefix, delivery)
-        for run in range(3):
-            before = exchange.truth.counts()["depth"]
-            (tmp_path / str(run)).mkdir()
-            with RunningBridge(tmp_path / str(run), setting) as bridge:
-                bridge.wait_ready()
-                eventually(lambda: exchange.truth.counts()["depth"] > before + 400, 60, "depth")  # noqa: B023
-                if run < 2:
-                    bridge.process.send_signal(signal.SIGKILL)
-                    bridge.process.wait()
-                else:
-                    exchange.quiesce()
-                    assert bridge.stop() == 0
-        assert_late_joiners_have_the_book(kafka, prefix)
-        assert_books_are(read_topic(kafka.bootstrap, f"{prefix}.depth.v1"), books(exchange))
-
-
-def test_a_killed_broker_leaves_no_book_ahead_of_its_depth(
+def test_a_late_joiner_has_the_exchanges_book_across_rotations_takeovers_and_kills(
     own_kafka: Broker, prefix: str, tmp_path: Path
 ) -> None:
-    """Transactions are aborted and repeated, and what was received meanwhile comes from the spool."""
-    with ExchangeThread(symbols=SYMBOLS, rate=300) as exchange:
-        setting = settings(exchange.url, own_kafka, prefix, "exactly-once")
-        setting["kafka"]["max_pending_bytes"] = 65536
-        with RunningBridge(tmp_path, setting) as bridge:
-            bridge.wait_ready()
-            eventually(lambda: bridge.metric("records_total", channel="book") > 10, 60, "books")
-            own_kafka.kill()
-            before = exchange.truth.counts()["depth"]
-            eventually(lambda: exchange.truth.counts()["depth"] > before + 500, 60, "an outage")
-            own_kafka.start()
-            exchange.quiesce()
-            eventually(lambda: bridge.metric("oldest_pending_seconds") == 0, 120, "an empty spool")
-            assert bridge.stop() == 0
-        assert_late_joiners_have_the_book(own_kafka, prefix)
-        assert_books_are(read_topic(own_kafka.bootstrap, f"{prefix}.depth.v1"), books(exchange))
+    """Bridges with both deliveries run at once, on sessions that are rotated and lost.
+
+    A replica of each is killed and the other one takes over. Later the broker is killed: transactions are
+    aborted and repeated, and what was received meanwhile comes from the spool. Consumers join all the time.
+    """
+    setup, faults = Setup(keep_books=True), Faults(clean_again=0.02)
+    with ExitStack() as stack:
+        exchange = stack.enter_context(ExchangeThread(symbols=SYMBOLS, rate=200, faults=faults, setup=setup))
+
+        def more(number: int) -> None:
+            enough = exchange.truth.counts()["depth"] + number
+            eventually(lambda: exchange.truth.counts()["depth"] > enough, 60, "depth")
+
+        prefixes = {delivery: f"{prefix}.{delivery}" for delivery in DELIVERIES}
+        started = count()
+
+        def start(delivery: str) -> RunningBridge:
+            setting = settings(exchange.url, own_kafka, prefixes[delivery], delivery)
+            setting["kafka"] |= {"shards": 2, "session_timeout": 3.0, "max_pending_bytes": 65536}
+            folder = tmp_path / str(next(started))
+            folder.mkdir()
+            return stack.enter_context(RunningBridge(folder, setting))
+
+        bridges = [(start(delivery), start(delivery)) for delivery in DELIVERIES]
+        for pair in bridges:
+            eventually(lambda: [shards(one) for one in pair] == [1, 1], 60, "a shard each")  # noqa: B023
+        live = [
+            stack.enter_context(Joiners(own_kafka.bootstrap, name, SYMBOLS, most=LIVE // 2, records=FOLLOWED))
+            for name in prefixes.values()
+        ]
+        more(300)
+        exchange.call(exchange.simulator.drop)
+        more(300)
+        for _, killed in bridges:
+            killed.process.kill()
+            killed.process.wait()
+        for survivor, _ in bridges:
+            eventually(lambda: shards(survivor) == 2, 60, "both shards")  # noqa: B023
+            survivor.wait_ready(60)
+        more(300)
+        own_kafka.kill()
+        more(400)
+        own_kafka.start()
+        for survivor, _ in bridges:
+            eventually(lambda: survivor.metric("oldest_pending_seconds") < 5, 120, "an empty spool")  # noqa: B023
+            eventually(lambda: survivor.metric("reconnects_total", reason="rotated"), 60, "a rotation")  # noqa: B023
+        more(400)
+        exchange.quiesce()
+        for survivor, _ in bridges:
+            eventually(lambda: not survivor.metric("oldest_pending_seconds"), 120, "all on Kafka")  # noqa: B023
+            assert survivor.stop() == 0
+        for joiners in live:
+            joiners.close()
+        for delivery, joiners in zip(DELIVERIES, live, strict=True):
+            recorded = Recorded(own_kafka, prefixes[delivery], exchange)
+            assert_late_joiners_have_the_exchanges_book(recorded, joiners)
+            depth = read_topic(own_kafka.bootstrap, f"{prefixes[delivery]}.depth.v1")
+            if delivery == "exactly-once":
+                assert_books_are(depth, books(exchange))
+
+
+def shards(bridge: RunningBridge) -> int:
+    """Return how many shards a bridge serves."""
+    return int(bridge.metric("shard_owned"))
 
 
 def test_a_market_that_is_not_configured_any_more_has_a_tombstone(

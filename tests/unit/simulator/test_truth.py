@@ -53,3 +53,17 @@ def test_the_book_equals_that_of_the_market() -> None:
     assert (len(book["asks"]), len(book["bids"])) == (len(market.asks), len(market.bids))
     with pytest.raises(KeyError):
         Truth(exchange).book("NOPE_USDT")
+
+
+def test_every_version_of_a_book_is_kept_on_request_with_the_change_that_made_it() -> None:
+    exchange = Exchange(["BTC_USDT"], 5)
+    market = exchange.markets["BTC_USDT"]
+    kept, counted = Truth(exchange, keep_books=True), Truth(exchange)
+    expected: list[tuple[object, ...]] = [(None, dict(market.asks), dict(market.bids))]
+    for n in range(30):
+        for update in exchange.event("depth", NOW + n):
+            kept.record_made(update)
+            counted.record_made(update)
+            expected.append((update.params[1], dict(market.asks), dict(market.bids)))
+    assert kept.versions == {"BTC_USDT": expected}
+    assert not counted.versions
