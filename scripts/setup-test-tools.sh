@@ -36,4 +36,7 @@ java=$(java -XshowSettings:properties -version 2>&1 | sed -n 's/.*java\.specific
 
 fetch_jars tests/support/kafka/pom.xml .cache/kafka/libs
 fetch_jars tests/support/kafka/tools/pom.xml .cache/kafka/tools
+if [[ ! .cache/kafka/classes.jsa -nt .cache/kafka/libs/pom.sha256 ]]; then
+    .venv/bin/python -m tests.support.kafka_classes
+fi
 wait "$chart_tools" || fail "the chart tools could not be built"
