@@ -17,7 +17,7 @@ import uvloop
 
 from bridge import __version__
 from bridge.config import exposed, load
-from bridge.errors import ConfigError
+from bridge.errors import BrokerError, ConfigError
 from bridge.network import Loop
 from bridge.stopping import STOP
 from bridge.watch import logs, stderr
@@ -32,7 +32,7 @@ T = TypeVar("T")
 _NAME = "digifinex-bridge"
 
 # Commands whose end is a signal. The others have not done what they were asked for, if one ends them.
-_UNTIL_STOPPED = {"run", "probe", "simulate", "demo"}
+_UNTIL_STOPPED = {"run", "probe", "simulate", "tail", "demo"}
 
 _config_file = click.option(
     "--config",
@@ -146,6 +146,70 @@ def probe(config: Path | None, *, seconds: float, record: Path | None, json: boo
     settings = load(config)
     logs.configure(settings.log)
     return _run(probing.probe(settings, seconds, record=record, json=json, limits=try_limits))
+
+
+@app.command(short_help="Print records as they are committed to Kafka.")
+@click.argument("names", metavar="[CHANNEL|TOPIC]...", nargs=-1)
+@_config_file
+@click.option(
+    "--symbol",
+    metavar="S",
+    default=None,
+    help="Only records with this key: a symbol, of balances a currency.",
+)
+@click.option(
+    "--from",
+    "start",
+    metavar="WHEN",
+    default="end",
+    help="Where to begin: `beginning`, `end`, or a time such as 2026-11-27T22:55:43Z.",
+)
+@click.option(
+    "--json",
+    is_flag=True,
+    default=False,
+    help="Print JSON, one record a line, as if piped to another command.",
+)
+@click.option(
+    "--table", is_flag=True, default=False, help="Print a table, one record a line, as at a terminal."
+)
+def tail(
+    names: tuple[str, ...], config: Path | None, *, symbol: str | None, start: str, json: bool, table: bool
+) -> int:
+    """Print records as they are committed to Kafka, until it receives SIGTERM, SIGINT or SIGHUP.
+
+    A name is that of a channel, book, deadletter, events, or of a topic; without one, it is all that the
+    bridge writes to. At a terminal it prints a table, cut to its width, else JSON. Writes nothing to Kafka.
+    """
+    from bridge.tail import Form, asked, tail  # noqa: PLC0415
+
+    if json and table:
+        raise click.BadParameter("cannot be combined", param_hint="--json and --table")
+    settings = load(config)
+    logs.configure(settings.log)
+    try:
+        wanted = asked(settings, names, symbol, start)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
+    form = Form.JSON if json else Form.TABLE if table else None
+    try:
+        _run(tail(settings.kafka, wanted, form))
+    except (BrokerError, OSError) as error:
+        return _fail(str(error), 1)
+    return 0
+
+
+@app.command("schema", short_help="Print the JSON Schema of a channel's records.")
+@click.argument("channel", metavar="CHANNEL")
+def print_schema(channel: str) -> None:
+    """Print the JSON Schema of the records of a channel, of book, deadletter or events."""
+    from bridge.schema import published  # noqa: PLC0415
+
+    try:
+        text = published(channel)
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="CHANNEL") from None
+    click.echo(text, nl=False)
 
 
 @app.command(short_help="Simulate the exchange: a WebSocket server with generated markets.")

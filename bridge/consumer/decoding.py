@@ -9,9 +9,9 @@ from bridge.errors import NotARecord
 
 _VERSION = "v1"
 
-# A registry's framing in front of the JSON: a zero byte, and 4 bytes that number the schema there.
-_MAGIC = b"\x00"
-_PREFIX_BYTES = 5
+# A registry's framing in front of the JSON: by its first byte, its length. The rest is the schema's number
+# there, of 4 bytes, or its GUID.
+_PREFIXES = {b"\x00": 5, b"\x01": 17}
 
 _decoders = {name: msgspec.json.Decoder(record) for name, record in RECORDS.items()}
 
@@ -39,6 +39,11 @@ def decode(topic: str, value: bytes | None) -> Record | None:
     if value is None:
         return None
     try:
-        return decoder.decode(value[_PREFIX_BYTES:] if value[:1] == _MAGIC else value)
+        return decoder.decode(unframed(value))
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise NotARecord(f"a message on {topic} is not a record: {error}") from error
+
+
+def unframed(value: bytes) -> bytes:
+    """Return the JSON in the value of a message, without the prefix of a schema registry."""
+    return value[_PREFIXES.get(value[:1], 0) :]

@@ -29,13 +29,14 @@ class Read:
 
 
 @asynccontextmanager
-async def consumer(config: KafkaConfig) -> AsyncIterator[AIOKafkaConsumer]:
-    """Provide a consumer, of no group, of committed records.
+async def consumer(config: KafkaConfig, **options: int) -> AsyncIterator[AIOKafkaConsumer]:
+    """Provide a consumer, of no group, of committed records, with these options of aiokafka besides.
 
     Raises:
         KafkaError: Kafka is unavailable.
     """
-    one = client(AIOKafkaConsumer, config, isolation_level="read_committed", auto_offset_reset="earliest")
+    committed = {"isolation_level": "read_committed", "auto_offset_reset": "earliest"}
+    one = client(AIOKafkaConsumer, config, **committed, **options)
     try:
         try:
             with explained(one), understood():

@@ -1,6 +1,7 @@
 """The commands of docs/commands.md, run as they are written there, print what is shown there."""
 
 import fcntl
+import json
 import os
 import pty
 import re
@@ -26,7 +27,7 @@ from tests.unit.test_golden import test_a_sample_becomes_its_records_and_its_dea
 TEXT = (ROOT / "docs" / "commands.md").read_text()
 BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", TEXT, re.DOTALL | re.MULTILINE)
 COMMANDS = [line for language, text in BLOCKS if language == "sh" for line in text.splitlines()]
-RUN, RUN_WITH_ENVIRONMENT, CHECK, PROBE, SIMULATE, SIMULATE_FAULTS, DEMO = COMMANDS
+RUN, RUN_WITH_ENVIRONMENT, CHECK, PROBE, TAIL, TAIL_PIPED, SCHEMA, SIMULATE, SIMULATE_FAULTS, DEMO = COMMANDS
 
 SECONDS = 140.0
 
@@ -153,6 +154,31 @@ def test_run_logs_what_is_shown_and_ends_as_described(simulated: Example) -> Non
             assert event in output.read_text()
     assert "`stopped, all received records are on Kafka`" in TEXT
     assert "stopped, all received records are on Kafka" in output.read_text()
+
+
+def test_tail_prints_what_the_bridge_writes(simulated: Example) -> None:
+    (shown,) = (text for _, text in BLOCKS if text.startswith("received "))
+    with simulated.running(RUN, until="session opened") as log:
+        log.rename(simulated.folder / "log")
+        lines = simulated.run(TAIL_PIPED).stdout.splitlines()
+        assert {json.loads(line)["schema"] for line in lines} == {"digifinex.trades.v1"}
+        assert len(lines) == 3
+        pattern = "^received(.|\n)*trades.v1(.|\n)*depth.v1|depth.v1(.|\n)*trades.v1"
+        with simulated.running(f"{TAIL} --table", until=pattern) as output:
+            rows = [line.split() for line in output.read_text().splitlines()[1:]]
+    names = {row[1].removeprefix(simulated.prefix): _names(row[3:]) for row in rows}
+    assert names == {
+        row[1].removeprefix("digifinex"): _names(row[3:]) for row in map(str.split, shown.splitlines()[1:])
+    }
+    assert {row[2] for row in rows} == {"BTC_USDT"}
+
+
+def _names(fields: list[str]) -> list[str]:
+    return [field.partition("=")[0] for field in fields]
+
+
+def test_schema_prints_the_schema(example: Example) -> None:
+    assert example.run(SCHEMA).stdout == (ROOT / "schemas" / "trades" / "v1.json").read_text()
 
 
 def test_run_takes_keys_from_the_environment(simulated: Example) -> None:

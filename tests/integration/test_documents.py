@@ -110,6 +110,9 @@ COMMANDS: Mapping[str, Prints | Streams] = {
     KCAT.format("-e ", "trades") + r" -f '%k %s\n'": Prints(TRADE_RECORD),
     PYTHON: Streams(TRADE),
     "python examples/books.py localhost:9092": Streams(BEST),
+    "digifinex-bridge tail --config bridge.toml trades --symbol BTC_USDT --from beginning": Streams(
+        r'^\{"schema":"digifinex.trades.v1",.*"symbol":"BTC_USDT"'
+    ),
 }
 ELSEWHERE = {
     "make demo": "test_the_demo_ends_with_equal_counts",

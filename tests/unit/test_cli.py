@@ -11,6 +11,7 @@ import pytest
 
 from bridge import __version__
 from bridge.channels import CHANNELS
+from tests.support.schemas import SCHEMAS
 
 SECRET = "s3cr3t-that-nobody-may-see"
 *_FIRST, _LAST = (name for name, channel in CHANNELS.items() if not channel.private)
@@ -56,6 +57,10 @@ def test_the_installed_script_is_the_same_program() -> None:
         (["simulate", "--faults", "drp=1"], "did you mean drop?"),
         (["simulate", "--dialect", "ads"], "did you mean adds?"),
         (["demo", "--seconds", "soon"], "'--seconds'"),
+        (["schema"], "Missing argument"),
+        (["schema", "trdes"], "unknown channel 'trdes', did you mean trades?"),
+        (["schema", "../trades"], "unknown channel '../trades'"),
+        (["tail", "--json", "--table"], "cannot be combined"),
     ],
 )
 def test_a_bad_command_line_prints_one_line_and_exits_with_status_2(arguments: list[str], words: str) -> None:
@@ -66,7 +71,23 @@ def test_a_bad_command_line_prints_one_line_and_exits_with_status_2(arguments: l
     assert words in done.stderr
 
 
-@pytest.mark.parametrize("name", ["run", "check"])
+@pytest.mark.parametrize("arguments", [["trdes"], ["trades", "--from", "yesterday"]])
+def test_tail_refuses_what_it_cannot_look_for(tmp_path: Path, arguments: list[str]) -> None:
+    path = tmp_path / "bridge.toml"
+    path.write_text("[channels]\nall_ticker = true\n")
+    done = command("tail", "--config", str(path), *arguments)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    assert f"'{arguments[-1]}'" in done.stderr
+
+
+@pytest.mark.parametrize("name", ["trades", "order", "book", "deadletter", "events"])
+def test_schema_prints_the_published_schema(name: str) -> None:
+    done = command("schema", name)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == (SCHEMAS / name / "v1.json").read_text()
+
+
+@pytest.mark.parametrize("name", ["run", "check", "tail"])
 @pytest.mark.parametrize(
     ("text", "line"),
     [
