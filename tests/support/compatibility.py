@@ -32,7 +32,7 @@ def _plain(node: Any, root: dict[str, Any]) -> Any:
                 rest, root
             )
         case dict():
-            kept = node.keys() - _TEXTS - {"$defs"}
+            kept = node.keys() - _TEXTS - {"definitions"}
             return {
                 key: sorted(node[key], key=str) if _is_set(key, node) else _plain(node[key], root)
                 for key in kept

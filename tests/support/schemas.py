@@ -5,7 +5,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from jsonschema import Draft202012Validator
+from jsonschema import Draft7Validator
 
 from bridge.records import DEADLETTER, EVENTS, Record, schema_of
 
@@ -22,9 +22,9 @@ def schema(channel: str) -> Json:
 
 
 @cache
-def validator(channel: str) -> Draft202012Validator:
+def validator(channel: str) -> Draft7Validator:
     """Return the validator of a channel's records."""
-    return Draft202012Validator(schema(channel), format_checker=Draft202012Validator.FORMAT_CHECKER)
+    return Draft7Validator(schema(channel), format_checker=Draft7Validator.FORMAT_CHECKER)
 
 
 def validate(record: Record) -> Json:

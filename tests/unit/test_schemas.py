@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 import pytest
-from jsonschema import Draft202012Validator, ValidationError
+from jsonschema import Draft7Validator, ValidationError
 
 from bridge.channels import CHANNELS
 from bridge.records import BOOK as PRESENT_BOOK
@@ -30,7 +30,9 @@ def example(channel: str) -> Json:
 
 def resolved(channel: str, field: Json) -> Json:
     reference = field.get("$ref")
-    return field if reference is None else schema(channel)["$defs"][reference.rpartition("/")[2]] | field
+    return (
+        field if reference is None else schema(channel)["definitions"][reference.rpartition("/")[2]] | field
+    )
 
 
 def fields(channel: str) -> dict[str, Json]:
@@ -39,6 +41,13 @@ def fields(channel: str) -> dict[str, Json]:
 
 def decimals(channel: str) -> list[str]:
     return [name for name, field in fields(channel).items() if "[eE]" in field.get("pattern", "")]
+
+
+def references(node: Any) -> list[Json]:
+    """Return everything in a schema that refers to a definition."""
+    nested = node.values() if isinstance(node, dict) else node if isinstance(node, list) else ()
+    here = [node] if isinstance(node, dict) and "$ref" in node else []
+    return here + [one for inner in nested for one in references(inner)]
 
 
 def rejects(channel: str, record: Json) -> bool:
@@ -68,12 +77,17 @@ def test_every_channel_has_a_schema_and_every_schema_a_channel() -> None:
 class TestEachSchema:
     """What is true of each of them."""
 
-    def test_is_json_schema_2020_12(self, channel: str) -> None:
-        assert schema(channel)["$schema"] == "https://json-schema.org/draft/2020-12/schema"
-        Draft202012Validator.check_schema(schema(channel))
+    def test_is_a_json_schema_that_every_registry_can_compare(self, channel: str) -> None:
+        """Some compare no newer draft, resolve no references to another place, or not with an `$id`."""
+        assert schema(channel)["$schema"] == "http://json-schema.org/draft-07/schema#"
+        Draft7Validator.check_schema(schema(channel))
+        assert not {"$id", "$defs"} & schema(channel).keys()
+        for reference in references(schema(channel)):
+            # What stands beside a reference has no effect in this draft.
+            assert reference.keys() <= {"$ref", "description"}
+            assert reference["$ref"].startswith("#/definitions/")
 
-    def test_has_an_id_a_title_and_a_description(self, channel: str) -> None:
-        assert schema(channel)["$id"] == f"urn:digifinex-bridge:{channel}:v1"
+    def test_has_a_title_and_a_description(self, channel: str) -> None:
         assert schema(channel)["title"]
         assert schema(channel)["description"]
 
@@ -230,12 +244,12 @@ BOOK: Json = {
         "pages": {"type": "integer", "minimum": 1},
         "kind": {"enum": ["novel", "manual"]},
         "genre": {"type": "string", "pattern": "^[a-z]+$", "description": "One of: crime, horror."},
-        "price": {"$ref": "#/$defs/decimal"},
+        "price": {"$ref": "#/definitions/decimal"},
         "note": {"type": ["string", "null"]},
         "parts": {"type": "array", "items": {"type": "object", "properties": {"name": {"type": "string"}}}},
     },
     "required": ["title", "pages"],
-    "$defs": {"decimal": {"type": "string", "pattern": "^[0-9]+$"}},
+    "definitions": {"decimal": {"type": "string", "pattern": "^[0-9]+$"}},
 }
 
 
@@ -295,7 +309,7 @@ def test_a_change_that_no_consumer_can_notice_is_compatible(book: Json) -> None:
             id="a type narrowed",
         ),
         pytest.param(
-            changed("$defs", "decimal", "pattern", to="^[0-9.]+$"),
+            changed("definitions", "decimal", "pattern", to="^[0-9.]+$"),
             "$.price: pattern was ^[0-9]+$, is ^[0-9.]+$",
             id="a pattern",
         ),

@@ -21,7 +21,7 @@ SIMPLE = {"string": str, "integer": int, "boolean": bool, "null": NoneType}
 def published(name: str) -> dict[str, Any]:
     """Return what the schema says of each field: its type, or the values that it may have."""
     declared = schema(name)
-    references = declared.get("$defs", {})
+    references = declared.get("definitions", {})
     return {
         field: _type(references[of["$ref"].rpartition("/")[2]] if "$ref" in of else of, references)
         for field, of in declared["properties"].items()
@@ -34,8 +34,8 @@ def _type(field: Json, references: Json) -> Any:
     if "enum" in field:
         return set(field["enum"])
     if field["type"] == "array":
-        assert field["items"] == {"$ref": "#/$defs/level"}
-        assert {part["$ref"] for part in references["level"]["prefixItems"]} == {"#/$defs/decimal"}
+        assert field["items"] == {"$ref": "#/definitions/level"}
+        assert {part["$ref"] for part in references["level"]["items"]} == {"#/definitions/decimal"}
         return tuple[Level, ...]
     kinds = field["type"] if isinstance(field["type"], list) else [field["type"]]
     is_decimal = "[eE]" in field.get("pattern", "")
