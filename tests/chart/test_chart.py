@@ -336,6 +336,30 @@ def test_every_value_has_a_schema() -> None:
     known(yaml.safe_load((CHART / "values.yaml").read_text()), json.loads(SCHEMA.read_text()), "")
 
 
+# Pods that differ in these would not meet the restricted standard; helm-unittest tries them.
+RESTRICTED = ("podSecurityContext", "securityContext")
+
+
+def test_every_value_is_changed_in_an_example() -> None:
+    """So that the tests above have tried each: its schema, what is rendered, and the bridge's configuration."""
+
+    def leaves(value: object, path: tuple[str, ...] = ()) -> dict[tuple[str, ...], object]:
+        if not isinstance(value, dict) or not value:
+            return {path: value}
+        return {name: leaf for key in value for name, leaf in leaves(value[key], (*path, key)).items()}
+
+    changed: set[tuple[str, ...]] = set()
+    defaults = leaves(yaml.safe_load((CHART / "values.yaml").read_text()))
+    for text in VALUES.values():
+        given = leaves(yaml.safe_load(text))
+        changed |= {
+            path
+            for path, default in defaults.items()
+            if any(other[: len(path)] == path and leaf != default for other, leaf in given.items())
+        }
+    assert {path for path in defaults if path[0] not in RESTRICTED} - changed == set()
+
+
 def test_helm_unittest_passes() -> None:
     done = tool("helm-unittest", "--strict", CHART)
     assert done.returncode == 0, done.stdout + done.stderr
