@@ -127,9 +127,9 @@ not of a Secret's name.
 {{- if or .Values.kafkaPassword.existingSecret .Values.kafkaPassword.value }}true{{ end }}
 {{- end }}
 
-{{/* A quantity like 512Mi or 2G, in bytes. */}}
+{{/* A quantity like 512Mi or 2G, in bytes. The API server writes fractions of a byte as thousandths: 2.3Gi is 2469606195200m. */}}
 {{- define "bridge.bytes" -}}
-{{- $units := dict "" 1 "k" 1000 "M" 1000000 "G" 1000000000 "T" 1000000000000 "P" 1000000000000000 }}
+{{- $units := dict "m" 0.001 "" 1 "k" 1000 "M" 1000000 "G" 1000000000 "T" 1000000000000 "P" 1000000000000000 }}
 {{- $units = merge $units (dict "Ki" 1024 "Mi" 1048576 "Gi" 1073741824 "Ti" 1099511627776 "Pi" 1125899906842624) }}
 {{- $text := kindIs "string" . | ternary . (int64 . | toString) }}
 {{- mulf (regexFind "^[0-9.]+" $text | float64) (get $units (regexFind "[A-Za-z]*$" $text)) | int64 }}
