@@ -92,8 +92,8 @@ def _rate(selector: str, by: str = "") -> str:
 
 
 def _rates(selector: str, label: str, legend: str = "") -> tuple[Query, ...]:
-    """Return the rate of a counter by a label."""
-    return (Query(_rate(selector, f" by ({label})"), legend or f"{{{{{label}}}}}"),)
+    """Return the rate of a counter by labels."""
+    return (Query(_rate(selector, f" by ({_apart(label)})"), legend or f"{{{{{label}}}}}"),)
 
 
 def _counts(selector: str, label: str) -> tuple[Query, ...]:
@@ -101,7 +101,7 @@ def _counts(selector: str, label: str) -> tuple[Query, ...]:
 
     What was not counted is left out of the legend; where nothing was, it says so.
     """
-    counted = _count(selector, f" by ({label})")
+    counted = _count(selector, f" by ({_apart(label)})")
     return (Query(f"{counted} > 0 or {_none(**{label: 'none'})}", f"{{{{{label}}}}}"),)
 
 
@@ -118,8 +118,13 @@ def _none(**labels: str) -> str:
 
 
 def _levels(selector: str, label: str, legend: str = "", combine: str = "sum") -> tuple[Query, ...]:
-    """Return the value of a gauge by a label."""
-    return (Query(f"{combine} by ({label}) ({selector})", legend or f"{{{{{label}}}}}"),)
+    """Return the value of a gauge by labels."""
+    return (Query(f"{combine} by ({_apart(label)}) ({selector})", legend or f"{{{{{label}}}}}"),)
+
+
+def _apart(labels: str) -> str:
+    """Return labels that tell the same names in two namespaces or clusters apart."""
+    return f"cluster, namespace, {labels}" if {"job", "pod"} & set(labels.split(", ")) else labels
 
 
 def _each(expression: str, legend: str = "{{pod}}") -> tuple[Query, ...]:
@@ -212,7 +217,7 @@ def _since_last_push() -> tuple[Query, ...]:
     start = f"min by ({_RELEASE}) (process_start_time_seconds{{{_RELEASES}}})"
     since_start = f"({last} == 0) + on ({_RELEASE}) group_left {start}"
     age = f"max by (channel) (time() - (({last} > 0) or {since_start}))"
-    down = f'label_replace(-group by (job) ({_DOWN}), "channel", "$1", "job", "(.*)")'
+    down = f'label_replace(-group by ({_RELEASE}) ({_DOWN}), "channel", "$1", "job", "(.*)")'
     return (Query(f"({age} unless on () group({_DOWN})) or {down}", "{{channel}}"),)
 
 
@@ -439,8 +444,8 @@ ROWS = (
     )),
     Row("Details: replicas and shards", 7, (
         Panel("Replicas", "graph", 8, "short", "green", "replica-missing",
-              (Query(f"sum by (job) ({_of_all_pods('ready')})", "{{job}} ready"),
-               Query(f"sum by (job) ({_WANTED})", "{{job}} wanted")),
+              (Query(f"sum by ({_RELEASE}) ({_of_all_pods('ready')})", "{{job}} ready"),
+               Query(f"sum by ({_RELEASE}) ({_WANTED})", "{{job}} wanted")),
               "Replicas that are ready, and those that each release should have."),
         Panel("Shards", "timeline", 8, "short", "red 1 green 2 orange", "shard-unowned",
               _levels(_of_all_pods("shard_owned"), "job, shard", "{{job}} shard {{shard}}"),
@@ -478,7 +483,7 @@ ROWS = (
               "queue: records for Kafka; beyond kafka.max_pending_bytes per shard, they go to disk. "
               "exchange: what was read from the exchange and is held before that, by a pause or a rotation."),
         Panel("Spool used by pod", "graph", 8, "percentunit", "green 0.5 orange 0.9 red", "spool-filling",
-              (Query(f"sum by (pod) ({_SPOOL_USED})", "{{pod}}"),),
+              (Query(f"sum by ({_apart('pod')}) ({_SPOOL_USED})", "{{pod}}"),),
               "Spooled bytes, of the part of the limit that the pod's shards have. At 100 %, reading "
               "pauses."),
         Panel("Records on disk", "graph", 8, "short", "green", "spool-filling",
