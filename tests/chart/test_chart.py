@@ -341,7 +341,7 @@ RESTRICTED = ("podSecurityContext", "securityContext")
 
 
 def test_every_value_is_changed_in_an_example() -> None:
-    """So that the tests above have tried each: its schema, what is rendered, and the bridge's configuration."""
+    """So that the tests above have tried each: its schema, what is rendered, the bridge's configuration."""
 
     def leaves(value: object, path: tuple[str, ...] = ()) -> dict[tuple[str, ...], object]:
         if not isinstance(value, dict) or not value:
