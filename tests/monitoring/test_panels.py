@@ -184,7 +184,10 @@ CASES = {
     ),
     "nothing is delivered while Kafka is unavailable, however fast the last records were": Case(
         "Delivery lag",
-        {_of("delivery_lag_seconds_bucket", _A, f',le="{le}"'): "0+1x20 20x100" for le in ("0.1", "+Inf")},
+        {
+            _of("delivery_lag_seconds_bucket", _A, f',channel="trades",le="{le}"'): "0+1x20 20x100"
+            for le in ("0.1", "+Inf")
+        },
         math.nan,
     ),
     "the oldest record says meanwhile how late consumers are": Case(
