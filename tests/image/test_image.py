@@ -60,9 +60,11 @@ def test_the_image_has_its_labels_and_runs_as_an_unprivileged_user(images: Image
     assert labels["org.opencontainers.image.version"] == __version__
     assert labels["org.opencontainers.image.revision"] == "abc"
     assert labels["org.opencontainers.image.licenses"] == "Apache-2.0"
+    assert labels["org.opencontainers.image.base.name"] == BASE
+    assert all(labels.values()), "a label without a value says nothing"
 
 
-def python(images: Images, name: str, program: str) -> list[str]:
+def python(images: Images, name: str, program: str) -> Any:
     """Run a program in the image and return the JSON that it prints."""
     done = subprocess.run(
         images.command(name, "-c", program, options=["--entrypoint=/opt/digifinex-bridge/bin/python"]),
@@ -72,8 +74,7 @@ def python(images: Images, name: str, program: str) -> list[str]:
         timeout=300,
     )
     assert done.returncode == 0, done.stderr
-    found: list[str] = json.loads(done.stdout)
-    return found
+    return json.loads(done.stdout)
 
 
 def test_the_image_has_neither_build_tools_nor_tests(images: Images) -> None:
@@ -82,27 +83,31 @@ def test_the_image_has_neither_build_tools_nor_tests(images: Images) -> None:
     assert python(images, "look", program) == ["bridge"]
 
 
-def test_the_image_has_the_locked_packages(images: Images) -> None:
+def test_the_image_has_the_locked_packages_and_lists_them(images: Images) -> None:
     program = (
-        "import importlib.metadata as m, json;"
-        "print(json.dumps([f'{d.name}=={d.version}' for d in m.distributions()]))"
+        "import importlib.metadata as m, json, pathlib;"
+        "bom = json.loads(pathlib.Path('/opt/digifinex-bridge/sbom.cdx.json').read_text());"
+        "print(json.dumps([[f'{d.name}=={d.version}' for d in m.distributions()], bom]))"
     )
+    installed, bom = python(images, "list", program)
     locked = {line.split(" ")[0].lower() for line in (ROOT / "requirements.txt").read_text().splitlines()}
-    found = {one.replace("_", "-").lower() for one in python(images, "list", program)}
+    found = {one.replace("_", "-").lower() for one in installed}
     assert found - locked == {f"digifinex-bridge=={__version__}"}
+    listed = [bom["metadata"]["component"], *bom["components"]]
+    assert {f"{one['name']}=={one['version']}" for one in listed} == found
 
 
+@pytest.mark.parametrize("user", [f"{USER}:{USER}", "1234567:0"], ids=["its user", "any user of group 0"])
 def test_the_image_serves_read_only_and_unprivileged_until_sigterm(
-    images: Images, kafka: Broker, prefix: str, tmp_path: Path
+    images: Images, kafka: Broker, prefix: str, tmp_path: Path, user: str
 ) -> None:
     (port,) = free_ports(1)
-    (tmp_path / "spool").mkdir(mode=0o777)
-    (tmp_path / "spool").chmod(0o777)
     with ExchangeThread(symbols=SYMBOLS, rate=100) as exchange:
         settings: dict[str, Any] = config(exchange.url, kafka, prefix, {"http": {"port": port}})
         (tmp_path / "bridge.toml").write_text(toml(settings))
         mounts = [f"--volume={tmp_path}/bridge.toml:/etc/digifinex-bridge/bridge.toml:ro"]
-        mounts += [f"--volume={tmp_path}/spool:/var/lib/digifinex-bridge"]
+        # A new volume has the rights of the directory in the image.
+        mounts += [f"--volume={prefix}:/var/lib/digifinex-bridge", f"--user={user}"]
         running = subprocess.Popen(
             images.command(prefix, options=mounts),
             stdout=subprocess.PIPE,

@@ -59,7 +59,7 @@ def required() -> list[tuple[str, str]]:
     files = {
         RUNTIME: runtime,
         MSK: runtime + extras["msk"],
-        BUILD: PROJECT["build-system"]["requires"] + group("build"),
+        BUILD: PROJECT["build-system"]["requires"] + group("image"),
         DEMO: demo + PROJECT["build-system"]["requires"] + group("build"),
         DEV: demo + PROJECT["build-system"]["requires"] + group("dev"),
     }
@@ -100,10 +100,11 @@ def test_a_file_pins_all_dependencies_and_nothing_else(file: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("smaller", "larger"), [(RUNTIME, DEMO), (RUNTIME, MSK), (MSK, DEV), (BUILD, DEMO), (DEMO, DEV)]
+    ("smaller", "larger"), [(RUNTIME, DEMO), (RUNTIME, MSK), (MSK, DEV), (BUILD, DEV), (DEMO, DEV)]
 )
 def test_files_pin_the_same_versions(smaller: str, larger: str) -> None:
-    assert pins(smaller) <= pins(larger)
+    # Markers may differ: what is for some machines in one file may be for all of them in another.
+    assert {pin[:2] for pin in pins(smaller)} <= {pin[:2] for pin in pins(larger)}
 
 
 @pytest.mark.parametrize("file", [RUNTIME, MSK, BUILD, DEMO, DEV])
