@@ -1,0 +1,176 @@
+"""Build everything that a release publishes, from the last commit, into `dist/`: `make release`.
+
+These are the wheel and the sources, the chart, the image, a bill of materials of the Python packages, and the
+checksums of them all. The same commit gives the same bytes, on any machine with the same Python: what is
+built is a copy of what is committed, and all times are that of the commit. The image is the same as long as
+its base is, so name that by digest.
+"""
+
+import argparse
+import gzip
+import hashlib
+import io
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+import tomllib
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+DIST = ROOT / "dist"
+HELM = ROOT / ".cache" / "bin" / "helm"
+NAME = "digifinex-bridge"
+
+
+def release(dist: Path, *, base: str | None = None, image: bool = True) -> None:
+    """Build a release into a directory, whose former content is removed once everything is built.
+
+    `base` is the base image, if not the one of the Dockerfile. Without `image` none is built.
+
+    Raises:
+        RuntimeError: a tool failed; its output is on standard error.
+    """
+    if _output("git", "status", "--porcelain"):
+        _say("changes that are not committed are left out")
+    commit = _output("git", "rev-parse", "HEAD")
+    epoch = int(_output("git", "log", "-1", "--format=%ct"))
+    with tempfile.TemporaryDirectory(prefix="release-") as folder:
+        tree, built = Path(folder, "tree"), Path(folder, "built")
+        built.mkdir()
+        archive = Path(folder, "tree.tar")
+        _run("git", "archive", "--output", str(archive), "HEAD")
+        with tarfile.open(archive) as tar:
+            tar.extractall(tree, filter="data")
+        version = tomllib.loads((tree / "pyproject.toml").read_text())["project"]["version"]
+        times = {"SOURCE_DATE_EPOCH": str(epoch)}
+
+        _say("wheel and sources")
+        _run(
+            sys.executable, "-m", "hatchling", "build", "--directory", str(built), folder=tree, environ=times
+        )
+        _say("chart")
+        _run(str(HELM), "package", str(tree / "helm" / NAME), "--destination", str(built))
+        _settle(built / f"{NAME}-{version}.tgz", epoch)
+        _say("bill of materials, of an environment with the wheel")
+        _bill_of_materials(tree, built, Path(folder, "environment"), version, times)
+        if image and shutil.which("buildah") is None:
+            _say("no image: buildah is not installed")
+        elif image:
+            _say("image")
+            _image(tree, built, version, commit, epoch, base)
+        _sums(built)
+        shutil.rmtree(dist, ignore_errors=True)
+        shutil.copytree(built, dist)
+    for file in sorted(dist.iterdir()):
+        _say(f"made {file}")
+
+
+def _bill_of_materials(
+    tree: Path, built: Path, environment: Path, version: str, times: Mapping[str, str]
+) -> None:
+    """Install the wheel with the pinned packages, try it, and list what is there."""
+    uv = str(Path(sys.executable).with_name("uv"))
+    _run(uv, "venv", "--quiet", "--python", sys.executable, str(environment))
+    install = [uv, "pip", "install", "--quiet", "--python", str(environment / "bin" / "python")]
+    requirements = str(tree / "requirements.txt")
+    _run(*install, "--require-hashes", "--only-binary", ":all:", "--requirement", requirements)
+    (wheel,) = built.glob("*.whl")
+    _run(*install, "--no-deps", "--offline", str(wheel))
+    if (said := _output(str(environment / "bin" / NAME), "--version")) != f"{NAME} {version}":
+        raise RuntimeError(f"the wheel says that it is {said}, not version {version}")
+    (packages,) = environment.glob("lib/python*/site-packages")
+    target = built / f"{NAME}-{version}.cdx.json"
+    _run(sys.executable, str(tree / "scripts" / "sbom.py"), str(packages), str(target), environ=times)
+
+
+def _image(tree: Path, built: Path, version: str, commit: str, epoch: int, base: str | None) -> None:
+    tag = f"localhost/{NAME}:{version}"
+    arguments = {"VERSION": version, "REVISION": commit, "SOURCE_DATE_EPOCH": str(epoch)}
+    if base is not None:
+        arguments["PYTHON_IMAGE"] = base
+    if "@sha256:" not in (base or ""):
+        _say("the base image is named by a tag: the same commit will give another image one day")
+    command = ["buildah", "build", "--timestamp", str(epoch), "--no-cache", "--tag", tag]
+    for name, value in arguments.items():
+        command += ["--build-arg", f"{name}={value}"]
+    made = datetime.fromtimestamp(epoch, UTC).isoformat()
+    _run(*command, "--label", f"org.opencontainers.image.created={made}", str(tree))
+    target = built / f"{NAME}-{version}.oci.tar"
+    _run("buildah", "push", "--quiet", tag, f"oci-archive:{target}:{version}")
+    _settle(target, epoch)
+
+
+def _settle(archive: Path, epoch: int) -> None:
+    """Write an archive anew, with its files in order and with the same time and owner everywhere."""
+    unpacked = io.BytesIO()
+    with (
+        tarfile.open(archive) as before,
+        tarfile.open(fileobj=unpacked, mode="w", format=tarfile.PAX_FORMAT) as after,
+    ):
+        for member in sorted(before.getmembers(), key=lambda member: member.name):
+            member.mtime, member.uid, member.gid, member.uname, member.gname = epoch, 0, 0, "", ""
+            member.pax_headers = {}
+            after.addfile(member, before.extractfile(member))
+    content = unpacked.getvalue()
+    if archive.suffix == ".tgz":
+        content = gzip.compress(content, mtime=epoch)
+    archive.write_bytes(content)
+
+
+def _sums(folder: Path) -> None:
+    """Write what `sha256sum --check SHA256SUMS` reads."""
+    lines = [
+        f"{hashlib.sha256(file.read_bytes()).hexdigest()}  {file.name}\n" for file in sorted(folder.iterdir())
+    ]
+    (folder / "SHA256SUMS").write_text("".join(lines))
+
+
+def _output(*command: str) -> str:
+    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)  # noqa: S603
+    return done.stdout.strip()
+
+
+def _run(*command: str, folder: Path = ROOT, environ: Mapping[str, str] | None = None) -> None:
+    """Run a tool; its output is shown only if it fails."""
+    done = subprocess.run(  # noqa: S603 - the commands are those of this module
+        command,
+        cwd=folder,
+        env={**os.environ, **(environ or {})},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        sys.stderr.write(done.stdout)
+        raise RuntimeError(f"'{' '.join(command)}' exited with status {done.returncode}")
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(f"release: {text}\n")
+
+
+def main() -> int:
+    """Build a release; return the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        "--base", metavar="IMAGE", help="base image, as tag@sha256:digest; otherwise the Dockerfile's"
+    )
+    parser.add_argument("--no-image", action="store_true", help="build everything but the image")
+    parser.add_argument("--dist", type=Path, metavar="DIR", default=DIST, help="where to, instead of dist/")
+    arguments = parser.parse_args()
+    try:
+        release(arguments.dist, base=arguments.base, image=not arguments.no_image)
+    except (RuntimeError, subprocess.CalledProcessError) as error:
+        _say(f"failed: {error}")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
