@@ -277,7 +277,7 @@ class Shard:
         Markets that are followed are known once the exchange has listed them. Before it has listed any, and
         while spooled trades have to follow, nothing is forgotten.
         """
-        if (self._plan.follows and not self._markets) or self.overflow.active:
+        if (self._plan.follows and not self._markets) or self.overflow.waiting:
             return
         subscribed = self._subscribed_symbols()
         before_us = now_us - round(self._config.kafka.state_retention * 1e6)

@@ -49,6 +49,7 @@ class Partition:
         "room",
         "sent",
         "sent_at",
+        "spilled",
         "spooled",
         "stuck",
         "sure_room",
@@ -69,6 +70,8 @@ class Partition:
         self.sent: list[Record] = []  # records that were sent and are not settled, the oldest first
         self.batches: list[Batch] = []  # the batches in which `sent` went out
         self.spooled: list[int] = []  # offsets of the records that are in the spool: always the first ones
+        # Whether new records have to go to the spool, because others wait there that could not be sent.
+        self.spilled = False
         self.delivery: asyncio.Future[object] | None = None  # of the batch in flight; None if there is none
         self.sent_at = 0.0  # when the last batch was sent, on the monotonic clock
         # The most records in a batch. A rejected batch halves it, until the rejected record is alone in its

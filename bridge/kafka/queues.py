@@ -1,7 +1,9 @@
 """The queues: the pending records of one shard, by partition.
 
 A record stays with its partition until it is settled. Behind the queues in memory is the spool: while that
-has unread records, new ones are appended to it, and the oldest ones move up as soon as memory has room.
+has unread records, new ones are appended to it, and the oldest ones move up as soon as memory has room. As
+long as it is in use, the records of a partition that cannot be sent stay there, so that they take no memory
+from the others.
 
 Longer than 350 lines because every way into memory and out of it keeps the same counts.
 """
@@ -78,6 +80,7 @@ class Queues:
         if self._overflow.active:
             return self._append(records)
         too_large = []
+        spilled: list[Entry] = []
         number, needed = 0, self.pending_bytes
         for record in records:
             key = record.key
@@ -85,6 +88,9 @@ class Queues:
             partition = self._routes[record.channel].get(key) or self._route(record)
             if size > partition.sure_room and size + len(key or b"") > partition.room:
                 too_large.append(record)
+                continue
+            if partition.spilled:
+                spilled.append((partition.place, record))
                 continue
             queued = partition.queued
             queued.append(record)
@@ -98,7 +104,9 @@ class Queues:
             needed += size + OBJECT_OVERHEAD
         self.pending_records += number
         self.pending_bytes = needed
-        if needed > self._max_pending_bytes and self.has_room:
+        if spilled and not self._overflow.put(spilled):
+            self._report(has_room=False)
+        elif needed > self._max_pending_bytes and self.has_room:
             self._report(has_room=self.begin_spool())
         return too_large
 
@@ -124,12 +132,13 @@ class Queues:
     def oldest_us(self) -> int | None:
         """When the oldest pending record was received, in memory or on disk; None if none is pending.
 
-        The records of a partition are in order of reception, and those on disk were received after those in
-        memory, which has the front of the spool.
+        The records of a partition are in order of reception.
         """
         firsts = (partition.sent or partition.queued for partition in self.places.values())
-        oldest = min((records[0].time_us for records in firsts if records), default=None)
-        return self._overflow.waiting_since_us if oldest is None else oldest
+        times = [records[0].time_us for records in firsts if records]
+        if (on_disk := self._overflow.waiting_since_us) is not None:
+            times.append(on_disk)
+        return min(times, default=None)
 
     @property
     def spool_is_read(self) -> bool:
@@ -143,15 +152,25 @@ class Queues:
         self.batch_is_full.set()  # ends the pause before the next flush
 
     def set_stuck_aside(self) -> None:
-        """Leave out of `dirty` what cannot be sent, until `follow` says that it can."""
-        events_wait = self.events_wait
-        for partition in [one for one in self.dirty if one.stuck or (one.has_marks and events_wait)]:
+        """Leave out of `dirty` what cannot be sent, until it can."""
+        for partition in self._blocked(self.dirty):
             del self.dirty[partition]
 
     @property
     def events_wait(self) -> bool:
-        """Whether events wait that trades must not overtake, in a partition that is stuck."""
-        return any(one.stuck and one.queued and one.has_marks for one in self.event_partitions)
+        """Whether events wait that trades must not overtake, in a partition that is stuck or in the spool."""
+        return any(
+            one.has_marks and (one.spilled or (one.stuck and one.queued)) for one in self.event_partitions
+        )
+
+    def _blocked(self, partitions: Iterable[Partition]) -> list[Partition]:
+        """Return those of these partitions that nothing can be sent to at the moment."""
+        events_wait = self.events_wait
+        return [
+            one
+            for one in partitions
+            if one.stuck or (events_wait and one.has_marks and one not in self.event_partitions)
+        ]
 
     def can_send(self) -> bool:
         """Return whether records are queued that can be sent."""
@@ -173,11 +192,8 @@ class Queues:
                 partition.follow(topic)
         self.reroute()
         too_large = [(one, records) for one in self.places.values() if (records := one.take_too_large())]
-        for partition in self.places.values():
-            if partition.queued and not partition.stuck:
-                self.dirty[partition] = None
-            else:
-                self.dirty.pop(partition, None)
+        self._leave_blocked()
+        self._take_up()
         return too_large
 
     def reroute(self) -> None:
@@ -192,7 +208,7 @@ class Queues:
             if topic.partitions != self._routed[channel].partitions
         ]
         self.behind = bool(changed) and (
-            self._overflow.active or any(one.spooled for one in self.places.values())
+            self._overflow.active or any(one.spooled or one.spilled for one in self.places.values())
         )
         if not changed or self.behind:
             return
@@ -219,7 +235,7 @@ class Queues:
     def refill(self) -> None:
         """Move the oldest records of the spool into memory, as long as that has room."""
         self._read_spool()
-        self._report(has_room=self.has_room)
+        self._report(has_room=self.has_room or self._makes_room())
 
     def requeue(self) -> None:
         """Queue all records that were sent and are not settled again, in front."""
@@ -227,6 +243,7 @@ class Queues:
             partition.requeue()
             if partition.queued and not partition.stuck:
                 self.dirty[partition] = None
+        self._leave_blocked()
 
     def settle(self, partitions: Iterable[Partition]) -> None:
         """Forget the records sent to these partitions, now that they are settled."""
@@ -263,7 +280,7 @@ class Queues:
         self.pending_bytes -= value_bytes + records * OBJECT_OVERHEAD
         if self.pending_bytes <= self._max_pending_bytes / 2:
             self._read_spool()
-            self._report(has_room=self.has_room or self._overflow.make_room())
+            self._report(has_room=self.has_room or self._makes_room())
 
     def note_progress(self, *, with_sent: bool) -> None:
         """Include the spool's committed offsets in the next save, behind the sent records if `with_sent`."""
@@ -284,6 +301,9 @@ class Queues:
         appended = self._overflow.begin(backlogs, committing.transaction if committing else None)
         for place, offsets in appended.items():
             self.places[place].spooled += offsets
+        if self._overflow.active:
+            self._leave_blocked()
+            self.something.set()  # to read on, if that has made room
         return self._overflow.active
 
     def park(self) -> tuple[int, int]:
@@ -291,16 +311,19 @@ class Queues:
 
         Returns the number of records left in the spool, and the number of records lost.
         """
-        pending = sum(len(partition.sent) + len(partition.queued) for partition in self.places.values())
-        if not self._overflow.active:
-            if not pending:
-                return 0, 0
-            begun = self.begin_spool()
+        lost = 0
+        if not self._overflow.active and (lost := self._in_memory()):
+            lost = 0 if self.begin_spool() else self._not_spooled()
             self._report(has_room=self.has_room)
-            if not begun:
-                return 0, pending
-        unread, lost = self._overflow.park()
-        return pending + unread, lost
+        pending = self._in_memory() - lost
+        unread, not_taken = self._overflow.park()
+        return pending + unread, lost + not_taken
+
+    def _in_memory(self) -> int:
+        return sum(len(partition.sent) + len(partition.queued) for partition in self.places.values())
+
+    def _not_spooled(self) -> int:
+        return self._in_memory() - sum(len(partition.spooled) for partition in self.places.values())
 
     def _append(self, records: Iterable[Record]) -> list[Record]:
         """Append records to the spool; return those that are too large for their topics."""
@@ -318,9 +341,9 @@ class Queues:
 
     def _read_spool(self) -> None:
         enough = min(self.pending_bytes + _REFILL, self._max_pending_bytes // 2)
-        while self._overflow.active and not self.draining and self.pending_bytes < enough:
+        while self._overflow.reading and not self.draining and self.pending_bytes < enough:
             self._read_block()
-        if not self._overflow.active:
+        if not self._overflow.waiting:
             self.rebuilt = {}  # it is about the spool of an earlier process alone
 
     def _read_block(self) -> None:
@@ -335,12 +358,48 @@ class Queues:
                 partition.spooled.append(offset)
             self.pending_records += 1
             self.pending_bytes += len(record.value) + OBJECT_OVERHEAD
+        self._leave_blocked()
+        if not self._overflow.reading:
+            for partition in self.places.values():
+                partition.spilled = partition.spilled and partition.place in self._overflow.left
+            self._take_up()
+
+    def _leave_blocked(self) -> None:
+        """Leave the records of partitions that cannot be sent in the spool, as far as it has all of them."""
+        for partition in self._blocked(self.places.values()):
+            if partition.sent or not partition.queued or len(partition.spooled) < len(partition.queued):
+                continue
+            offsets, partition.spooled = partition.spooled, []
+            records, partition.queued = partition.queued, []
+            self._overflow.leave(partition.place, offsets, records)
+            partition.spilled = True
+            self.dirty.pop(partition, None)
+            self.pending_records -= len(records)
+            self.pending_bytes -= sum(len(one.value) + OBJECT_OVERHEAD for one in records)
+
+    def _take_up(self) -> None:
+        """Send what could not be sent and can be now: what is queued, and what was left in the spool."""
+        blocked = set(self._blocked(self.places.values()))
+        left = self._overflow.left
+        can_be_read = []
+        for place, partition in self.places.items():
+            if partition in blocked:
+                self.dirty.pop(partition, None)
+            elif partition.queued:
+                self.dirty[partition] = None
+            if place in left and partition not in blocked:
+                can_be_read.append(place)
+        if can_be_read:
+            self._overflow.take_up(can_be_read)
 
     def _first_spooled(self, with_sent: bool) -> Iterator[tuple[Place, int]]:
         for place, partition in self.places.items():
             first = partition.first_spooled(after_sent=with_sent)
             if first is not None:
                 yield place, first
+
+    def _makes_room(self) -> bool:
+        return self.pending_bytes <= self._max_pending_bytes / 2 and self._overflow.make_room()
 
     def _report(self, *, has_room: bool) -> None:
         if has_room != self.has_room or self._overflow.has_events:

@@ -423,8 +423,10 @@ class Sink:
     async def _anything(self, batches: Batches) -> bool:
         """Wait for something to send; False when draining and all is settled."""
         queues = self._queues
-        queues.refill()
-        while not (queues.can_send() or self._state.unsaved or self._has_to_follow):
+        while True:
+            queues.refill()
+            if queues.can_send() or self._state.unsaved or self._has_to_follow:
+                return True
             if queues.draining or batches.failures:
                 await batches.all_acknowledged()
                 self._save_end()
@@ -433,7 +435,6 @@ class Sink:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._state.renewal_in):
                     await queues.something.wait()
-        return True
 
     async def _pause(self, seconds: float) -> None:
         """Wait for the next flush: until a batch is full, at most `seconds`."""

@@ -2,12 +2,28 @@
 
 While the spool has unread records, new ones are appended to it, and the oldest ones move up into memory.
 All records in memory are in the spool as well then, so a process that is killed or stopped loses nothing.
+
+A partition to which nothing can be sent is left behind in the spool, and what is received for it is appended
+there; the others do not wait for it, in the spool or in memory. Example: a b c are for partition 1, A B C for
+partition 2, which has no leader.
+
+                                                    memory     spool, unread   active   reading   left
+     a A b B, memory is full: spooling starts       a b        A B             yes      yes       2
+     C c arrive and are appended                    a b        A B C c         yes      yes       2
+     a b are settled; c is read                     c          A B C           yes      yes       2
+     the end is reached: partition 1 needs no disk  c          A B C           no       no        2
+     D d arrive                                     c d        A B C D         no       no        2
+     partition 2 has a leader again; A B are read   c d A B    C D             no       yes
+     E e arrive; C D E are read, to the end         A B C D e E                no       no
+
 `bridge.spool.progress` defines the quantities, with an example.
+
+Longer than 350 lines because what is on disk, in memory and held between them is one account.
 """
 
 import time
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import chain
 from typing import TypeAlias
 
@@ -55,8 +71,10 @@ class Overflow:
     def __init__(
         self, spool: Spool | None, replica: str, shard: int, watermarks: Mapping[bytes, Watermark]
     ) -> None:
-        # Whether new records have to queue up here. From the beginning of a spool until all of it was read.
+        # Whether all new records have to queue up here. From the beginning of a spool until all of it was
+        # read, except what is left behind.
         self.active = False
+        self.reading = False  # whether `next` may have more: while active, and after `take_up`
         self.recovered = False  # whether the spool of an earlier process is continued
         self.seen: Seen | None = None  # the cluster that the records are for
         self.remembered: Seen | None = None  # the same, of the spool that an earlier process has left
@@ -112,6 +130,11 @@ class Overflow:
         return self._spool.watermarks if self._spool and self._spool.header else self._on_kafka
 
     @property
+    def left(self) -> Collection[Place]:
+        """The partitions that are left behind on disk."""
+        return self._spool.left if self._spool else ()
+
+    @property
     def has_events(self) -> bool:
         """Whether `events` would return any."""
         return bool(self._events)
@@ -147,13 +170,20 @@ class Overflow:
         if spool is None:
             return {}
         begins = {one.place: spool.end.get(one.place, 0) for one in backlogs}
+        unread = {place for place, end in spool.end.items() if spool.position(place) < end}
+        behind = {place: spool.position(place) for place in unread}
         spooled = chain.from_iterable(one.records[: len(one.spooled)] for one in backlogs)
         watermarks = {**self._on_kafka, **advanced(self._on_kafka, spooled)}
-        settled = spool.end | {one.place: settled_offset(one, begins[one.place]) for one in backlogs}
+        if unread:
+            watermarks = newest(watermarks, spool.watermarks)
+        ends = begins | behind  # where the records that memory has end
+        settled = spool.end | behind | {one.place: settled_offset(one, ends[one.place]) for one in backlogs}
         transaction, committed = None, {}
         if committing is not None:
             transaction = Commit(self._replica, committing)
-            committed = spool.end | {one.place: first_unsent(one, begins[one.place]) for one in backlogs}
+            committed = (
+                spool.end | behind | {one.place: first_unsent(one, ends[one.place]) for one in backlogs}
+            )
         try:
             name = spool.header.spool if spool.header else uuid.uuid4().hex
             header = self._header(name, watermarks, settled, transaction, committed)
@@ -165,11 +195,12 @@ class Overflow:
         except (OSError, SpoolFull) as error:
             self._report_refusal(error)
         else:
-            self.active, self._refusing = True, False
+            self.active = self.reading = True
+            self._refusing = False
             log.warning("spooling started", shard=self._shard)
             detail = "Kafka is unavailable or slower than the exchange"
             self._events.append(("spool_begun", {"detail": detail}))
-        spool.seek_end()
+        spool.seek_end(unread)
         return {place: range(first, spool.end.get(place, 0)) for place, first in begins.items()}
 
     def put(self, entries: Sequence[Entry]) -> bool:
@@ -185,21 +216,40 @@ class Overflow:
         self._held += entries
         return False
 
+    def leave(self, place: Place, offsets: Sequence[int], records: Sequence[Record]) -> None:
+        """Leave a partition behind, from these records on, which are the last that were read of it.
+
+        They need not be in memory any more; `offsets` are theirs.
+        """
+        if self._spool is not None:
+            self._spool.leave(place, offsets, records)
+
+    def take_up(self, places: Collection[Place]) -> None:
+        """Have `next` return what was left behind of these partitions."""
+        if self._spool is not None:
+            self._spool.take_up(places)
+            self.reading = True
+
     def next(self) -> Iterable[Next]:
-        """Return the oldest waiting records; after the last of them new ones need not queue up any more."""
+        """Return the oldest waiting records; after the last of them new ones need not queue up any more.
+
+        But those for partitions that are left behind still have to.
+        """
         entries: Sequence[Next] = ()
         if self._spool is not None:
             entries = self._spool.read()
             self._report_damage()
         if not entries:
-            self.active, self._read_once = False, True
-            entries = [(place, record, None) for place, record in self._held]
-            self._held = []
+            self.active = self.reading = False
+            self._read_once = True
+            left = self.left
+            entries = [(place, record, None) for place, record in self._held if place not in left]
+            self._held = [one for one in self._held if one[0] in left]
         return entries
 
     def make_room(self) -> bool:
         """Try again to append the records that the disk did not take; return whether reading can resume."""
-        if self.active:
+        if self.active or self._held:
             if self._spool is None or self._spool.full(_ROOM):
                 return False
             entries, self._held = self._held, []
@@ -226,7 +276,7 @@ class Overflow:
         if spool is None or spool.header is None or spool.header.spool != saved.spool:
             return
         try:
-            if not spool.forget(saved.committed) or self.active:
+            if not spool.forget(saved.committed) or self.reading:
                 return
             spool.clear()
         except OSError as error:
@@ -278,7 +328,7 @@ class Overflow:
             spool.close()
             self._spool = None
             return
-        self.active = self.recovered = True
+        self.active = self.reading = self.recovered = True
         try:
             spool.resume(self._header(header.spool, watermarks, committed, None, {}))
         except (OSError, SpoolFull) as error:

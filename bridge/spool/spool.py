@@ -7,11 +7,14 @@ cut off at the next start.
 Each partition has its own offsets, as in Kafka: its entries are numbered from 0, and entries lost to damage
 keep their numbers. `bridge.spool.progress` defines all quantities and has an example.
 
+A partition to which nothing can be sent may be left behind: its entries stay unread while those of the others
+are read, until it is taken up again.
+
 Longer than 350 lines because reading, appending and deleting share one set of offsets.
 """
 
 import contextlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
@@ -36,6 +39,8 @@ from bridge.spool.segment import (
     header_in,
     watermarks_in,
 )
+
+_NEVER = 2**63  # µs since the epoch
 
 Spooled: TypeAlias = tuple[Place, Record, int]
 """An entry with its offset."""
@@ -67,6 +72,7 @@ class Spool:
         self.end: Offsets = {}  # the offset that the next entry of each partition will have
         self.bytes = 0  # size of all segments on disk
         self.unread = 0  # entries that `read` has yet to return: not lost, nor on Kafka when it was recovered
+        self.left: Offsets = {}  # the partitions that are left behind, and from which offset on
         self.oldest_us = 0  # reception of about the oldest unread entry, µs since the epoch
         self.watermarks: dict[bytes, Watermark] = {}  # as they will be when all entries are on Kafka
         # The watermarks on Kafka, kept up to date by the owner: trades there are not lost with the spool.
@@ -79,8 +85,12 @@ class Spool:
         self._file: FileIO | None = None  # the newest segment, to append to; None: the next entry begins one
         self._reading = 0  # index in `_segments` of the segment that is being read
         self._source: BinaryIO | None = None  # that segment's file; None until the next entry of it is read
+        self._begin: Offsets = {}  # where the oldest segment begins
         self._next: Offsets = {}  # offset of the next entry in `_source`, whether it is returned or left out
-        self._committed: Offsets = {}  # as of the recovery; `read` skips all entries below
+        # `read` skips all entries below: as of the recovery on Kafka, or in memory when it went back.
+        self._committed: Offsets = {}
+        self._given_up: dict[Place, set[int]] = {}  # offsets behind those in `left`, or that were in there
+        self._left_us: dict[Place, int] = {}  # the oldest reception among the entries that are left behind
         self._damage: list[str] = []  # descriptions of damage found since the last `damage()`
         self._gaps = Gaps()  # the gaps in trades that damage has caused
         self._known: Mapping[bytes, Watermark] = {}  # in front of the first of the entries in `_refused`
@@ -103,7 +113,8 @@ class Spool:
             self._segments.append(_Segment(one.name, one.size, dict(one.base)))
             self.bytes += one.size
         if found:
-            self._next, self.end = dict(found[0].base), dict(found[-1].base)
+            self._begin, self.end = dict(found[0].base), dict(found[-1].base)
+            self._next = dict(self._begin)
             self.oldest_us = found[0].oldest_us
             self._segments[-1].end = self.end
             self._survey(self._segments[-1])
@@ -183,6 +194,10 @@ class Spool:
         """Return the next unread entries, in order; none when all have been read."""
         while self._reading < len(self._segments):
             segment = self._segments[self._reading]
+            if self._source is None and self._is_read(segment):
+                self._next = dict(segment.end)
+                self._reading += 1
+                continue
             while entries := self._next_entries(segment):
                 if unread := self._pass(entries):
                     return unread
@@ -191,21 +206,56 @@ class Spool:
                 break
             self._close_source()
             self._reading += 1
+        self.oldest_us = min(self._left_us.values(), default=self.oldest_us)  # nothing else is unread
         self._gaps.close_all()
         return []
 
     def position(self, place: Place) -> int:
         """Return the offset of the first entry of a partition that has been neither read nor committed."""
+        if (left := self.left.get(place)) is not None:
+            return left
         return max(self._next.get(place, 0), self._committed.get(place, 0))
 
-    def seek_end(self) -> None:
-        """Count all entries as read, because memory has them too."""
-        if self._segments:
-            self._close_source()
-            self._reading = len(self._segments) - 1
-            self._source = self._folder.read(self._segments[-1].name)
-            self._source.seek(self._segments[-1].size)
-            self._next, self.unread = dict(self.end), 0
+    def seek_end(self, waiting: Collection[Place] = ()) -> None:
+        """Count all entries as read, because memory has them too, except those of partitions that wait here.
+
+        What is left behind stays so.
+        """
+        if self.left.keys() >= set(waiting):
+            if self._segments:
+                self._close_source()
+                self._reading = len(self._segments) - 1
+                self._source = self._folder.read(self._segments[-1].name)
+                self._source.seek(self._segments[-1].size)
+                self._next = dict(self.end)
+            self.oldest_us = min(self._left_us.values(), default=self.oldest_us)
+        else:
+            self._committed |= {place: end for place, end in self.end.items() if place not in waiting}
+        self.unread = sum(end - self.position(place) for place, end in self.end.items())
+        self.unread -= sum(map(len, self._given_up.values()))
+
+    def leave(self, place: Place, offsets: Sequence[int], records: Sequence[Record]) -> None:
+        """Count these records, the last that were read of a partition, as unread, and leave it behind.
+
+        Entries between these offsets that are not among them were given up, and are not read again. What is
+        appended for the partition is left behind, too.
+        """
+        if holes := set(range(offsets[0], self.position(place))).difference(offsets):
+            self._given_up.setdefault(place, set()).update(holes)
+        self.left[place] = offsets[0]
+        self._note_left(place, min(one.time_us for one in records))
+        self.oldest_us = min((self.oldest_us if self.unread else _NEVER, self._left_us[place]))
+        self.unread += len(records)
+
+    def take_up(self, places: Iterable[Place]) -> None:
+        """Go back to where these partitions were left behind, and read on; what was read comes once."""
+        self._report_refused()
+        self._committed |= {place: self.position(place) for place in self.end if place not in self.left}
+        for place in places:
+            self._committed[place] = self.left.pop(place)
+            del self._left_us[place]
+        self._close_source()
+        self._reading, self._next = 0, dict(self._begin)
 
     def damage(self) -> list[str]:
         """Return descriptions of the damage found since the last call."""
@@ -226,6 +276,7 @@ class Spool:
             segment = self._segments.pop(0)
             self._folder.delete(segment.name)
             self.bytes -= segment.size
+            self._begin = segment.end
             self._reading -= 1
         return not self.unread and _reaches(committed, self.end)
 
@@ -241,6 +292,7 @@ class Spool:
         self._file = self._source = self.header = None
         self._segments, self._reading, self.bytes, self.unread = [], 0, 0, 0
         self.end, self._next, self._committed, self._gaps = {}, {}, {}, Gaps()
+        self._begin, self.left, self._left_us, self._given_up = {}, {}, {}, {}
         self._unreadable.clear()  # the numbers of segments begin again
         self._folder.delete_all()
 
@@ -264,14 +316,27 @@ class Spool:
             entries = entries_in(self._source)
             if entries is None:
                 self._source.seek(segment.size)
+                self._end_appending(segment)
         except OSError as error:
             self._damage.append(str(error))
             self._unreadable.add(segment.name)
-            if segment is self._segments[-1] and self._file is not None:
-                self._file.close()
-                self._file = None  # the next append begins another segment
+            self._end_appending(segment)
             return None
         return entries
+
+    def _end_appending(self, segment: _Segment) -> None:
+        """Have the next append begin another segment: what is behind damage is not found by a second read."""
+        if segment is self._segments[-1] and self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def _is_read(self, segment: _Segment) -> bool:
+        """Return whether there is nothing to be read in a segment, which is not the newest one."""
+        return (
+            segment is not self._segments[-1]
+            and not self._between(self._next, segment.end)
+            and not self._gaps.any_open
+        )
 
     def _close_source(self) -> None:
         if self._source is not None:
@@ -283,10 +348,17 @@ class Spool:
         unread = []
         refused = 0
         next_offsets, committed, any_open = self._next, self._committed, self._gaps.any_open
+        left, given_up = self.left, self._given_up
         for place, record in entries:
             offset = next_offsets.get(place, 0)
             next_offsets[place] = offset + 1
             is_waiting = offset >= committed.get(place, 0)
+            if is_waiting and place in left and offset >= left[place]:
+                self._note_left(place, record.time_us)
+                continue
+            if is_waiting and offset in given_up.get(place, ()):
+                given_up[place].remove(offset)
+                continue
             if is_waiting and not self._accepts((place, record)):
                 refused += 1
                 self._refuse(record)
@@ -297,7 +369,7 @@ class Spool:
             if is_waiting:
                 unread.append((place, record, offset))
         if unread:
-            self.oldest_us = unread[-1][1].time_us
+            self.oldest_us = min((unread[-1][1].time_us, *self._left_us.values()))
         self.unread -= len(unread) + refused
         return unread
 
@@ -315,11 +387,11 @@ class Spool:
         self._gaps.open(self._known, advanced(self._known, [record]))
 
     def _end_segment(self, segment: _Segment) -> None:
-        """Advance to the end of a segment; entries missing before it were lost to damage."""
-        if self._refused:
-            what = "records for topics or partitions that are not the bridge's"
-            self._damage.append(f"{segment.name}: {self._refused} {what} are lost")
-            self._refused = 0
+        """Advance to the end of a segment; entries missing before it were lost to damage.
+
+        Of a partition that is left behind, they are missed when it is taken up.
+        """
+        self._report_refused()
         lost = self._between(self._next, segment.end)
         self._next = dict(segment.end)
         if lost:
@@ -330,10 +402,24 @@ class Spool:
             behind = self._segments[self._reading + 1 :]
             self._gaps.open(known, self._watermarks_in(behind[0], whole=False) if behind else self.watermarks)
 
+    def _report_refused(self) -> None:
+        """Report the records of the segment that is being read that were not accepted."""
+        if self._refused:
+            what = "records for topics or partitions that are not the bridge's"
+            self._damage.append(f"{self._segments[self._reading].name}: {self._refused} {what} are lost")
+            self._refused = 0
+
+    def _note_left(self, place: Place, time_us: int) -> None:
+        self._left_us[place] = min(time_us, self._left_us.get(place, time_us))
+
     def _between(self, begin: Offsets, end: Offsets) -> int:
-        """Return how many entries are between these offsets that Kafka does not have."""
+        """Return how many entries are between these offsets that Kafka does not have, nor are left behind."""
         return sum(
-            max(0, last - max(begin.get(place, 0), self._committed.get(place, 0)))
+            max(
+                0,
+                min(last, self.left.get(place, last))
+                - max(begin.get(place, 0), self._committed.get(place, 0)),
+            )
             for place, last in end.items()
         )
 

@@ -229,12 +229,16 @@ def test_a_broker_that_comes_back_empty_gets_all_that_is_received_from_then_on(
 
 
 def test_partitions_without_a_leader_are_named_and_the_others_go_on(prefix: str, tmp_path: Path) -> None:
-    """All of depth is on the broker that dies, without replicas; what is received of it waits."""
+    """All of depth is on the broker that dies, without replicas; what is received of it waits.
+
+    It waits on disk, because it is more than memory may hold; the others neither need the disk nor wait.
+    """
     name = f"{prefix}.depth.v1"
     with ExchangeThread(symbols=SYMBOLS, rate=100) as exchange, Cluster() as cluster:
         kafka, dying = cluster.brokers[0], cluster.brokers[2]
         create_topic(cluster.bootstrap, name, 2, on=3)
-        keys = {"partitions": 2}
+        memory = 65_536
+        keys = {"partitions": 2, "max_pending_bytes": memory}
         with RunningBridge(tmp_path, config(exchange.url, kafka, prefix, {"kafka": keys})) as bridge:
             bridge.wait_ready(60)
             delivers(bridge)
@@ -242,12 +246,15 @@ def test_partitions_without_a_leader_are_named_and_the_others_go_on(prefix: str,
             eventually(lambda: bridge.metric("partition_unavailable", topic=name) == 2, 60, "both counted")
             assert f"no leader: {name}/0, {name}/1" in bridge.ready()[1]["missing"]["partitions"]
             assert bridge.ready()[0] == 503
+            eventually(lambda: bridge.metric("spool_bytes") > 3 * memory, 60, "more than memory holds")
             delivers(bridge, "trades", "ticker", "all_ticker")
+            assert bridge.metric("pending_bytes") < memory
             dying.start()
             bridge.wait_ready(60)
             all_delivered(bridge, exchange)
             assert bridge.metric("partition_unavailable") == 0
             assert bridge.metric("reconnects_total") == 0
+            eventually(lambda: bridge.metric("spool_bytes") == 0, 60, "an empty spool")
             assert bridge.stop() == 0
         for channel in PUBLIC:
             records = records_of(kafka, prefix, channel)

@@ -2,6 +2,7 @@
 
 import shutil
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -40,14 +41,18 @@ class Process:
     def in_memory(self) -> list[Record]:
         return [record for p in self.queues.places.values() for record in (*p.sent, *p.queued)]
 
-    def deliver(self) -> None:
-        """Let Kafka take what is in memory, which makes room."""
-        records = self.in_memory()
+    def deliver(self) -> list[Record]:
+        """Let Kafka take what is in memory and can be sent, which makes room."""
+        self.queues.set_stuck_aside()
+        records = []
         for partition in self.queues.places.values():
-            partition.queued.clear()
-            partition.spooled.clear()
+            if partition in self.queues.dirty:
+                records += partition.queued
+                partition.queued.clear()
+                partition.spooled.clear()
         self.queues.dirty.clear()
         self.queues.release(len(records), sum(len(record.value) for record in records))
+        return records
 
     def _collect(self) -> None:
         self.events += [kind for kind, _ in self.overflow.events()]
@@ -66,8 +71,16 @@ def number_of(record: Record) -> int:
     return int(record.value.rstrip(b"\0").split()[0])
 
 
+def gap_of(record: Record) -> int:
+    """Return the number of the gap in front of a trade, 0 for none."""
+    return int(record.value.rstrip(b"\0").split()[1]) if record.channel == "trades" else 0
+
+
 class Order(RuleBasedStateMachine):
-    """Trades and gaps in front of them, through a memory and a spool that are often full."""
+    """Trades and gaps in front of them, through a memory and a spool that are often full.
+
+    Any partitions may be without a leader at any time.
+    """
 
     @initialize()
     def begin(self) -> None:
@@ -97,9 +110,20 @@ class Order(RuleBasedStateMachine):
 
     @rule()
     def deliver(self) -> None:
-        self.on_kafka |= self.reported
         with capture_logs():
-            self.process.deliver()
+            records = self.process.deliver()
+        self.on_kafka |= {number_of(record) for record in records if record.channel == EVENTS}
+        for record in records:
+            assert gap_of(record) == 0 or gap_of(record) in self.on_kafka
+
+    @rule(trades=st.frozensets(st.integers(0, 1)), events=st.frozensets(st.integers(0, 1)))
+    def lose_leaders(self, trades: frozenset[int], events: frozenset[int]) -> None:
+        """These partitions have no leader now, and all others do."""
+        leaderless = {"trades": trades, EVENTS: events}
+        with capture_logs():
+            self.process.queues.follow(
+                {channel: replace(topic, leaderless=leaderless[channel]) for channel, topic in TOPICS.items()}
+            )
 
     @rule()
     def overflow(self) -> None:
@@ -109,7 +133,7 @@ class Order(RuleBasedStateMachine):
 
     @rule()
     def read_back(self) -> None:
-        if self.process.overflow.active:
+        if self.process.overflow.reading:
             self.process.queues._read_block()
 
     @rule()
@@ -127,9 +151,7 @@ class Order(RuleBasedStateMachine):
         records = self.process.in_memory()
         self.reported |= {number_of(record) for record in records if record.channel == EVENTS}
         for record in records:
-            if record.channel == "trades":
-                gap = int(record.value.rstrip(b"\0").split()[1])
-                assert gap == 0 or gap in self.reported
+            assert gap_of(record) == 0 or gap_of(record) in self.reported
 
     def teardown(self) -> None:
         if hasattr(self, "process"):

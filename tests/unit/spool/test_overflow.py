@@ -6,6 +6,7 @@ import tempfile
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import zip_longest
 from pathlib import Path
 
@@ -47,13 +48,20 @@ def trade(symbol: int, number: int) -> Record:
 class Process:
     """The queues of a shard without a sink, and all that they need."""
 
-    def __init__(self, folder: Path, replica: str, previous: Owner | None, progress: bytes | None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        replica: str,
+        previous: Owner | None,
+        progress: bytes | None,
+        topic: Topic = TRADES,
+    ) -> None:
         self.events: list[str] = []
         self.state = ShardState(KafkaConfig(), Topic(STATE, 1, 1_000_000), 0, replica)
         self.state.previous, self.state.spool_progress = previous, progress
         self.overflow = Overflow(Spool(folder, 10_000_000, 1_500), replica, 0, self.state.watermarks)
         self.queues = Queues(
-            {"trades": TRADES},
+            {"trades": topic},
             self.state,
             self.overflow,
             METRICS,
@@ -76,6 +84,8 @@ class Process:
 class Outage(RuleBasedStateMachine):
     """Any order of receiving, overflowing, reading back, sending, committing, and ends of the process.
 
+    Any partitions may be without a leader at any time.
+
     `kafka` is what is committed, with the state that was saved; `disk` is what a process has put on disk.
     """
 
@@ -92,11 +102,12 @@ class Outage(RuleBasedStateMachine):
         self.number = 0
         self.replicas = 0
         self.asked = False
+        self.topic = TRADES
         self.process = self.start()
 
     def start(self) -> Process:
         self.replicas += 1
-        process = Process(self.folder, f"replica-{self.replicas}", self.owner, self.progress)
+        process = Process(self.folder, f"replica-{self.replicas}", self.owner, self.progress, self.topic)
         for symbol, numbers in self.kafka.items():
             process.state.acknowledged(Record("trades", symbol, b"{}", n, (n, n, 0, Open())) for n in numbers)
         process.queues.recover()
@@ -110,19 +121,31 @@ class Outage(RuleBasedStateMachine):
             self.number += 1
             records.append(trade(symbol, self.number))
             self.received[SYMBOLS[symbol]].append(self.number)
-        if self.process.overflow.active:
-            self.disk.update(record.time_us for record in records)
+        spilled = {one.place for one in self.process.partitions if one.spilled}
+        on_disk = (TRADES.name + f"/{TRADES.partition(record.key)}" in spilled for record in records)
+        self.disk.update(
+            record.time_us
+            for record, is_spilled in zip(records, on_disk, strict=True)
+            if is_spilled or self.process.overflow.active
+        )
         assert self.process.queues.add(records) == []
         assert self.process.queues.has_room
 
     @rule()
     @precondition(lambda self: not self.process.overflow.active)
     def overflow(self) -> None:
-        assert self.process.queues.begin_spool()
         self.disk.update(record.time_us for record in self.process.in_memory)
+        assert self.process.queues.begin_spool()
+
+    @rule(leaderless=st.frozensets(st.sampled_from(range(len(SYMBOLS)))))
+    @precondition(lambda self: not any(one.sent for one in self.process.partitions))
+    def lose_leaders(self, leaderless: frozenset[int]) -> None:
+        """These partitions have no leader now, and all others do."""
+        self.topic = replace(TRADES, leaderless=leaderless)
+        self.process.queues.follow({"trades": self.topic})
 
     @rule()
-    @precondition(lambda self: self.process.overflow.active)
+    @precondition(lambda self: self.process.overflow.reading)
     def read_back(self) -> None:
         self.process.queues._read_block()  # `refill` would read more of them
         self.process.collect_events()
@@ -131,8 +154,9 @@ class Outage(RuleBasedStateMachine):
     @precondition(lambda self: self.process.state.committing is None)
     def send(self, most: int) -> None:
         for one in self.process.partitions:
-            one.sent += one.queued[:most]
-            del one.queued[:most]
+            if not one.stuck:
+                one.sent += one.queued[:most]
+                del one.queued[:most]
 
     @rule()
     @precondition(lambda self: self.process.state.committing is None)
@@ -197,9 +221,9 @@ class Outage(RuleBasedStateMachine):
         """Kill or stop the process; another replica may serve the shard before the next one here."""
         process = self.process
         if stop:
+            self.disk.update(record.time_us for record in process.in_memory)
             _, lost = process.queues.park()
             assert lost == 0
-            self.disk.update(record.time_us for record in process.in_memory)
         on_kafka = {n for one in self.kafka.values() for n in one}
         self.lost |= {record.time_us for record in process.in_memory} - self.disk - on_kafka
         process.overflow.close()
@@ -239,7 +263,12 @@ class Outage(RuleBasedStateMachine):
         try:
             if self.process.state.committing is not None:
                 (self.get_the_response if self.asked else self.fail)()
-            while self.process.overflow.active:
+            if any(one.sent for one in self.process.partitions):
+                self.request_the_commit()
+                self.commit()
+                self.get_the_response()
+            self.lose_leaders(frozenset())
+            while self.process.overflow.reading:
                 self.read_back()
             self.transaction(self.number)
             self.each_is_on_kafka_once_and_in_order()
@@ -256,6 +285,51 @@ TestOutage = pytest.mark.filterwarnings("ignore")(Outage.TestCase)
 TestOutage.settings = settings(
     max_examples=150, stateful_step_count=60, deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
+
+
+def test_partitions_with_a_leader_need_neither_the_disk_nor_wait_for_the_one_without() -> None:
+    outage = Outage()
+    outage.begin()
+    process = outage.process
+    outage.receive([0, 0, 1, 1])
+    outage.lose_leaders(frozenset({1}))
+    outage.overflow()
+    assert len(process.in_memory) == 2
+    process.queues.refill()
+    assert not process.overflow.active
+    outage.transaction(9)
+    outage.receive([0, 1, 2])
+    assert {one.time_us for one in process.in_memory} == {5, 7}
+    assert process.overflow.waiting == 3
+    outage.transaction(9)
+    assert process.events == ["spool_begun"]
+    outage.lose_leaders(frozenset())
+    process.queues.refill()
+    outage.receive([1])
+    assert {one.time_us for one in process.in_memory} == {3, 4, 6, 8}
+    outage.transaction(9)
+    assert process.overflow.size == 0
+    outage.teardown()
+
+
+def test_what_was_left_behind_is_found_behind_damage_that_others_have_met() -> None:
+    outage = Outage()
+    outage.begin()
+    process = outage.process
+    outage.receive([0, 1, 2])
+    outage.lose_leaders(frozenset({1}))
+    outage.overflow()
+    outage.receive([0, 2, 2])
+    (segment,) = outage.folder.glob("*.spool")
+    damage(segment, process.overflow.size - 1)
+    process.queues.refill()
+    outage.receive([1, 1, 2])
+    outage.lose_leaders(frozenset())
+    process.queues.refill()
+    assert [one.time_us for one in process.in_memory if one.key == SYMBOLS[1]] == [2, 7, 8]
+    assert process.events == ["spool_begun", "spool_damaged", "gap", "gap"]
+    outage.process.overflow.close()
+    shutil.rmtree(outage.folder)
 
 
 def test_a_commit_requested_before_spooling_started_is_honoured_after_a_kill() -> None:
