@@ -43,6 +43,7 @@ class Leases(ConsumerRebalanceListener):  # type: ignore[misc]
     ) -> None:
         self.shards: frozenset[int] | None = None  # those assigned last; None until the first assignment
         self._failure = ""  # why the last consumer has failed; "" while there is one
+        self._failed_at: float | None = None  # when the present outage began, on the monotonic clock, if any
         self._config = config
         self._cluster = cluster
         self._topic = cluster.topics[STATE].name
@@ -90,10 +91,10 @@ class Leases(ConsumerRebalanceListener):  # type: ignore[misc]
                         await asyncio.sleep(_POLL_INTERVAL)
                         await self._consumer.getmany(timeout_ms=0)  # raises errors of the background tasks
             except FAILURES as error:
-                words = self._failure = in_words(error)
+                self._failure = in_words(error)
                 self._cluster.ask()
                 self._metrics.counter("kafka_errors_total", error=type(error).__name__).value += 1
-                log.error("consumer group unavailable, retrying", group=self._config.group_id, error=words)
+                self._note_outage()
             finally:
                 self._doubtful = False
                 self._confirmed_at = -float("inf")  # a member that leaves hands its shards over at once
@@ -144,12 +145,26 @@ class Leases(ConsumerRebalanceListener):  # type: ignore[misc]
             self._doubtful = True
             return
         self._backoff.reset()
+        self._note_end_of_outage()
         before, self.shards = self.shards, shards
         self._confirmed_at = time.monotonic()
         self._assigned.set()
         if self.shards != before:
             log.info("shards assigned", shards=sorted(self.shards), before=sorted(before or ()))
             self._on_change()
+
+    def _note_outage(self) -> None:
+        """Log that the group is unavailable, once until it has assigned shards again."""
+        if self._failed_at is None:
+            self._failed_at = time.monotonic()
+            group, why = self._config.group_id, self._failure
+            log.error("consumer group unavailable, retrying", group=group, error=why)
+
+    def _note_end_of_outage(self) -> None:
+        if self._failed_at is not None:
+            seconds = round(time.monotonic() - self._failed_at, 1)
+            log.warning("consumer group available again", group=self._config.group_id, seconds=seconds)
+            self._failed_at = None
 
     async def _is_doubtful(self) -> bool:
         """Return whether the group's leader may have assigned too little because bridge-state was not there.

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import GroupAuthorizationFailedError, KafkaConnectionError, KafkaTimeoutError
+from structlog.testing import capture_logs
 
 from bridge.config import KafkaConfig
 from bridge.kafka import cluster, leases
@@ -142,7 +143,7 @@ def test_who_has_left_the_group_does_not_go_by_an_earlier_confirmation(
 def test_a_group_that_cannot_be_joined_is_tried_less_and_less_often_until_it_assigns_shards(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Kafka takes the connection and denies the group only afterwards."""
+    """Kafka takes the connection and denies the group only afterwards. The log has a pair for each outage."""
     lease = Leases(KafkaConfig(), cluster_of(), metrics=Metrics(), on_change=lambda: None)
     waits: list[float] = []  # the most that each wait may take
     asked = asyncio.Event()
@@ -175,5 +176,10 @@ def test_a_group_that_cannot_be_joined_is_tried_less_and_less_often_until_it_ass
         member.cancel()
         await asyncio.wait({member})
 
-    asyncio.run(scenario())
+    with capture_logs() as log:
+        asyncio.run(scenario())
     assert waits[:6] == [0.5, 1, 2, 4, 0.5, 1]
+    unavailable = "consumer group unavailable, retrying"
+    lines = [(line["event"], line.get("error", "")) for line in log if "group" in line["event"]]
+    assert [event for event, _ in lines] == [unavailable, "consumer group available again", unavailable]
+    assert all("group" in error for event, error in lines if event == unavailable)
