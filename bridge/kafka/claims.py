@@ -3,7 +3,8 @@
 Bridges with different `kafka.topic_prefix` have nothing in common but the private topics, so the claims are
 there, on `<private_topic_prefix>.bridge-state`: one record for each topic prefix, of which the first one that
 has not been taken back counts. Kafka has put them in an order that all see alike, so whoever writes a claim
-and finds another one in front of it knows that it came too late, and takes its own back.
+and finds another one in front of it knows that it came too late, and takes its own back. A claim that is made
+again, by another replica that starts at the same time, keeps its place.
 
 A claim never expires: a private prefix changes hands only when somebody says so, with a tombstone.
 """
@@ -12,6 +13,7 @@ import asyncio
 
 import structlog
 from aiokafka import AIOKafkaConsumer
+from aiokafka.errors import KafkaTimeoutError
 
 from bridge.config import KafkaConfig
 from bridge.errors import TopicError
@@ -47,10 +49,12 @@ async def claim(config: KafkaConfig) -> None:
             if not claims:
                 await _write(config, topic, mine, b"{}")
                 claims = await _claims(reader, topic)
+                if not claims:  # it was taken back just now, or somebody's open transaction hides it
+                    raise KafkaTimeoutError(f"the claim on {topic} could not be read")
     except AclMissing:
         log.warning("ACL missing", operation="Read", resource=f"topic {topic}")
         return
-    if claims[:1] in ([], [mine]):  # none if somebody has taken it back just now
+    if claims[0] == mine:
         return
     if mine in claims:
         await _write(config, topic, mine, None)

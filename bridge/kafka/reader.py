@@ -23,7 +23,8 @@ _POLL_MS = 500
 class Read:
     """What was read of a partition."""
 
-    values: dict[bytes | None, bytes | None]  # the newest of each key, in their order; None: a tombstone
+    # The newest of each key; None: a tombstone. The keys are in the order in which they came to have one.
+    values: dict[bytes | None, bytes | None]
     owners: dict[str, Owner]  # the newest of each replica that has been the owner
     end: int  # the offset to read on from
 
@@ -152,7 +153,8 @@ async def _read(
         for place, batch in (await one.getmany(timeout_ms=_POLL_MS)).items():
             part = found[place.partition]
             for record in batch:
-                part.values.pop(record.key, None)  # so that they are in the order of their records
+                if part.values.get(record.key) is None:
+                    part.values.pop(record.key, None)
                 part.values[record.key] = record.value
                 if record.key == OWNER and (owner := owner_of(record.value)) is not None:
                     part.owners[owner.replica] = owner

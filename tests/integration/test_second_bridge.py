@@ -1,5 +1,6 @@
 """Bridges that must not write at the same time: of two groups, or with two numbers of shards."""
 
+import asyncio
 import os
 import re
 import signal
@@ -10,11 +11,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from aiokafka.errors import KafkaTimeoutError
+from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewPartitions
 
+from bridge.config import KafkaConfig
+from bridge.errors import TopicError
+from bridge.kafka import claims
+from bridge.kafka.claims import claim
 from tests.support.checks import assert_trades_are, assert_trades_are_but_for_gaps, gaps_of, records_of
 from tests.support.consumers import read_topic
+from tests.support.delivery import kafka_config
 from tests.support.exchange import ExchangeThread
 from tests.support.kafka_broker import Broker
 from tests.support.process import ACCOUNTS, ROOT, SYMBOLS, RunningBridge, config
@@ -157,6 +165,62 @@ def test_replicas_with_another_number_of_shards_wait_and_no_trade_is_there_twice
     assert "set kafka.shards = 4" in waiting_for(late)
     assert late.stop() == 0
     finish(kafka, prefix, exchange, new)
+
+
+def test_of_bridges_that_claim_a_private_prefix_at_once_one_gets_it(kafka: Broker, prefix: str) -> None:
+    """Each has two replicas, which all may find that nobody has claimed it."""
+
+    def replica(name: str) -> KafkaConfig:
+        return kafka_config(kafka, f"{prefix}.{name}", private_topic_prefix=f"private.{prefix}")
+
+    async def claimed(name: str) -> str | None:
+        try:
+            await claim(replica(name))
+        except TopicError as error:
+            return re.findall(rf"belongs to kafka.topic_prefix {prefix}\.(\w+)", str(error))[0]
+        return name
+
+    async def all_claim() -> list[str | None]:
+        await claims._topic(replica("blue"))
+        return await asyncio.gather(*map(claimed, ["blue", "green", "blue", "green"]))
+
+    owners = asyncio.run(all_claim())
+    assert len(set(owners)) == 1
+    assert asyncio.run(claimed("green")) == asyncio.run(claimed("blue")) == owners[0]
+
+
+def test_a_claim_that_another_replica_repeats_keeps_its_place(kafka: Broker, prefix: str) -> None:
+    """Both have found that nobody has claimed the prefix, and so has the bridge between them."""
+
+    def of(name: str) -> KafkaConfig:
+        return kafka_config(kafka, f"{prefix}.{name}", private_topic_prefix=f"private.{prefix}")
+
+    async def scenario() -> None:
+        topic = await claims._topic(of("blue"))
+        assert topic is not None
+        for name in ("blue", "green", "blue"):
+            await claims._write(of(name), topic, f"claim/{prefix}.{name}".encode(), b"{}")
+        await claim(of("blue"))
+        with pytest.raises(TopicError, match=rf"belongs to kafka.topic_prefix {prefix}\.blue"):
+            await claim(of("green"))
+
+    asyncio.run(scenario())
+
+
+def test_a_claim_that_cannot_be_read_yet_does_not_count(kafka: Broker, prefix: str) -> None:
+    """Somebody's open transaction hides it, and perhaps another one in front of it."""
+    config = kafka_config(kafka, f"{prefix}.blue", private_topic_prefix=f"private.{prefix}")
+    topic = asyncio.run(claims._topic(config))
+    assert topic is not None
+    somebody = Producer({"bootstrap.servers": kafka.bootstrap, "transactional.id": prefix})
+    somebody.init_transactions(60)
+    somebody.begin_transaction()
+    somebody.produce(topic, b"{}", b"something")
+    somebody.flush(60)
+    with pytest.raises(KafkaTimeoutError, match="could not be read"):
+        asyncio.run(claim(config))
+    somebody.commit_transaction(60)
+    asyncio.run(claim(config))
 
 
 def test_a_private_prefix_belongs_to_the_topic_prefix_that_used_it_first(
