@@ -318,18 +318,6 @@ def test_the_java_consumer_prints_records(tour: Tour) -> None:
         pass
 
 
-def test_the_books_in_java_and_in_python_are_the_same(tour: Tour) -> None:
-    """Both read from the beginning, so they print the same lines for a market."""
-    printed = []
-    for command in (
-        "python examples/books.py localhost:9092",
-        f"java -XX:TieredStopAtLevel=1 -cp '{JARS}/*' examples/Books.java localhost:9092",
-    ):
-        with tour.running(command, BEST) as books:
-            printed.append(books.lines(BEST, 100))
-    assert printed[0] == printed[1]
-
-
 async def first_by_aiokafka(bootstrap: str, topic: str) -> Any:
     """Return the first message of a topic, as aiokafka has it."""
     async with AIOKafkaConsumer(

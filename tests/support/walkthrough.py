@@ -37,7 +37,7 @@ class Walkthrough:
     """
 
     def __init__(self, folder: Path, instead: Mapping[str, str], tools: Path) -> None:
-        self._folder = folder
+        self.folder = folder
         self._instead = instead
         path = f"{tools}:{Path(sys.executable).parent}:{os.environ['PATH']}"
         self._environment = {**os.environ, "PATH": path}
@@ -56,12 +56,12 @@ class Walkthrough:
         for text, ours in self._instead.items():
             command = command.replace(text, ours)
         self._started += 1
-        output = self._folder / f"{self._started}.out"
-        log = self._folder / f"{self._started}.err"
+        output = self.folder / f"{self._started}.out"
+        log = self.folder / f"{self._started}.err"
         with output.open("wb") as out, log.open("wb") as err:
             process = subprocess.Popen(
                 ["bash", "-c", command],
-                cwd=self._folder,
+                cwd=self.folder,
                 env=self._environment,
                 stdout=out,
                 stderr=err,
