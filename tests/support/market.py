@@ -28,8 +28,11 @@ class Market:
 
     def await_trades(self, number: int) -> None:
         """Wait until there are so many more trades than now."""
-        enough = len(self.trades()) + number
-        eventually(lambda: len(self.trades()) >= enough, 60, "trades", every=0.5)
+        self.await_records(TRADES, len(self.trades()) + number)
+
+    def await_records(self, topic: str, number: int) -> None:
+        """Wait until there are so many records on a topic."""
+        eventually(lambda: len(self.read(topic)) >= number, 60, f"records on {topic}", every=0.5)
 
     def settled(self, before: dict[Key, Candle]) -> dict[Key, Candle]:
         """Return those of some candles that no trade has changed since."""
