@@ -86,8 +86,14 @@ class Book:
         return Level(price := max(self.bids), self.bids[price]) if self.bids else None
 
     def _precedes(self, record: Depth) -> bool:
-        """Return whether a record of `depth` is of a session before that of the record of `book`."""
-        return record.session != self.session and record.received_us < self._since_us
+        """Return whether a record of `depth` is of a session before that of the record of `book`.
+
+        At a rotation, the first records of the new session may have the time of the last ones of the old
+        session. Of these, a snapshot begins the new session, whose changes come after it.
+        """
+        if record.session == self.session or record.received_us > self._since_us:
+            return False
+        return record.received_us < self._since_us or not record.snapshot
 
     def _follow(self, record: Depth) -> None:
         """Take the next record of `depth`."""

@@ -160,7 +160,7 @@ def test_a_record_of_book_of_another_session_than_the_changes_is_not_joined() ->
 def test_a_record_of_book_that_is_ahead_is_waited_for_by_the_changes_it_contains() -> None:
     book = Book()
     assert book.apply(whole(5, [["1", "5"]]))
-    assert not book.apply(change(2, [["1", "0"]], session="s0"))
+    assert not book.apply(change(2, [["1", "0"]], session="s0", received_us=2))
     for seq in (3, 4, 5):
         assert book.apply(change(seq, [["1", str(seq)]], snapshot=seq == 4))
         assert book.asks == {Decimal(1): Decimal(5)}
@@ -226,6 +226,27 @@ def test_a_book_does_not_go_back_in_time_when_depth_is_read_from_its_beginning()
     assert book.asks == {Decimal(1): Decimal(5)}
     assert book.apply(change(0, [["1", "6"]], snapshot=True, session="s10", received_us=899))
     assert book.asks == {Decimal(1): Decimal(6)}
+
+
+def test_of_two_sessions_at_the_same_time_the_earlier_one_is_skipped() -> None:
+    """At a rotation, the new session's first records have the time of the old one's last."""
+    book = Book()
+    assert book.apply(whole(1, [["1", "7"]], session="s10", received_us=900))
+    assert book.apply(change(8, [["1", "4"]], session="s9", received_us=900))
+    assert (book.session, book.asks) == ("s10", {Decimal(1): Decimal(7)})
+    assert book.apply(change(0, [["1", "6"]], snapshot=True, session="s10", received_us=900))
+    assert book.apply(change(1, [["1", "7"]], session="s10", received_us=900))
+    assert book.apply(change(2, [["1", "8"]], session="s10", received_us=901))
+    assert book.asks == {Decimal(1): Decimal(8)}
+
+
+def test_of_two_sessions_at_the_same_time_the_later_one_is_followed() -> None:
+    book = Book()
+    assert book.apply(whole(8, [["1", "4"]], session="s9", received_us=900))
+    assert book.apply(change(8, [["1", "4"]], session="s9", received_us=900))
+    assert book.apply(change(0, [["1", "6"]], snapshot=True, session="s10", received_us=900))
+    assert book.apply(change(1, [["1", "7"]], session="s10", received_us=900))
+    assert (book.session, book.asks) == ("s10", {Decimal(1): Decimal(7)})
 
 
 def test_a_newer_record_of_book_is_joined_while_earlier_sessions_are_skipped() -> None:
