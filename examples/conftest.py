@@ -1,8 +1,9 @@
 """A real Kafka with the records of the real bridge, and copies of examples to run."""
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import pytest
 
@@ -14,6 +15,8 @@ from tests.support.waiting import eventually
 from tests.support.walkthrough import Walkthrough
 
 ROOT = Path(__file__).parents[1]
+FETCHED = ROOT / ".cache" / "examples"
+NOTHING: Mapping[str, str] = MappingProxyType({})
 
 # Kafka's script of this name, which is not among its libraries.
 TOPICS = f"""\
@@ -44,23 +47,27 @@ def market(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Market]:
 
 
 @pytest.fixture
-def walkthrough(market: Market, tmp_path: Path) -> Callable[[str], Walkthrough]:
+def walkthrough(market: Market, tmp_path: Path) -> Callable[..., Walkthrough]:
     """Return what runs the commands of an example's README in a copy of its folder.
 
-    `scripts/setup-examples.sh` has fetched its jars, with the command of the README.
+    `scripts/setup-examples.sh` has fetched its jars, with the command of the README,
+    and its packages for Python.
     """
 
-    def copied(name: str) -> Walkthrough:
+    def copied(name: str, instead: Mapping[str, str] = NOTHING) -> Walkthrough:
         folder = tmp_path / name
         shutil.copytree(ROOT / "examples" / name, folder)
+        jars, packages = (FETCHED / f"{name}{kind}" for kind in ("", ".packages"))
         if (folder / "pom.xml").exists():
-            jars = ROOT / ".cache" / "examples" / name
             assert jars.is_dir(), "run `make examples`"
             (folder / "jars").symlink_to(jars)
+        if (folder / "requirements.txt").exists():
+            assert packages.is_dir(), "run `make examples`"
         topics = tmp_path / "bin" / "kafka-topics.sh"
         topics.parent.mkdir()
         topics.write_text(TOPICS)
         topics.chmod(0o755)
-        return Walkthrough(folder, {"localhost:9092": market.kafka}, topics.parent)
+        texts = {"localhost:9092": market.kafka, **instead}
+        return Walkthrough(folder, texts, topics.parent, packages)
 
     return copied

@@ -63,3 +63,19 @@ fetch_jars() {
     rm -rf "$folder"
     mv "$folder.new" "$folder"
 }
+
+# Fetch the packages for Python that a requirements file pins into a folder.
+fetch_packages() {
+    local requirements=$1 folder=$2 sum
+    sum=$(sha256sum <"$requirements")
+    if [[ -f $folder/requirements.sha256 && $(<"$folder/requirements.sha256") == "$sum" ]]; then
+        return
+    fi
+    step "fetching $folder with pip"
+    rm -rf "$folder.new"
+    quietly .venv/bin/python -m pip --disable-pip-version-check --quiet install --require-hashes \
+        --only-binary :all: --no-deps --target "$folder.new" -r "$requirements"
+    echo "$sum" >"$folder.new/requirements.sha256"
+    rm -rf "$folder"
+    mv "$folder.new" "$folder"
+}

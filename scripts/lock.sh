@@ -20,3 +20,8 @@ export_lock requirements-msk.txt --extra msk
 export_lock requirements-build.txt --only-group image
 export_lock requirements-demo.txt --extra demo --group build
 export_lock requirements-dev.txt --extra demo --group dev
+
+for requirements in examples/*/requirements.in; do
+    .venv/bin/uv pip compile --quiet --universal --python-version 3.11 --upgrade --generate-hashes --no-annotate \
+        --no-header "$requirements" --output-file "${requirements%.in}.txt" >/dev/null
+done

@@ -8,3 +8,8 @@ for pom in examples/*/pom.xml; do
     name=$(basename "$(dirname "$pom")")
     fetch_jars "$pom" ".cache/examples/$name"
 done
+
+for requirements in examples/*/requirements.txt; do
+    name=$(basename "$(dirname "$requirements")")
+    fetch_packages "$requirements" ".cache/examples/$name.packages"
+done

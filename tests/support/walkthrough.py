@@ -12,10 +12,14 @@ from typing import NamedTuple
 
 from tests.support.waiting import eventually
 
+ROOT = Path(__file__).parents[2]
 SECONDS = 140.0  # for a command to print what is expected
 
 MAVEN = "mvn -B -q dependency:copy-dependencies -DincludeScope=runtime -DoutputDirectory=jars"
 """The command that fetches the libraries of an example in Java, also in `scripts/common.sh`."""
+
+PIP = "pip install ../.. && pip install --require-hashes -r requirements.txt"
+"""The command that installs what an example in Python needs; `scripts/setup-examples.sh` has its packages."""
 
 
 def blocks(document: Path, language: str) -> list[str]:
@@ -33,14 +37,15 @@ def commands(document: Path) -> list[str]:
 class Walkthrough:
     """Runs commands in `folder`, with other texts, such as addresses, in place of those that are shown.
 
-    Commands are also looked for in the folder `tools`.
+    Commands are also looked for in the folder `tools`, and what Python imports in `packages`.
     """
 
-    def __init__(self, folder: Path, instead: Mapping[str, str], tools: Path) -> None:
+    def __init__(self, folder: Path, instead: Mapping[str, str], tools: Path, packages: Path) -> None:
         self.folder = folder
         self._instead = instead
         path = f"{tools}:{Path(sys.executable).parent}:{os.environ['PATH']}"
-        self._environment = {**os.environ, "PATH": path}
+        python = f"{packages}:{os.environ.get('PYTHONPATH', ROOT)}"
+        self._environment = {**os.environ, "PATH": path, "PYTHONPATH": python}
         self._started = 0  # commands, each of which has an output file of its own
 
     def run(self, command: str) -> str:
