@@ -8,6 +8,7 @@ opens a client of its own, at the bootstrap addresses.
 import asyncio
 import contextlib
 from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
 
 import structlog
 
@@ -39,6 +40,7 @@ class Cluster:
         self.watchers: list[Callable[[], None]] = []
         self._config = config
         self._channels = channels
+        self._besides: set[str] = set()  # channels that are not configured and have records in a spool
         self._metrics = metrics
         self._asked = asyncio.Event()  # set to have the next look at once
         self._looks = 0  # looks that have ended, whether they succeeded or not
@@ -75,7 +77,7 @@ class Cluster:
         try:
             with understood():
                 async with asyncio.timeout(_PATIENCE):
-                    self._take(await look(self._config, self._channels, self.view))
+                    self._take(await look(self._config, self._channels, self.view, self._besides))
             succeeded = True
         finally:
             self._looking, self._succeeded = False, succeeded
@@ -99,6 +101,12 @@ class Cluster:
                     log.warning("cluster metadata unavailable, retrying", error=in_words(error))
                 self._error = in_words(error)
             await asyncio.sleep(_UNEASY if self._error else _LEAST)
+
+    def include(self, channel: str) -> None:
+        """Look at the topic of a channel, too, that is not configured any more: there are records for it."""
+        if channel not in self.topics:
+            self._besides.add(channel)
+            self.ask()
 
     def ask(self) -> None:
         """Have the view renewed soon, because something has failed."""
@@ -153,8 +161,9 @@ class Cluster:
             return
         self.version += 1
         for channel, topic in view.topics.items():
-            if (old := before.topics.get(channel)) is not None and old != topic:
-                _log(old, topic)
+            old = before.topics.get(channel)
+            if before.topics and old != topic:
+                _log(old or replace(topic, leaderless=frozenset(), missing=""), topic)
             for number in range(max(topic.partitions, old.partitions if old else 0)):
                 stuck = number < topic.partitions and topic.is_stuck(number)
                 gauge = self._metrics.gauge("partition_unavailable", topic=topic.name, partition=str(number))

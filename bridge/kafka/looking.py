@@ -16,7 +16,7 @@ from aiokafka.errors import (
 
 from bridge.config import KafkaConfig
 from bridge.errors import TopicError, TopicMissing
-from bridge.kafka.client import admin
+from bridge.kafka.client import admin, in_words
 from bridge.kafka.metadata import Description, Found, describe
 from bridge.kafka.topics import (
     ATTEMPT_INTERVAL,
@@ -30,6 +30,7 @@ from bridge.kafka.topics import (
     partitions,
     remark,
     settings,
+    topic_name,
     topic_names,
 )
 from bridge.records import STATE
@@ -59,30 +60,39 @@ class View(NamedTuple):
     own: Mapping[str, Found] = {}
 
 
-async def look(config: KafkaConfig, channels: Collection[str], before: View) -> View:
+async def look(
+    config: KafkaConfig, channels: Collection[str], before: View, besides: Collection[str] = ()
+) -> View:
     """Return the view of now; `before` is the last one, whose topics may be missing now.
+
+    It has the topics of these channels and those of the bridge itself, and of the channels `besides`, which
+    are not configured any more.
 
     Raises:
         TopicError: bridge-state, when it is looked at for the first time, has another number of partitions
             than there are shards.
-        TopicMissing: a topic that was not there before either is missing, and is not created.
+        TopicMissing: at the first look, a topic is missing, and is not created.
         KafkaError: Kafka does not answer, or an ACL is missing.
     """
-    names = topic_names(config, channels)
+    names = {channel: topic_name(config, channel) for channel in besides} | topic_names(config, channels)
     async with admin(config) as client:
         found = await describe(client, [*names.values(), GROUPS, TRANSACTIONS])
         own = {
             name: one for name in (GROUPS, TRANSACTIONS) if (one := found.topics.get(name)) and not one.error
         }
-        missing = {channel: name for channel, name in names.items() if _is_missing(name, found.topics[name])}
-        refused: dict[str, str] = {}
+        refused = _unusable([names[channel] for channel in besides], found)
+        missing = {
+            channel: name
+            for channel, name in names.items()
+            if name not in refused and _is_missing(name, found.topics[name])
+        }
         if missing:
-            refused = await _create(client, config, missing)
+            refused |= await _create(client, config, missing)
             created = [name for name in missing.values() if name not in refused]
             found = await _described(client, names.values(), created)
         known = {topic.name: topic for topic in before.topics.values()}
-        if never_seen := [why for name, why in refused.items() if name not in known]:
-            raise TopicMissing(and_more(never_seen, "; "))
+        if refused and not known:
+            raise TopicMissing(and_more(refused.values(), "; "))
         there = [name for name in names.values() if name not in refused]
         state, number = names[STATE], found.topics[names[STATE]].partitions
         if STATE not in before.topics and number != config.shards:
@@ -91,7 +101,7 @@ async def look(config: KafkaConfig, channels: Collection[str], before: View) -> 
             refused[state] = mismatch(state, number, config.shards)  # some shards have no state
         reported = await _reported(client, there)
     topics = {
-        channel: replace(known[name], missing=refused[name])
+        channel: replace(known.get(name) or _unknown(config, channel, name), missing=refused[name])
         if name in refused
         else _topic(name, found.topics[name], reported[name], known.get(name))
         for channel, name in names.items()
@@ -130,6 +140,15 @@ async def _described(admin: AIOKafkaAdminClient, names: Iterable[str], created: 
     raise UnknownTopicOrPartitionError(", ".join(waiting))
 
 
+def _unusable(names: Iterable[str], found: Description) -> dict[str, str]:
+    """Return why topics cannot be looked at, by name; those that do not exist are not among them."""
+    return {
+        name: f"topic {name} cannot be looked at: {in_words(error(name))}"
+        for name in names
+        if (error := found.topics[name].error) not in (None, UnknownTopicOrPartitionError) and error
+    }
+
+
 def _is_missing(name: str, found: Found) -> bool:
     """Return whether a topic does not exist.
 
@@ -162,6 +181,11 @@ async def _reported(admin: AIOKafkaAdminClient, names: Collection[str]) -> dict[
             break
         await asyncio.sleep(ATTEMPT_INTERVAL)
     return reported
+
+
+def _unknown(config: KafkaConfig, channel: str, name: str) -> Topic:
+    """Return a topic that was never seen."""
+    return Topic(name, partitions(config, channel), KAFKAS_DEFAULT_MAX_BYTES)
 
 
 def _topic(name: str, found: Found, reported: Reported, before: Topic | None) -> Topic:

@@ -65,6 +65,8 @@ class Queues:
         self.behind = False
         # The last trades on Kafka of symbols whose state was lost: with it, the spool's progress was lost.
         self.rebuilt: Watermarks = {}
+        # Called with each channel that the spool has records for and that is not among the topics.
+        self.on_unknown: Callable[[str], None] = lambda _: None
         self._topics = topics  # as they are
         self._routed = dict(topics)  # by whose number of partitions keys are routed
         self._state = state
@@ -185,6 +187,8 @@ class Queues:
 
         These are pending no more. Nothing may be sent and not settled.
         """
+        for channel in topics.keys() - self._routed.keys():
+            self._routed[channel], self._routes[channel] = topics[channel], {}
         self._topics = topics
         by_name = {topic.name: topic for topic in topics.values()}
         for partition in self.places.values():
@@ -419,10 +423,10 @@ class Queues:
 
     def _open(self, place: Place, record: Record) -> Partition:
         name, _, number = place.rpartition("/")
-        # A record in the spool may be of a channel that is not configured any more.
-        topic = self._topics.get(record.channel) or replace(
-            self._topics[EVENTS], name=name, id="", leaderless=frozenset(), missing=""
-        )
+        topic = self._topics.get(record.channel)
+        if topic is None:  # a record in the spool, of a channel that is not configured any more
+            topic = replace(self._topics[EVENTS], name=name, id="", missing="not looked at yet")
+            self.on_unknown(record.channel)
         partition = Partition(
             topic,
             int(number),

@@ -68,6 +68,7 @@ class Sink:
         # The topics as partitions and state have them, and the version of the view that they are of.
         self._topics, self._followed = cluster.topics, cluster.version
         self._queues = queues
+        queues.on_unknown = cluster.include
         self._state = state
         self._is_ours = is_ours
         self._rejections = Rejections(queues, metrics)  # deals with failed batches

@@ -22,8 +22,8 @@ def own_entries(
     """Return whether an entry is for a topic of the bridge and a partition that this has, or has had.
 
     A topic that was deleted and created again may have fewer partitions now than at first, or than the spool
-    remembers. A record may also be of a channel that is not configured any more: its topic, which is not
-    looked at, counts as one like that of the events.
+    remembers. A record may also be of a channel that is not configured any more: until its topic was looked
+    at, that counts as one like the events'.
     """
     names = {channel: name for channel, name in topic_names(config, CHANNELS).items() if channel != STATE}
     at_first = {channel: topic.partitions for channel, topic in topics().items()}

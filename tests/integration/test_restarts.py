@@ -13,6 +13,7 @@ from aiokafka.errors import KafkaConnectionError
 
 from bridge.errors import ShardLost
 from bridge.kafka import batches
+from bridge.kafka.cluster import Cluster
 from bridge.records import EVENTS, Open, Record
 from bridge.spool.spool import Spool
 from tests.support.checks import (
@@ -22,7 +23,7 @@ from tests.support.checks import (
     gaps_of,
     records_of,
 )
-from tests.support.consumers import create_topic, read_topic
+from tests.support.consumers import create_topic, delete_topic, read_topic
 from tests.support.delivery import Delivery, kafka_config
 from tests.support.exchange import ExchangeThread
 from tests.support.kafka_broker import Broker
@@ -275,6 +276,44 @@ def test_an_event_is_on_kafka_before_the_trades_behind_it_also_by_way_of_a_spool
     early = [one.json["n"] for one in trades if one.timestamp_ms < reported.timestamp_ms]
     assert [n for n in early if n >= behind] == []
     assert len(trades) > 3000
+
+
+@pytest.mark.parametrize("create_topics", [True, False], ids=["created again", "created by hand"])
+def test_spooled_records_of_a_channel_that_is_not_configured_any_more_wait_for_its_topic_alone(
+    kafka: Broker, prefix: str, tmp_path: Path, create_topics: bool
+) -> None:
+    """The topic was deleted; what else is in the spool does not wait for it."""
+    name = f"{prefix}.ticker.v1"
+
+    async def scenario() -> None:
+        first = Delivery(kafka_config(kafka, prefix))
+        first.cluster = Cluster(first.config, ["trades", "ticker"], first.metrics)
+        await first.prepare(Spool(tmp_path, SPOOL_BYTES))
+        for number in range(1, 6):
+            ticker = Record("ticker", b"BTC_USDT", b'{"n":%d}' % number, number)
+            first.queues.add([ticker, trade(number)])
+        assert first.queues.park() == (10, 0)
+        first.overflow.close()
+        await asyncio.to_thread(delete_topic, kafka.bootstrap, name)
+        second = await Delivery(kafka_config(kafka, prefix, create_topics=create_topics)).prepare(
+            Spool(tmp_path, SPOOL_BYTES)
+        )
+        looking = asyncio.create_task(second.cluster.run())
+        delivering = asyncio.create_task(second.sink.run())
+        await soon(lambda: len(second.state.watermarks) == 1, 60, "the trades")
+        if not create_topics:
+            await soon(lambda: name in second.cluster.missing().get("topics", ""), 60, "its name")
+            assert second.overflow.waiting == 5
+            await asyncio.to_thread(create_topic, kafka.bootstrap, name, 1)
+        await soon(lambda: second.overflow.size == 0, 60, "the spool's end")
+        second.queues.drain()
+        await delivering
+        looking.cancel()
+        second.overflow.close()
+
+    asyncio.run(scenario())
+    assert [one.json["n"] for one in read_topic(kafka.bootstrap, name)] == list(range(1, 6))
+    assert [one.json["n"] for one in read_topic(kafka.bootstrap, f"{prefix}.trades.v1")] == list(range(1, 6))
 
 
 @pytest.mark.parametrize(

@@ -173,14 +173,15 @@ def test_of_bridges_that_claim_a_private_prefix_at_once_one_gets_it(kafka: Broke
     def replica(name: str) -> KafkaConfig:
         return kafka_config(kafka, f"{prefix}.{name}", private_topic_prefix=f"private.{prefix}")
 
-    async def claimed(name: str) -> str | None:
+    async def claimed(name: str) -> str:
         try:
             await claim(replica(name))
         except TopicError as error:
-            return re.findall(rf"belongs to kafka.topic_prefix {prefix}\.(\w+)", str(error))[0]
+            (owner,) = re.findall(rf"belongs to kafka.topic_prefix {prefix}\.(\w+)", str(error))
+            return str(owner)
         return name
 
-    async def all_claim() -> list[str | None]:
+    async def all_claim() -> list[str]:
         await claims._topic(replica("blue"))
         return await asyncio.gather(*map(claimed, ["blue", "green", "blue", "green"]))
 
