@@ -338,7 +338,8 @@ class Stream(ClientConnection):
         if len(self._fragments) > _MOST_FRAGMENTS:
             self._fragments.clear()
             self.protocol.fail(CloseCode.MESSAGE_TOO_BIG, f"more than {_MOST_FRAGMENTS} fragments")
-            self.send_data()
+            if not self.transport.is_closing():  # a connection that is lost takes nothing any more
+                self.send_data()
         elif frame.fin:
             message = b"".join(self._fragments)
             self._fragments.clear()

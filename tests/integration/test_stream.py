@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 
 import pytest
+import uvloop
 from websockets.asyncio.client import connect
 from websockets.asyncio.server import ServerConnection, serve
 from websockets.frames import Frame, Opcode
@@ -197,19 +198,24 @@ def test_an_error_in_the_receiver_closes_the_connection() -> None:
     assert asyncio.run(scenario()) >= 2
 
 
-@pytest.mark.parametrize(
-    ("frame", "code"),
-    [
-        (Frame(Opcode.BINARY, bytes(LIMIT + 1)).serialize(mask=False), 1009),
-        (Frame(Opcode.BINARY, b"masked").serialize(mask=True), 1002),
-        (FRAGMENT + whole(b"inside another one"), 1002),
-        (FRAGMENT + Frame(Opcode.PING, b"allowed").serialize(mask=False) + whole(b"not this"), 1002),
-        (FRAGMENT + Frame(Opcode.TEXT, b"another", fin=False).serialize(mask=False), 1002),
-        (FRAGMENT + Frame(Opcode.CONT, b"", fin=False).serialize(mask=False) * 5000, 1009),
-        (FRAGMENT + Frame(Opcode.CONT, bytes(LIMIT // 4), fin=False).serialize(mask=False) * 5, 1009),
-    ],
-    ids=["too large", "masked", "inside", "behind a ping", "fragment inside", "empty fragments", "fragments"],
-)
+NOT_ACCEPTED = {
+    "too large": (Frame(Opcode.BINARY, bytes(LIMIT + 1)).serialize(mask=False), 1009),
+    "masked": (Frame(Opcode.BINARY, b"masked").serialize(mask=True), 1002),
+    "inside": (FRAGMENT + whole(b"inside another one"), 1002),
+    "behind a ping": (
+        FRAGMENT + Frame(Opcode.PING, b"allowed").serialize(mask=False) + whole(b"not this"),
+        1002,
+    ),
+    "fragment inside": (FRAGMENT + Frame(Opcode.TEXT, b"another", fin=False).serialize(mask=False), 1002),
+    "empty fragments": (FRAGMENT + Frame(Opcode.CONT, b"", fin=False).serialize(mask=False) * 5000, 1009),
+    "fragments": (
+        FRAGMENT + Frame(Opcode.CONT, bytes(LIMIT // 4), fin=False).serialize(mask=False) * 5,
+        1009,
+    ),
+}
+
+
+@pytest.mark.parametrize(("frame", "code"), NOT_ACCEPTED.values(), ids=NOT_ACCEPTED)
 def test_what_websockets_does_not_accept_closes_the_connection(frame: bytes, code: int) -> None:
     codes: list[int | None] = []
 
@@ -224,6 +230,27 @@ def test_what_websockets_does_not_accept_closes_the_connection(frame: bytes, cod
     assert codes == [code]
     assert stream.fault is not None
     assert str(code) in stream.fault
+
+
+@pytest.mark.parametrize("frame", [frame for frame, _ in NOT_ACCEPTED.values()], ids=NOT_ACCEPTED)
+def test_what_is_not_accepted_ends_a_connection_that_is_lost_meanwhile(frame: bytes) -> None:
+    """What was read before the loss is still looked at, and nothing can be answered then."""
+
+    async def scenario() -> list[object]:
+        failures: list[object] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: failures.append(context))
+        async with serve(ServerConnection.wait_closed, "127.0.0.1", 0, compression=None) as server:
+            port = next(iter(server.sockets)).getsockname()[1]
+            socket = await connect(
+                f"ws://127.0.0.1:{port}", create_connection=Stream, compression=None, max_size=LIMIT
+            )
+            assert isinstance(socket, Stream)
+            socket.attach(lambda _, __: socket.transport.abort())
+            socket.data_received(whole(b"x" * 40) * 5_000 + frame)  # more than one turn takes
+            await socket.wait_closed()
+        return failures
+
+    assert not uvloop.run(scenario())  # whose transports raise where asyncio's are silent
 
 
 def test_pings_whose_pongs_nobody_reads_end_the_connection() -> None:
