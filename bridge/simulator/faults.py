@@ -22,6 +22,9 @@ _SHARES = (
     "clean_late",
     "clean_empty",
     "clean_short",
+    "change_lost",
+    "level_stays",
+    "book_crossed",
 )
 
 
@@ -31,7 +34,8 @@ class Faults:
 
     Shares are fractions of 1. The frames of `corrupt`, `bad_json` and `unknown_method` are sent in addition
     to the good ones, so nothing good is lost; those of `damaged`, `bad_item`, `bad_params` and
-    `clean_damaged` in place.
+    `clean_damaged` in place. `change_lost`, `level_stays` and `book_crossed` damage the book of every client
+    until its next snapshot, with no trace in the frames.
     """
 
     drop: float = 0.0  # seconds between cuts of all connections; 0: never
@@ -56,6 +60,11 @@ class Faults:
     clean_late: float = 0.0  # share of first lists, as they are, and snapshots sent `late_by` seconds later
     clean_empty: float = 0.0  # share of first lists of trades that are sent without their trades
     clean_short: float = 0.0  # share of first lists of trades with their newest few only
+    change_lost: float = 0.0  # share of the changes of books that are not sent
+    level_stays: float = 0.0  # share of the removals of levels that are left out
+    book_crossed: float = (
+        0.0  # share of the changes of books with the price of an ask as a bid too, or vice versa
+    )
     late_by: float = 5.0  # seconds
     lag: float = 0.0  # maximum seconds by which a connection's messages are late, each its own
     whole_seconds: bool = False  # whether trades have times in whole seconds

@@ -17,6 +17,9 @@ _FEW = 4  # trades in a short list, at most
 _LAST_FIGURE = {"order": "price", "order_algo": "algo_price", "balance": "total"}
 _NO_PARAMS: tuple[Any, ...] = (None, {}, "x", [0])
 
+Harm = Literal["lost", "stays", "crossed"]
+"""What happens to a change of a book: not sent, without its removals, or with a level that crosses it."""
+
 Spoiling = Literal["damaged", "missing", "late", "empty", "short"]
 """What happens to a first list or snapshot: the answer to a subscribe request."""
 
@@ -33,6 +36,9 @@ class Mishaps:
     _planned: defaultdict[tuple[str, str], deque[Spoiling | None]] = field(
         default_factory=lambda: defaultdict(deque)
     )
+    # What happens to the next changes of books where it can, by symbol, in this order.
+    _harms: defaultdict[str, deque[Harm]] = field(default_factory=lambda: defaultdict(deque))
+    harmed: Counter[str] = field(default_factory=Counter)  # changes of books so far, by what happened
     spoiled: Counter[str] = field(default_factory=Counter)  # lists and snapshots so far, by what happened
 
     def sent(self, update: Update) -> list[Update]:
@@ -49,8 +55,41 @@ class Mishaps:
             if self._happens(self.faults.duplicated):
                 self._late[update.symbol] = [update]
             return [update, *late]
+        if update.channel == "depth":
+            changed = self._harmed(update)
+            if changed is None:
+                return []
+            update = changed
         twice = update.channel == "depth" or update.channel in PRIVATE
         return [update, update] if twice and self._happens(self.faults.duplicated) else [update]
+
+    def harm(self, symbol: str, *harms: Harm) -> None:
+        """Decide what happens to the next changes of a book, each as soon as it can happen."""
+        self._harms[symbol] += harms
+
+    def unharm(self, symbol: str) -> None:
+        """Let nothing more happen to a book of what was decided."""
+        self._harms.pop(symbol, None)
+
+    def _harmed(self, update: Update) -> Update | None:
+        """Return a change of a book as it is sent; None: it is not."""
+        planned = self._harms[update.symbol]
+        harms: list[tuple[Harm, float]] = [
+            ("lost", self.faults.change_lost),
+            ("stays", self.faults.level_stays),
+            ("crossed", self.faults.book_crossed),
+        ]
+        for harm, share in harms:
+            is_planned = bool(planned) and planned[0] == harm
+            if not (is_planned or self._happens(share)):
+                continue
+            changed = None if harm == "lost" else _staying(update) if harm == "stays" else _crossed(update)
+            if changed != update:
+                self.harmed[harm] += 1
+                if is_planned:
+                    planned.popleft()
+                return changed
+        return update
 
     def late(self) -> list[Update]:
         """Return the updates that wait for the next one of their symbol, and forget them."""
@@ -127,3 +166,20 @@ def _with_bad_figure(update: Update) -> Update:
         (price, _), *others = content[side]
         content = {**content, side: [[price, _NO_FIGURE], *others]}
     return replace(update, params=[clean, content, symbol])
+
+
+def _staying(update: Update) -> Update:
+    """Return a change of a book without its removals of levels."""
+    clean, book, symbol = update.params
+    kept = {side: [level for level in levels if float(level[1])] for side, levels in book.items()}
+    return replace(update, params=[clean, kept, symbol])
+
+
+def _crossed(update: Update) -> Update:
+    """Return a change of a book with the price of one of its levels on the other side too."""
+    clean, book, symbol = update.params
+    for side, other in (("asks", "bids"), ("bids", "asks")):
+        for level in book[side]:
+            if float(level[1]):
+                return replace(update, params=[clean, {**book, other: [*book[other], level]}, symbol])
+    return update

@@ -27,7 +27,7 @@ from bridge.simulator.extras import Extras, corrupted
 from bridge.simulator.faults import Faults
 from bridge.simulator.history import History
 from bridge.simulator.market import Exchange, Update, symbol_names
-from bridge.simulator.mishaps import Mishaps, Spoiling
+from bridge.simulator.mishaps import Harm, Mishaps, Spoiling
 from bridge.simulator.pace import Pace
 from bridge.simulator.protocol import HangUp, Protocol, Reply
 from bridge.simulator.truth import Truth
@@ -184,6 +184,19 @@ class Simulator:
     def spoil(self, channel: str, symbol: str, *spoilings: Spoiling | None) -> None:
         """Decide what happens to the next first lists or snapshots of a symbol, in order; None: nothing."""
         self._mishaps.plan(channel, symbol, *spoilings)
+
+    def harm(self, symbol: str, *harms: Harm) -> None:
+        """Let the next changes of a book be lost, be without their removals, or cross it, in this order."""
+        self._mishaps.harm(symbol, *harms)
+
+    def unharm(self, symbol: str) -> None:
+        """Let nothing more happen to the changes of a book."""
+        self._mishaps.unharm(symbol)
+
+    @property
+    def harmed(self) -> Mapping[str, int]:
+        """How many changes of books were damaged so far, by what happened to them."""
+        return self._mishaps.harmed
 
     @property
     def spoiled(self) -> Mapping[str, int]:

@@ -90,6 +90,46 @@ def test_a_ticker_gets_neither_a_bad_item_nor_bad_params() -> None:
     assert mishaps(bad_item=1.0, bad_params=1.0).damaged(Update("ticker", "BTC_USDT", [{}])) is None
 
 
+def change(asks: list[list[str]], bids: list[list[str]]) -> Update:
+    return Update("depth", "BTC_USDT", [False, {"asks": asks, "bids": bids}, "BTC_USDT"])
+
+
+def test_a_share_of_the_changes_of_books_is_lost() -> None:
+    subject, one = mishaps(change_lost=0.5), change([["2", "1"]], [])
+    found = [subject.sent(one) for _ in range(100)]
+    assert [one] in found
+    assert subject.harmed == {"lost": found.count([])}
+
+
+def test_a_level_stays_when_its_removal_is_left_out() -> None:
+    subject = mishaps(level_stays=1.0)
+    (sent,) = subject.sent(change([["2", "0.0000"], ["3", "1"]], [["1", "0"]]))
+    assert sent == change([["3", "1"]], [])
+    assert subject.sent(change([["2", "1"]], [])) == [change([["2", "1"]], [])]
+    assert subject.harmed == {"stays": 1}
+
+
+def test_a_book_is_crossed_by_a_level_that_is_on_both_sides() -> None:
+    subject = mishaps(book_crossed=1.0)
+    assert subject.sent(change([["2", "0"]], [["1", "5"]])) == [
+        change([["2", "0"], ["1", "5"]], [["1", "5"]])
+    ]
+    assert subject.sent(change([["2", "0"]], [])) == [change([["2", "0"]], [])]
+    assert subject.harmed == {"crossed": 1}
+
+
+def test_what_happens_to_the_next_changes_of_a_book_can_be_planned() -> None:
+    subject, one = mishaps(), change([["2", "1"], ["3", "0"]], [])
+    subject.harm("BTC_USDT", "stays", "lost", "crossed")
+    assert subject.sent(change([["2", "1"]], [])) == [change([["2", "1"]], [])], "nothing to leave out"
+    assert [subject.sent(one) for _ in range(4)] == [
+        [change([["2", "1"]], [])],
+        [],
+        [change([["2", "1"], ["3", "0"]], [["2", "1"]])],
+        [one],
+    ]
+
+
 def snapshot(channel: str = "depth", symbol: str = "BTC_USDT") -> Update:
     return Update(channel, symbol, [True, {}, symbol])
 
