@@ -40,6 +40,7 @@ def register(metrics: Metrics, config: Config, shards: Mapping[int, Shard]) -> N
     gauge("pending_records").read = sum_of(lambda shard: shard.queues.pending_records)
     gauge("pending_bytes", part="queue").read = sum_of(lambda shard: shard.queues.pending_bytes)
     gauge("pending_bytes", part="exchange").read = sum_of(lambda shard: shard.held_bytes)
+    gauge("book_suspect").read = sum_of(lambda shard: shard.suspect_books)
     gauge("spool_bytes").read = sum_of(lambda shard: shard.overflow.size)
     gauge("spool_records").read = sum_of(lambda shard: shard.overflow.waiting)
 

@@ -50,6 +50,7 @@ Kind: TypeAlias = Literal[
     "markets_left_out",
     "unknown_field",
     "book_too_large",
+    "book_suspect",
 ]
 """Every kind of event that the bridge records."""
 

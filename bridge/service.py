@@ -142,6 +142,8 @@ class Bridge:
             missing["shards"] = f"not started: {', '.join(map(str, waiting))}"
         for shard in self._shards.values():
             missing |= shard.missing()
+        if suspect := sum(shard.suspect_books for shard in self._shards.values()):
+            degraded["books"] = f"{suspect} suspected to be damaged, new snapshots requested"
         sessions = of_sessions([one for shard in self._shards.values() for one in shard.standings()])
         return Readiness(missing | sessions.missing, degraded | sessions.degraded)
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import structlog
 
 from bridge import plan
+from bridge.book_checks import BookChecks
 from bridge.books.present import PresentBooks
 from bridge.channels import LISTING
 from bridge.channels.channel import Source
@@ -113,9 +114,10 @@ class Shard:
         self._sink = Sink(
             kafka, cluster, queues=self.queues, state=self._state, is_ours=is_ours, metrics=metrics
         )
-        if BOOK in topics:
+        present = present_books(config) if BOOK in topics else None
+        if present is not None:
             self._sink.books = Books(
-                present_books(config),
+                present,
                 topics,
                 self.queues,
                 self._state,
@@ -142,6 +144,8 @@ class Shard:
         self._pipeline: Pipeline  # from the takeover on
         self._connectors: list[Connector] = []  # public ones and those of accounts, in the order of opening
         self._halving = Halving(self._connectors, self._connector, self._start, self._watch.shard)
+        # Checks the books that the sink sends; None: it sends none.
+        self.book_checks = None if present is None else self._checks_of(present)
         self._group = asyncio.TaskGroup()  # of all its tasks
         self._running: dict[Connector, asyncio.Task[None]] = {}  # those of the connectors; only grows
 
@@ -198,6 +202,11 @@ class Shard:
     def held_bytes(self) -> int:
         """Bytes that were read from the exchange and are not in the queues yet."""
         return sum(connector.held_bytes for connector in self._connectors)
+
+    @property
+    def suspect_books(self) -> int:
+        """How many books are suspected to be damaged."""
+        return self.book_checks.suspects.total() if self.book_checks else 0
 
     def missing(self) -> dict[str, str]:
         """Return what keeps the shard from being served, by subject; its sessions aside, see `standings`."""
@@ -256,6 +265,8 @@ class Shard:
             for connector in self._connectors:
                 connector.look_at_markets(self._markets, now)
             self._sink.save_heard()
+            if self.book_checks is not None:
+                self.book_checks.look()
             findings.report(self._state.take_found())
             self._forget_gone(listed=time.monotonic() >= listed_at)
 
@@ -264,6 +275,10 @@ class Shard:
         while True:
             await asyncio.sleep(_LOOK)
             self._sink.look(self.queues.pending_records + self.overflow.waiting)
+
+    def _checks_of(self, present: PresentBooks) -> BookChecks:
+        each = self._config.exchange.reply_timeout
+        return BookChecks(present, self.queues, self._connectors, self._watch, each=each)
 
     def _note_cluster(self) -> None:
         """Record how the cluster differs from what was seen of it before."""
@@ -320,6 +335,7 @@ class Shard:
         )
         connector.sessions.buffers = self._buffers
         connector.sessions.has_room = lambda: self.queues.has_room
+        connector.sessions.books = self.book_checks
         if account is None:
             connector.siblings = self._halving
         if self.paused:
@@ -486,6 +502,7 @@ def present_books(config: Config) -> PresentBooks:
         wanted=None if EVERY_MARKET in wanted else frozenset(name.encode() for name in wanted),
         levels=config.book.levels,
         interval_us=round(config.book.interval * 1e6),
+        patience_us=round(config.book.patience * 1e6),
     )
 
 

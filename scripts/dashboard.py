@@ -412,17 +412,21 @@ ROWS = (
               _counts(_of("deadletters_total"), "reason"),
               "`payload`: the dead letter's detail names the bad item. `unknown_method`: the exchange "
               "pushes something new. `decompression`: has it changed its compression?"),
-        Panel("Subscriptions not confirmed", "graph", 8, "short", "green", "subscriptions-missing",
+        Panel("Subscriptions not confirmed", "graph", 6, "short", "green", "subscriptions-missing",
               (Query(f"sum by (channel, state) ({_UNCONFIRMED}) > 0"
                      f" or ({_none(channel='all', state='confirmed')} unless on () sum({_UNCONFIRMED}) > 0)",
                      "{{channel}} {{state}}"),),
               "refused by the exchange; silent: confirmed, but nothing comes; pending: without an answer."),
-        Panel("Recovered, repeated", "bars", 8, "short", "green", "live-duplicates",
+        Panel("Recovered, repeated", "bars", 6, "short", "green", "live-duplicates",
               (Query(_count(_of_channels("recovered_total")), "recovered"),
                Query(_count(_of_channels("live_duplicates_total")), "sent twice")),
               "Records recovered from the exchange's list of recent trades after an interruption; items "
               "that came live and were known already, which should be none."),
-        Panel("Duplicates dropped", "graph", 8, "cps", "green", None,
+        Panel("Checks of books", "bars", 6, "short", "green", "book-suspect",
+              _counts(_of("book_checks_total"), "result"),
+              "Snapshots that were `equal` to the book that was kept, or `different`; books that were "
+              "`crossed` or disagreed with the `ticker` for too long. All but `equal` should be 0."),
+        Panel("Duplicates dropped", "graph", 6, "cps", "green", None,
               _rates(_of_channels("duplicates_total"), "channel"),
               "Items that the exchange sent again and the bridge dropped: after each subscribe, its list of "
               "recent trades."),

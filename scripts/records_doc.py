@@ -275,7 +275,8 @@ def _type(field: dict[str, Any]) -> str:
     if "[eE]" in field.get("pattern", ""):
         kind = "decimal string"
     elif kind == "array":
-        kind = "list of [price, amount]"
+        names = field["items"].get("properties", ())
+        kind = f"list of {{{', '.join(names)}}}" if names else "list of [price, amount]"
     return f"{kind} or null" if null else kind
 
 

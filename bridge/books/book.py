@@ -26,6 +26,10 @@ Side = dict[Decimal, str]
 _price = lru_cache(maxsize=16_384)(Decimal)
 
 
+Best = tuple[Decimal | None, Decimal | None]
+"""The lowest ask and the highest bid; None where there is none."""
+
+
 class View(NamedTuple):
     """Both sides of a book as JSON lists, best price first; `truncated`: not all levels are in them."""
 
@@ -64,7 +68,7 @@ class Book:
         return book
 
     @property
-    def best(self) -> tuple[Decimal | None, Decimal | None]:
+    def best(self) -> Best:
         """The lowest price asked and the highest price bid; None for a side that is empty.
 
         Takes time in proportion to the levels.
@@ -74,8 +78,7 @@ class Book:
     @property
     def crossed(self) -> bool:
         """Whether somebody bids what somebody else asks, or more: such orders would have been executed."""
-        ask, bid = self.best
-        return ask is not None and bid is not None and bid >= ask
+        return is_crossed(self.best)
 
     def view(self, levels: int = 0) -> View:
         """Return both sides with at most so many levels each; 0: all."""
@@ -83,6 +86,12 @@ class Book:
         if not 0 < levels < max(len(asks), len(bids)):
             return View(_json(asks, sorted(asks)), _json(bids, sorted(bids, reverse=True)), truncated=False)
         return View(_json(asks, nsmallest(levels, asks)), _json(bids, nlargest(levels, bids)), truncated=True)
+
+
+def is_crossed(best: Best) -> bool:
+    """Return whether the highest bid is as high as the lowest ask, or higher."""
+    ask, bid = best
+    return ask is not None and bid is not None and bid >= ask
 
 
 def price_and_amount(level: str) -> Level:

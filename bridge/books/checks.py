@@ -6,11 +6,10 @@ arrive at different times. So a sign counts once it has lasted. All times are in
 
 from decimal import Decimal
 
+from bridge.books.book import Best
+
 FEWEST_TICKERS = 3
 """Tickers in a row that have to disagree with a book before it is suspected."""
-
-Best = tuple[Decimal | None, Decimal | None]
-"""The lowest ask and the highest bid; None where there is none."""
 
 _Range = tuple[Decimal, Decimal]
 """The lowest and the highest of some prices."""
@@ -50,7 +49,8 @@ class Tops:
     compared. Say the best ask in the book is 100 and then 101, and tickers say 101 and then 102: both have
     been at 101, so they agree. If the book stays at 100 while tickers go from 101 to 105, its 100 should have
     been removed. A book is never suspected if all its best prices are given to `keep`, and tickers are late
-    or early by less than the patience.
+    or early by less than the patience. While no disagreement is `seen`, the price that the book has at a
+    ticker is enough: only what it had before is not known, so a late ticker agrees later.
     """
 
     def __init__(self, patience_us: int) -> None:
@@ -61,6 +61,11 @@ class Tops:
         """Take the best prices of the book, again after they have changed."""
         self._asks.keep(book[0])
         self._bids.keep(book[1])
+
+    @property
+    def seen(self) -> bool:
+        """Whether a side has not agreed with any ticker since the first one that it disagreed with."""
+        return self._asks.seen or self._bids.seen
 
     def disagree(self, ticker: Best, now_us: int) -> bool:
         """Take the best prices of a ticker; zero or None says nothing.
@@ -83,6 +88,11 @@ class _Top:
         self._said: _Range | None = None  # prices in tickers; None: no tickers
         self._since_us = 0  # the time of the first ticker; 0 without any
         self._tickers = 0  # how many tickers there were
+
+    @property
+    def seen(self) -> bool:
+        """Whether there was a ticker since they last agreed."""
+        return bool(self._tickers)
 
     def keep(self, price: Decimal | None) -> None:
         """Take the best price of the book."""

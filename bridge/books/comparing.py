@@ -44,12 +44,12 @@ class Overlap:
         self._start = book.copy()
         # What has changed the book since, in order: whether it was a snapshot, asks, bids.
         self._changes: list[tuple[bool, Sequence[Level], Sequence[Level]]] = []
-        self._changed = 0  # levels in all changes; with more than MOST_CHANGED, none of them is kept
+        self.changed = 0  # levels in all changes; with more than MOST_CHANGED, none of them is kept
 
     def add(self, asks: Sequence[Level], bids: Sequence[Level], *, snapshot: bool) -> None:
         """Note a snapshot or change that the book takes."""
-        self._changed += len(asks) + len(bids)
-        if self._changed <= MOST_CHANGED:
+        self.changed += len(asks) + len(bids)
+        if self.changed <= MOST_CHANGED:
             self._changes.append((snapshot, asks, bids))
         else:
             self._changes.clear()
@@ -60,7 +60,7 @@ class Overlap:
         None if too much has changed to tell. Takes time in proportion to the levels of the book and those of
         all changes together: after a change only its own levels are compared again.
         """
-        if self._changed > MOST_CHANGED:
+        if self.changed > MOST_CHANGED:
             return None
         book = self._start.copy()
         differing = _differing(book, found)

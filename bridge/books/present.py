@@ -4,15 +4,20 @@ A consumer that joins late reads the book, then goes on with the record of `dept
 the book contains. So books are made of the records of `depth` that were sent in a transaction, and sent in
 the same one. If that has to be repeated, the records come again; a book is due again once it has seen the
 last one again.
+
+Books also show here whether they are right: `doubts` has what the checks find.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 
 import msgspec
 from msgspec import Raw, Struct
 
-from bridge.books.book import Book, Level
+from bridge.books.book import Best, Book, Level
+from bridge.books.comparing import differences
+from bridge.books.doubts import Doubts
+from bridge.books.rotations import Rotations
 from bridge.channels.channel import schema_name
 from bridge.records import BOOK, Record
 
@@ -80,10 +85,14 @@ class PresentBooks:
     """The books of the symbols of a shard, for those that are `wanted`; None: for all.
 
     A record of book has at most `levels` on a side, 0: all; `interval_us` is the least time between two of a
-    symbol, in µs.
+    symbol, in µs. `patience_us` is how long a book may be crossed, likewise.
     """
 
-    def __init__(self, *, wanted: frozenset[bytes] | None, levels: int, interval_us: int) -> None:
+    def __init__(
+        self, *, wanted: frozenset[bytes] | None, levels: int, interval_us: int, patience_us: int
+    ) -> None:
+        self.doubts = Doubts(patience_us)
+        self._rotations = Rotations()
         self._wanted = wanted
         self._levels = levels
         self._interval_us = interval_us
@@ -109,16 +118,20 @@ class PresentBooks:
                 kept.seen = depth.seq
                 if depth.seq <= kept.depth_seq:
                     continue
+            is_next = kept.whole and depth.session == kept.session and depth.seq == kept.depth_seq + 1
+            if is_next and depth.session in self._rotations.since:
+                change = depth.asks, depth.bids, depth.snapshot
+                self._rotations.note(key, depth.session, kept.book, depth.received_us, change)
             if depth.snapshot:
-                kept.book.replace(depth.asks, depth.bids)
-                kept.whole = True
-            elif kept.whole and depth.session == kept.session and depth.seq == kept.depth_seq + 1:
+                self._take_snapshot(key, kept, depth, is_next=is_next)
+            elif is_next:
                 kept.book.change(depth.asks, depth.bids)
-            else:
-                kept.whole = False
+                if key in self.doubts.by_key:
+                    self.doubts.note_change(key, kept.book, depth.received_us)
+            elif kept.whole:
+                self._give_up(key, kept)
             if max(len(kept.book.asks), len(kept.book.bids)) > MOST_LEVELS:
-                kept.book.replace((), ())
-                kept.whole = False
+                self._give_up(key, kept)
                 given_up.append(key)
             kept.session = depth.session
             kept.seen = kept.depth_seq = depth.seq
@@ -126,12 +139,40 @@ class PresentBooks:
             self._changed[key] = kept
         return given_up
 
+    def _take_snapshot(self, key: bytes, kept: _Kept, depth: _Depth, *, is_next: bool) -> None:
+        """Replace a book; compare the snapshot with what was kept, if both show the same moment."""
+        found = Book()
+        found.replace(depth.asks, depth.bids)
+        if is_next:
+            self.doubts.compared(
+                key, depth.session, differences(kept.book, found), "a snapshot within the session"
+            )
+        elif kept.whole and depth.session != kept.session:
+            books = kept.book, found
+            differing = self._rotations.compared(key, kept.session, depth.session, books)
+            if differing is not None:
+                with_what = f"the snapshot of the session that has replaced {kept.session}"
+                self.doubts.compared(key, depth.session, differing, with_what)
+        found.absent = kept.book.absent
+        kept.book, kept.whole = found, True
+        self.doubts.forget(key)
+
+    def _give_up(self, key: bytes, kept: _Kept) -> None:
+        """Keep no book of a symbol until its next snapshot."""
+        kept.book.replace((), ())
+        kept.whole = False
+        self.doubts.forget(key)
+        self._rotations.forget(key)
+
     def due(self, now_us: int) -> Iterator[Record]:
         """Return a record of each book that has changed and whose last record is older than the interval."""
         for key, kept in self._changed.items():
             # A clock that was set back must not keep a book waiting.
             if kept.whole and kept.seen == kept.depth_seq and abs(now_us - kept.made_us) >= self._interval_us:
                 kept.making = kept.session, kept.depth_seq
+                crossed = kept.book.crossed
+                if crossed:
+                    self.doubts.note_crossed(key, kept.session, kept.received_us)
                 view = kept.book.view(self._levels)
                 value = BookRecord(
                     schema=_SCHEMA,
@@ -143,7 +184,7 @@ class PresentBooks:
                     depth_seq=kept.depth_seq,
                     asks=Raw(view.asks.encode()),
                     bids=Raw(view.bids.encode()),
-                    crossed=kept.book.crossed,
+                    crossed=crossed,
                     truncated=view.truncated,
                 )
                 yield Record(BOOK, key, _encode(value), kept.received_us)
@@ -166,7 +207,32 @@ class PresentBooks:
         """Make all books again, because those that were made are lost."""
         self._changed.update(self._kept)
 
+    def keeps(self, key: bytes) -> bool:
+        """Return whether it follows a symbol."""
+        return key in self._kept
+
+    def note_ticker(self, key: bytes, best: Best, now_us: int) -> None:
+        """Compare the book of a symbol, if one is kept, with the best prices of its ticker."""
+        kept = self._kept.get(key)
+        if kept is not None and kept.whole and kept.seen == kept.depth_seq:
+            self.doubts.note_ticker(key, kept.session, kept.book, best, now_us)
+
+    def begin_rotation(self, sessions: Collection[str], now_us: int) -> None:
+        """Note that sessions are being replaced from now on."""
+        self._rotations.begin(sessions, now_us)
+
+    def end_rotation(self, sessions: Collection[str]) -> None:
+        """Note that sessions are not being replaced any more."""
+        self._rotations.end(sessions)
+
+    def replaced(self, olds: Collection[str], new: str, keys: Iterable[bytes]) -> None:
+        """Note that a session has replaced others; the first snapshots of `keys` can be compared."""
+        wanted = self._wanted
+        self._rotations.replaced(olds, new, (key for key in keys if wanted is None or key in wanted))
+
     def forget(self, key: bytes) -> None:
         """Forget a symbol that is not followed any more."""
+        self.doubts.forget(key)
+        self._rotations.forget(key)
         self._kept.pop(key, None)
         self._changed.pop(key, None)

@@ -172,6 +172,13 @@ class BookConfig(Section):
     interval: Seconds = Field(
         default=1.0, description="Minimum seconds between two records of the same market."
     )
+    patience: Seconds = Field(
+        default=5.0,
+        le=86_400.0,
+        description="Seconds for which a book may be crossed, with a bid at or above an ask, until it is "
+        "suspected to be damaged and a new snapshot is requested. Best prices may disagree with the tickers "
+        "for six times as long.",
+    )
 
 
 class SpoolConfig(Section):

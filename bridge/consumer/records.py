@@ -158,6 +158,15 @@ class DeadLetter(Struct, frozen=True, gc=False, kw_only=True):
     frame_base64: str
 
 
+class DifferingLevel(Struct, frozen=True, gc=False):
+    """A price at which a book differed from a snapshot, and the amount in each; None: it was not there."""
+
+    side: Literal["asks", "bids"]
+    price: Decimal
+    kept: Decimal | None
+    found: Decimal | None
+
+
 class Event(Struct, frozen=True, gc=False, kw_only=True):
     """A record of a topic of events."""
 
@@ -179,6 +188,8 @@ class Event(Struct, frozen=True, gc=False, kw_only=True):
     filled: int | None
     closed_by: str | None
     field: str | None
+    check: str | None
+    levels: tuple[DifferingLevel, ...] | None
 
 
 ChannelRecord: TypeAlias = Trade | Depth | BookRecord | Ticker | AllTicker | Order | OrderAlgo | Balance

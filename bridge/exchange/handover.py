@@ -95,6 +95,8 @@ class Handover(Generic[Context]):
         self._remembered: list[Push] = []
         # How often the old session brought each bad frame that the new one has not repeated yet.
         self._bad: Counter[bytes] = Counter()
+        # By channel and symbol, the contexts of the snapshots that `release` has passed on; empty before.
+        self.snapshots: dict[tuple[str, str | None], Context] = {}
         # Messages of the new session in order of arrival; empty again after `release`.
         self._held: list[tuple[Message, Context]] = []
 
@@ -122,6 +124,7 @@ class Handover(Generic[Context]):
         bad = Counter(held.frame for held, _ in self._held if isinstance(held, Bad))
         seen = self._seen([push for _, push in pushes], damaged=bad != self._bad)
         last_snapshot = {_book(push): place for place, push in pushes if self._is_snapshot(push)}
+        self.snapshots = {book: self._held[place][1] for book, place in last_snapshot.items()}
         released = []
         for place, (held, context) in enumerate(self._held):
             passed_on: Message | None = held

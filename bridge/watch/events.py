@@ -37,6 +37,7 @@ _LOGGED = (
     "before_us",
     "filled",
     "field",
+    "check",
 )
 
 Emit: TypeAlias = Callable[[Sequence[Record]], Sequence[Record] | None]
@@ -44,6 +45,15 @@ Emit: TypeAlias = Callable[[Sequence[Record]], Sequence[Record] | None]
 
 ClosedBy: TypeAlias = Literal["clean_list"]
 """The proof that a gap in trades is filled completely."""
+
+
+class DifferingLevel(msgspec.Struct, frozen=True):
+    """A price at which a book differs from a snapshot, with the amount in each; None: it is not there."""
+
+    side: Literal["asks", "bids"]
+    price: str
+    kept: str | None
+    found: str | None
 
 
 class About(TypedDict, total=False):
@@ -62,6 +72,8 @@ class About(TypedDict, total=False):
     filled: int
     closed_by: ClosedBy | None
     field: str
+    check: str
+    levels: Sequence[DifferingLevel]
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True):
@@ -85,6 +97,8 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
     filled: int | None = None
     closed_by: ClosedBy | None = None
     field: str | None = None
+    check: str | None = None
+    levels: Sequence[DifferingLevel] | None = None
 
 
 def _log(event: Event) -> None:
@@ -103,6 +117,8 @@ def _log(event: Event) -> None:
             log.warning("trade ids began anew", **about)
         case "book_too_large":
             log.warning("book not sent, too large or rejected", **about)
+        case "book_suspect":
+            log.warning("book suspected to be damaged", **about)
         case "unknown_field":
             log.warning("unknown field ignored", **about)
         case "pushes_left_out":

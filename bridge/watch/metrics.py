@@ -19,6 +19,7 @@ from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector,
 from prometheus_client.metrics_core import InfoMetricFamily, Metric
 
 from bridge import __version__
+from bridge.books.doubts import RESULTS
 from bridge.channels import CHANNELS
 from bridge.records import BOOK, DEAD_LETTER_REASONS, DEADLETTER, EVENTS, Cause, Kind
 
@@ -240,6 +241,19 @@ DECLARATIONS: tuple[Declaration, ...] = (
         "Records recovered from the exchange's list of recent trades after an interruption.",
         ("channel",),
         (_CHANNELS,),
+    ),
+    Declaration(
+        "book_checks_total",
+        Counter,
+        "Checks of present books: a snapshot was `equal` to the book or `different`; the book was `crossed`,"
+        " or its best prices disagreed with the `ticker`, for too long.",
+        ("result",),
+        (RESULTS,),
+    ),
+    Declaration(
+        "book_suspect",
+        Gauge,
+        "Present books that are under suspicion, until the snapshot that was requested comes.",
     ),
     Declaration(
         "partition_unavailable",

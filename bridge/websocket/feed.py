@@ -188,6 +188,11 @@ class Feed:
         self._confirmed.discard((channel, symbol))
         self._wake.set()
 
+    def request_clean(self, channel: str) -> None:
+        """Request the clean lists or snapshots of a channel again, as if one was lost."""
+        self.source.incomplete.add(channel)
+        self._wake.set()
+
     def note_moves(self, markets: Markets, now: float) -> None:
         """Note which markets move, see `Silence.note_moves`."""
         if not self.withheld:

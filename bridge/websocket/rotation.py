@@ -24,6 +24,7 @@ pong counts. If one of them ends before that, Y is dropped, and the others stay 
 
 import asyncio
 import enum
+import time
 from collections.abc import Callable, Iterable, Sequence
 
 from bridge.channels import CHANNELS
@@ -43,6 +44,12 @@ at 0.3, before Y is live at 0.4: it comes over X only, at 1.1. If the ping went 
 would end the deliveries of X before that, and the change would be lost. The other way round, a change that X
 brings at 0.5, shortly before its pong at 0.6, would come over Y at 1.3, after Y's pong at 0.8, and would be
 repeated. Both sessions run meanwhile, so the wait loses nothing.
+"""
+
+_SAME_MOMENT_US = round(NODE_LAG / 2 * 1e6)
+"""How long after the new session is live, in µs, a snapshot comes that the old ones show too.
+
+Up to `NODE_LAG` after that they deliver. So the new session's node may be ahead of theirs by the other half.
 """
 
 _Came = tuple[Source, int, bytes]
@@ -73,6 +80,10 @@ class Rotation:
         self._buffers = buffers
         self._new: Feed | None = None  # given to `run`
         self._over = False  # whether `run` has returned
+        self._live_us = 0  # when the new session became live, µs since the epoch; 0: it did not
+        # Symbols whose books go on with a snapshot that shows what the old sessions have shown too; known
+        # once the new session has replaced them.
+        self.comparable: set[str] = set()
         self._counted = 0  # bytes that are counted in the buffers
         self._frames_bytes = 0  # of the frames of messages that are held
         self._aside_bytes = 0  # of what is kept aside, with its frames
@@ -121,6 +132,8 @@ class Rotation:
         new.withheld = True
         try:
             await until(new.live.wait(), new, *olds)
+            if new.live.is_set():
+                self._live_us = time.time_ns() // 1000
             refused = new.refused.keys() - {one for old in olds for one in old.refused}
             if refused and not self._any_ended() and not accept_refusals:
                 # What the new session has received is dropped, even if an old one ends before it is closed:
@@ -163,6 +176,11 @@ class Rotation:
 
     def _go_on_with(self, new: Feed, outcome: Outcome) -> Outcome:
         self._release(new.source)
+        self.comparable = {
+            symbol
+            for (_, symbol), (_, received_us, _) in self._handover.snapshots.items()
+            if symbol is not None and received_us <= self._live_us + _SAME_MOMENT_US
+        }
         self._aside.clear()  # it came over the new session too
         self._frames_bytes = self._aside_bytes = 0
         new.deliver_to(self._receiver)

@@ -3,16 +3,17 @@
 import asyncio
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from math import inf
+from typing import Protocol
 
 import structlog
 from websockets.exceptions import WebSocketException
 
 from bridge import plan
-from bridge.channels import BEGIN_CLEAN
-from bridge.channels.channel import Source
+from bridge.channels import BEGIN_CLEAN, CHANNELS
+from bridge.channels.channel import Overlap, Source
 from bridge.config import ExchangeConfig
 from bridge.exchange.events import SubscriptionRefused
 from bridge.exchange.requests import Credentials
@@ -24,13 +25,26 @@ from bridge.watch.watch import Watch
 from bridge.websocket import opening
 from bridge.websocket.buffers import Buffers
 from bridge.websocket.courtesy import Courtesy
-from bridge.websocket.feed import Feed, Receiver
-from bridge.websocket.rotation import Outcome, Rotation
+from bridge.websocket.feed import Feed, Receiver, until
+from bridge.websocket.rotation import NODE_LAG, Outcome, Rotation
 
 log = structlog.get_logger(__name__)
 
 FAILURES = (OSError, EOFError, WebSocketException)
 """The errors with which no session can be opened; a TimeoutError is an OSError."""
+
+
+class Books(Protocol):
+    """The books that are kept of what the sessions bring, which a rotation can prove right."""
+
+    def begin(self, sessions: Collection[str]) -> None:
+        """Note that sessions are about to be replaced by one that is not open yet."""
+
+    def end(self, sessions: Collection[str]) -> None:
+        """Note that they are not, or that one of them has ended by itself."""
+
+    def replaced(self, olds: Collection[str], new: str, symbols: Iterable[str]) -> None:
+        """Note that a session has replaced others; its snapshots of `symbols` show what they have shown."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +78,7 @@ class Sessions:
         self.buffers = Buffers(config.max_buffered_bytes, config.max_frame_bytes)
         # Whether there is room for what they bring; likewise. Without, `pause` is about to be called.
         self.has_room: Callable[[], bool] = lambda: True
+        self.books: Books | None = None  # likewise; None: no books are kept
         self._config = config
         self._courtesy = courtesy
         self._receiver = receiver
@@ -133,6 +148,13 @@ class Sessions:
         Raises:
             OSError, EOFError, WebSocketException: no session can be opened; the old ones stay in use.
         """
+        sessions, replaced = [old.source.session for old in olds], False
+        has_books = any(CHANNELS[channel].overlap is Overlap.SNAPSHOT for channel in wanted)
+        books = self.books if has_books else None
+        if books is not None:
+            books.begin(sessions)
+            # The new session's node may be behind: its snapshot may show what the old ones have shown before.
+            await until(asyncio.sleep(NODE_LAG), *olds)
         rotation = self._rotation = Rotation(olds, self._receiver, self.buffers)
         try:
             try:
@@ -142,8 +164,14 @@ class Sessions:
                 raise
             self._begin(new, wanted)
             outcome = await rotation.run(new, accept_refusals=accept_refusals)
+            replaced = outcome is Outcome.ROTATED
         finally:
             self._rotation = None
+            if books is not None and not replaced:
+                books.end(sessions)
+        if books is not None and replaced:
+            # Nothing else has run since the new session took over: none of its records is on its way.
+            books.replaced(sessions, new.source.session, rotation.comparable)
         if rotation.given_up:
             session, detail = new.source.session, rotation.given_up
             self._log.error("rotation given up", session=session, detail=detail)

@@ -7,6 +7,7 @@ from itertools import count, dropwhile
 from pathlib import Path
 from typing import Any
 
+from bridge.books.doubts import RESULTS
 from bridge.consumer import Book, BookRecord, Continuity, Depth, decode
 from bridge.records import Record
 from bridge.simulator import Faults, Setup
@@ -160,6 +161,9 @@ def test_a_late_joiner_has_the_exchanges_book_across_rotations_takeovers_and_kil
         exchange.quiesce()
         for survivor, _ in bridges:
             eventually(lambda: not survivor.metric("oldest_pending_seconds"), 120, "all on Kafka")  # noqa: B023
+            checks = {one: survivor.metric("book_checks_total", result=one) for one in RESULTS}
+            assert checks.pop("equal") > 0
+            assert not any(checks.values()), checks
             assert survivor.stop() == 0
         for joiners in live:
             joiners.close()

@@ -22,6 +22,7 @@ ALERTED_BY_STATE = {
     "gap": "GapNotFilled",
     "subscription_refused": "SubscriptionsMissing",
     "subscription_silent": "SubscriptionsMissing",
+    "book_suspect": "BookSuspect",
 }
 DASHBOARDS = sorted((ROOT / "helm" / "digifinex-bridge" / "dashboards").glob("*.json"))
 

@@ -9,6 +9,7 @@ from typing import Any, get_args
 import pytest
 from jsonschema import Draft7Validator, ValidationError
 
+from bridge.books.doubts import RESULTS
 from bridge.channels import CHANNELS
 from bridge.records import BOOK as PRESENT_BOOK
 from bridge.records import DEAD_LETTER_REASONS, DEADLETTER, EVENTS, Cause, Kind
@@ -64,6 +65,7 @@ DESCRIBED: dict[tuple[str, str], tuple[str, ...]] = {
     (EVENTS, "event"): get_args(Kind),
     (EVENTS, "cause"): get_args(Cause),
     (EVENTS, "closed_by"): get_args(ClosedBy),
+    (EVENTS, "check"): tuple(result for result in RESULTS if result != "equal"),
     (DEADLETTER, "reason"): DEAD_LETTER_REASONS,
 }
 OPEN = DESCRIBED | {(EVENTS, "channel"): tuple(ALL), (DEADLETTER, "channel"): tuple(ALL)}

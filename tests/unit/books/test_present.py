@@ -17,10 +17,13 @@ KEY = SYMBOL.encode()
 START = 1_600_000_000_000_000  # µs
 STEP = 100_000  # µs between two records
 INTERVAL = 3 * STEP
+PATIENCE = 5_000_000  # µs
 
 
 def present(**changed: Any) -> PresentBooks:
-    return PresentBooks(**({"wanted": None, "levels": 0, "interval_us": INTERVAL} | changed))
+    return PresentBooks(
+        **({"wanted": None, "levels": 0, "interval_us": INTERVAL, "patience_us": PATIENCE} | changed)
+    )
 
 
 def depth_records(made: World) -> list[Record]:

@@ -11,7 +11,7 @@ from msgspec.structs import fields
 
 from bridge import consumer
 from bridge.channels import CHANNELS
-from bridge.consumer import RECORDS, Level
+from bridge.consumer import RECORDS, DifferingLevel, Level
 from bridge.records import BOOK, DEADLETTER, EVENTS
 from tests.support.schemas import SCHEMAS, Json, schema
 
@@ -37,6 +37,14 @@ def _type(field: Json, references: Json) -> Any:
         assert field["items"] == {"$ref": "#/definitions/level"}
         assert {part["$ref"] for part in references["level"]["items"]} == {"#/definitions/decimal"}
         return tuple[Level, ...]
+    if field["type"] == ["array", "null"]:
+        decimal = "#/definitions/decimal"
+        level = field["items"]["properties"]
+        assert list(level) == [one.name for one in fields(DifferingLevel)] == field["items"]["required"]
+        assert level["price"]["$ref"] == decimal
+        for name in ("kept", "found"):
+            assert {one.get("$ref") or one["type"] for one in level[name]["anyOf"]} == {decimal, "null"}
+        return {tuple[DifferingLevel, ...], NoneType}
     kinds = field["type"] if isinstance(field["type"], list) else [field["type"]]
     is_decimal = "[eE]" in field.get("pattern", "")
     return {Decimal if kind == "string" and is_decimal else SIMPLE[kind] for kind in kinds}

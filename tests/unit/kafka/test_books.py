@@ -62,7 +62,7 @@ class Shard:
         )
         self.queues = queues
         self.reported: list[bytes | None] = []
-        present = PresentBooks(wanted=None, levels=0, interval_us=0)
+        present = PresentBooks(wanted=None, levels=0, interval_us=0, patience_us=5_000_000)
         self.books = Books(
             present, TOPICS, queues, self.state, on_refused=lambda one, _: self.reported.append(one.key)
         )

@@ -1,0 +1,162 @@
+"""Checks the present books of one shard: reports what is found, and has suspected books sent again.
+
+`bridge.books` compares and suspects; this knows where the tickers are, which session has brought a book, and
+when one session replaces another.
+"""
+
+import time
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from decimal import Decimal
+from itertools import islice
+from math import inf
+
+import msgspec
+from msgspec import Struct
+
+from bridge.allowance import Allowance
+from bridge.books.comparing import Difference
+from bridge.books.doubts import RESULTS, Finding
+from bridge.books.present import PresentBooks
+from bridge.kafka.queues import Queues
+from bridge.records import BOOK
+from bridge.watch.events import DifferingLevel
+from bridge.watch.watch import Watch
+from bridge.websocket.connector import Connector
+
+_DEPTH = "depth"
+_TICKERS = ("ticker", "all_ticker")
+
+# Books are behind what the exchange pushes by what is pending. Beyond this, in µs, they are not compared with
+# tickers.
+_BEHIND = 1_000_000
+
+# Events at once, and µs until one more: an exchange could send a different snapshot in every frame.
+_AT_ONCE = 200
+_UNTIL_EVENT = 1_000_000
+
+MOST_LEVELS = 20
+"""Differing levels in an event."""
+
+_LONGEST = 64  # characters of a figure in an event
+
+
+class _Shown(Struct):
+    """The best prices in a record of a ticker; None: not known."""
+
+    best_ask: Decimal | None = None
+    best_bid: Decimal | None = None
+
+
+_decode = msgspec.json.Decoder(_Shown).decode
+
+
+class BookChecks:
+    """The checks of the books of a shard, whose `connectors` bring depth and tickers.
+
+    A session whose snapshots were requested is given `each` seconds before they are requested again.
+    """
+
+    def __init__(
+        self,
+        present: PresentBooks,
+        queues: Queues,
+        connectors: Sequence[Connector],
+        watch: Watch,
+        *,
+        each: float,
+    ) -> None:
+        self._present = present
+        self._queues = queues
+        self._connectors = connectors
+        self._journal = watch.journal
+        counter = watch.metrics.counter
+        self._results = {result: counter("book_checks_total", result=result) for result in RESULTS}
+        self._allowance = Allowance(_AT_ONCE, _UNTIL_EVENT)
+        # The value of each ticker that was looked at last, by channel and key.
+        self._shown: dict[tuple[str, bytes], bytes] = {}
+        self._each = each
+        # When snapshots of sessions with suspected books were requested last, in monotonic seconds.
+        self._requested: dict[str, float] = {}
+
+    @property
+    def suspects(self) -> Counter[str]:
+        """How many books are under suspicion, by the session that has brought them."""
+        return Counter(session for _, session in self._present.doubts.suspects())
+
+    def look(self) -> None:
+        """Look at what has lasted too long, and at the tickers. To be called every second or so."""
+        now_us = time.time_ns() // 1000
+        oldest_us = self._queues.oldest_us
+        taken_us = now_us if oldest_us is None else min(now_us, oldest_us)
+        if now_us - taken_us > _BEHIND:
+            self._present.doubts.restart_tickers()
+        else:
+            self._look_at_tickers(now_us)
+        self._present.doubts.look(taken_us)
+        for finding in self._present.doubts.take_findings():
+            self._report(finding, now_us)
+        self._request()
+
+    # What sessions report of their rotations
+
+    def begin(self, sessions: Collection[str]) -> None:
+        """Note that sessions are about to be replaced by one that is not open yet."""
+        self._present.begin_rotation(sessions, time.time_ns() // 1000)
+
+    def end(self, sessions: Collection[str]) -> None:
+        """Note that sessions are not replaced after all, or not by a rotation: one has ended by itself."""
+        self._present.end_rotation(sessions)
+
+    def replaced(self, olds: Collection[str], new: str, symbols: Iterable[str]) -> None:
+        """Note that a session has replaced others, before anything of it is delivered to Kafka.
+
+        The snapshots of these symbols, which are the first things of them to come, show what the old sessions
+        have shown too.
+        """
+        self._present.replaced(olds, new, (symbol.encode() for symbol in symbols))
+
+    def _look_at_tickers(self, now_us: int) -> None:
+        for connector in self._connectors:
+            feed = connector.sessions.in_use
+            if feed is None or connector.account is not None:
+                continue
+            for channel in _TICKERS:
+                for series in feed.source.of(channel):
+                    one, value = (channel, series.key), series.shown
+                    if value and self._present.keeps(series.key) and self._shown.get(one) is not value:
+                        self._shown[one] = value
+                        shown = _decode(value)
+                        self._present.note_ticker(series.key, (shown.best_ask, shown.best_bid), now_us)
+
+    def _report(self, finding: Finding, now_us: int) -> None:
+        self._results[finding.result].value += 1
+        if finding.result == "equal" or not self._allowance.take(now_us):
+            return
+        self._journal.record(
+            "book_suspect",
+            session=finding.session,
+            channel=BOOK,
+            symbol=finding.key.decode(),
+            detail=finding.detail,
+            check=finding.result,
+            levels=list(_shown(finding.differing)),
+        )
+
+    def _request(self) -> None:
+        """Request the snapshots of sessions that have suspected books again, ever less often."""
+        suspects, now = self.suspects, time.monotonic()
+        self._requested = {one: at for one, at in self._requested.items() if one in suspects}
+        for connector in self._connectors:
+            feed = connector.sessions.in_use
+            if feed is None or (session := feed.source.session) not in suspects:
+                continue
+            if now >= self._requested.get(session, -inf) + self._each:
+                self._requested[session] = now
+                feed.request_clean(_DEPTH)
+
+
+def _shown(differing: Sequence[Difference]) -> Iterator[DifferingLevel]:
+    """Return the first levels that fit into an event."""
+    fitting = (one for one in differing if all(len(figure or "") <= _LONGEST for figure in one[1:]))
+    return (DifferingLevel(*one) for one in islice(fitting, MOST_LEVELS))

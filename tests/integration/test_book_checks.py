@@ -1,0 +1,82 @@
+"""Books whose damage no frame shows: each is reported, and made right by a snapshot."""
+
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+from bridge.books.doubts import RESULTS
+from bridge.records import EVENTS, Record
+from bridge.simulator import Faults
+from bridge.simulator.mishaps import Harm
+from tests.support.consumers import read_topic
+from tests.support.exchange import ExchangeThread
+from tests.support.kafka_broker import Broker
+from tests.support.process import SYMBOLS, RunningBridge, config
+from tests.support.schemas import validate
+from tests.support.waiting import eventually
+
+HARMS: dict[str, Harm] = dict(zip(SYMBOLS, ("crossed", "stays", "lost"), strict=False))
+
+
+def settings(url: str, kafka: Broker, prefix: str, **book: Any) -> dict[str, Any]:
+    return config(url, kafka, prefix, {"channels": {"book": ["*"]}, "book": {"interval": 0.2, **book}})
+
+
+def suspected(kafka: Broker, prefix: str) -> dict[str, list[dict[str, Any]]]:
+    """Return the events of suspected books, by symbol."""
+    found: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
+    for one in read_topic(kafka.bootstrap, f"{prefix}.events.v1"):
+        if one.json["event"] == "book_suspect":
+            validate(Record(EVENTS, one.key, one.value, one.json["received_us"]))
+            found[one.json["symbol"]].append(one.json)
+    return found
+
+
+def test_each_damaged_book_is_reported_and_made_right_by_a_snapshot_that_was_requested(
+    kafka: Broker, prefix: str, tmp_path: Path
+) -> None:
+    """Nothing in the frames shows the damage. No session is replaced here, so each is found by its signs."""
+    with ExchangeThread(symbols=SYMBOLS, rate=300) as exchange:
+        setting = settings(exchange.url, kafka, prefix, patience=0.2)
+        setting["exchange"]["reply_timeout"] = 0.5
+        with RunningBridge(tmp_path, setting) as bridge:
+            bridge.wait_ready()
+            eventually(lambda: bridge.metric("records_total", channel="book") > 10, 60, "books")
+            assert not any(bridge.metric("book_checks_total", result=one) for one in RESULTS)
+            requests = exchange.call(lambda: exchange.simulator.requests["depth.subscribe"])
+
+            def all_reported() -> bool:
+                # Another change may heal what one has done, so many are damaged.
+                for symbol, harm in HARMS.items():
+                    exchange.call(exchange.simulator.harm, symbol, *[harm] * 100)
+                return suspected(kafka, prefix).keys() == HARMS.keys()
+
+            eventually(all_reported, 60, "a report of each")
+            for symbol in HARMS:
+                exchange.call(exchange.simulator.unharm, symbol)
+            eventually(lambda: bridge.metric("book_suspect") == 0, 60, "new snapshots")
+            assert exchange.call(lambda: exchange.simulator.requests["depth.subscribe"]) > requests
+            exchange.quiesce()
+            assert bridge.stop() == 0
+    found = suspected(kafka, prefix)
+    assert found.keys() == HARMS.keys()
+    assert "crossed" in {one["check"] for one in found[SYMBOLS[0]]}
+    for events in found.values():
+        assert all(bool(one["levels"]) == (one["check"] == "different") for one in events)
+
+
+def test_a_lost_change_is_found_when_the_session_is_replaced(
+    kafka: Broker, prefix: str, tmp_path: Path
+) -> None:
+    """Far from the best prices no other sign shows it, so it is compared with the new session's snapshot."""
+    with ExchangeThread(symbols=SYMBOLS, rate=200, faults=Faults(change_lost=0.3)) as exchange:
+        setting = settings(exchange.url, kafka, prefix, patience=3600.0)
+        setting["exchange"]["max_session_age"] = 1.0
+        with RunningBridge(tmp_path, setting) as bridge:
+            eventually(lambda: bridge.metric("book_checks_total", result="different") > 0, 60, "a report")
+            assert bridge.metric("book_suspect") == 0, "the snapshot has made it right already"
+            assert bridge.stop() == 0
+    (first, *_), *_ = suspected(kafka, prefix).values()
+    assert first["check"] == "different"
+    assert "the session that has replaced" in first["detail"]
+    assert first["levels"]
