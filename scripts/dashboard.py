@@ -507,7 +507,7 @@ ROWS = (
         Panel("Uptime", "graph", 6, "s", "green", "replica-missing",
               _process("time() - process_start_time_seconds"),
               "Time since the process started. A sawtooth means crashes: see the pod's previous log."),
-        Panel("Log lines dropped", "bars", 6, "short", "green", None,
+        Panel("Log lines dropped", "bars", 6, "short", "green", "log-lines-dropped",
               _counts(_of("log_lines_dropped_total"), "pod"),
               "Lines of the log that nobody read in time, or that had no room."),
     )),
