@@ -7,7 +7,7 @@ FROM ${PYTHON_IMAGE} AS build
 ARG SOURCE_DATE_EPOCH
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_ROOT_USER_ACTION=ignore
 WORKDIR /build
-# requirements-msk.txt for Amazon MSK with IAM.
+# requirements-msk.txt for Amazon MSK with IAM, requirements-registry.txt for a schema registry.
 ARG REQUIREMENTS=requirements.txt
 COPY ${REQUIREMENTS} requirements-build.txt ./
 # Wheels only: to build from source, pip would fetch build dependencies that no hash pins.

@@ -10,6 +10,7 @@
     ├── BrokerError            Kafka is not set up as the bridge requires
     │   ├── TopicError         a topic does not match the configuration
     │   ├── TopicMissing       a topic does not exist and is not created
+    │   ├── SchemaRefused      a schema registry refuses a schema, or cannot serve the framing
     │   └── ShardLost          another replica serves the shard
     │       └── Contested      it is none that shares the shards with this one
     ├── SpoolFull              the spool has reached its maximum size
@@ -79,6 +80,10 @@ class TopicError(BrokerError):
 
 class TopicMissing(BrokerError):
     """A topic does not exist, and the bridge may not or cannot create it; the message says which and why."""
+
+
+class SchemaRefused(BrokerError):
+    """A schema registry refuses a schema, or cannot serve the configured framing; the message says why."""
 
 
 class ShardLost(BrokerError):

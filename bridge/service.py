@@ -19,13 +19,14 @@ import structlog
 from bridge import __version__, gauges, plan
 from bridge.backoff import Backoff
 from bridge.config import Config
-from bridge.errors import TopicError, TopicMissing
+from bridge.errors import SchemaRefused, TopicError, TopicMissing
 from bridge.exchange.words import Confidential
 from bridge.kafka.claims import claim
 from bridge.kafka.client import FAILURES, connection, in_words, sends_password_in_clear, understood
 from bridge.kafka.cluster import Cluster
 from bridge.kafka.leases import Leases
 from bridge.kafka.ownership import Ownership
+from bridge.kafka.registry import Registry, registered_topics, require
 from bridge.records import STATE
 from bridge.shard import Replica, Shard
 from bridge.spool.finding import left_behind
@@ -61,6 +62,7 @@ class Bridge:
         self.metrics = Metrics()  # of all shards together, for `/metrics`
         self.stop = asyncio.Event()  # set by a signal, or here after an internal error; never cleared
         self.failed = False  # whether an internal error has stopped the bridge
+        self.refused = False  # whether it was stopped because a schema was refused
         self.replica = f"{socket.gethostname()}-{uuid.uuid4().hex[:8]}"  # a new name at each start
         self._config = config
         # One for the process: its limits of handshakes and subscribe requests hold for all shards together.
@@ -73,7 +75,12 @@ class Bridge:
         # taken over. None until it is known, which a disk that hangs may delay.
         self._left: dict[int, int] | None = None
         self._started = False  # whether it was, and the cluster was seen
-        self._cluster = Cluster(config.kafka, sorted(plan.channels(config)), self.metrics)
+        channels = plan.channels(config)
+        self._cluster = Cluster(config.kafka, sorted(channels), self.metrics)
+        topics = registered_topics(config.kafka, channels)
+        self._registry = Registry(config.schema_registry, topics, self._cluster.frame)
+        if self._registry.holds_records:
+            self._cluster.await_framings()
         # Why the cluster was not seen yet with all topics, by subject, for /readyz; empty once it was.
         self._trouble = {"kafka": f"no response from {config.kafka.bootstrap_servers} yet"}
         self._ownership = Ownership(config.kafka, self.replica)
@@ -96,6 +103,7 @@ class Bridge:
             await self._unless_stopped(self._spool.look())
         await self._see_cluster()
         await self._writable_spool()
+        await self._unless_stopped(self._registered(self._registry.begin))
         if self.stop.is_set():
             return Undelivered(0, 0)
         self._started = True
@@ -106,12 +114,16 @@ class Bridge:
         gc.set_threshold(_GC_THRESHOLD)
         async with asyncio.TaskGroup() as group:
             looking = group.create_task(self._part(self._cluster.run), name="cluster")
+            registering = group.create_task(
+                self._part(partial(self._registered, self._registry.run)), name="schema registry"
+            )
             watching = self._spool and group.create_task(self._spool.watch(), name="spool")
             while not self.stop.is_set():
                 await self._await_ownership()
                 if not self.stop.is_set():
                     await self._be_member()
             looking.cancel()
+            registering.cancel()
             if watching:
                 watching.cancel()
         return Undelivered(self._spooled, self._lost)
@@ -130,6 +142,10 @@ class Bridge:
         if missing:
             return Readiness(missing)
         missing |= self._cluster.missing()
+        if self._registry.trouble:
+            (missing if self._registry.holds_records else degraded)["schema_registry"] = (
+                self._registry.trouble
+            )
         if self._ownership.trouble is not None:
             return Readiness(missing | {"shards": self._ownership.trouble}, degraded)
         if self._leases is None:
@@ -173,6 +189,15 @@ class Bridge:
         if self._config.accounts:
             await claim(self._config.kafka)
         await self._ownership.wait(self._cluster.topics[STATE])
+
+    async def _registered(self, register: Callable[[], Awaitable[None]]) -> None:
+        """Register the schemas; stop if the registry refuses one."""
+        try:
+            await register()
+        except SchemaRefused as error:
+            log.error("schema refused by the registry, stopping", error=str(error))
+            self.refused = True
+            self.stop.set()
 
     async def _until(self, succeeds: Callable[[], Coroutine[None, None, None]]) -> None:
         """Try it until it succeeds, or the stop comes; `_trouble` says meanwhile why it does not.
@@ -345,6 +370,7 @@ async def run(config: Config, lines: Stderr | None = None) -> int:
     """
     opening.verify(config.exchange)
     connection(config.kafka)
+    require(config.schema_registry)
     bridge = Bridge(config)
     if lines is not None:
         lines.count_in(bridge.metrics.counter("log_lines_dropped_total"))
@@ -372,4 +398,4 @@ async def _run(config: Config, bridge: Bridge) -> int:
         log.error("stopped after an internal error")
         return 1
     log.info("stopped" if spooled or lost else "stopped, all received records are on Kafka")
-    return 0
+    return 1 if bridge.refused else 0

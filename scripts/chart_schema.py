@@ -31,6 +31,7 @@ _SET_BY_CHART = {
         "ssl_password",
         "ssl_password_file",
     },
+    "schema_registry": {"password"},
     "spool": {"dir"},
 }
 # The keys of an account that are the chart's own; all others are channels.

@@ -19,8 +19,8 @@ Python (PSF-2.0) besides. Tests and the demo need more packages, which are not s
 """
 
 EXTRA = """
-The extra `msk`, of which an image has only what it is built with, needs these besides, in the versions of
-`requirements-msk.txt`:
+The extra `{extra}`, of which an image has only what it is built with, needs these besides, in the versions of
+`requirements-{extra}.txt`:
 
 """
 
@@ -35,8 +35,11 @@ _PIN = re.compile(r"^([A-Za-z0-9._-]+)==([^\s;\\]+)", re.MULTILINE)
 def document() -> str:
     """Return the text of the document; a package for another platform is left out."""
     runtime = pinned("requirements.txt")
-    extra = pinned("requirements-msk.txt") - runtime
-    return INTRODUCTION + table(runtime) + EXTRA + table(extra)
+    extras = [
+        EXTRA.format(extra=extra) + table(pinned(f"requirements-{extra}.txt") - runtime)
+        for extra in ("msk", "registry")
+    ]
+    return "".join([INTRODUCTION, table(runtime), *extras])
 
 
 def pinned(file: str) -> set[tuple[str, str]]:

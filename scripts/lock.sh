@@ -17,6 +17,7 @@ export_lock() {
 .venv/bin/uv lock --quiet
 export_lock requirements.txt
 export_lock requirements-msk.txt --extra msk
+export_lock requirements-registry.txt --extra registry
 export_lock requirements-build.txt --only-group image
 export_lock requirements-demo.txt --extra demo --group build
 export_lock requirements-dev.txt --extra demo --group dev

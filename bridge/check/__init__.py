@@ -7,6 +7,7 @@ from bridge.check.disk import check_disk
 from bridge.check.exchange import check_exchange
 from bridge.check.kafka import check_kafka
 from bridge.check.lines import Say, plural
+from bridge.check.registry import check_registry
 from bridge.check.replicas import check_replicas
 from bridge.config import Config
 from bridge.exchange.words import printable
@@ -28,6 +29,8 @@ async def check(config: Config, out: Say = print, *, disk: bool = True, replicas
         "Kafka": await check_kafka(config, say),
         "the exchange": await check_exchange(config, say),
     }
+    if config.schema_registry.url:
+        ready["the schema registry"] = await check_registry(config, say)
     if disk:
         ready["the disk"] = check_disk(config, say)
     if replicas is not None:

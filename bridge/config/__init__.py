@@ -7,6 +7,7 @@ value of the first account, `BRIDGE_ACCOUNTS` sets all accounts as JSON.
 from bridge.config.exposed import exposed
 from bridge.config.kafka import KafkaConfig
 from bridge.config.loading import env_name, load
+from bridge.config.schema_registry import SchemaRegistryConfig
 from bridge.config.sections import (
     SECTIONS,
     BookConfig,
@@ -21,6 +22,7 @@ from bridge.config.values import (
     EVERY_MARKET,
     Compression,
     Delivery,
+    Framing,
     LogFormat,
     LogLevel,
     SaslMechanism,
@@ -39,12 +41,14 @@ __all__ = [
     "ConfigError",
     "Delivery",
     "ExchangeConfig",
+    "Framing",
     "HttpConfig",
     "KafkaConfig",
     "LogConfig",
     "LogFormat",
     "LogLevel",
     "SaslMechanism",
+    "SchemaRegistryConfig",
     "SecurityProtocol",
     "SpoolConfig",
     "env_name",

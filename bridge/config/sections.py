@@ -3,7 +3,6 @@
 `scripts/configuration_doc.py` generates `docs/configuration.md` from these declarations.
 """
 
-import ipaddress
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Self
@@ -12,6 +11,7 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, Field, model_validator
 
 from bridge.config.kafka import KafkaConfig
+from bridge.config.schema_registry import SchemaRegistryConfig
 from bridge.config.subscriptions import AccountConfig, ChannelsConfig
 from bridge.config.values import (
     EVERY_MARKET,
@@ -23,6 +23,7 @@ from bridge.config.values import (
     Seconds,
     Section,
     WebSocketUrl,
+    is_loopback,
     shown_url,
 )
 from bridge.errors import ConfigError
@@ -157,7 +158,7 @@ class ExchangeConfig(Section):
     def travels_in_clear(self) -> bool:
         """Whether requests leave this machine without TLS."""
         parts = urlsplit(self.url)
-        return parts.scheme == "ws" and not _is_loopback(parts.hostname or "")
+        return parts.scheme == "ws" and not is_loopback(parts.hostname or "")
 
 
 class BookConfig(Section):
@@ -247,6 +248,7 @@ class Config(Section):
     book: BookConfig = BookConfig()
     accounts: tuple[AccountConfig, ...] = ()
     kafka: KafkaConfig = KafkaConfig()
+    schema_registry: SchemaRegistryConfig = SchemaRegistryConfig()
     spool: SpoolConfig = SpoolConfig()
     http: HttpConfig = HttpConfig()
     log: LogConfig = LogConfig()
@@ -294,19 +296,13 @@ def _one_of(names: Sequence[str]) -> str:
     return " or ".join(filter(None, (", ".join(names[:-1]), names[-1])))
 
 
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
 SECTIONS: Mapping[str, type[BaseModel]] = {
     "exchange": ExchangeConfig,
     "channels": ChannelsConfig,
     "book": BookConfig,
     "accounts": AccountConfig,
     "kafka": KafkaConfig,
+    "schema_registry": SchemaRegistryConfig,
     "spool": SpoolConfig,
     "http": HttpConfig,
     "log": LogConfig,

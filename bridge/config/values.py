@@ -70,6 +70,14 @@ class SaslMechanism(enum.StrEnum):
     AWS_MSK_IAM = "AWS_MSK_IAM"
 
 
+class Framing(enum.StrEnum):
+    """What a record has besides its JSON, to name its schema in a registry."""
+
+    NONE = "none"
+    CONFLUENT = "confluent"
+    HEADER = "header"
+
+
 class LogLevel(enum.StrEnum):
     """The lowest severity that is logged."""
 
@@ -210,12 +218,29 @@ def _token_endpoint(url: str) -> str:
         )
     if "@" in parts.netloc:
         raise ValueError("must not contain a user name or password")
-    if parts.scheme == "http" and not _is_loopback(parts.hostname):
+    if parts.scheme == "http" and not is_loopback(parts.hostname):
         raise ValueError("must begin with https://, because http:// sends the client secret unencrypted")
     return url
 
 
-def _is_loopback(host: str) -> bool:
+def _registry(url: str) -> str:
+    if not url:
+        return url
+    what = "must be a URL such as https://host/path"
+    parts = _parts(url, what)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError(what)
+    if not all("!" <= one <= "~" and one != "," for one in url):
+        raise ValueError("must be one address: blanks, commas and what is not ASCII as %XX")
+    if "@" in parts.netloc:
+        raise ValueError("must not contain a user name or password: set username and password_file")
+    if parts.query or parts.fragment:
+        raise ValueError("must end with its path, without a query")
+    return url
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether a host is this one, by its name or address."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -286,6 +311,7 @@ Secret = Annotated[SecretStr, AfterValidator(_from_file)]
 RequiredSecret = Annotated[Secret, AfterValidator(_given)]
 WebSocketUrl = Annotated[str, AfterValidator(_websocket)]
 TokenEndpoint = Annotated[str, AfterValidator(_token_endpoint)]
+RegistryUrl = Annotated[str, AfterValidator(_registry)]
 ProxyUrl = Annotated[str, AfterValidator(_proxy)]
 Brokers = Annotated[str, AfterValidator(_brokers)]
 Replicas = Annotated[int, Field(ge=-1), AfterValidator(_replicas)]

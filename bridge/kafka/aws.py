@@ -7,10 +7,8 @@ AWS's tools do: in the environment, by the identity of a pod or an instance, or 
 import asyncio
 import os
 import re
-import threading
 import time
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from functools import partial
 from importlib import import_module
 
@@ -18,6 +16,7 @@ from bridge.config import KafkaConfig
 from bridge.errors import ConfigError
 from bridge.exchange.words import Confidential
 from bridge.kafka.tokens import Granted, TokenUnavailable
+from bridge.threads import in_thread
 
 _TIMEOUT = 4.0  # seconds for a token: the credentials may have to be fetched; as short as in `tokens`
 _REGION = re.compile(r"\.kafka(?:-serverless)?\.([a-z0-9-]+)\.amazonaws\.com")
@@ -60,7 +59,7 @@ async def _signed(sign: Sign, region: str) -> Granted:
     """
     try:
         async with asyncio.timeout(_TIMEOUT):
-            token, end_ms = await _in_thread(partial(sign, region))
+            token, end_ms = await in_thread(partial(sign, region), "aws")
     except TimeoutError:
         raise TokenUnavailable(f"no credentials of AWS within {_TIMEOUT:g} s") from None
     except AttributeError:  # the signer looks for the key of credentials that are None
@@ -68,20 +67,3 @@ async def _signed(sign: Sign, region: str) -> Granted:
     except Exception as error:  # noqa: BLE001 - what looks for them raises errors of many libraries
         raise TokenUnavailable(f"no credentials of AWS: {Confidential().words(str(error))}") from None
     return Granted(token, end_ms / 1000 - time.time())
-
-
-async def _in_thread(work: Callable[[], tuple[str, int]]) -> tuple[str, int]:
-    """Return the result of some work that blocks; the end of the process does not wait for its thread."""
-    loop = asyncio.get_running_loop()
-    done: asyncio.Future[tuple[str, int]] = loop.create_future()
-
-    def run() -> None:
-        try:
-            settle = partial(done.set_result, work())
-        except Exception as error:  # noqa: BLE001 - the caller gets it
-            settle = partial(done.set_exception, error)
-        with suppress(RuntimeError):  # the loop may have been closed meanwhile
-            loop.call_soon_threadsafe(lambda: done.done() or settle())
-
-    threading.Thread(target=run, name="aws", daemon=True).start()
-    return await done

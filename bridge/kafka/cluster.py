@@ -14,6 +14,7 @@ import structlog
 
 from bridge.config import Delivery, KafkaConfig
 from bridge.kafka.client import FAILURES, in_words, transactional_id, understood
+from bridge.kafka.framing import PLAIN, Framing
 from bridge.kafka.looking import GROUPS, TRANSACTIONS, View, and_more, look
 from bridge.kafka.topics import Topic, mismatch
 from bridge.partitioner import coordinated_by
@@ -38,6 +39,8 @@ class Cluster:
         self.version = 0  # grows with each change of the view; its topics are never changed in place
         # Called after each change; whoever serves a shard adds one and removes it again.
         self.watchers: list[Callable[[], None]] = []
+        # What the messages of each topic have, by its name; None: not known yet, so all but the state wait.
+        self._framings: Mapping[str, Framing] | None = {}
         self._config = config
         self._channels = channels
         self._besides: set[str] = set()  # channels that are not configured and have records in a spool
@@ -64,6 +67,15 @@ class Cluster:
                 for channel, topic in self.topics.items()
             },
         )
+
+    def await_framings(self) -> None:
+        """Have the records of all topics wait until `frame` says what their messages have besides."""
+        self._framings = None
+
+    def frame(self, framings: Mapping[str, Framing]) -> None:
+        """Give the messages of each topic, by its name, what they have besides their records."""
+        self._framings = framings
+        self._take(self.view)
 
     async def look(self) -> None:
         """Renew the view, and create what is missing.
@@ -156,6 +168,8 @@ class Cluster:
         )
 
     def _take(self, view: View) -> None:
+        topics = {channel: self._framed(channel, topic) for channel, topic in view.topics.items()}
+        view = view._replace(topics=topics)
         before, self.view = self.view, view
         if (before.cluster, before.topics) == (view.cluster, view.topics):
             return
@@ -165,11 +179,17 @@ class Cluster:
             if before.topics and old != topic:
                 _log(old or replace(topic, leaderless=frozenset(), missing=""), topic)
             for number in range(max(topic.partitions, old.partitions if old else 0)):
-                stuck = number < topic.partitions and topic.is_stuck(number)
+                stuck = number < topic.partitions and not topic.exists(number)
                 gauge = self._metrics.gauge("partition_unavailable", topic=topic.name, partition=str(number))
                 gauge.value = float(stuck)
         for watcher in [*self.watchers]:
             watcher()
+
+    def _framed(self, channel: str, topic: Topic) -> Topic:
+        if channel == STATE:
+            return topic
+        known = self._framings
+        return replace(topic, framing=None if known is None else known.get(topic.name, PLAIN))
 
 
 def _log(before: Topic, now: Topic) -> None:

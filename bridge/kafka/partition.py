@@ -7,6 +7,7 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.producer.message_accumulator import BatchBuilder
 
 from bridge.kafka import quirks
+from bridge.kafka.framing import PLAIN
 from bridge.kafka.topics import Topic
 from bridge.records import Record
 from bridge.spool.progress import Backlog
@@ -15,7 +16,6 @@ FULL_BATCH = 256  # records; a partition with this many is flushed before the in
 RECORD_OVERHEAD = 128  # bytes of a key and of Kafka's format around it and a value, rounded up
 NO_TIME = -1  # the timestamp of a record that has none
 _LONGEST_KEY = 256  # bytes: a name of 64 characters
-_NO_HEADERS: list[object] = []
 _NO_LIMIT = 65_536  # records; a limit that no batch reaches
 OBJECT_OVERHEAD = 160  # bytes of memory that a pending record takes besides its value, approximately
 
@@ -39,6 +39,7 @@ class Partition:
         "batch_limit",
         "batches",
         "delivery",
+        "framing",
         "has_marks",
         "is_public",
         "number",
@@ -86,6 +87,7 @@ class Partition:
         self.topic = topic
         self.room = topic.max_record_bytes  # the most bytes that a record's key and value may have together
         self.sure_room = self.room - _LONGEST_KEY  # the most that a value may have, whatever its key
+        self.framing = topic.framing or PLAIN  # of its messages; nothing is sent while the topic has none
         self.stuck = topic.is_stuck(self.number)  # whether nothing can be written to it at the moment
 
     @property
@@ -113,6 +115,7 @@ class Partition:
         append = quirks.appending(batch)
         room = self.batch_room
         queued = self.queued
+        prefix, headers = self.framing.prefix, [*self.framing.headers]
         number = value_bytes = needed = 0
         for record in queued if self.batch_limit is None else queued[: self.batch_limit]:
             value = record.value
@@ -122,7 +125,7 @@ class Partition:
                 break
             needed += RECORD_OVERHEAD
             time_ms = record.time_us // 1000 if with_time else NO_TIME
-            if append(number, time_ms, record.key, value or None, _NO_HEADERS) is None:
+            if append(number, time_ms, record.key, prefix + value if value else None, headers) is None:
                 break
             number += 1
             value_bytes += size

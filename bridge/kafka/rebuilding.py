@@ -15,6 +15,7 @@ from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from aiokafka.errors import KafkaTimeoutError
 
 from bridge.config import KafkaConfig
+from bridge.consumer.decoding import unframed
 from bridge.kafka import quirks
 from bridge.kafka.client import AclMissing, client, explained, reading, understood
 from bridge.kafka.partition import Partition
@@ -62,7 +63,7 @@ async def is_on_kafka(config: KafkaConfig, partitions: Iterable[Partition]) -> b
     try:
         async with _ends(config, [place], len(values) + _MARKERS) as (consumer, ranges):
             async for records in _records(consumer, ranges):
-                if any(one.value in values for one in records):
+                if any(one.value and unframed(one.value) in values for one in records):
                     return True
     except AclMissing:
         _warn_unreadable(sent.topic)
@@ -99,7 +100,7 @@ def _warn_unreadable(topic: Topic) -> None:
 def _trade(value: bytes | None) -> _Trade | None:
     """Return the trade in a record; None if it has none, because somebody else has written it."""
     try:
-        return None if value is None else _decode(value)
+        return None if value is None else _decode(unframed(value))
     except (ValueError, RecursionError):  # no JSON of this type, not UTF-8, or nested too deeply
         return None
 

@@ -20,6 +20,7 @@ from bridge.channels import PRIVATE
 from bridge.config import KafkaConfig
 from bridge.kafka import quirks
 from bridge.kafka.client import AclMissing, in_words
+from bridge.kafka.framing import PLAIN, Framing
 from bridge.partitioner import partition_of
 from bridge.records import (
     BOOK,
@@ -64,7 +65,8 @@ class Topic:
 
     `max_message_bytes` is the largest batch that the broker accepts. `id` is another one if the topic is
     deleted and created again; "" if the broker reports none. `leaderless` are the partitions that cannot be
-    written to at the moment. `missing` is why the topic is not there any more, "" if it is.
+    written to at the moment. `missing` is why the topic is not there any more, "" if it is. `framing` is what
+    its messages have besides their records; None: its schema is not registered yet, so they wait.
     """
 
     name: str
@@ -73,6 +75,7 @@ class Topic:
     id: str = ""
     leaderless: frozenset[int] = frozenset()
     missing: str = ""
+    framing: Framing | None = PLAIN
 
     def partition(self, key: bytes | None) -> int:
         """Return the partition of a key as the Java client computes it; a random one without a key."""
@@ -89,7 +92,11 @@ class Topic:
 
     def is_stuck(self, number: int) -> bool:
         """Return whether nothing can be written to this partition at the moment."""
-        return bool(self.missing) or self.existing(number) in self.leaderless
+        return self.framing is None or not self.exists(number)
+
+    def exists(self, number: int) -> bool:
+        """Return whether this partition is there, and has a leader."""
+        return not self.missing and self.existing(number) not in self.leaderless
 
     @property
     def max_record_bytes(self) -> int:

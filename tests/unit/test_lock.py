@@ -15,6 +15,7 @@ PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())
 
 RUNTIME = "requirements.txt"
 MSK = "requirements-msk.txt"
+REGISTRY = "requirements-registry.txt"
 BUILD = "requirements-build.txt"
 DEMO = "requirements-demo.txt"
 DEV = "requirements-dev.txt"
@@ -59,6 +60,7 @@ def required() -> list[tuple[str, str]]:
     files = {
         RUNTIME: runtime,
         MSK: runtime + extras["msk"],
+        REGISTRY: runtime + extras["registry"],
         BUILD: PROJECT["build-system"]["requires"] + group("image"),
         DEMO: demo + PROJECT["build-system"]["requires"] + group("build"),
         DEV: demo + PROJECT["build-system"]["requires"] + group("dev"),
@@ -93,21 +95,30 @@ def closure(requirements: list[str]) -> set[str]:
     return found
 
 
-@pytest.mark.parametrize("file", [RUNTIME, MSK, BUILD, DEMO, DEV])
+@pytest.mark.parametrize("file", [RUNTIME, MSK, REGISTRY, BUILD, DEMO, DEV])
 def test_a_file_pins_all_dependencies_and_nothing_else(file: str) -> None:
     here = {pin.name for pin in pins(file) if not pin.marker or Marker(pin.marker).evaluate()}
     assert here == closure([text for name, text in required() if name == file]), "run 'make lock'"
 
 
 @pytest.mark.parametrize(
-    ("smaller", "larger"), [(RUNTIME, DEMO), (RUNTIME, MSK), (MSK, DEV), (BUILD, DEV), (DEMO, DEV)]
+    ("smaller", "larger"),
+    [
+        (RUNTIME, DEMO),
+        (RUNTIME, MSK),
+        (MSK, DEV),
+        (RUNTIME, REGISTRY),
+        (REGISTRY, DEV),
+        (BUILD, DEV),
+        (DEMO, DEV),
+    ],
 )
 def test_files_pin_the_same_versions(smaller: str, larger: str) -> None:
     # Markers may differ: what is for some machines in one file may be for all of them in another.
     assert {pin[:2] for pin in pins(smaller)} <= {pin[:2] for pin in pins(larger)}
 
 
-@pytest.mark.parametrize("file", [RUNTIME, MSK, BUILD, DEMO, DEV])
+@pytest.mark.parametrize("file", [RUNTIME, MSK, REGISTRY, BUILD, DEMO, DEV])
 def test_a_file_contains_no_urls(file: str) -> None:
     text = (ROOT / file).read_text()
     assert "://" not in text
