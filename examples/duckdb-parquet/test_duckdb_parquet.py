@@ -30,7 +30,7 @@ def test_candles_are_exact_also_when_a_copy_was_killed(
     assert commands(readme) == [PIP, COPY, CANDLES]
     assert re.search(LINE, readme.read_text(), re.MULTILINE)
     example = walkthrough(HERE.name)
-    market.await_trades(50)
+    market.await_minute()
     with example.running(COPY, r"^trades/\d+-\d+-\d+\.parquet$") as killed:
         killed.kill()
     market.await_trades(50)

@@ -34,6 +34,10 @@ class Market:
         """Wait until there are so many records on a topic."""
         eventually(lambda: len(self.read(topic)) >= number, 60, f"records on {topic}", every=0.5)
 
+    def await_minute(self) -> None:
+        """Wait until there are trades of two minutes, so that candles of one do not change any more."""
+        eventually(lambda: len({start for _, start in candles(self.trades())}) > 1, 90, "a minute", every=1)
+
     def settled(self, before: dict[Key, Candle]) -> dict[Key, Candle]:
         """Return those of some candles that no trade has changed since."""
         now = candles(self.trades())
