@@ -154,8 +154,9 @@ Topic `digifinex.book.v1`, key: symbol. The topic is compacted: it keeps the new
 [consuming.md](consuming.md#start-with-the-present-book) shows how to continue it with `depth`.
 
 - A book is in the transaction of the last record of `depth` that it contains, or, if it was not due then, in
-  a later one. There are at least `book.interval` seconds between two of a market. None is made while nothing
-  changes.
+  a later one. There are at least `book.interval` seconds between two of a market, unless the bridge was
+  restarted or another replica took over in between: the first book of a process comes as soon as there is a
+  snapshot. None is made while nothing changes.
 - `session` and `depth_session` are equal. `seq` counts the books, `depth_seq` the records of `depth`.
 - A message without a value, a tombstone, says that the market is not followed any more.
 - A book that is too large for the topic, or has more than 50,000 levels on a side, is left out; the event

@@ -165,9 +165,10 @@ DECLARATIONS: tuple[Declaration, ...] = (
     Declaration(
         "delivery_lag_seconds",
         Histogram,
-        "Time from reception until a read_committed consumer can read the record.",
+        "Time from reception until a read_committed consumer can read the record. "
+        "Not of books, which may have waited until they were due.",
         ("channel",),
-        (_TOPICS,),
+        (tuple(one for one in _TOPICS if one != BOOK),),
     ),
     Declaration("ping_seconds", Histogram, "Time from a ping to its pong."),
     Declaration(

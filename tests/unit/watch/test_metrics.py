@@ -119,6 +119,14 @@ def test_series_with_known_label_values_exist_from_the_start(name: str, labels: 
     assert value(Metrics().registry, name, **labels) == 0
 
 
+def test_books_have_no_delivery_lag_since_they_may_have_waited_until_they_were_due() -> None:
+    """A series that nothing observes would say that books are delivered at once."""
+    name = "delivery_lag_seconds_count"
+    metrics = Metrics()
+    assert value(metrics.registry, "records_total", channel="book") == 0
+    assert metrics.registry.get_sample_value(f"digifinex_bridge_{name}", {"channel": "book"}) is None
+
+
 def test_two_bridges_in_one_process_count_separately() -> None:
     one, other = Metrics(), Metrics()
     one.counter("decompression_errors_total").value += 1
