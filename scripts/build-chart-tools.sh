@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Build helm, helm-unittest, helm-docs and kubeconform into .cache/bin, in the versions that tools/go.mod pins.
+# Build helm, helm-unittest, helm-docs, kubeconform and actionlint into .cache/bin, in the versions that tools/go.mod pins.
 set -euo pipefail
 cd "$(dirname "$0")/../tools"
 
@@ -15,7 +15,8 @@ if [[ $(printf '%s\n' 1.21 "${found:-0}" | sort -V | head -n 1) != 1.21 ]]; then
         "(it fetches the version that tools/go.mod names); found: ${found:-none}" >&2
     exit 1
 fi
-echo "setup: building the chart tools, this takes some minutes" >&2
+echo "setup: fetching and building helm, helm-unittest, helm-docs, kubeconform and actionlint with Go; takes some minutes," \
+    "beside the other steps" >&2
 
 # The Kubernetes version that helm assumes by default; without these flags it is 1.20.
 version=helm.sh/helm/v3/pkg

@@ -1,13 +1,17 @@
 # Sourced by the other scripts, with the root of the project as the current directory.
 
-# One setup at a time; the next one finds everything done.
-mkdir -p .cache
-exec {lock}>.cache/set-up.lock
-flock "$lock"
-
+# Say what is waited for from now on: each step that may take a while has one line, and nothing else is printed.
 step() {
     echo "setup: $*" >&2
 }
+
+# One setup at a time; the next one finds everything done.
+mkdir -p .cache
+exec {lock}>.cache/set-up.lock
+if ! flock --nonblock "$lock"; then
+    step "waiting for another setup in $PWD"
+    flock "$lock"
+fi
 
 fail() {
     echo "setup failed: $*" >&2
@@ -37,8 +41,9 @@ install_debian() {
     command -v apt-get >/dev/null || fail "this machine has no apt-get; install these packages first: $*"
     # -v asks for the password here, where the prompt is visible.
     ((EUID == 0)) || sudo -v || fail "install these packages first, as root: apt-get install $*"
-    step "installing Debian packages: $*"
+    step "fetching Debian's lists of packages"
     as_root apt-get update
+    step "fetching and installing Debian packages: $*"
     # RUNLEVEL=1: without systemd, packages do not start their services.
     as_root env DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 apt-get install --yes --no-install-recommends "$@"
 }
@@ -51,7 +56,7 @@ fetch_jars() {
     if [[ -f $folder/pom.sha256 && $(<"$folder/pom.sha256") == "$sum" ]]; then
         return
     fi
-    step "fetching $folder with Maven"
+    step "fetching $(grep -c . "$hashes") jars with Maven: $pom"
     # Into another directory first, so that an interrupted download does not look complete.
     rm -rf "$folder.new"
     mkdir -p "$folder.new"

@@ -52,7 +52,7 @@ fi
 
 rm -f "$stamp"
 pip=(.venv/bin/python -m pip --disable-pip-version-check --quiet)
-step "installing requirements-$kind.txt"
+step "fetching and installing $(grep -c '^[^ ]' "requirements-$kind.txt") Python packages: requirements-$kind.txt"
 # Wheels only: to build from source, pip would fetch packages that no hash pins.
 quietly "${pip[@]}" install --require-hashes --only-binary :all: -r "requirements-$kind.txt"
 step "installing the bridge"

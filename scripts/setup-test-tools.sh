@@ -37,6 +37,11 @@ java=$(java -XshowSettings:properties -version 2>&1 | sed -n 's/.*java\.specific
 fetch_jars tests/support/kafka/pom.xml .cache/kafka/libs
 fetch_jars tests/support/kafka/tools/pom.xml .cache/kafka/tools
 if [[ ! .cache/kafka/classes.jsa -nt .cache/kafka/libs/pom.sha256 ]]; then
+    step "archiving Kafka's classes, for brokers that start faster"
     .venv/bin/python -m tests.support.kafka_classes
+fi
+# It has said what it does.
+if kill -0 "$chart_tools" 2>/dev/null; then
+    step "waiting for what Go builds"
 fi
 wait "$chart_tools" || fail "the chart tools could not be built"
