@@ -1,6 +1,7 @@
 """The image, built from the Dockerfile and run as Kubernetes runs it."""
 
 import json
+import re
 import subprocess
 import tempfile
 import time
@@ -48,6 +49,14 @@ def test_hadolint_accepts_the_dockerfile() -> None:
         check=False,
     )
     assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize("requirements", ["requirements.txt", "requirements-msk.txt"])
+def test_what_the_dockerfile_copies_is_not_kept_from_it(requirements: str) -> None:
+    text = (ROOT / "Dockerfile").read_text().replace("${REQUIREMENTS}", requirements)
+    copied = re.findall(r"^COPY (?!--from)(.*) \S+$", text, re.MULTILINE)
+    passed = (ROOT / ".dockerignore").read_text().splitlines()
+    assert {f"!{name}" for names in copied for name in names.split()} - set(passed) == set()
 
 
 @pytest.mark.timeout(400)
