@@ -1,5 +1,5 @@
 # Every target installs what it needs; `make` alone lists them.
-.PHONY: help setup demo test examples fuzz chaos lint pictures audit lock generated bench clean python demo-python
+.PHONY: help setup demo test examples packaging fuzz chaos lint pictures audit lock generated release bench clean python demo-python
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
 
@@ -18,6 +18,9 @@ test: setup lint ## check style and types, then run all tests with fixed seeds: 
 examples: setup ## run the examples against real Kafka, Flink and others, and check what they print: make examples ARGS="-k kafka_streams"
 	@scripts/setup-examples.sh
 	@.venv/bin/pytest examples $(ARGS)
+
+packaging: setup ## build the image of a release twice, and compare: takes minutes, so it is not part of `make test`
+	@.venv/bin/pytest tests/packaging $(ARGS)
 
 fuzz: setup ## look for failing inputs at random, and keep them: make fuzz ARGS="--seconds 600 --seed 7"
 	@.venv/bin/python -m tests.fuzz $(ARGS)
@@ -41,6 +44,10 @@ lock: python ## update requirements*.txt to the newest versions that pyproject.t
 
 generated: python ## regenerate what scripts write: documents, the dashboard, the chart's schema and README
 	@scripts/generate.sh
+
+release: python ## build what a release publishes, from the last commit, into dist/: make release ARGS="--base IMAGE@sha256:DIGEST"
+	@scripts/build-chart-tools.sh
+	@.venv/bin/python scripts/release.py $(ARGS)
 
 bench: setup ## run the benchmarks: make bench ARGS="--help"
 	@.venv/bin/python -m benchmarks $(ARGS)
