@@ -2,13 +2,14 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Collection, Iterable
 from typing import Any
 
-from aiokafka import AIOKafkaProducer
+from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.errors import KafkaError, KafkaTimeoutError
 from aiokafka.producer.message_accumulator import BatchBuilder
 
+from bridge.kafka import quirks
 from bridge.kafka.partition import FULL_BATCH, NO_TIME, RECORD_OVERHEAD, Partition
 from bridge.kafka.producer import PRODUCER_FAILURES
 from bridge.kafka.queues import Queues
@@ -69,6 +70,16 @@ class Batches:
             KafkaError: Kafka rejects it, or there is no response; then it may still have succeeded.
         """
         await _response_to(self._producer.commit_transaction())
+
+    async def commit_without_records(self, places: Collection[TopicPartition]) -> None:
+        """Commit a transaction over these partitions, and with it what was left open in them.
+
+        Raises:
+            KafkaError: Kafka rejects it, or there is no response; then it may still have succeeded.
+        """
+        await self.begin_transaction()
+        quirks.add_to_transaction(self._producer, places)
+        await self.commit_transaction()
 
     async def flush(self, *, full_only: bool = False) -> None:
         """Send a batch to each partition that has queued records (or a full batch), and none in flight.

@@ -30,14 +30,14 @@ class Read:
 
 
 @asynccontextmanager
-async def consumer(config: KafkaConfig, **options: int) -> AsyncIterator[AIOKafkaConsumer]:
-    """Provide a consumer, of no group, of committed records, with these options of aiokafka besides.
+async def consumer(config: KafkaConfig, **options: int | str) -> AsyncIterator[AIOKafkaConsumer]:
+    """Provide a consumer of no group, of committed records unless these options of aiokafka say otherwise.
 
     Raises:
         KafkaError: Kafka is unavailable.
     """
-    committed = {"isolation_level": "read_committed", "auto_offset_reset": "earliest"}
-    one = client(AIOKafkaConsumer, config, **committed, **options)
+    defaults = {"isolation_level": "read_committed", "auto_offset_reset": "earliest"}
+    one = client(AIOKafkaConsumer, config, **{**defaults, **options})
     try:
         try:
             with explained(one), understood():
@@ -76,6 +76,24 @@ async def read(
     found = {number: begun[number] for number in offsets}
     begun.clear()
     return found
+
+
+async def behind_stable(config: KafkaConfig, topic: str, partition: int) -> Read:
+    """Return what a partition has behind its last stable offset: the records of open transactions.
+
+    Raises:
+        KafkaError: Kafka is unavailable, or an ACL is missing.
+    """
+    place = TopicPartition(topic, partition)
+    async with consumer(config) as one:
+        with explained(one), reading(), understood():
+            one.assign([place])
+            end = (await quirks.end_offsets_of_all(one, [place]))[place]
+            stable = (await one.end_offsets([place]))[place]
+    if stable >= end:
+        return Read({}, {}, end)
+    async with consumer(config, isolation_level="read_uncommitted") as one:
+        return (await read(one, topic, {partition: stable}))[partition]
 
 
 class Follower:

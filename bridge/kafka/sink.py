@@ -27,6 +27,7 @@ from bridge.kafka.batches import Batches, Failure
 from bridge.kafka.books import Books
 from bridge.kafka.client import FAILURES, explained, explanation, in_words, transactional_id
 from bridge.kafka.cluster import Cluster
+from bridge.kafka.hanging import commit_hanging
 from bridge.kafka.outage import Outage
 from bridge.kafka.partition import Partition
 from bridge.kafka.producer import PRODUCER_FAILURES, abort, close_producer, open_producer
@@ -36,6 +37,7 @@ from bridge.kafka.rebuilding import is_on_kafka, last_trades
 from bridge.kafka.rejections import Rejections, too_large
 from bridge.kafka.state import Save, ShardState, Unsaved
 from bridge.records import BOOK, STATE
+from bridge.spool.progress import Owner
 from bridge.watch.metrics import Metrics
 
 log = structlog.get_logger(__name__)
@@ -82,6 +84,7 @@ class Sink:
         # When Kafka was asked for a producer or a commit, on the monotonic clock; None when it has responded.
         self._asked_at: float | None = None
         self._state_partition = Partition(state.topic, state.shard)  # the shard's partition of bridge-state
+        self._hanging: Owner | None = None  # the owner in the last hanging transaction that was committed
         self._saving: Save | None = None  # at-least-once: the save that is in flight
         self._producer: AIOKafkaProducer | None = None  # the one that delivers; None while there is none
 
@@ -112,6 +115,12 @@ class Sink:
             batches, self._producer = self._batches(producer), producer
             try:
                 with explained(producer):
+                    if self._transactional_id is not None:
+                        topics = self._cluster.topics.values()
+                        hanging = await commit_hanging(batches, self._state, topics, self._hanging)
+                        if hanging is not None:
+                            self._hanging = hanging
+                            continue
                     await self._take_over()
                     self._follow()
                     self._asked_at = None

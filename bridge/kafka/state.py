@@ -36,7 +36,7 @@ from bridge.kafka.contents import (
     opposes,
     owner_of,
 )
-from bridge.kafka.reader import Follower, Read, consumer, read
+from bridge.kafka.reader import Follower, Read, behind_stable, consumer, read
 from bridge.kafka.topics import Topic, mismatch
 from bridge.ledger import Heard, Watermark, Watermarks, advanced
 from bridge.plan import shard_of
@@ -130,6 +130,17 @@ class ShardState:
         """
         async with consumer(self._config) as reader:
             await self._read_on(reader)
+
+    async def hanging(self) -> Owner | None:
+        """Return the owner in a transaction that has no end in the shard's partition; None if there is none.
+
+        To be called after a producer was opened, which should have ended all transactions of the shard.
+
+        Raises:
+            KafkaError: Kafka is unavailable.
+        """
+        part = await behind_stable(self._config, self.topic.name, self.shard)
+        return owner_of(part.values.get(OWNER))
 
     async def catch_up(self) -> int:
         """Read on to the end; return the number of this replica's last committed transaction, 0 for none.

@@ -21,8 +21,9 @@ from itertools import chain
 from typing import Any
 
 import structlog
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.consumer.fetcher import READ_UNCOMMITTED
 from aiokafka.errors import KafkaError, KafkaTimeoutError
 from aiokafka.producer.message_accumulator import BatchBuilder, MessageAccumulator, MessageBatch
 from aiokafka.protocol.api import Response
@@ -110,6 +111,26 @@ def require_fetching(consumer: AIOKafkaConsumer) -> None:
         fetching.result()
 
 
+async def end_offsets_of_all(
+    consumer: AIOKafkaConsumer, places: Collection[TopicPartition]
+) -> Mapping[TopicPartition, int]:
+    """Return the ends of partitions with what is not committed, from a consumer of committed records.
+
+    aiokafka asks for one of the two ends, by the consumer's isolation level. Not reported upstream as far as
+    known. Without this every takeover would need one more consumer, with connections of its own.
+
+    Raises:
+        KafkaError: Kafka is unavailable.
+    """
+    fetcher = consumer._fetcher  # noqa: SLF001
+    level, fetcher._isolation_level = fetcher._isolation_level, READ_UNCOMMITTED  # noqa: SLF001
+    try:
+        ends: Mapping[TopicPartition, int] = await consumer.end_offsets(list(places))
+    finally:
+        fetcher._isolation_level = level  # noqa: SLF001
+    return ends
+
+
 def appending(
     batch: BatchBuilder,
 ) -> Callable[[int, int, bytes | None, bytes | None, Sequence[object]], object]:
@@ -134,6 +155,16 @@ def is_in_transaction(producer: AIOKafkaProducer) -> bool:
     """
     manager = producer._txn_manager  # noqa: SLF001
     return manager is not None and bool(manager.is_in_transaction())
+
+
+def add_to_transaction(producer: AIOKafkaProducer, places: Collection[TopicPartition]) -> None:
+    """Make partitions part of the open transaction without a record for them.
+
+    aiokafka adds a partition when the first batch for it is queued, and has no other way. Not reported
+    upstream as far as known. Without this a transaction that Kafka has left open could not be ended.
+    """
+    for place in places:
+        producer._txn_manager.maybe_add_partition_to_txn(place)  # noqa: SLF001
 
 
 def hears_coordinator(consumer: AIOKafkaConsumer) -> bool:

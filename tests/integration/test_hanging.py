@@ -1,0 +1,140 @@
+"""Transactions that Kafka has ended for its coordinator, but not in the partitions: committed by the bridge.
+
+Kafka 4.4 leaves one hanging now and then when it is killed right after it was asked for the commit. Here it
+is made to each time: it is told of another partition than those that get the records.
+"""
+
+import asyncio
+from collections.abc import Coroutine, Iterator
+from typing import Any
+
+import msgspec
+import pytest
+from aiokafka import TopicPartition
+from aiokafka.errors import KafkaConnectionError
+from aiokafka.producer.sender import AddPartitionsToTxnHandler, EndTxnHandler
+from aiokafka.producer.transaction_manager import TransactionManager
+
+from bridge.records import Record
+from tests.support.consumers import read_topic
+from tests.support.delivery import Delivery, kafka_config
+from tests.support.kafka_broker import Broker
+from tests.support.waiting import soon
+
+KEYS = [b"BTC_USDT", b"ETH_USDT", b"LTC_USDT", b"XRP_USDT"]
+ROUNDS = 3
+
+
+@pytest.fixture(scope="module")
+def trusting_kafka() -> Iterator[Broker]:
+    """A broker that accepts records in a partition that its coordinator has not been told of."""
+    with Broker({"transaction.partition.verification.enable": "false"}) as broker:
+        yield broker
+
+
+class Deceit:
+    """Leaves the next transaction hanging when `is_next` is set; with `loses`, its confirmation is lost."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, decoy: TopicPartition, *, loses: bool) -> None:
+        self.is_next = False
+        self.hanging = 0  # transactions
+        now = False
+        begin, add = TransactionManager.begin_transaction, AddPartitionsToTxnHandler.do
+        end = EndTxnHandler.handle_response
+
+        def begin_transaction(manager: TransactionManager) -> None:
+            nonlocal now
+            now, self.is_next = self.is_next, False
+            self.hanging += now
+            begin(manager)
+
+        async def do(handler: Any, node: int) -> Any:
+            if not now:
+                return await add(handler, node)
+            manager = handler._sender._txn_manager
+            hidden = [place for place in handler._tps if place != decoy]
+            handler._tps = {decoy}
+            manager._pending_txn_partitions.add(decoy)
+            added = await add(handler, node)
+            for place in hidden if added else ():
+                manager.partition_added(place)
+            return added
+
+        def handle_response(handler: Any, response: Any) -> Any:
+            if now and loses and not response.error_code:
+                raise KafkaConnectionError("the confirmation is lost")
+            return end(handler, response)
+
+        monkeypatch.setattr(TransactionManager, "begin_transaction", begin_transaction)
+        monkeypatch.setattr(AddPartitionsToTxnHandler, "do", do)
+        monkeypatch.setattr(EndTxnHandler, "handle_response", handle_response)
+
+
+@pytest.fixture
+def decoy(prefix: str) -> TopicPartition:
+    return TopicPartition(f"{prefix}.deadletter.v1", 0)
+
+
+async def running(one: Delivery, steps: Coroutine[Any, Any, None]) -> None:
+    """Run a sink while `steps` are carried out; then it ends as if it was killed."""
+    await one.prepare()
+    async with asyncio.timeout(360), asyncio.TaskGroup() as group:
+        tasks = [group.create_task(one.sink.run()), group.create_task(one.cluster.run())]
+        await steps
+        for task in tasks:
+            task.cancel()
+
+
+async def delivered(one: Delivery, number: int) -> None:
+    """Return when a record of each key has been delivered, numbered from a multiple of their number."""
+    one.queues.add(
+        Record("trades", key, msgspec.json.encode({"n": number * len(KEYS) + place}), 1_600_000_000_000_000)
+        for place, key in enumerate(KEYS)
+    )
+    await soon(lambda: not one.queues.pending_records, 30, "delivered records")
+
+
+def assert_each_is_there_once(kafka: Broker, prefix: str, times: int) -> None:
+    numbers = sorted(one.json["n"] for one in read_topic(kafka.bootstrap, f"{prefix}.trades.v1"))
+    assert numbers == list(range(times * len(KEYS)))
+
+
+def test_a_hanging_transaction_whose_confirmation_was_lost_is_committed_and_nothing_is_there_twice(
+    trusting_kafka: Broker, prefix: str, decoy: TopicPartition, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deceit = Deceit(monkeypatch, decoy, loses=True)
+    one = Delivery(kafka_config(trusting_kafka, prefix))
+
+    async def steps() -> None:
+        for number in range(ROUNDS):
+            await delivered(one, 2 * number)
+            deceit.is_next = True
+            await delivered(one, 2 * number + 1)
+
+    asyncio.run(running(one, steps()))
+    assert deceit.hanging == ROUNDS
+    assert_each_is_there_once(trusting_kafka, prefix, 2 * ROUNDS)
+
+
+def test_the_next_owner_commits_a_hanging_transaction_without_sending_anything_itself(
+    trusting_kafka: Broker, prefix: str, decoy: TopicPartition, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was confirmed to the one before, which was killed then."""
+    deceit = Deceit(monkeypatch, decoy, loses=False)
+    first = Delivery(kafka_config(trusting_kafka, prefix), "first")
+    second = Delivery(kafka_config(trusting_kafka, prefix), "second")
+
+    async def confirmed() -> None:
+        await delivered(first, 0)
+        deceit.is_next = True
+        await delivered(first, 1)
+
+    async def taken_over() -> None:
+        await soon(second.sink.taken_over.is_set, 30, "the takeover")
+
+    asyncio.run(running(first, confirmed()))
+    assert deceit.hanging == 1
+    asyncio.run(running(second, taken_over()))
+    assert second.state.previous is not None
+    assert second.state.previous.transaction == first.state.next_number - 1
+    assert_each_is_there_once(trusting_kafka, prefix, 2)
