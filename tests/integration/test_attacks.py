@@ -34,10 +34,10 @@ def peak(bridge: RunningBridge) -> int:
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
 
 
-def dead_letters(bridge: RunningBridge) -> float:
-    """Return how many dead letters it has made; 0 while it is too busy to answer."""
+def total(bridge: RunningBridge, name: str, **labels: str) -> float:
+    """Return the value of a counter; 0 while the bridge is too busy to answer."""
     try:
-        return bridge.metric("deadletters_total")
+        return bridge.metric(name, **labels)
     except (OSError, AssertionError):
         return 0.0
 
@@ -55,9 +55,10 @@ def test_attacks_on_all_sessions_at_once_are_bounded(kafka: Broker, prefix: str,
         with RunningBridge(tmp_path, config(exchange.url, kafka, prefix, sections)) as bridge:
             assert bridge.port
             eventually(lambda: exchange.begun.keys() == ATTACKS.keys(), PATIENCE, "every attack")
-            given_up = partial(bridge.metric, "events_total", event="rotation_given_up")
             eventually(lambda: "rotation given up" in bridge.stderr, PATIENCE, "a rotation given up")
-            assert given_up() > 0
+            eventually(
+                lambda: total(bridge, "events_total", event="rotation_given_up"), PATIENCE, "its event"
+            )
             eventually(lambda: min(exchange.begun.values()) > 1, PATIENCE, "every attack again")
             for path in ("/healthz", "/readyz", "/status"):
                 _, body = fetch(bridge.port, path)
@@ -81,7 +82,12 @@ def test_whole_frames_of_the_largest_size_on_all_sessions_at_once_are_bounded(
         with RunningBridge(tmp_path, settings) as bridge:
             assert bridge.port
             eventually(lambda: exchange.ended.keys() == LARGE_FRAMES.keys(), PATIENCE, "every attack")
-            eventually(lambda: dead_letters(bridge) >= exchange.sent, PATIENCE, "all frames read", every=0.5)
+            eventually(
+                lambda: total(bridge, "deadletters_total") >= exchange.sent,
+                PATIENCE,
+                "all frames read",
+                every=0.5,
+            )
             assert peak(bridge) < MOST_MEMORY
             assert bridge.stop() == 0
 
@@ -93,7 +99,7 @@ def test_markets_that_nobody_has_asked_for_take_neither_memory_nor_state(
         channels = {"trades": list(STRANGE), "depth": [], "ticker": [], "all_ticker": False}
         sections: dict[str, dict[str, Any]] = {"kafka": {"partitions": 1}, "channels": channels}
         with RunningBridge(tmp_path, config(exchange.url, kafka, prefix, sections)) as bridge:
-            refused = partial(bridge.metric, "deadletters_total", reason="unsubscribed")
+            refused = partial(total, bridge, "deadletters_total", reason="unsubscribed")
             eventually(lambda: refused() > 1000, PATIENCE, "the first ones")
             before = peak(bridge)
             eventually(lambda: refused() >= STRANGERS, PATIENCE, "all of them", every=0.5)
@@ -131,7 +137,7 @@ def test_lists_of_numbers_that_a_rotation_holds_are_bounded(
         with RunningBridge(tmp_path, config(exchange.url, kafka, prefix, sections)) as bridge:
             ends = ("rotation_given_up", "session_rotated")
             eventually(
-                lambda: sum(bridge.metric("events_total", event=event) for event in ends), PATIENCE, "an end"
+                lambda: sum(total(bridge, "events_total", event=event) for event in ends), PATIENCE, "an end"
             )
             assert peak(bridge) < MOST_MEMORY
             assert bridge.stop() == 0
