@@ -107,6 +107,7 @@ STEPS: Sequence[tuple[str, Prints | Streams | Stays | StandIn]] = [
 
 # The commands of README, consuming.md and CONTRIBUTING.md, and what they do while the tutorial's bridge runs.
 COMMANDS: Mapping[str, Prints | Streams] = {
+    "python consumer.py localhost:9092": Streams(r"^book( \d+\.\d+){4}$"),
     KCAT.format("-e ", "trades") + r" -f '%k %s\n'": Prints(TRADE_RECORD),
     PYTHON: Streams(TRADE),
     "python examples/books.py localhost:9092": Streams(BEST),
@@ -114,13 +115,22 @@ COMMANDS: Mapping[str, Prints | Streams] = {
         r'^\{"schema":"digifinex.trades.v1",.*"symbol":"BTC_USDT"'
     ),
 }
+IN_TUTORIAL = [
+    "python3 -m venv .venv",
+    ". .venv/bin/activate",
+    "pip install . confluent-kafka",
+    "docker run --detach --name kafka --publish 9092:9092 apache/kafka:4.4.0",
+    "digifinex-bridge simulate --port 8765 --faults drop=30",
+    "digifinex-bridge check --config bridge.toml",
+    RUN,
+    "docker rm --force kafka",
+]
 ELSEWHERE = {
     "make demo": "test_the_demo_ends_with_equal_counts",
     "make test": "what runs this",
     'make test ARGS="tests/unit -k depth"': "test_make_knows_every_target_that_is_mentioned",
     "pip install .": "what `make setup` does",
-    "digifinex-bridge check --config bridge.toml": "test_the_tutorial_works_step_by_step",
-    RUN: "test_the_tutorial_works_step_by_step",
+    **dict.fromkeys(IN_TUTORIAL, "test_the_tutorial_works_step_by_step"),
 }
 
 
@@ -235,9 +245,11 @@ class Running(NamedTuple):
 
 @pytest.fixture(scope="module")
 def tour(kafka: Broker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tour]:
-    """The simulator and the bridge of the tutorial, up to the first records."""
+    """The simulator, the bridge and the consumer of consuming.md, up to the first records."""
     tour = Tour(kafka, tmp_path_factory.mktemp("tour"))
-    (tour.folder / "bridge.toml").write_text(tour.here(*blocks(TUTORIAL, "toml")))
+    (tour.folder / "bridge.toml").write_text(tour.here(*blocks(CONSUMING, "toml")))
+    (consumer,) = (text for text in blocks(CONSUMING, "python") if "consumer.py" in text)
+    (tour.folder / "consumer.py").write_text(consumer)
     simulate = "digifinex-bridge simulate --port 8765"
     with (
         tour.running(simulate, "^ws://"),
@@ -305,6 +317,7 @@ def test_a_command_prints_what_its_document_says(tour: Tour, command: str) -> No
 def test_every_command_is_run_by_a_test() -> None:
     mentioned = {command for document in (README, CONSUMING, CONTRIBUTING) for command in commands(document)}
     assert mentioned == COMMANDS.keys() | ELSEWHERE.keys()
+    assert set(IN_TUTORIAL) <= {command for command, _ in STEPS}
     others = {document.name for document in DOCUMENTS if commands(document)}
     others -= {README.name, CONSUMING.name, CONTRIBUTING.name, TUTORIAL.name}
     assert others == TESTED_ELSEWHERE.keys()

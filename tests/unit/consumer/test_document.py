@@ -38,7 +38,7 @@ def test_records_are_matched_as_shown(capsys: pytest.CaptureFixture[str]) -> Non
     names: dict[str, Any] = vars(consumer) | {"turnover": defaultdict(int)}
     for channel in RECORDS:
         names |= {"topic": f"digifinex.{channel}.v1", "value": value(channel)}
-        exec(snippet("match decode"), names)
+        exec(snippet("match decode(topic"), names)
     (trade,) = schema("trades")["examples"]
     assert {symbol: str(total) for symbol, total in names["turnover"].items()} == {
         trade["symbol"]: "10.76193"
