@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.markdown import Markdown
 
 from benchmarks import forms, measure, supply, trouble
-from benchmarks.report import Comparison, Measured, Troubles, markdown
+from benchmarks.report import Comparison, Measured, Troubles, books_row, markdown, memory_row
 from tests.support.kafka_broker import Broker
 
 REPORT = Path(__file__).parents[1] / "docs" / "performance.md"
@@ -52,6 +52,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="one turn, fewer frames; writes no report")
     parser.add_argument(
+        "--books", action="store_true", help="measure only what order books cost; writes no report"
+    )
+    parser.add_argument(
         "--long",
         action="store_true",
         help=f"watch memory over {_LONG:,} frames, soak for {_SOAK} minutes",
@@ -61,6 +64,10 @@ def main() -> None:
     growth = _LONG if options.long else extent.growth
     with Broker(heap_mib=512) as kafka, measure.Feeder(extent.mix) as feeder:
         measure.create_topics(kafka)
+        if options.books:
+            mix = _comparison(kafka, feeder, extent.turns, supply.MIX, extent.mix, measure.BOOK_SUBJECTS)
+            print(books_row(mix), memory_row(measure.books_mb()), sep="\n")
+            return
         measured = _measured(kafka, feeder, extent, growth)
         text = markdown(measured, _trouble(kafka, feeder, extent, _SOAK if options.long else 2))
     if not options.quick:
@@ -83,7 +90,9 @@ def _measured(kafka: Broker, feeder: measure.Feeder, extent: Extent, growth_fram
             latencies[subject].append(latency)
     growth = measure.growth(measure.SUBJECTS[measure.EXACTLY_ONCE], kafka, feeder, growth_frames)
     _console.print(f"growth: {[round(mb) for mb in growth.tenths_mb]} MB, peak {growth.peak_mb:.0f}")
-    return Measured(results, comparisons, RATE, latencies, growth_frames, growth)
+    books_mb = measure.books_mb()
+    _console.print(f"books: {books_mb:.0f} MB")
+    return Measured(results, comparisons, RATE, latencies, growth_frames, growth, books_mb)
 
 
 def _trouble(kafka: Broker, feeder: measure.Feeder, extent: Extent, minutes: int) -> Troubles:

@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from statistics import median
 from types import TracebackType
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 import orjson
 import psutil
@@ -136,7 +136,18 @@ class Feeder:
 def create_topics(kafka: Broker) -> None:
     """Create the topics that all candidates share."""
     for channel in ("trades", "depth", "ticker", "all_ticker"):
-        create_topic(kafka.bootstrap, f"{PREFIX}.{channel}.v1", _PARTITIONS, compression_type="producer")
+        _create_topic(kafka, channel)
+
+
+def forget_trades(kafka: Broker) -> None:
+    """Delete what the bridge knows of trades: every run has the same ones, and would find them repeated."""
+    delete_topic(kafka.bootstrap, f"{PREFIX}.bridge-state")
+    delete_topic(kafka.bootstrap, f"{PREFIX}.trades.v1")
+    _create_topic(kafka, "trades")
+
+
+def _create_topic(kafka: Broker, channel: str) -> None:
+    create_topic(kafka.bootstrap, f"{PREFIX}.{channel}.v1", _PARTITIONS, compression_type="producer")
 
 
 def floor(feeder: Feeder, kind: str, count: int) -> Floor:
@@ -151,6 +162,7 @@ def floor(feeder: Feeder, kind: str, count: int) -> Floor:
 
 def cost(start: Start, kafka: Broker, feeder: Feeder, kind: str, count: int) -> Cost:
     """Measure from the first frame to the last acknowledgement."""
+    forget_trades(kafka)
     with start(kafka, feeder.url(kind, count, RATES[kind]), kind, count) as running:
         feeder.wait(0)
         cpu, began = running.cpu, time.monotonic()
@@ -162,6 +174,7 @@ def cost(start: Start, kafka: Broker, feeder: Feeder, kind: str, count: int) -> 
 
 def latency(start: Start, kafka: Broker, feeder: Feeder, count: int, rate: float) -> Latency:
     """Measure latencies on the mix at `rate` frames a second."""
+    forget_trades(kafka)
     consumer = _python("consumer", kafka.bootstrap, PREFIX, str(_PARTITIONS))
     try:
         _line(consumer)
@@ -174,6 +187,7 @@ def latency(start: Start, kafka: Broker, feeder: Feeder, count: int, rate: float
 
 def growth(start: Start, kafka: Broker, feeder: Feeder, count: int) -> Growth:
     """Measure memory over a long run of the mix."""
+    forget_trades(kafka)
     with start(kafka, feeder.url(supply.MIX, count, GROWTH_RATE), supply.MIX, count) as running:
         feeder.wait(0)
         tenths = []
@@ -184,6 +198,15 @@ def growth(start: Start, kafka: Broker, feeder: Feeder, count: int) -> Growth:
             tenths.append(median(samples))
         running.finish()
         return Growth(tenths, running.peak_mb)
+
+
+def books_mb() -> float:
+    """Measure the memory of the books of all markets."""
+    process = _python("books")
+    try:
+        return float(_line(process))
+    finally:
+        _end(process)
 
 
 @contextmanager
@@ -198,19 +221,20 @@ def peer(kafka: Broker, url: str, _kind: str, count: int) -> Iterator[Running]:
 
 @contextmanager
 def bridge(
-    module: str, delivery: Delivery, kafka: Broker, url: str, kind: str, count: int
+    module: str, delivery: Delivery, kafka: Broker, url: str, kind: str, count: int, *, books: bool = False
 ) -> Iterator[Running]:
     """Run the bridge with its defaults, except that all subscriptions share one session.
 
-    Every run has the same trades, so the state of the previous run is deleted first.
+    With `books`, it keeps and writes the books of all markets.
     """
-    delete_topic(kafka.bootstrap, f"{PREFIX}.bridge-state")
     symbols = supply.SYMBOLS if kind == supply.MIX else []
-    sections: dict[str, dict[str, object]] = {
+    sections: dict[str, dict[str, Any]] = {
         "exchange": {"subscriptions_per_session": 3 * len(supply.SYMBOLS)},
         "channels": {"trades": symbols, "depth": symbols, "ticker": symbols, "all_ticker": not symbols},
         "kafka": {"delivery": delivery, "partitions": _PARTITIONS},
     }
+    if books:
+        sections["channels"]["book"] = symbols
     with (
         tempfile.TemporaryDirectory() as folder,
         RunningBridge(Path(folder), config(url, kafka, PREFIX, sections), module=module) as running,
@@ -223,6 +247,7 @@ def bridge(
         assert not running.metric("deadletters_total"), "a frame became a dead letter"
         assert not running.metric("duplicates_total"), "a trade was considered a duplicate"
         assert "spooling started" not in running.stderr, "Kafka was too slow"
+        assert not books or running.metric("records_total", channel="book"), "no books were written"
         assert running.stop() == 0, running.stderr
 
 
@@ -230,17 +255,24 @@ PEER = "plain peer"
 EXACTLY_ONCE = "bridge, exactly-once"
 AT_LEAST_ONCE = "bridge, at-least-once"
 STATELESS = "bridge, exactly-once, without state"
+WITH_BOOKS = "bridge, exactly-once, with books"
 SUBJECTS: dict[str, Start] = {
     PEER: peer,
     EXACTLY_ONCE: partial(bridge, "bridge", Delivery.EXACTLY_ONCE),
     AT_LEAST_ONCE: partial(bridge, "bridge", Delivery.AT_LEAST_ONCE),
 }
 """The candidates, in the order of their turns."""
+BOOK_SUBJECTS: dict[str, Start] = {
+    EXACTLY_ONCE: SUBJECTS[EXACTLY_ONCE],
+    WITH_BOOKS: partial(bridge, "bridge", Delivery.EXACTLY_ONCE, books=True),
+}
+"""The candidates that show the cost of books."""
 ALL_SUBJECTS: dict[str, Start] = {
     **SUBJECTS,
     STATELESS: partial(bridge, "benchmarks.stateless", Delivery.EXACTLY_ONCE),
+    **BOOK_SUBJECTS,
 }
-"""One more candidate, which shows the cost of state."""
+"""All candidates on the mix; two more, which show the cost of state and of books."""
 
 
 def _python(module: str, *arguments: str) -> "subprocess.Popen[bytes]":

@@ -12,6 +12,7 @@ from statistics import median
 from typing import NamedTuple
 
 from benchmarks import supply
+from benchmarks.books import LEVELS
 from benchmarks.forms import Result
 from benchmarks.measure import (
     AT_LEAST_ONCE,
@@ -20,6 +21,7 @@ from benchmarks.measure import (
     PEER,
     RATES,
     STATELESS,
+    WITH_BOOKS,
     Cost,
     Floor,
     Growth,
@@ -34,6 +36,8 @@ _COMMIT_MS = KafkaConfig().commit_interval * 1000
 
 _PEAK_MB = 150
 _STATE = 1.15  # times the CPU time without state
+_BOOKS = 1.35  # times the CPU time without books
+_BOOKS_MB = 60
 _SPOOL_RATE = 20_000  # frames a second
 _GROWTH = 0.05  # of memory, from the second tenth of the frames to the last; less is noise
 
@@ -78,6 +82,10 @@ class Comparison:
         """Return the bridge's cost as a multiple of its cost without state in the same turn."""
         return _divided(self.cpu(EXACTLY_ONCE), self.cpu(STATELESS))
 
+    def with_books(self) -> list[float]:
+        """Return the bridge's cost with books as a multiple of its cost without, in the same turn."""
+        return _divided(self.cpu(WITH_BOOKS), self.cpu(EXACTLY_ONCE))
+
 
 @dataclass(frozen=True, slots=True)
 class Measured:
@@ -89,6 +97,7 @@ class Measured:
     latencies: Mapping[str, Sequence[Latency]]
     growth_frames: int
     growth: Growth
+    books_mb: float  # the memory of the books of all markets
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +142,9 @@ with the range in brackets; they are valid for this machine under its load at th
 - **plain peer**: websockets, zlib, orjson and `aiokafka.send` on uvloop, idempotent, zstd, `linger_ms=10`,
   `max_batch_size=131072`; it makes the same records without validation.
 - **bridge**: `digifinex-bridge run` with its defaults, all subscriptions on one connection. The variant
-  without state keeps no watermarks and writes nothing to `bridge-state`; it only shows what state costs."""
+  without state keeps no watermarks and writes nothing to `bridge-state`; it only shows what state costs. The
+  one with books has all 50 markets in `channels.book`. The memory of books is that of the room that keeps
+  them, in a process of its own, with a record made of each."""
 
 
 def _verdict(measured: Measured) -> str:
@@ -146,6 +157,8 @@ def _verdict(measured: Measured) -> str:
         ]
         if STATELESS in one.costs:
             rows.append(_row(f"CPU per frame, {name}, × without state", _STATE, one.with_state()))
+        if WITH_BOOKS in one.costs:
+            rows.append(books_row(one))
     turns = measured.latencies
     p99 = {subject: [latency.p99_ms for latency in turns[subject]] for subject in turns}
     most = {AT_LEAST_ONCE: 0.0, EXACTLY_ONCE: _COMMIT_MS}
@@ -159,6 +172,7 @@ def _verdict(measured: Measured) -> str:
     peaks = [cost.peak_mb for one in measured.comparisons for cost in one.costs[EXACTLY_ONCE]]
     peaks.append(measured.growth.peak_mb)
     rows.append(f"| peak memory | {_PEAK_MB} MB | {max(peaks):.0f} MB | {_tick([max(peaks)], _PEAK_MB)} |")
+    rows.append(memory_row(measured.books_mb))
     _, begin, *_, end = measured.growth.tenths_mb
     growth, what = end / begin - 1, f"growth over {measured.growth_frames:,} frames"
     rows.append(f"| {what} | {_GROWTH:.0%} | {growth:+.1%} | {_tick([growth], _GROWTH)} |")
@@ -168,6 +182,17 @@ def _verdict(measured: Measured) -> str:
         ("", "maximum", "result", ""),
         rows,
     )
+
+
+def books_row(one: Comparison) -> str:
+    """Return the line of what books cost a frame."""
+    return _row(f"CPU per frame, {one.kind}, with books, × without", _BOOKS, one.with_books())
+
+
+def memory_row(books_mb: float) -> str:
+    """Return the line of what books take in memory."""
+    what = f"memory of {supply.MARKETS} books of {2 * LEVELS} levels"
+    return f"| {what} | {_BOOKS_MB} MB | {books_mb:.0f} MB | {_tick([books_mb], _BOOKS_MB)} |"
 
 
 def _comparison(one: Comparison) -> str:

@@ -49,8 +49,14 @@ class Supply:
 
 
 def mix(count: int) -> Supply:
-    """Return frames of depth, trades and ticker in the proportions of the mix, with two trades a push."""
-    return Supply(frames(_SEED, symbols=SYMBOLS, count=count, trades=_TRADES))
+    """Return frames of depth, trades and ticker in the proportions of the mix, with two trades a push.
+
+    The first ones are the snapshots that the changes of the books go on from.
+    """
+    markets = Exchange(SYMBOLS, _SEED).markets.values()
+    snapshots = [documented(market.snapshot()) for market in markets]
+    changes = frames(_SEED, symbols=SYMBOLS, count=count - len(snapshots), trades=_TRADES)
+    return Supply([*snapshots, *changes])
 
 
 def all_ticker() -> Supply:

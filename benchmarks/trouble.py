@@ -13,11 +13,10 @@ from typing import Any, NamedTuple
 import psutil
 
 from benchmarks import supply
-from benchmarks.measure import PREFIX, Feeder
+from benchmarks.measure import PREFIX, Feeder, forget_trades
 from bridge.simulator.faults import Faults
 from bridge.simulator.market import symbol_names
 from tests.support.checks import gaps_of, trade_ids
-from tests.support.consumers import delete_topic
 from tests.support.exchange import ExchangeThread
 from tests.support.kafka_broker import Broker
 from tests.support.process import RunningBridge, config
@@ -90,7 +89,7 @@ def takeover(kafka: Broker, turns: int) -> Takeover:
 
 def spooling(kafka: Broker, feeder: Feeder, count: int) -> Spooling:
     """Send frames at full speed while Kafka hangs, then resume it."""
-    delete_topic(kafka.bootstrap, f"{PREFIX}.bridge-state")
+    forget_trades(kafka)
     sections: dict[str, Any] = {
         "exchange": {"subscriptions_per_session": 3 * len(supply.SYMBOLS)},
         "channels": dict.fromkeys(("trades", "depth", "ticker"), supply.SYMBOLS),
