@@ -7,6 +7,7 @@ unknown, as at the very first start. So does what the bridge has no right to rea
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from math import gcd
 from typing import TypeAlias
 
 import msgspec
@@ -28,7 +29,7 @@ MOST_READ = 50_000
 """Records of a partition that are read from its end, at most."""
 
 _MARKERS = 1000  # offsets that markers of transactions may take among the records that are looked for
-_PATIENCE = 60.0  # seconds for all of it
+_PATIENCE = 60.0  # seconds in which nothing more is read
 _POLL_MS = 500
 
 Range: TypeAlias = tuple[int, int]
@@ -61,8 +62,9 @@ async def is_on_kafka(config: KafkaConfig, partitions: Iterable[Partition]) -> b
     place = TopicPartition(sent.topic.name, sent.topic.existing(sent.number))
     values = {record.value for record in sent.sent}
     try:
-        async with _ends(config, [place], len(values) + _MARKERS) as (consumer, ranges):
-            async for records in _records(consumer, ranges):
+        async with _consumer(config, [place]) as (consumer, silence):
+            ranges = await _ends(consumer, [place], len(values) + _MARKERS)
+            async for records in _records(consumer, ranges, silence):
                 if any(one.value and unframed(one.value) in values for one in records):
                     return True
     except AclMissing:
@@ -70,26 +72,56 @@ async def is_on_kafka(config: KafkaConfig, partitions: Iterable[Partition]) -> b
     return False
 
 
-async def last_trades(
-    config: KafkaConfig, topic: Topic, wanted: Callable[[bytes], bool]
-) -> dict[bytes, Watermark]:
-    """Return what the topic of trades says of the symbols that are `wanted`; nothing if it may not be read.
+class LastTrades:
+    """What the topic of trades says of the symbols that are `wanted`, which are in some of its partitions."""
 
-    Raises:
-        KafkaError: Kafka is unavailable.
+    def __init__(
+        self, config: KafkaConfig, topic: Topic, partitions: Iterable[int], wanted: Callable[[bytes], bool]
+    ) -> None:
+        self.topic = topic
+        self._config = config
+        self._places = [TopicPartition(topic.name, number) for number in sorted(partitions)]
+        self._wanted = wanted
+        self._watermarks: dict[bytes, Watermark] = {}
+        self._next: dict[TopicPartition, int] = {}  # the offsets to read on from, after a read that failed
+
+    async def read(self) -> dict[bytes, Watermark]:
+        """Return it; nothing if the topic may not be read. After a failure the next call reads on.
+
+        Raises:
+            KafkaError: Kafka is unavailable.
+        """
+        try:
+            async with _consumer(self._config, self._places) as (consumer, silence):
+                ranges = await _ends(consumer, self._places, MOST_READ)
+                for place, (begin, end) in ranges.items():
+                    if begin < (read_on := self._next.get(place, 0)) <= end:
+                        ranges[place] = read_on, end
+                async for records in _records(consumer, ranges, silence):
+                    self._take(records)
+        except AclMissing:
+            _warn_unreadable(self.topic)
+            return {}
+        return self._watermarks
+
+    def _take(self, records: Sequence[ConsumerRecord]) -> None:
+        for one in records:
+            if one.key is not None and self._wanted(one.key) and (trade := _trade(one.value)) is not None:
+                self._watermarks[one.key] = _behind(self._watermarks.get(one.key), trade)
+            self._next[TopicPartition(one.topic, one.partition)] = one.offset + 1
+
+
+def partitions_of(shard: int, shards: int, numbers: Iterable[int]) -> set[int]:
+    """Return which partitions may have keys of a shard, in a topic that has had these numbers of partitions.
+
+    Both are the remainder of one hash, so they are equal modulo what divides both numbers. Example: of 12
+    partitions, those of shard 1 of 8 are 1, 5 and 9.
     """
-    watermarks: dict[bytes, Watermark] = {}
-    places = [TopicPartition(topic.name, number) for number in range(topic.partitions)]
-    try:
-        async with _ends(config, places, MOST_READ) as (consumer, ranges):
-            async for records in _records(consumer, ranges):
-                for one in records:
-                    if one.key is not None and wanted(one.key) and (trade := _trade(one.value)) is not None:
-                        watermarks[one.key] = _behind(watermarks.get(one.key), trade)
-    except AclMissing:
-        _warn_unreadable(topic)
-        return {}
-    return watermarks
+    return {
+        partition
+        for number in numbers
+        for partition in range(shard % gcd(shards, number), number, gcd(shards, number))
+    }
 
 
 def _warn_unreadable(topic: Topic) -> None:
@@ -121,44 +153,56 @@ def _behind(known: Watermark | None, trade: _Trade) -> Watermark:
 
 
 @asynccontextmanager
-async def _ends(
-    config: KafkaConfig, places: Sequence[TopicPartition], most: int
-) -> AsyncIterator[tuple[AIOKafkaConsumer, Mapping[TopicPartition, Range]]]:
-    """Yield a consumer of these partitions, and the last offsets of each, `most` of them.
+async def _consumer(
+    config: KafkaConfig, places: Sequence[TopicPartition]
+) -> AsyncIterator[tuple[AIOKafkaConsumer, asyncio.Timeout]]:
+    """Yield a consumer of these partitions, and the limit that is to be moved whenever it has read something.
 
     Raises:
         KafkaError: Kafka is unavailable.
     """
     consumer = client(AIOKafkaConsumer, config, isolation_level="read_committed")
     try:
-        async with asyncio.timeout(_PATIENCE):
+        async with asyncio.timeout(_PATIENCE) as silence:
             with explained(consumer), reading():
                 with understood():
                     await consumer.start()
                     consumer.assign(list(places))
-                    begins = await consumer.beginning_offsets(list(places))
-                    ends = await consumer.end_offsets(list(places))
-                    ranges = {one: (max(begins[one], ends[one] - most), ends[one]) for one in places}
-                yield consumer, ranges
+                yield consumer, silence
     except TimeoutError:
         raise KafkaTimeoutError(
-            f"the end of {places[0].topic} could not be read in {_PATIENCE:g} s"
+            f"nothing more could be read of the end of {places[0].topic} in {_PATIENCE:g} s"
         ) from None
     finally:
         await quirks.wait_closed(consumer.stop())
 
 
+async def _ends(
+    consumer: AIOKafkaConsumer, places: Sequence[TopicPartition], most: int
+) -> dict[TopicPartition, Range]:
+    """Return the last offsets of each partition, `most` of them."""
+    with understood():
+        begins = await consumer.beginning_offsets(list(places))
+        ends = await consumer.end_offsets(list(places))
+        return {one: (max(begins[one], ends[one] - most), ends[one]) for one in places}
+
+
 async def _records(
-    consumer: AIOKafkaConsumer, ranges: Mapping[TopicPartition, Range]
+    consumer: AIOKafkaConsumer, ranges: Mapping[TopicPartition, Range], silence: asyncio.Timeout
 ) -> AsyncIterator[Sequence[ConsumerRecord]]:
     """Yield the records in these ranges, in the order of each partition."""
     for place, (begin, _) in ranges.items():
         consumer.seek(place, begin)
+    before: dict[TopicPartition, int] = {}
     while True:
         with understood():
             quirks.require_fetching(consumer)
-            if not [place for place, (_, end) in ranges.items() if await consumer.position(place) < end]:
+            positions = {place: await consumer.position(place) for place in ranges}
+            if not [place for place, (_, end) in ranges.items() if positions[place] < end]:
                 return
+            if positions != before:
+                before = positions
+                silence.reschedule(asyncio.get_running_loop().time() + _PATIENCE)
             batches = await consumer.getmany(timeout_ms=_POLL_MS)
         for place, records in batches.items():
             end = ranges[place][1]

@@ -33,7 +33,7 @@ from bridge.kafka.partition import Partition
 from bridge.kafka.producer import PRODUCER_FAILURES, abort, close_producer, open_producer
 from bridge.kafka.queues import Queues
 from bridge.kafka.quirks.connecting import trouble
-from bridge.kafka.rebuilding import is_on_kafka, last_trades
+from bridge.kafka.rebuilding import LastTrades, is_on_kafka, partitions_of
 from bridge.kafka.rejections import Rejections, too_large
 from bridge.kafka.state import Save, ShardState, Unsaved
 from bridge.records import BOOK, STATE
@@ -83,6 +83,7 @@ class Sink:
         self._backoff = Backoff(0.1, 10.0)  # seconds between two producers; reset by an acknowledgement
         # When Kafka was asked for a producer or a commit, on the monotonic clock; None when it has responded.
         self._asked_at: float | None = None
+        self._last_trades: LastTrades | None = None  # what the takeover has read of them, until it succeeds
         self._state_partition = Partition(state.topic, state.shard)  # the shard's partition of bridge-state
         self._hanging: Owner | None = None  # the owner in the last hanging transaction that was committed
         self._saving: Save | None = None  # at-least-once: the save that is in flight
@@ -273,9 +274,14 @@ class Sink:
                 return key in state.unreadable
             return key not in state.watermarks and state.has_symbol(key)
 
-        found = await last_trades(self._config, trades, is_wanted)
+        if self._last_trades is None or self._last_trades.topic.id != trades.id:
+            # A key that was not traded since the topic got more partitions may be where it was before.
+            numbers = {trades.partitions, min(self._config.partitions, trades.partitions)}
+            partitions = partitions_of(state.shard, state.shards, numbers)
+            self._last_trades = LastTrades(self._config, trades, partitions, is_wanted)
+        found = await self._last_trades.read()
         state.complete(found)
-        self._queues.rebuilt = found
+        self._queues.rebuilt, self._last_trades = found, None
         if found:
             log.warning(
                 "bridge-state incomplete, read last trades from their topic",

@@ -9,7 +9,7 @@ from structlog.testing import capture_logs
 
 from bridge.kafka.cluster import Cluster
 from bridge.kafka.leases import Leases
-from bridge.kafka.rebuilding import last_trades
+from bridge.kafka.rebuilding import LastTrades
 from bridge.ledger import Watermark
 from bridge.records import Record
 from bridge.watch.metrics import Metrics
@@ -94,7 +94,7 @@ def test_the_last_trades_are_read_despite_responses_that_make_no_sense(
             garbler.lies = dict.fromkeys((LIST_OFFSETS, FETCH), LIES[lie])
             while True:
                 try:
-                    return await last_trades(through, one.cluster.topics["trades"], lambda _: True)
+                    return await LastTrades(through, one.cluster.topics["trades"], [0], lambda _: True).read()
                 except KafkaError as error:
                     errors.append(str(error))
 

@@ -19,7 +19,7 @@ from msgspec.structs import replace
 
 from bridge.config import KafkaConfig
 from bridge.kafka.client import client
-from bridge.kafka.rebuilding import is_on_kafka
+from bridge.kafka.rebuilding import LastTrades, is_on_kafka
 from bridge.ledger import Watermark
 from bridge.partitioner import partition_of
 from bridge.records import STATE, Open, Record
@@ -472,6 +472,42 @@ def test_a_start_without_state_reads_the_last_trades_from_their_topic(kafka: Bro
     assert asyncio.run(second()) == {b"A_USDT": newest, b"B_USDT": newest, b"OLD_USDT": [3000]}
     keys = [record.key for record in read_topic(kafka.bootstrap, f"{prefix}.bridge-state")]
     assert {b"owner", b"cluster", b"trades/A_USDT", b"trades/B_USDT", b"trades/OLD_USDT"} == set(keys)
+
+
+def test_last_trades_that_could_not_be_read_at_once_are_read_on(
+    kafka: Broker, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    number = 300
+    getmany, read = AIOKafkaConsumer.getmany, 0
+
+    async def failing(consumer: AIOKafkaConsumer, **keys: Any) -> Any:
+        """Return few records at once, and fail once."""
+        nonlocal read
+        if read > number / 2 and not failed:
+            failed.append(True)
+            raise KafkaConnectionError("closed")
+        batches = await getmany(consumer, **keys, max_records=40)
+        read += sum(map(len, batches.values()))
+        return batches
+
+    failed: list[bool] = []
+
+    async def scenario() -> dict[bytes, Watermark]:
+        one = Delivery(kafka_config(kafka, prefix))
+
+        async def steps() -> None:
+            one.queues.add([trade(n, f"S{n}_USDT") for n in range(number)])
+            await delivered_by(one)
+
+        await serve(one, steps)
+        monkeypatch.setattr(AIOKafkaConsumer, "getmany", failing)
+        trades = LastTrades(one.config, one.cluster.topics["trades"], range(3), lambda _: True)
+        with pytest.raises(KafkaConnectionError):
+            await trades.read()
+        return await trades.read()
+
+    assert len(asyncio.run(scenario())) == number == read
+    assert failed
 
 
 def test_a_takeover_that_fails_is_continued_without_reading_the_state_again(
