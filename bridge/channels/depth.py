@@ -2,9 +2,10 @@
 
 import re
 from decimal import Decimal
+from typing import Annotated
 
 import msgspec
-from msgspec import Raw, Struct
+from msgspec import Meta, Raw, Struct
 
 from bridge.channels.additions import REFUSED, Reader, path_of
 from bridge.channels.channel import (
@@ -138,6 +139,32 @@ def _sorted(side: Raw, *, best_is_highest: bool) -> Raw:
 
 def _price(level: _Level) -> Decimal:
     return Decimal(level[0])
+
+
+_Decimal = Annotated[str, Meta(pattern=r"^-?[0-9]+(?:\.[0-9]+)?(?:[eE][+-]?[0-9]{1,3})?\Z")]
+
+
+class _Made(Struct):
+    """A record as the normaliser makes it."""
+
+    session: str
+    seq: Annotated[int, Meta(ge=0)]
+    received_us: Annotated[int, Meta(ge=0)]
+    symbol: str
+    snapshot: bool
+    asks: list[tuple[_Decimal, _Decimal]]
+    bids: list[tuple[_Decimal, _Decimal]]
+
+
+_decode_made = msgspec.json.Decoder(_Made).decode
+
+
+def is_made(record: Record) -> bool:
+    """Return whether a record is one that the normaliser can have made, so that a book can take it."""
+    try:
+        return _decode_made(record.value).symbol.encode() == record.key
+    except (msgspec.DecodeError, UnicodeError, RecursionError):
+        return False
 
 
 CHANNEL = Channel(

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable, Mapping
 
-from bridge.channels import CHANNELS
+from bridge.channels import CHANNELS, depth
 from bridge.config import KafkaConfig
 from bridge.kafka.topics import Topic, topic_names
 from bridge.records import EVENTS, STATE
@@ -20,6 +20,8 @@ def own_entries(
     remembered: Callable[[], Seen | None] = lambda: None,
 ) -> Callable[[Entry], bool]:
     """Return whether an entry is for a topic of the bridge and a partition that this has, or has had.
+
+    One of depth has to be a record of depth, besides.
 
     A topic that was deleted and created again may have fewer partitions now than at first, or than the spool
     remembers. A record may also be of a channel that is not configured any more: until its topic was looked
@@ -38,6 +40,9 @@ def own_entries(
         place, record = entry
         name, _, number = place.rpartition("/")
         if names.get(record.channel) != name or not _NUMBER(number):
+            return False
+        # Books are made of these, and what is no level must not stop the shard.
+        if record.channel == depth.CHANNEL.name and not depth.is_made(record):
             return False
         is_partition = number == str(int(number)) and int(number) < has_had(record.channel)
         return is_partition and 0 <= record.time_us < _END_OF_TIME
