@@ -455,16 +455,14 @@ class Shard:
         books = self._sink.books
         if books is None:
             return
-        channels, shards = self._config.channels, self._config.kafka.shards
-        lists = [names for names in (channels.book, channels.of("depth")) if EVERY_MARKET not in names]
-        subscribed = self._subscribed_symbols() if listed and not lists else None
+        config, shards = self._config, self._config.kafka.shards
+        depth = {name for one in self._connectors for name in one.wanted.get("depth", ())}
+        followed = depth if listed else None
         books.forget(
             key
             for key in self._state.books - books.gone
             if plan.shard_of(symbol := key.decode(), shards) == self._number
-            if symbol in self._forgotten
-            or any(symbol not in names for names in lists)
-            or (subscribed is not None and symbol not in subscribed)
+            if symbol in self._forgotten or plan.has_no_book(config, symbol, followed)
         )
 
     def _subscribe(self, subscriptions: list[plan.Subscription]) -> None:
