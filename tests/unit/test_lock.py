@@ -65,6 +65,8 @@ def required() -> list[tuple[str, str]]:
         DEMO: demo + PROJECT["build-system"]["requires"] + group("build"),
         DEV: demo + PROJECT["build-system"]["requires"] + group("dev"),
     }
+    for path in sorted((ROOT / "examples").glob("*/requirements.in")):
+        files[str(path.with_suffix(".txt").relative_to(ROOT))] = path.read_text().split()
     return [(file, requirement) for file, requirements in files.items() for requirement in requirements]
 
 
