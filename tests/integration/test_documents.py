@@ -40,6 +40,7 @@ DOCUMENTS = [README, CONTRIBUTING, ROOT / "CHANGELOG.md", *sorted(DOCS.glob("*.m
 # Documents whose commands other tests account for.
 TESTED_ELSEWHERE = {
     "commands.md": "tests/integration/test_commands.py",
+    "compose.md": "tests/integration/test_compose.py",
     "kubernetes.md": "tests/chart/test_documents.py",
     "runbook.md": "tests/monitoring/test_live.py",
     "security.md": "tests/integration/test_security.py",
