@@ -365,8 +365,7 @@ class ShardState:
         """Return which other replicas have been the owner since this one took the shard over.
 
         What was read from the beginning has those before it as well, so there the newest owner counts. That
-        may be the one before this replica: the end of what is committed goes back for a moment if a broker
-        dies between its answer to a commit and the marker that it writes then.
+        may be the one before this replica, if the partition has lost what this one had written.
         """
         owners: Iterable[Owner] = part.owners.values()
         if self._follower.has_lost:

@@ -20,14 +20,20 @@ class Log:
         self.read: list[str] = []  # what was read, in order
         self.follower = Follower("state", 0, marked=marked)
         self._marked = marked
+        self.uncommitted = 0  # records at the end whose transaction is open
         monkeypatch.setattr(reader, "read", self._read)
+        monkeypatch.setattr(reader, "_end", self._end)
         self.look()
 
     async def _read(
         self, _one: object, _topic: str, offsets: dict[int, int | None], _begun: object = None
     ) -> dict[int, Read]:
-        self.read += self.records[offsets[0] or 0 :]
-        return {0: Read({}, {}, len(self.records))}
+        end = len(self.records) - self.uncommitted
+        self.read += self.records[offsets[0] or 0 : end]
+        return {0: Read({}, {}, end)}
+
+    async def _end(self, *_: object) -> int:
+        return len(self.records)
 
     def look(self) -> list[str]:
         """Read on, and return what was read."""
@@ -111,6 +117,18 @@ def test_a_partition_that_has_lost_records_is_read_from_its_beginning(
     log.look()
     assert log.follower.has_lost
     assert log.read == ["new"] * 2
+
+
+def test_records_whose_marker_is_missing_again_are_not_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their commit was confirmed, and the broker that had to write the marker has died."""
+    log = Log(monkeypatch, marked=True)
+    log.save(2)
+    log.uncommitted = 3
+    assert log.look() == []
+    assert not log.follower.has_lost
+    log.uncommitted = 0
+    log.records += ["other"]
+    assert log.look() == ["other"]
 
 
 def test_a_consumer_that_does_not_start_in_time_is_an_error_of_kafka(monkeypatch: pytest.MonkeyPatch) -> None:

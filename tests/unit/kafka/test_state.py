@@ -157,6 +157,7 @@ class Saves:
         self.end: int | None = None  # the end of what is committed; None: of all that is there
         self.state = ShardState(KafkaConfig(), Topic(STATE, 1, 1_000_000), 0, "replica")
         monkeypatch.setattr(reader, "read", self._read)
+        monkeypatch.setattr(reader, "_end", self._end)
         monkeypatch.setattr(states, "consumer", self._consumer)
 
     @asynccontextmanager
@@ -194,6 +195,9 @@ class Saves:
 
     def look(self) -> None:
         asyncio.run(self.state.look())
+
+    async def _end(self, *_: object) -> int:
+        return len(self.records)
 
 
 @pytest.mark.parametrize("saves", [1, 3])
