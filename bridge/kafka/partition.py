@@ -125,7 +125,8 @@ class Partition:
                 break
             needed += RECORD_OVERHEAD
             time_ms = record.time_us // 1000 if with_time else NO_TIME
-            if append(number, time_ms, record.key, prefix + value if value else None, headers) is None:
+            framed = prefix + value if prefix and value else value or None
+            if append(number, time_ms, record.key, framed, headers) is None:
                 break
             number += 1
             value_bytes += size

@@ -68,7 +68,7 @@ class Unavailable(BridgeError):
 class Registry:
     """Registers the schemas of the topics of these channels, as soon as the registry can be reached.
 
-    `on_registered` is called once, with the framings; at once if records have none.
+    `on_registered` is called with the framings, once they are known.
     """
 
     def __init__(
@@ -99,9 +99,9 @@ class Registry:
                 async with asyncio.timeout(_PATIENCE):
                     await self._attempt()
             except TimeoutError:
-                self.trouble = f"no response from {self._config.address} in {_PATIENCE:g} s"
+                self._fail(f"no response from {self._config.address} in {_PATIENCE:g} s")
             except Unavailable as error:
-                self._fail(error)
+                self._fail(str(error))
 
     async def run(self) -> None:
         """Try until it succeeds.
@@ -115,7 +115,7 @@ class Registry:
             try:
                 await self._attempt()
             except Unavailable as error:
-                self._fail(error)
+                self._fail(str(error))
             except SchemaRefused as error:
                 if self.holds_records:
                     raise
@@ -132,9 +132,9 @@ class Registry:
         log.info("schemas registered", registry=self._config.address, subjects=len(framings))
         self._on_registered(framings)
 
-    def _fail(self, error: Unavailable) -> None:
-        if self.trouble != str(error):
-            self.trouble = str(error)
+    def _fail(self, why: str) -> None:
+        if self.trouble != why:
+            self.trouble = why
             log.error("schema registry unavailable, retrying", error=self.trouble)
 
 

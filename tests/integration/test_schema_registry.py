@@ -15,7 +15,7 @@ from confluent_kafka.serialization import MessageField, SerializationContext
 from bridge.config import Config
 from bridge.consumer import decode
 from bridge.kafka.framing import Framing
-from bridge.kafka.rebuilding import last_trades
+from bridge.kafka.rebuilding import LastTrades
 from bridge.kafka.topics import Topic
 from tests.support.consumers import read_topic
 from tests.support.exchange import ExchangeThread
@@ -64,6 +64,18 @@ def messages(kafka: Broker, topic: str) -> list[Message]:
         consumer.close()
 
 
+def assert_read_by_schema(registry: SchemaRegistry, topic: str, found: list[Message]) -> None:
+    """Read messages with the deserializer of confluent-kafka, and with the kit."""
+    with SchemaRegistryClient({"url": registry.url, "basic.auth.user.info": ":".join(LOGIN)}) as client:
+        deserialize = JSONDeserializer(None, schema_registry_client=client)
+        for one in found:
+            context = SerializationContext(topic, MessageField.VALUE, one.headers() or [])
+            record = deserialize(one.value(), context)
+            assert record is not None
+            assert topic.endswith(record["schema"].removeprefix("digifinex"))
+            assert decode(topic, one.value()).schema == record["schema"]  # type: ignore[union-attr]
+
+
 @pytest.mark.parametrize("framing", ["confluent", "header"])
 def test_records_wait_for_a_registry_that_comes_late_and_are_read_by_their_schemas(
     kafka: Broker, prefix: str, tmp_path: Path, framing: str
@@ -87,25 +99,18 @@ def test_records_wait_for_a_registry_that_comes_late_and_are_read_by_their_schem
                 assert (
                     len(registry.schemas) == len(sent) + 5
                 )  # books, and two topics each of events and letters
-                client = SchemaRegistryClient({"url": registry.url, "basic.auth.user.info": ":".join(LOGIN)})
-                deserialize = JSONDeserializer(None, schema_registry_client=client)
                 for channel, number in sent.items():
                     private = "private." if channel in ("order", "order_algo", "balance") else ""
                     topic = f"{private}{prefix}.{channel}.v1"
                     found = messages(kafka, topic)
                     assert len(found) == number
-                    for one in found:
-                        context = SerializationContext(topic, MessageField.VALUE, one.headers() or [])
-                        record = deserialize(one.value(), context)
-                        assert record is not None
-                        assert record["schema"] == f"digifinex.{channel}.v1"
-                        assert decode(topic, one.value()).schema == record["schema"]  # type: ignore[union-attr]
+                    assert_read_by_schema(registry, topic, found)
                     is_framed = [(one.value() or b"")[:1] != b"{" for one in found]
                     assert set(is_framed) == {framing == "confluent"}
         # A start that has lost its state reads the last trades from records with a framing, too.
         trades = Topic(f"{prefix}.trades.v1", 2, 1_000_000, framing=Framing())
         wanted = Config.model_validate(config(exchange.url, kafka, prefix)).kafka
-        known = asyncio.run(last_trades(wanted, trades, lambda _: True))
+        known = asyncio.run(LastTrades(wanted, trades, range(2), lambda _: True).read())
         assert known.keys() == {symbol.encode() for symbol in SYMBOLS}
     assert all(one.value.startswith(b"{") for one in read_topic(kafka.bootstrap, f"{prefix}.bridge-state"))
     assert LOGIN[1] not in bridge.stderr
