@@ -83,8 +83,11 @@ class Process(NamedTuple):
             "spool_limit_bytes",
         ):
             yield metric(name, constant(1e9) if name == "spool_limit_bytes" else zero)
-        for name in ("shards_lost_total", "decompression_errors_total"):
+        for name in ("shards_lost_total", "decompression_errors_total", "log_lines_dropped_total"):
             yield metric(name, zero)
+        yield metric("book_checks_total", growing, result="equal")
+        yield metric("book_checks_total", zero, result="different")
+        yield metric("book_suspect", zero)
         for shard in (0, 1):
             yield metric("shard_owned", owned(shard), shard=str(shard))
             yield metric("reading_paused", zero, shard=str(shard))
@@ -105,7 +108,7 @@ class Process(NamedTuple):
             for name in ("delivery_lag_seconds", "exchange_lag_seconds"):
                 for bound in ("0.5", "60.0", "+Inf"):
                     yield metric(f"{name}_bucket", growing, channel=channel, le=bound)
-        for event in ("records_lost", "spool_damaged", "takeover", "gap"):
+        for event in ("records_lost", "spool_damaged", "takeover", "gap", "second_bridge"):
             yield metric("events_total", zero, event=event)
         for reason in ("stale", "closed", "rotated"):
             yield metric("reconnects_total", zero, reason=reason)
