@@ -19,7 +19,7 @@ examples: setup ## run the examples against real Kafka, Flink and others, and ch
 	@scripts/setup-examples.sh
 	@.venv/bin/pytest examples $(ARGS)
 
-packaging: setup ## build the image of a release twice, and compare: takes minutes, so it is not part of `make test`
+packaging: setup ## build a release with its image twice, and start compose.yaml: takes minutes, so it is not part of `make test`
 	@.venv/bin/pytest tests/packaging $(ARGS)
 
 fuzz: setup ## look for failing inputs at random, and keep them: make fuzz ARGS="--seconds 600 --seed 7"
