@@ -3,6 +3,7 @@
 import fcntl
 import os
 import random
+import re
 import shutil
 import signal
 import socket
@@ -109,6 +110,14 @@ class Broker:
         assert self._process is None, "the broker is running"
         shutil.rmtree(self._home / "data")
         self.format()
+
+    def move(self) -> None:
+        """Give a broker that does not run another port for clients; its `bootstrap` stays as it is."""
+        assert self._process is None, "the broker is running"
+        properties = self._home / "server.properties"
+        text = properties.read_text()
+        *_, address = re.findall(r"advertised\.listeners=PLAINTEXT://(\S+)", text)
+        properties.write_text(text.replace(address, f"127.0.0.1:{free_ports(1)[0]}"))
 
     def format(self) -> None:
         """Format its storage for the first start."""
