@@ -23,6 +23,8 @@ TOOLS = ROOT / ".cache" / "kafka" / "tools"
 _TIMEOUT = 120.0  # seconds
 _LEADER = 60.0  # seconds until a new partition has a leader that knows of it
 _POLL = 0.1  # seconds
+# What a new partition is answered until brokers and the client know of it.
+_NOT_YET = (KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError._UNKNOWN_PARTITION)
 _COMMIT = 10.0  # seconds; a transaction that takes longer was left open
 
 
@@ -93,7 +95,7 @@ def _ends(consumer: Consumer, places: list[TopicPartition]) -> dict[int, int]:
         try:
             return {place.partition: consumer.get_watermark_offsets(place)[1] for place in places}
         except KafkaException as error:
-            if error.args[0].code() != KafkaError.NOT_LEADER_FOR_PARTITION or time.monotonic() > deadline:
+            if error.args[0].code() not in _NOT_YET or time.monotonic() > deadline:
                 raise
             time.sleep(_POLL)
 

@@ -64,7 +64,7 @@ class Market:
             return not wrong and len({start for _, start in settled}) >= minutes
 
         try:
-            eventually(right, 150, f"candles on {topic}", every=1)
+            eventually(right, 100, f"candles on {topic}", every=1)
         except AssertionError as error:
             error.add_note(f"expected and found: {wrong}")
             raise
