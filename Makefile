@@ -13,7 +13,7 @@ demo: demo-python ## run the bridge on simulated data, no Kafka or account neede
 	@exec .venv/bin/digifinex-bridge demo $(ARGS)
 
 test: setup lint ## check style and types, then run all tests with fixed seeds: make test ARGS="tests/unit -k depth"
-	@.venv/bin/pytest -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
+	@.venv/bin/pytest -n 4 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 examples: setup ## run the examples against real Kafka, Flink and others, and check what they print: make examples ARGS="-k kafka_streams"
 	@scripts/setup-examples.sh
