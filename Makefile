@@ -1,5 +1,5 @@
 # Every target installs what it needs; `make` alone lists them.
-.PHONY: help setup demo test examples packaging fuzz chaos lint pictures audit lock generated release bench clean python demo-python
+.PHONY: help setup demo test examples packaging fuzz chaos cluster lint pictures audit lock generated release bench clean python demo-python
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
 
@@ -27,6 +27,10 @@ fuzz: setup ## look for failing inputs at random, and keep them: make fuzz ARGS=
 
 chaos: setup ## let everything go wrong that can, and account for every update: make chaos ARGS="--seed 7 --seconds 600"
 	@.venv/bin/python -m tests.chaos $(ARGS)
+
+cluster: setup ## install and upgrade the chart on a real API server, which takes ten minutes to build: make cluster ARGS="-k upgrade"
+	@scripts/setup-cluster.sh
+	@.venv/bin/pytest tests/cluster $(ARGS)
 
 lint: python ## check style and types
 	@.venv/bin/ruff check .
