@@ -71,15 +71,18 @@ class Batches:
         """
         await _response_to(self._producer.commit_transaction())
 
-    async def commit_without_records(self, places: Collection[TopicPartition]) -> None:
-        """Commit a transaction over these partitions, and with it what was left open in them.
+    async def end_without_records(self, places: Collection[TopicPartition], *, commit: bool) -> None:
+        """Commit or abort a transaction over these partitions, and with it what was left open in them.
 
         Raises:
             KafkaError: Kafka rejects it, or there is no response; then it may still have succeeded.
         """
         await self.begin_transaction()
         quirks.add_to_transaction(self._producer, places)
-        await self.commit_transaction()
+        if commit:
+            await self.commit_transaction()
+        else:
+            await _response_to(self._producer.abort_transaction())
 
     async def flush(self, *, full_only: bool = False) -> None:
         """Send a batch to each partition that has queued records (or a full batch), and none in flight.

@@ -27,7 +27,7 @@ from bridge.kafka.batches import Batches, Failure
 from bridge.kafka.books import Books
 from bridge.kafka.client import FAILURES, explained, explanation, in_words, transactional_id
 from bridge.kafka.cluster import Cluster
-from bridge.kafka.hanging import commit_hanging
+from bridge.kafka.hanging import end_hanging
 from bridge.kafka.outage import Outage
 from bridge.kafka.partition import Partition
 from bridge.kafka.producer import PRODUCER_FAILURES, abort, close_producer, open_producer
@@ -37,7 +37,6 @@ from bridge.kafka.rebuilding import LastTrades, is_on_kafka, partitions_of
 from bridge.kafka.rejections import Rejections, too_large
 from bridge.kafka.state import Save, ShardState, Unsaved
 from bridge.records import BOOK, STATE
-from bridge.spool.progress import Owner
 from bridge.watch.metrics import Metrics
 
 log = structlog.get_logger(__name__)
@@ -85,7 +84,8 @@ class Sink:
         self._asked_at: float | None = None
         self._last_trades: LastTrades | None = None  # what the takeover has read of them, until it succeeds
         self._state_partition = Partition(state.topic, state.shard)  # the shard's partition of bridge-state
-        self._hanging: Owner | None = None  # the owner in the last hanging transaction that was committed
+        self._asked = 0  # number of the last transaction whose commit was asked for
+        self._ended = 0  # how often a hanging transaction was ended since none was found
         self._saving: Save | None = None  # at-least-once: the save that is in flight
         self._producer: AIOKafkaProducer | None = None  # the one that delivers; None while there is none
 
@@ -116,12 +116,8 @@ class Sink:
             batches, self._producer = self._batches(producer), producer
             try:
                 with explained(producer):
-                    if self._transactional_id is not None:
-                        topics = self._cluster.topics.values()
-                        hanging = await commit_hanging(batches, self._state, topics, self._hanging)
-                        if hanging is not None:
-                            self._hanging = hanging
-                            continue
+                    if self._transactional_id is not None and await self._end_hanging(batches):
+                        continue
                     await self._take_over()
                     self._follow()
                     self._asked_at = None
@@ -221,6 +217,16 @@ class Sink:
                 if unavailable:
                     self._outage.end()
                 return
+
+    async def _end_hanging(self, batches: Batches) -> bool:
+        """End the transaction that Kafka has left hanging; return whether there was one."""
+        committing, topics = self._state.committing, self._cluster.topics.values()
+        unasked = None
+        if committing is not None and committing.transaction != self._asked:
+            unasked = committing.transaction
+        found = await end_hanging(batches, self._state, topics, times=self._ended, unasked=unasked)
+        self._ended = self._ended + 1 if found else 0
+        return found
 
     async def _take_over(self) -> None:
         """Settle the sent records that Kafka has committed according to its state, and queue the rest again.
@@ -369,7 +375,7 @@ class Sink:
             state.committing = save
             await batches.send_state(save)
             await batches.all_acknowledged()
-            self._asked_at = time.monotonic()
+            self._asked_at, self._asked = time.monotonic(), save.transaction
             await batches.commit_transaction()
             self._asked_at = state.committing = None
             state.saved(save)

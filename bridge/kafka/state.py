@@ -81,6 +81,7 @@ class ShardState:
     def __init__(self, config: KafkaConfig, topic: Topic, shard: int, replica: str) -> None:
         self.topic = topic
         self.shard = shard
+        self.replica = replica
         self.shards = config.shards  # how many there are
         self.watermarks: dict[bytes, Watermark] = {}  # by symbol, of the settled records
         self.heard: dict[str, Heard] = {}  # by account, as saved
@@ -99,7 +100,6 @@ class ShardState:
         # commit succeeded. Set by the sink before it commits; None again once the result is known.
         self.committing: Save | None = None
         self._config = config
-        self._replica = replica
         self._transaction = 0  # number of the last transaction that was prepared, committed or not
         self._cluster = b""  # the cluster as it is to be saved; empty before `follow`
         self._committed = 0  # number of the last transaction that was read, or known to be committed
@@ -298,7 +298,7 @@ class ShardState:
         self._transaction += 1
         complete_us = min((us - 1 for us in unsaved if us is not None), default=time.time_ns() // 1000)
         owner = Owner(
-            self._replica,
+            self.replica,
             self.shards,
             self._transaction,
             saved_us=max(0, complete_us),
@@ -357,7 +357,7 @@ class ShardState:
                 raise ShardLost(f"replica {replica} has taken over")
             if self._follower.has_lost:
                 self.write_anew()
-            if (own := part.owners.get(self._replica)) is not None:
+            if (own := part.owners.get(self.replica)) is not None:
                 self._committed, self.was_lost = own.transaction, False
             self._note(part)
 
@@ -371,7 +371,7 @@ class ShardState:
         if self._follower.has_lost:
             newest = owner_of(part.values.get(OWNER))
             owners = [] if newest is None or newest == self.previous else [newest]
-        return (owner.replica for owner in owners if owner.replica != self._replica)
+        return (owner.replica for owner in owners if owner.replica != self.replica)
 
     def _admit(self, shard: int, owner: Owner) -> None:
         """Raise Contested unless the owner before is a replica of this bridge, has ended, or is gone."""
@@ -408,7 +408,7 @@ class ShardState:
         symbols = (one.symbol.encode() for one in found.unreadable if one.symbol is not None)
         self.unreadable = {symbol for symbol in symbols if self.has_symbol(symbol)}
         self._unsaved.update((TRADES + symbol, None) for symbol in self.unreadable)
-        if self.previous is not None and self.previous.replica == self._replica:
+        if self.previous is not None and self.previous.replica == self.replica:
             self._transaction = self.previous.transaction
 
     async def _moved_here(

@@ -1,22 +1,29 @@
-"""Transactions that Kafka has ended for its coordinator, but not in the partitions: committed by the bridge.
+"""Transactions that Kafka has ended for its coordinator, but not in the partitions: the bridge ends them.
 
 Kafka 4.4 leaves one hanging now and then when it is killed right after it was asked for the commit. Here it
 is made to each time: it is told of another partition than those that get the records.
 """
 
 import asyncio
+import random
 from collections.abc import Coroutine, Iterator
+from dataclasses import replace
 from typing import Any
 
 import msgspec
 import pytest
 from aiokafka import TopicPartition
-from aiokafka.errors import KafkaConnectionError
+from aiokafka.errors import KafkaConnectionError, KafkaError
 from aiokafka.producer.sender import AddPartitionsToTxnHandler, EndTxnHandler
 from aiokafka.producer.transaction_manager import TransactionManager
 
-from bridge.records import Record
-from tests.support.consumers import read_topic
+from bridge.kafka.batches import Batches
+from bridge.kafka.client import transactional_id
+from bridge.kafka.hanging import end_hanging
+from bridge.kafka.partition import Partition
+from bridge.kafka.producer import close_producer, open_producer
+from bridge.records import STATE, Record
+from tests.support.consumers import read_topic, set_topic
 from tests.support.delivery import Delivery, kafka_config
 from tests.support.kafka_broker import Broker
 from tests.support.waiting import soon
@@ -33,10 +40,13 @@ def trusting_kafka() -> Iterator[Broker]:
 
 
 class Deceit:
-    """Leaves the next transaction hanging when `is_next` is set; with `loses`, its confirmation is lost."""
+    """Leaves the next transaction hanging when `is_next` is set, or each one after that if it `goes_on`.
+
+    With `loses`, its confirmation is lost.
+    """
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, decoy: TopicPartition, *, loses: bool) -> None:
-        self.is_next = False
+        self.is_next = self.goes_on = False
         self.hanging = 0  # transactions
         now = False
         begin, add = TransactionManager.begin_transaction, AddPartitionsToTxnHandler.do
@@ -44,7 +54,7 @@ class Deceit:
 
         def begin_transaction(manager: TransactionManager) -> None:
             nonlocal now
-            now, self.is_next = self.is_next, False
+            now, self.is_next = self.is_next, self.is_next and self.goes_on
             self.hanging += now
             begin(manager)
 
@@ -138,3 +148,89 @@ def test_the_next_owner_commits_a_hanging_transaction_without_sending_anything_i
     assert second.state.previous is not None
     assert second.state.previous.transaction == first.state.next_number - 1
     assert_each_is_there_once(trusting_kafka, prefix, 2)
+
+
+def test_a_hanging_transaction_is_aborted_if_its_commit_was_not_asked_for(
+    trusting_kafka: Broker, prefix: str, decoy: TopicPartition, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A batch of it was rejected, when others and the state were on Kafka already."""
+    deceit = Deceit(monkeypatch, decoy, loses=False)
+    one = Delivery(kafka_config(trusting_kafka, prefix))
+    value = msgspec.json.encode(random.Random(1).randbytes(5_000))
+    large = Record("trades", b"SOL_USDT", value, 1_600_000_000_000_000)
+
+    async def steps() -> None:
+        await delivered(one, 0)
+        set_topic(
+            trusting_kafka.bootstrap, f"{prefix}.trades.v1", max_message_bytes="2000"
+        )  # which the bridge does not know yet
+        deceit.is_next = True
+        one.queues.add([large])
+        await delivered(one, 1)
+
+    asyncio.run(running(one, steps()))
+    assert deceit.hanging == 1
+    assert_each_is_there_once(trusting_kafka, prefix, 2)
+    (letter,) = read_topic(trusting_kafka.bootstrap, f"{prefix}.deadletter.v1")
+    assert "max.message.bytes" in letter.json["detail"]
+
+
+def test_a_transaction_that_hangs_however_often_it_is_ended_is_named_until_it_has_an_end(
+    trusting_kafka: Broker, prefix: str, decoy: TopicPartition, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deceit = Deceit(monkeypatch, decoy, loses=False)
+    first = Delivery(kafka_config(trusting_kafka, prefix), "first")
+    second = Delivery(kafka_config(trusting_kafka, prefix), "second")
+
+    async def confirmed() -> None:
+        deceit.is_next = True
+        await delivered(first, 0)
+
+    async def ended_at_last() -> None:
+        named = f"a transaction hangs in {prefix}.bridge-state, partition 0, although it was ended 5 times"
+        await soon(lambda: named in (second.sink.missing() or ""), 60, "a name for it")
+        deceit.is_next = deceit.goes_on = False
+        await soon(second.sink.taken_over.is_set, 60, "the takeover")
+
+    asyncio.run(running(first, confirmed()))
+    deceit.is_next = deceit.goes_on = True
+    asyncio.run(running(second, ended_at_last()))
+    assert_each_is_there_once(trusting_kafka, prefix, 1)
+
+
+def test_a_hanging_transaction_waits_for_a_leader_of_each_partition(
+    trusting_kafka: Broker, prefix: str, decoy: TopicPartition, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its end would be missing in one without, and nothing would show that any more."""
+    deceit = Deceit(monkeypatch, decoy, loses=False)
+    first = Delivery(kafka_config(trusting_kafka, prefix), "first")
+    second = Delivery(kafka_config(trusting_kafka, prefix), "second")
+
+    async def confirmed() -> None:
+        deceit.is_next = True
+        await delivered(first, 0)
+
+    async def without_a_leader() -> None:
+        await second.prepare()
+        topics = second.cluster.topics
+        producer = await open_producer(second.config, transactional_id(second.config, 0))
+        batches = Batches(
+            producer,
+            second.queues,
+            Partition(second.state.topic, 0),
+            in_transactions=True,
+            with_time=lambda: True,
+            on_acknowledged=lambda _: None,
+        )
+        seen = [topics[STATE], replace(topics["trades"], leaderless=frozenset({1}))]
+        try:
+            with pytest.raises(KafkaError, match=rf"without a leader of {seen[1].name}, partition 1$"):
+                await end_hanging(batches, second.state, seen, times=0, unasked=None)
+            assert not read_topic(trusting_kafka.bootstrap, seen[1].name)
+            assert await end_hanging(batches, second.state, topics.values(), times=0, unasked=None)
+        finally:
+            await close_producer(producer)
+
+    asyncio.run(running(first, confirmed()))
+    asyncio.run(without_a_leader())
+    assert_each_is_there_once(trusting_kafka, prefix, 1)
