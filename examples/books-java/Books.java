@@ -153,9 +153,18 @@ public class Books {
             begun = false;
         }
 
-        /** Whether a record of depth is of a session before that of the record of book. */
+        /**
+         * Whether a record of depth is of a session before that of the record of book.
+         *
+         * At a rotation, the first records of the new session may have the time of the last ones of the old session.
+         * Of these, a snapshot begins the new session, whose changes come after it.
+         */
         private boolean precedes(JsonNode record) {
-            return !session(record).equals(session) && record.get("received_us").asLong() < sinceUs;
+            long receivedUs = record.get("received_us").asLong();
+            if (session(record).equals(session) || receivedUs > sinceUs) {
+                return false;
+            }
+            return receivedUs < sinceUs || !record.get("snapshot").asBoolean();
         }
 
         /** Begins with the record of book, unless changes are missing between it and the last that was read. */

@@ -70,11 +70,11 @@ def test_its_book_is_that_in_python_after_every_record(
     chance = random.Random(17)
     lines, expected = [], []
     complete = 0
-    for _ in range(300):
+    for reads in (at_a_rotation(), *(disturbed(chance) for _ in range(300))):
         book = Book()
         lines.append("new")
         expected.append(shown(book))
-        for what, record in disturbed(chance):
+        for what, record in reads:
             if what == "clear":
                 book.clear()
                 lines.append(what)
@@ -155,6 +155,16 @@ def shown(book: Book) -> str:
 def plain(figure: Decimal) -> str:
     text = f"{figure:f}"
     return text.rstrip("0").rstrip(".") if "." in text else text
+
+
+def at_a_rotation() -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield a book, and records of depth of other sessions that came at its time."""
+    (book,) = schema("book")["examples"]
+    (depth,) = schema("depth")["examples"]
+    old = {**depth, "received_us": book["received_us"], "session": "old", "seq": 7}
+    yield "book", book
+    yield "depth", {**old, "snapshot": False}
+    yield "depth", {**old, "snapshot": True, "session": "new", "seq": 0}
 
 
 def disturbed(chance: random.Random) -> Iterator[tuple[str, dict[str, Any]]]:
