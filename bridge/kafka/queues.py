@@ -27,6 +27,7 @@ from bridge.watch.metrics import Metrics
 
 _MOST_ROUTES = 50_000  # keys of a channel whose partitions are remembered
 _REFILL = 2 * 1024 * 1024  # bytes of records that are read from the spool at once
+_SEARCHED = 16 * 1024 * 1024  # bytes of the spool that are read for them at once: few may be to be sent now
 
 
 class Queues:
@@ -56,8 +57,8 @@ class Queues:
         self.dirty: dict[Partition, None] = {}
         self.event_partitions: list[Partition] = []  # those of events topics, which are sent first
         self.draining = False  # whether the shard is being stopped: then the spool is not read any more
-        # Set when there is something to send or to save, when a batch has failed, and by `drain`. The sink
-        # clears it right before it waits for it.
+        # Set when there is something to send, to save or to read from the spool, when a batch has failed, and
+        # by `drain`. The sink clears it before it looks for any of that.
         self.something = asyncio.Event()
         # Set when a partition has a full batch, and by `drain`. The sink clears it after every pause.
         self.batch_is_full = asyncio.Event()
@@ -345,7 +346,11 @@ class Queues:
 
     def _read_spool(self) -> None:
         enough = min(self.pending_bytes + _REFILL, self._max_pending_bytes // 2)
+        far_enough = self._overflow.bytes_read + _SEARCHED
         while self._overflow.reading and not self.draining and self.pending_bytes < enough:
+            if self._overflow.bytes_read >= far_enough:
+                self.something.set()  # to read on, once others have had their turn
+                break
             self._read_block()
         if not self._overflow.waiting:
             self.rebuilt = {}  # it is about the spool of an earlier process alone

@@ -446,6 +446,7 @@ class Sink:
         """Wait for something to send; False when draining and all is settled."""
         queues = self._queues
         while True:
+            queues.something.clear()
             queues.refill()
             if queues.can_send() or self._state.unsaved or self._has_to_follow:
                 return True
@@ -453,7 +454,7 @@ class Sink:
                 await batches.all_acknowledged()
                 self._save_end()
                 return queues.can_send() or self._state.unsaved
-            queues.something.clear()
+            await asyncio.sleep(0)  # a wait for what is set already would not let anything else run
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._state.renewal_in):
                     await queues.something.wait()

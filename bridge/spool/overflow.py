@@ -100,6 +100,11 @@ class Overflow:
         return self._spool.bytes if self._spool else 0
 
     @property
+    def bytes_read(self) -> int:
+        """Bytes that `next` has read from disk so far, also those of records that it did not return."""
+        return self._spool.bytes_read if self._spool else 0
+
+    @property
     def waiting(self) -> int:
         """Records that are not in memory's queues yet."""
         return (self._spool.unread if self._spool else 0) + len(self._held)
@@ -233,13 +238,14 @@ class Overflow:
     def next(self) -> Iterable[Next]:
         """Return the oldest waiting records; after the last of them new ones need not queue up any more.
 
-        But those for partitions that are left behind still have to.
+        But those for partitions that are left behind still have to. There may be none in what is read from
+        disk at once; while `reading` is set, there may be more.
         """
-        entries: Sequence[Next] = ()
+        entries: Sequence[Next] | None = None
         if self._spool is not None:
             entries = self._spool.read()
             self._report_damage()
-        if not entries:
+        if entries is None:
             self.active = self.reading = False
             self._read_once = True
             left = self.left

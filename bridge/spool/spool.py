@@ -71,6 +71,7 @@ class Spool:
         self.header: Header | None = None  # of the newest segment; None while there is no spool
         self.end: Offsets = {}  # the offset that the next entry of each partition will have
         self.bytes = 0  # size of all segments on disk
+        self.bytes_read = 0  # bytes that `read` has read from disk, again and again too
         self.unread = 0  # entries that `read` has yet to return: not lost, nor on Kafka when it was recovered
         self.left: Offsets = {}  # the partitions that are left behind, and from which offset on
         self.oldest_us = 0  # reception of about the oldest unread entry, µs since the epoch
@@ -190,17 +191,19 @@ class Spool:
         self.unread += len(entries)
         self._count(entries)
 
-    def read(self) -> list[Spooled]:
-        """Return the next unread entries, in order; none when all have been read."""
+    def read(self) -> list[Spooled] | None:
+        """Return the unread entries of the next block, in order; None when all have been read.
+
+        A block may have none, so that a caller can do something else before it has read all that others read.
+        """
         while self._reading < len(self._segments):
             segment = self._segments[self._reading]
             if self._source is None and self._is_read(segment):
                 self._next = dict(segment.end)
                 self._reading += 1
                 continue
-            while entries := self._next_entries(segment):
-                if unread := self._pass(entries):
-                    return unread
+            if entries := self._next_entries(segment):
+                return self._pass(entries)
             self._end_segment(segment)
             if self._reading + 1 == len(self._segments):
                 break
@@ -208,7 +211,7 @@ class Spool:
             self._reading += 1
         self.oldest_us = min(self._left_us.values(), default=self.oldest_us)  # nothing else is unread
         self._gaps.close_all()
-        return []
+        return None
 
     def position(self, place: Place) -> int:
         """Return the offset of the first entry of a partition that has been neither read nor committed."""
@@ -313,7 +316,9 @@ class Spool:
                 header_in(self._source)
             if self._source.tell() >= segment.size:
                 return None
+            begin = self._source.tell()
             entries = entries_in(self._source)
+            self.bytes_read += self._source.tell() - begin
             if entries is None:
                 self._source.seek(segment.size)
                 self._end_appending(segment)

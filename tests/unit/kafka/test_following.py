@@ -58,6 +58,11 @@ def queued(queues: Queues) -> dict[str, list[int]]:
     return {place: [record.time_us for record in one.queued] for place, one in places if one.queued}
 
 
+def place(key: bytes) -> int:
+    """Return the number of the partition of a key."""
+    return topics()["trades"].partition(key)
+
+
 def behind(queues: Queues) -> bool:
     return queues.behind
 
@@ -147,6 +152,54 @@ def test_no_trade_is_sent_while_events_in_front_of_it_wait() -> None:
     queues.follow(topics())
     assert queues.can_send()
     assert len(queues.dirty) == len(queued(queues))
+
+
+def without_leader(*keys: bytes) -> dict[str, Topic]:
+    """Return the topics while the partitions of these keys have no leader."""
+    return topics(leaderless=frozenset(place(key) for key in keys))
+
+
+def deliver(queues: Queues) -> list[int]:
+    """Let Kafka take all that can be sent, once; return the numbers of these trades."""
+    queues.refill()
+    queues.set_stuck_aside()
+    records = [record for partition in queues.dirty for record in partition.queued]
+    for partition in queues.dirty:
+        partition.queued, partition.spooled = [], []
+    queues.dirty.clear()
+    queues.release(len(records), sum(len(record.value) for record in records))
+    return [record.time_us for record in records]
+
+
+def test_a_few_records_among_many_in_the_spool_are_not_read_in_one_go(tmp_path: Path) -> None:
+    """Else a large spool would keep the event loop from heartbeats, pings and all other shards."""
+    spool = Spool(tmp_path, 1_000_000_000)
+    few, many = KEYS[0], next(key for key in KEYS if place(key) != place(KEYS[0]))
+    with capture_logs():
+        queues = queues_of(spool)
+        queues.recover()
+        queues.follow(without_leader(few))
+        queues.add([trade(1, few)])
+        queues.begin_spool()
+        for number in range(2, 120):
+            queues.add([trade(number, many, 500_000)])
+        queues.add([trade(120, few)])
+        while deliver(queues):
+            pass
+        assert spool.left
+        queues.follow(topics())
+        turns = 0
+        delivered: list[int] = []
+        while not delivered[1:]:
+            before = spool.bytes_read
+            queues.something.clear()
+            delivered += deliver(queues)
+            turns += 1
+            assert spool.bytes_read - before < 40_000_000
+            assert delivered[1:] or queues.something.is_set()
+    spool.close()
+    assert delivered == [1, 120]
+    assert turns > 1
 
 
 def test_records_that_have_become_too_large_are_taken_out_with_their_offsets(spool: Spool) -> None:

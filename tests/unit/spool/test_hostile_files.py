@@ -49,7 +49,7 @@ def opened(folder: Path, known: str | None = None) -> Spool:
 
 def rest(spool: Spool) -> list[int]:
     read: list[int] = []
-    while entries := spool.read():
+    while (entries := spool.read()) is not None:
         read += [record.time_us for _, record, _ in entries]
     return read
 

@@ -514,7 +514,7 @@ def test_the_example_in_the_module_of_progress_is_true() -> None:
     outage.disk.remove(g)
     outage.lost.add(g)
     outage.end(stop=False, by_another=False)
-    outage.read_back()
+    outage.process.queues.refill()
     assert memory(outage.process) == [(f, 5)]
     assert outage.lost == {g, h}
     outage.teardown()
