@@ -6,7 +6,7 @@ when one session replaces another.
 
 import time
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from decimal import Decimal
 from itertools import islice
 from math import inf
@@ -23,6 +23,7 @@ from bridge.records import BOOK
 from bridge.watch.events import DifferingLevel
 from bridge.watch.watch import Watch
 from bridge.websocket.connector import Connector
+from bridge.websocket.feed import Feed
 
 _DEPTH = "depth"
 _TICKERS = ("ticker", "all_ticker")
@@ -89,11 +90,14 @@ class BookChecks:
         now_us = time.time_ns() // 1000
         oldest_us = self._queues.oldest_us
         taken_us = now_us if oldest_us is None else min(now_us, oldest_us)
+        noted_us = {
+            feed.source.session: min(taken_us, feed.read_up_to.pushed_us) for feed in self._feeds_in_use()
+        }
         if now_us - taken_us > _BEHIND:
             self._present.doubts.restart_tickers()
         else:
-            self._look_at_tickers(now_us)
-        self._present.doubts.look(taken_us)
+            self._look_at_tickers(now_us, noted_us)
+        self._present.doubts.look(noted_us)
         for finding in self._present.doubts.take_findings():
             self._report(finding, now_us)
         self._request()
@@ -116,18 +120,23 @@ class BookChecks:
         """
         self._present.replaced(olds, new, (symbol.encode() for symbol in symbols))
 
-    def _look_at_tickers(self, now_us: int) -> None:
+    def _feeds_in_use(self) -> Iterator[Feed]:
+        """Return the public sessions that are in use and have not ended."""
         for connector in self._connectors:
             feed = connector.sessions.in_use
-            if feed is None or connector.account is not None:
-                continue
+            if feed is not None and connector.account is None and not feed.ended.done():
+                yield feed
+
+    def _look_at_tickers(self, now_us: int, noted_us: Mapping[str, int]) -> None:
+        for feed in self._feeds_in_use():
             for channel in _TICKERS:
                 for series in feed.source.of(channel):
                     one, value = (channel, series.key), series.shown
                     if value and self._present.keeps(series.key) and self._shown.get(one) is not value:
                         self._shown[one] = value
                         shown = _decode(value)
-                        self._present.note_ticker(series.key, (shown.best_ask, shown.best_bid), now_us)
+                        best = shown.best_ask, shown.best_bid
+                        self._present.note_ticker(series.key, best, now_us, noted_us)
 
     def _report(self, finding: Finding, now_us: int) -> None:
         self._results[finding.result].value += 1
@@ -147,9 +156,8 @@ class BookChecks:
         """Request the snapshots of sessions that have suspected books again, ever less often."""
         suspects, now = self.suspects, time.monotonic()
         self._requested = {one: at for one, at in self._requested.items() if one in suspects}
-        for connector in self._connectors:
-            feed = connector.sessions.in_use
-            if feed is None or (session := feed.source.session) not in suspects:
+        for feed in self._feeds_in_use():
+            if (session := feed.source.session) not in suspects:
                 continue
             if now >= self._requested.get(session, -inf) + self._each:
                 self._requested[session] = now

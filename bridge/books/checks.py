@@ -51,6 +51,8 @@ class Tops:
     been removed. A book is never suspected if all its best prices are given to `keep`, and tickers are late
     or early by less than the patience. While no disagreement is `seen`, the price that the book has at a
     ticker is enough: only what it had before is not known, so a late ticker agrees later.
+
+    A side of the book that is empty says nothing: a ticker may go on naming the last price that it had.
     """
 
     def __init__(self, patience_us: int) -> None:
@@ -67,14 +69,14 @@ class Tops:
         """Whether a side has not agreed with any ticker since the first one that it disagreed with."""
         return self._asks.seen or self._bids.seen
 
-    def disagree(self, ticker: Best, now_us: int) -> bool:
+    def disagree(self, ticker: Best, now_us: int, noted_us: int) -> bool:
         """Take the best prices of a ticker; zero or None says nothing.
 
-        Return whether a side has disagreed for too long, with `FEWEST_TICKERS` or more. An empty side of the
-        book agrees with no price.
+        Return whether a side has disagreed for too long, with `FEWEST_TICKERS` or more. `noted_us`: the book
+        has everything that was pushed up to then.
         """
-        asks = self._asks.disagrees(ticker[0], now_us)
-        bids = self._bids.disagrees(ticker[1], now_us)
+        asks = self._asks.disagrees(ticker[0], now_us, noted_us)
+        bids = self._bids.disagrees(ticker[1], now_us, noted_us)
         return asks or bids
 
 
@@ -83,7 +85,7 @@ class _Top:
 
     def __init__(self, patience_us: int) -> None:
         self._patience_us = patience_us
-        self._kept: _Range | None = None  # best prices of the book, from the one it had then; None: no levels
+        self._kept: _Range | None = None  # best prices of the book, from the one it had then; None: empty now
         self._last: Decimal | None = None  # the book's best price now; None: no levels
         self._said: _Range | None = None  # prices in tickers; None: no tickers
         self._since_us = 0  # the time of the first ticker; 0 without any
@@ -97,19 +99,24 @@ class _Top:
     def keep(self, price: Decimal | None) -> None:
         """Take the best price of the book."""
         self._last = price
-        if price is not None:
+        if price is None:
+            self._begin_anew()
+        else:
             self._kept = _widened(self._kept, price)
 
-    def disagrees(self, price: Decimal | None, now_us: int) -> bool:
+    def disagrees(self, price: Decimal | None, now_us: int, noted_us: int) -> bool:
         """Take the price of a ticker; return whether it and those before have disagreed for too long."""
-        if price:
+        if price and self._last is not None:
             self._since_us = self._since_us or now_us
             self._tickers += 1
             self._said = _widened(self._said, price)
             if _overlap(self._kept, self._said):
-                self._kept = None if self._last is None else (self._last, self._last)
-                self._said, self._since_us, self._tickers = None, 0, 0
-        return self._tickers >= FEWEST_TICKERS and now_us - self._since_us > self._patience_us
+                self._begin_anew()
+        return self._tickers >= FEWEST_TICKERS and noted_us - self._since_us > self._patience_us
+
+    def _begin_anew(self) -> None:
+        self._kept = None if self._last is None else (self._last, self._last)
+        self._said, self._since_us, self._tickers = None, 0, 0
 
 
 def _widened(known: _Range | None, price: Decimal) -> _Range:

@@ -5,7 +5,7 @@ right. Between snapshots only signs show that it may not be: it stays crossed, o
 with its best prices. Then it is suspected until its next snapshot, which somebody else has to request.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal, NamedTuple, get_args
 
 from bridge.books.book import Best, Book, is_crossed
@@ -99,25 +99,36 @@ class Doubts:
             self._crossed_for_long(key, doubt)
         self._drop_if_over(key, doubt)
 
-    def note_ticker(self, key: bytes, session: str, book: Book, ticker: Best, now_us: int) -> None:
-        """Compare a book with the best prices of a ticker; zero or None says nothing."""
+    def note_ticker(self, key: bytes, session: str, book: Book, ticker: Best, when: tuple[int, int]) -> None:
+        """Compare a book with the best prices of a ticker; zero or None says nothing.
+
+        `when`: the time now, and the one up to which everything that was pushed over the session is noted.
+        """
         best, doubt = book.best, self.by_key.get(key)
         if doubt is None:
-            if all(not said or said == kept for said, kept in zip(ticker, best, strict=True)):
+            if all(not said or kept in (said, None) for said, kept in zip(ticker, best, strict=True)):
                 return
             doubt = self._doubt(key, session)
         doubt.tops.keep(best)
-        if doubt.tops.disagree(ticker, now_us) and not doubt.suspected:
+        if doubt.tops.disagree(ticker, *when) and not doubt.suspected:
             doubt.suspected = True
             (ask, bid), (said_ask, said_bid) = best, ticker
             detail = f"ask {ask} and bid {bid}, but tickers say {said_ask} and {said_bid}"
             self._find(Finding(key, doubt.session, "ticker", detail))
         self._drop_if_over(key, doubt)
 
-    def look(self, now_us: int) -> None:
-        """Find what has lasted too long; everything that was received up to `now_us` has been noted."""
+    def look(self, noted_us: Mapping[str, int]) -> None:
+        """Find what has lasted too long.
+
+        `noted_us` has the sessions that are in use: everything that was pushed over one up to its time has
+        been noted. A book of another one stands still, and is wrong as soon as the market goes on: what was
+        doubted of it is forgotten.
+        """
         for key, doubt in list(self.by_key.items()):
-            if doubt.crossed.seen and doubt.crossed.lasts(crossed=True, now_us=now_us):
+            now_us = noted_us.get(doubt.session)
+            if now_us is None:
+                self.forget(key)
+            elif doubt.crossed.seen and doubt.crossed.lasts(crossed=True, now_us=now_us):
                 self._crossed_for_long(key, doubt)
 
     def restart_tickers(self) -> None:

@@ -8,7 +8,7 @@ last one again.
 Books also show here whether they are right: `doubts` has what the checks find.
 """
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import msgspec
@@ -211,11 +211,17 @@ class PresentBooks:
         """Return whether it follows a symbol."""
         return key in self._kept
 
-    def note_ticker(self, key: bytes, best: Best, now_us: int) -> None:
-        """Compare the book of a symbol, if one is kept, with the best prices of its ticker."""
+    def note_ticker(self, key: bytes, best: Best, now_us: int, noted_us: Mapping[str, int]) -> None:
+        """Compare the book of a symbol, if one is kept, with the best prices of its ticker.
+
+        `noted_us` is the same as of `Doubts.look`: the book of a session that is not in use is not compared.
+        """
         kept = self._kept.get(key)
-        if kept is not None and kept.whole and kept.seen == kept.depth_seq:
-            self.doubts.note_ticker(key, kept.session, kept.book, best, now_us)
+        if kept is None or not kept.whole or kept.seen != kept.depth_seq:
+            return
+        up_to_us = noted_us.get(kept.session)
+        if up_to_us is not None:
+            self.doubts.note_ticker(key, kept.session, kept.book, best, (now_us, up_to_us))
 
     def begin_rotation(self, sessions: Collection[str], now_us: int) -> None:
         """Note that sessions are being replaced from now on."""

@@ -38,7 +38,7 @@ def test_each_damaged_book_is_reported_and_made_right_by_a_snapshot_that_was_req
     """Nothing in the frames shows the damage. No session is replaced here, so each is found by its signs."""
     with ExchangeThread(symbols=SYMBOLS, rate=300) as exchange:
         setting = settings(exchange.url, kafka, prefix, patience=0.2)
-        setting["exchange"]["reply_timeout"] = 0.5
+        setting["exchange"] |= {"reply_timeout": 0.5, "ping_interval": 0.5}
         with RunningBridge(tmp_path, setting) as bridge:
             bridge.wait_ready()
             eventually(lambda: bridge.metric("records_total", channel="book") > 10, 60, "books")

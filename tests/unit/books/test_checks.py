@@ -26,8 +26,13 @@ def suspected(seen: Sequence[tuple[Tick | None, Tick | None]], seconds: float = 
     tops, found = Tops(PATIENCE), []
     for number, (book, said) in enumerate(seen):
         tops.keep(best(book))
-        found.append(tops.disagree(best(said), START + int(number * seconds * SECOND)))
+        found.append(disagree(tops, said, START + int(number * seconds * SECOND)))
     return found
+
+
+def disagree(tops: Tops, said: Tick | None, now_us: int) -> bool:
+    """Compare a ticker with a book that is up to date."""
+    return tops.disagree(best(said), now_us, now_us)
 
 
 @given(st.lists(st.tuples(st.integers(0, 3 * PATIENCE), st.booleans()), max_size=20))
@@ -76,19 +81,38 @@ def test_few_tickers_prove_nothing_however_long_they_are_apart() -> None:
 def test_prices_that_a_ticker_does_not_have_say_nothing() -> None:
     tops = Tops(PATIENCE)
     tops.keep(best((100, 99)))
-    assert not any(tops.disagree((None, Decimal("0.00")), START + n * SECOND) for n in range(20))
+    for now in range(START, START + 20 * SECOND, SECOND):
+        assert not tops.disagree((None, Decimal("0.00")), now, now)
 
 
-def test_a_book_without_levels_disagrees_with_tickers_that_have_prices() -> None:
-    found = suspected([(None, (101, 99))] * 7)
+def test_an_empty_side_is_not_suspected_because_tickers_go_on_naming_its_last_price() -> None:
+    tops = Tops(PATIENCE)
+    tops.keep((Decimal(101), Decimal(99)))
+    for now in range(START, START + 20 * SECOND, SECOND):
+        assert not disagree(tops, (102, 99), now) or now > START + PATIENCE
+    tops.keep((None, Decimal(99)))
+    assert not tops.seen, "what was said before the last ask was gone is out of date"
+    for now in range(START + 20 * SECOND, START + 60 * SECOND, SECOND):
+        assert not disagree(tops, (102, 99), now)
+    tops.keep((Decimal(105), Decimal(99)))
+    found = [disagree(tops, (102, 99), START + (60 + second) * SECOND) for second in range(7)]
     assert found == [False] * 6 + [True]
+
+
+def test_tickers_are_not_believed_before_all_pushes_of_that_time_are_in_the_book() -> None:
+    """The connection of the books may be stuck, and nobody knows yet."""
+    tops = Tops(PATIENCE)
+    tops.keep(best((100, 99)))
+    for now in range(START, START + 60 * SECOND, SECOND):
+        assert not tops.disagree(best((101, 99)), now, START + PATIENCE)
+    assert tops.disagree(best((101, 99)), START + 60 * SECOND, START + PATIENCE + 1)
 
 
 def test_a_quiet_book_agrees_with_tickers_that_repeat_its_price() -> None:
     """It is not given to the check again, because it does not change."""
     tops = Tops(PATIENCE)
     tops.keep(best((100, 99)))
-    assert not any(tops.disagree(best((100, 99)), START + n * SECOND) for n in range(20))
+    assert not any(disagree(tops, (100, 99), START + n * SECOND) for n in range(20))
 
 
 @given(
@@ -108,4 +132,4 @@ def test_no_sound_book_is_suspected_because_tickers_come_early_or_late(
         tops.keep(best((price, price - 1)))
         said = market[min(max(0, number - moved), len(market) - 1)]
         if number % between == 0:
-            assert not tops.disagree(best((said, said - 1)), START + int(number * seconds * SECOND))
+            assert not disagree(tops, (said, said - 1), START + int(number * seconds * SECOND))

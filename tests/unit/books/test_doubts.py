@@ -20,16 +20,17 @@ def found(doubts: Doubts) -> list[str]:
 
 
 def ticker(doubts: Doubts, ask: str, bid: str, second: float, book: Book = SOUND) -> None:
-    doubts.note_ticker(KEY, "s1", book, (Decimal(ask), Decimal(bid)), START + round(second * SECOND))
+    now = START + round(second * SECOND)
+    doubts.note_ticker(KEY, "s1", book, (Decimal(ask), Decimal(bid)), (now, now))
 
 
 def test_a_quiet_book_that_stays_crossed_is_suspected_once() -> None:
     doubts = Doubts(PATIENCE)
     doubts.note_crossed(KEY, "s1", START)
-    doubts.look(START + PATIENCE)
+    doubts.look({"s1": START + PATIENCE})
     assert not list(doubts.suspects())
     for second in (6, 7, 60):
-        doubts.look(START + second * SECOND)
+        doubts.look({"s1": START + second * SECOND})
     assert found(doubts) == ["crossed"]
     assert list(doubts.suspects()) == [(KEY, "s1")]
 
@@ -38,7 +39,7 @@ def test_a_book_that_is_crossed_again_and_again_is_not_suspected() -> None:
     doubts = Doubts(PATIENCE)
     for second in range(20):
         doubts.note_crossed(KEY, "s1", START + second * SECOND)
-        doubts.look(START + second * SECOND)
+        doubts.look({"s1": START + second * SECOND})
         doubts.note_change(KEY, CROSSED, START + second * SECOND)
         doubts.note_change(KEY, SOUND, START + second * SECOND)
         assert KEY not in doubts.by_key
@@ -61,7 +62,19 @@ def test_what_is_not_taken_yet_does_not_make_a_crossed_book_older() -> None:
     doubts = Doubts(PATIENCE)
     doubts.note_crossed(KEY, "s1", START)
     for _ in range(3):
-        doubts.look(START - SECOND)
+        doubts.look({"s1": START - SECOND})
+    assert not found(doubts)
+
+
+def test_what_was_doubted_of_a_session_is_forgotten_when_it_is_not_in_use() -> None:
+    """Nothing ends the sign: what would have ended it was not received."""
+    doubts = Doubts(PATIENCE)
+    doubts.note_crossed(KEY, "s1", START)
+    doubts.look({"s1": START + SECOND})
+    assert KEY in doubts.by_key
+    doubts.look({"s2": START + 60 * SECOND})
+    assert KEY not in doubts.by_key
+    doubts.look({"s1": START + 60 * SECOND})
     assert not found(doubts)
 
 
@@ -101,7 +114,7 @@ def test_tickers_of_a_sound_book_leave_nothing_behind() -> None:
     doubts = Doubts(PATIENCE)
     ticker(doubts, "101.00", "100", 0)
     ticker(doubts, "0", "100.0", 1)
-    doubts.note_ticker(KEY, "s1", SOUND, (None, None), START)
+    doubts.note_ticker(KEY, "s1", SOUND, (None, None), (START, START))
     assert not doubts.by_key
 
 

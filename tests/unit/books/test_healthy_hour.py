@@ -9,6 +9,7 @@ from decimal import Decimal
 import msgspec
 
 from bridge.books.book import Book, price_and_amount
+from bridge.books.comparing import Difference, differences
 from bridge.books.doubts import Finding
 from bridge.books.present import PresentBooks
 from bridge.channels import CHANNELS
@@ -59,6 +60,7 @@ class World:
         self.market = Exchange(SYMBOLS, seed)
         self.damaged = damaged  # share of the changes that the nodes do not push
         self.harmed: set[str] = set()  # symbols of these
+        self.to_find: set[str] = set()  # those whose damage lasted from before a rotation until after it
         self.nodes = [Node(), Node()]
         for node in self.nodes:
             for symbol in SYMBOLS:
@@ -71,6 +73,7 @@ class World:
         self.sessions = 1
         self.source = Source("s1")
         self.used = 0  # the number of the node
+        self.noted: dict[str, int] = {}  # of the session in use: up to when its pushes are in the books
         self.now = START
         for symbol in SYMBOLS:
             self.take(self.nodes[0].snapshot(symbol), self.source, self.now)
@@ -106,17 +109,41 @@ class World:
         for symbol in SYMBOLS:
             ticker = self.market.markets[symbol].ticker(self.now / SECOND)
             best = Decimal(ticker["best_ask"]), Decimal(ticker["best_bid"])
-            self.present.note_ticker(symbol.encode(), best, self.now)
-        self.present.doubts.look(self.now)
+            self.present.note_ticker(symbol.encode(), best, self.now, self.noted)
+        self.present.doubts.look(self.noted)
         self.findings += self.present.doubts.take_findings()
 
     def run(self, until: int) -> None:
         while self.now < until:
+            self.noted = {self.source.session: self.now}
             for update in self.step()[0]:
                 self.take(update, self.source, self.now)
 
+    def lose(self) -> None:
+        """Let the session end, and a new one begin long after it; other sessions bring tickers meanwhile."""
+        self.noted = {}
+        until = self.now + ROTATION
+        while self.now < until:
+            self.step()
+        self.sessions += 1
+        self.source = Source(f"s{self.sessions}")
+        for symbol in SYMBOLS:
+            self.take(self.nodes[self.used].snapshot(symbol), self.source, self.now)
+
+    def damaged_levels(self) -> dict[str, set[Difference]]:
+        """Return how the books that are kept differ from those of the session's node, by symbol."""
+        books = self.nodes[self.used].books
+        return {
+            symbol: set(differences(self.present._kept[symbol.encode()].book, books[symbol]))
+            for symbol in SYMBOLS
+        }
+
     def rotate(self) -> None:
-        """Do what `Sessions.rotate` and `Rotation` do, with a session on the other node."""
+        """Do what `Sessions.rotate` and `Rotation` do, with a session on the other node.
+
+        Levels that are wrong all the time have to be found.
+        """
+        before = self.damaged_levels()
         node = self.nodes[1 - self.used]
         node.lag = self.rng.randint(0, LAG)
         list(node.reach(self.now))
@@ -129,6 +156,7 @@ class World:
         for symbol in SYMBOLS:
             handover.hold(push(node.snapshot(symbol)), self.now)
         self.until(live + LAG, handover, old)  # up to the old session's pong
+        after = self.damaged_levels()
         self.until(live + 2 * LAG, handover, None)
         taken_us = self.now
         held = handover.release()
@@ -138,9 +166,19 @@ class World:
         for message, _ in held:
             assert isinstance(message, Push)
             self.present.take(self.normalise(message.params, new, taken_us).records)
+        self.findings += self.present.doubts.take_findings()
+        different = {
+            one.key.decode()
+            for one in self.findings
+            if (one.result, one.session) == ("different", new.session)
+        }
+        self.to_find |= (due := {symbol for symbol in first if before[symbol] & after[symbol]})
+        assert due <= different
 
     def until(self, moment: int, handover: Handover[int], old: Source | None) -> None:
         while self.now < moment:
+            if old:
+                self.noted = {old.session: self.now}
             of_old, of_new = self.step()
             for update in of_new:
                 handover.hold(push(update), self.now)
@@ -154,14 +192,18 @@ def push(update: Update) -> Push:
 
 
 def hour(world: World, minutes: int) -> Counter[str]:
-    for _ in range(minutes):
+    for minute in range(minutes):
         world.run(world.now + ROTATION)
         world.rotate()
+        if minute % 10 == 5:
+            world.run(world.now + ROTATION)
+            world.lose()
     world.run(world.now + ROTATION)
     return Counter(finding.result for finding in world.findings)
 
 
 def test_no_sound_book_is_reported_in_an_hour_of_rotations_between_nodes_that_lag() -> None:
+    """Some sessions are lost instead, and their books stand still while the tickers go on."""
     found = hour(World(1), 60)
     assert found.keys() == {"equal"}
     assert found["equal"] > 60 * len(SYMBOLS)
@@ -174,3 +216,4 @@ def test_damaged_books_are_reported_and_no_others() -> None:
     wrong = {finding.key.decode() for finding in world.findings if finding.result != "equal"}
     assert wrong
     assert wrong <= world.harmed
+    assert world.to_find == {*SYMBOLS}, "each was damaged all through a rotation, and reported"
