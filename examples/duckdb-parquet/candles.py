@@ -9,10 +9,11 @@ SELECT symbol, date_trunc('minute', "time") AS minute,
     arg_min(price, ("time", id)) AS open, max(price) AS high,
     min(price) AS low, arg_max(price, ("time", id)) AS close,
     sum(amount) AS volume, count(*) AS trades
-FROM read_parquet($files)
+FROM (SELECT DISTINCT ON (symbol, "time", id) * FROM read_parquet($files))
 GROUP BY ALL ORDER BY ALL
 """
 candles = duckdb.execute(QUERY, {"files": f"{sys.argv[1]}/*.parquet"}).fetchall()
 for symbol, minute, *figures, trades in candles:
-    shown = " ".join(f"{figure.normalize():f}" for figure in figures)
+    # They have 18 digits after the point.
+    shown = " ".join(f"{figure:f}".rstrip("0").rstrip(".") for figure in figures)
     print(f"{symbol} {minute:%Y-%m-%dT%H:%MZ} {shown} {trades}")
