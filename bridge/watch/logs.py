@@ -43,7 +43,7 @@ _PASSING = re.compile(
     "|CoordinatorNotAvailable|CoordinatorLoadInProgress|NotCoordinator"
 )
 _LASTING = 5.0  # seconds
-_MESSAGES = 1000  # that are told apart; a library that makes its messages up must not take all memory
+_MESSAGES = 1000  # that are counted apart; a library that makes its messages up must not take all memory
 
 _LONGEST_VALUE = 1000  # characters of one field
 _LONGEST_TRACEBACK = 20_000  # characters
@@ -117,14 +117,16 @@ def bounded(logger: WrappedLogger, method: str, event: EventDict) -> EventDict: 
     }
 
 
-_Key = tuple[str, str, tuple[str, ...]]  # logger, message, and the values of _WHOSE
+# Logger, message, and the values of _WHOSE. All three for what is counted exactly; otherwise without the last
+# one, and for a library without the message as well: those are as many as the code has.
+_Key = tuple[str, str, tuple[str, ...]]
 
 
 @dataclass(slots=True)
 class _Repeated:
-    """One message: how many lines may be written at the time `at` (of the log records), and the rest.
+    """Lines that are counted together: how many may be written at the time `at`, of a log record.
 
-    It has come again and again since the time `since`.
+    They have come again and again since the time `since`.
     """
 
     allowed: float
@@ -141,6 +143,9 @@ class Repeats(logging.Filter):
 
         dead letter  reason=json left_out=4990
 
+    A thousand messages are counted apart. Another one is counted with all of its kind then: the same message
+    of any shard, account and topic, or everything else of a library's logger.
+
     Lines of the bridge below `warning` are not limited: normal life writes few of them. Nor are those of
     `_NEVER_LEFT_OUT`.
     """
@@ -148,27 +153,25 @@ class Repeats(logging.Filter):
     def __init__(self) -> None:
         super().__init__()
         self._lock = threading.Lock()  # other threads log, too
-        self._messages: dict[_Key, _Repeated] = {}  # at most _MESSAGES
+        self._exact: dict[_Key, _Repeated] = {}  # at most _MESSAGES; the one that came last is last
+        self._of_a_kind: dict[_Key, _Repeated] = {}  # what did not fit there
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Return whether to write the line.
 
         Lines count as the same if logger and message are, and with ours the shard, account and topic too.
         """
-        is_ours = record.name.partition(".")[0] == _OURS
+        is_ours = _is_ours(record.name)
         if is_ours and (record.levelno < logging.WARNING or record.name in _NEVER_LEFT_OUT):
             return True
-        most = _AT_ONCE if is_ours else 1
         fields = record.msg if isinstance(record.msg, dict) else {"event": record.msg}
         key = record.name, str(fields["event"]), tuple(str(fields.get(name)) for name in _WHOSE)
         with self._lock:
-            if len(self._messages) >= _MESSAGES:
-                self._messages.clear()
             now = record.created
-            one = self._messages.setdefault(key, _Repeated(most, now, now))
+            one = self._counted(key, now)
             # The clock may have been set back.
             passed = max(0.0, now - one.at)
-            one.allowed, one.at = min(most, one.allowed + passed / _APART), now
+            one.allowed, one.at = min(_most(record.name), one.allowed + passed / _APART), now
             if passed > _APART:
                 one.since = now
             if not is_ours and now - one.since < _LASTING and _PASSING.search(record.getMessage()):
@@ -178,16 +181,54 @@ class Repeats(logging.Filter):
                 return False
             one.allowed -= 1
             record.__dict__["left_out"], one.left_out = one.left_out, 0
+            if others := self._of_a_kind.get(_kind(key)):
+                record.__dict__["left_out"] += others.left_out
+                others.left_out = 0
         return True
+
+    def _counted(self, key: _Key, now: float) -> _Repeated:
+        """Return what counts a line: by itself if there is room, or with all of its kind."""
+        one = self._exact.pop(key, None) or _Repeated(_most(key[0]), now, now)
+        if len(self._exact) >= _MESSAGES:
+            oldest = next(iter(self._exact))
+            # Forgotten sooner, it would be allowed more lines than its due. The clock may have been set back.
+            if abs(now - self._exact[oldest].at) < _AT_ONCE * _APART:
+                return self._of_a_kind.setdefault(_kind(key), one)
+            self._forget(oldest)
+        self._exact[key] = one
+        return one
+
+    def _forget(self, key: _Key) -> None:
+        """Forget a message; the number of its lines left out is added to the next line of its kind."""
+        one = self._exact.pop(key)
+        if one.left_out:
+            rest = _Repeated(_most(key[0]), one.at, one.at)
+            self._of_a_kind.setdefault(_kind(key), rest).left_out += one.left_out
 
     def take_left_out(self) -> dict[str, int]:
         """Return how many lines of each message were left out since its last one, and forget all messages."""
         left: Counter[str] = Counter()
         with self._lock:
-            for (_, message, _), one in self._messages.items():
-                left[message] += one.left_out
-            self._messages.clear()
+            for (logger, message, _), one in chain(self._exact.items(), self._of_a_kind.items()):
+                left[message or logger] += one.left_out
+            self._exact.clear()
+            self._of_a_kind.clear()
         return dict(+left)
+
+
+def _is_ours(logger: str) -> bool:
+    return logger.partition(".")[0] == _OURS
+
+
+def _most(logger: str) -> int:
+    """Return how many lines are written at once."""
+    return _AT_ONCE if _is_ours(logger) else 1
+
+
+def _kind(key: _Key) -> _Key:
+    """Return what a line is counted by when there is no room for its message."""
+    logger, message, _ = key
+    return logger, message if _is_ours(logger) else "", ()
 
 
 def _add_left_out(logger: WrappedLogger, method: str, event: EventDict) -> EventDict:  # noqa: ARG001

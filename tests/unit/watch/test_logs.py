@@ -3,7 +3,7 @@
 import io
 import json
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import pytest
@@ -160,11 +160,67 @@ def test_a_clock_that_is_set_back_silences_no_message() -> None:
     assert repeats.filter(record("one", 1010))
 
 
+def ours(message: str, at: float, **fields: str) -> logging.LogRecord:
+    made = record("", at, name="bridge.x")
+    made.msg = {"event": message, **fields}
+    return made
+
+
+def passed(repeats: Repeats, records: Iterable[logging.LogRecord]) -> list[logging.LogRecord]:
+    return [one for one in records if repeats.filter(one)]
+
+
 def test_messages_that_a_library_makes_up_take_no_memory_without_end() -> None:
     repeats = Repeats()
+    made_up = (record(f"task {number} failed", 1000 + number, name="asyncio") for number in range(5000))
+    passed(repeats, made_up)
+    assert len(repeats._exact) + len(repeats._of_a_kind) <= 1001
+
+
+def test_messages_that_a_library_makes_up_are_a_flood_too() -> None:
+    repeats = Repeats()
+    made_up = [record(f"task {number} failed", 1000 + number / 100, name="asyncio") for number in range(5000)]
+    written = passed(repeats, made_up)
+    assert len(written) < 1010
+    assert len(written) + repeats.take_left_out()["asyncio"] + sum(
+        one.__dict__["left_out"] for one in written
+    ) == len(made_up)
+
+
+@pytest.mark.parametrize("apart", [0.0, 0.01])
+def test_many_accounts_do_not_lift_the_limit_of_a_message(apart: float) -> None:
+    repeats = Repeats()
+    names = [str(number) for number in range(1500)] * 10
+    flood = [ours("account refused", 1000 + at * apart, account=name) for at, name in enumerate(names)]
+    written = passed(repeats, flood)
+    assert len(written) <= 1000 * 10 + 10 + 15000 * apart / 10
+    left = sum(one.__dict__["left_out"] for one in written) + sum(repeats.take_left_out().values())
+    assert len(written) + left == len(flood)
+
+
+def test_a_message_that_repeats_keeps_its_limit_among_many_others() -> None:
+    repeats = Repeats()
+    written = 0
     for number in range(5000):
-        repeats.filter(record(f"task {number} failed", 1000, name="asyncio"))
-    assert len(repeats._messages) <= 1000
+        at = 1000 + number / 100
+        repeats.filter(record(f"task {number} failed", at, name="asyncio"))
+        written += repeats.filter(ours("dead letter", at))
+    assert written <= 15
+
+
+def test_a_new_message_of_the_bridge_is_written_however_many_there_have_been() -> None:
+    repeats = Repeats()
+    passed(repeats, (record(f"task {number} failed", 1000, name="asyncio") for number in range(5000)))
+    assert repeats.filter(ours("gap not filled", 1000))
+
+
+def test_what_was_left_out_of_a_forgotten_message_is_added_to_the_next_line_of_its_kind() -> None:
+    repeats = Repeats()
+    passed(repeats, (ours("account refused", 1000, account="first") for _ in range(15)))
+    others = [ours("account refused", 2000, account=str(number)) for number in range(1000)]
+    assert passed(repeats, others) == others
+    assert [one.__dict__["left_out"] for one in others] == [0] * 999 + [5]
+    assert repeats.take_left_out() == {}
 
 
 def test_a_flood_of_warnings_becomes_a_few_lines_and_their_number(start: Start) -> None:
