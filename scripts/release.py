@@ -3,7 +3,7 @@
 These are the wheel and the sources, the chart, the image, a bill of materials of the Python packages, and the
 checksums of them all. The same commit gives the same bytes, on any machine with the same Python: what is
 built is a copy of what is committed, and all times are that of the commit. The image is the same as long as
-its base is, so name that by digest.
+its base and buildah are, so name the base by digest.
 """
 
 import argparse
@@ -21,20 +21,27 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
+import yaml
+
 ROOT = Path(__file__).parents[1]
 DIST = ROOT / "dist"
 HELM = ROOT / ".cache" / "bin" / "helm"
 NAME = "digifinex-bridge"
+SUMS = "SHA256SUMS"
 
 
 def release(dist: Path, *, base: str | None = None, image: bool = True) -> None:
-    """Build a release into a directory, whose former content is removed once everything is built.
+    """Build a release into a directory, in place of an earlier release there once everything is built.
 
     `base` is the base image, if not the one of the Dockerfile. Without `image` none is built.
 
     Raises:
-        RuntimeError: a tool failed; its output is on standard error.
+        RuntimeError: a tool failed, and its output is on standard error; or the directory has anything but a
+            release; or the versions in pyproject.toml and Chart.yaml differ.
+        OSError: the release could not be written.
     """
+    dist = dist.resolve()
+    _refuse_others(dist)
     if _output("git", "status", "--porcelain"):
         _say("changes that are not committed are left out")
     commit = _output("git", "rev-parse", "HEAD")
@@ -47,6 +54,7 @@ def release(dist: Path, *, base: str | None = None, image: bool = True) -> None:
         with tarfile.open(archive) as tar:
             tar.extractall(tree, filter="data")
         version = tomllib.loads((tree / "pyproject.toml").read_text())["project"]["version"]
+        _check_chart(tree / "helm" / NAME / "Chart.yaml", version)
         times = {"SOURCE_DATE_EPOCH": str(epoch)}
 
         _say("wheel and sources")
@@ -64,10 +72,46 @@ def release(dist: Path, *, base: str | None = None, image: bool = True) -> None:
             _say("image")
             _image(tree, built, version, commit, epoch, base)
         _sums(built)
-        shutil.rmtree(dist, ignore_errors=True)
-        shutil.copytree(built, dist)
+        _replace(dist, built)
     for file in sorted(dist.iterdir()):
         _say(f"made {file}")
+
+
+def _refuse_others(dist: Path) -> None:
+    """Raise RuntimeError if a directory has anything that no release has put there: it would be deleted."""
+    if dist == ROOT or dist in ROOT.parents:
+        raise RuntimeError(f"{dist} contains the sources; name another directory")
+    if not dist.exists():
+        return
+    if not dist.is_dir():
+        raise RuntimeError(f"{dist} is not a directory")
+    sums = dist / SUMS
+    lines = sums.read_text(errors="replace").splitlines() if sums.is_file() else []
+    ours = {SUMS} | {line.partition("  ")[2] for line in lines}
+    if others := sorted(file.name for file in dist.iterdir() if file.is_dir() or file.name not in ours):
+        raise RuntimeError(f"{dist} has {others[0]}, which is not of a release; empty it or name another")
+
+
+def _replace(dist: Path, built: Path) -> None:
+    """Put what was built at the place of an earlier release, which stays if anything fails."""
+    _refuse_others(dist)  # building took a while
+    dist.parent.mkdir(parents=True, exist_ok=True)
+    # Beside it, so that what may fail half-way, copying, is done before the earlier release is touched.
+    with tempfile.TemporaryDirectory(prefix=".release-", dir=dist.parent) as folder:
+        new, old = Path(folder, "new"), Path(folder, "old")
+        shutil.copytree(built, new)
+        if dist.exists():
+            dist.rename(old)
+        new.rename(dist)
+
+
+def _check_chart(file: Path, version: str) -> None:
+    chart = yaml.safe_load(file.read_text())
+    for field in ("version", "appVersion"):
+        if chart[field] != version:
+            raise RuntimeError(
+                f"{file.name} has {field} {chart[field]}, but pyproject.toml has version {version}"
+            )
 
 
 def _bill_of_materials(
@@ -98,6 +142,8 @@ def _image(tree: Path, built: Path, version: str, commit: str, epoch: int, base:
     command = ["buildah", "build", "--timestamp", str(epoch), "--no-cache", "--tag", tag]
     for name, value in arguments.items():
         command += ["--build-arg", f"{name}={value}"]
+    if "--identity-label" in _output("buildah", "build", "--help"):
+        command.append("--identity-label=false")  # else the image has the version of buildah in it
     made = datetime.fromtimestamp(epoch, UTC).isoformat()
     _run(*command, "--label", f"org.opencontainers.image.created={made}", str(tree))
     target = built / f"{NAME}-{version}.oci.tar"
@@ -127,7 +173,7 @@ def _sums(folder: Path) -> None:
     lines = [
         f"{hashlib.sha256(file.read_bytes()).hexdigest()}  {file.name}\n" for file in sorted(folder.iterdir())
     ]
-    (folder / "SHA256SUMS").write_text("".join(lines))
+    (folder / SUMS).write_text("".join(lines))
 
 
 def _output(*command: str) -> str:
@@ -166,7 +212,7 @@ def main() -> int:
     arguments = parser.parse_args()
     try:
         release(arguments.dist, base=arguments.base, image=not arguments.no_image)
-    except (RuntimeError, subprocess.CalledProcessError) as error:
+    except (RuntimeError, OSError, subprocess.CalledProcessError) as error:
         _say(f"failed: {error}")
         return 1
     return 0
