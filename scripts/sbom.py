@@ -2,14 +2,14 @@
 
 It is CycloneDX 1.6 in JSON: the bridge, and every package beside it with version, licence and dependencies.
 What is below, Python itself and the packages of a base image, is not in it. The same packages give the same
-bytes if SOURCE_DATE_EPOCH is set.
+bytes if SOURCE_DATE_EPOCH is set; the serial number is that of the packages and the time.
 """
 
 import argparse
 import os
 import re
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from importlib.metadata import Distribution, distributions
 from pathlib import Path
@@ -37,14 +37,15 @@ def document(site_packages: Path) -> str:
     if BRIDGE not in installed:
         raise LookupError(f"{BRIDGE} is not installed in {site_packages}")
     components = {name: _component(name, one) for name, one in sorted(installed.items())}
+    time = _time()
+    seed = " ".join([time.isoformat(), *(str(one.purl) for one in components.values())])
     bom = Bom(
-        serial_number=uuid.uuid5(uuid.NAMESPACE_URL, " ".join(str(one.purl) for one in components.values())),
-        metadata=BomMetaData(component=components[BRIDGE], timestamp=_time()),
+        serial_number=uuid.uuid5(uuid.NAMESPACE_URL, seed),
+        metadata=BomMetaData(component=components[BRIDGE], timestamp=time),
         components=[one for name, one in components.items() if name != BRIDGE],
     )
-    for name, one in components.items():
-        needed = set(_requirements(installed[name])) & components.keys()
-        bom.register_dependency(one, [components[other] for other in sorted(needed)])
+    for name, needed in _needed(installed).items():
+        bom.register_dependency(components[name], [components[other] for other in sorted(needed)])
     return make_outputter(bom, OutputFormat.JSON, SchemaVersion.V1_6).output_as_string(indent=2) + "\n"
 
 
@@ -74,12 +75,41 @@ def _licences(one: Distribution) -> Iterable[License]:
     return [make.make_from_string(texts[0])] if len(texts) == 1 else [make.make_with_name(t) for t in texts]
 
 
-def _requirements(one: Distribution) -> Iterable[str]:
-    """Return what a package needs here, without its extras."""
+def _needed(installed: Mapping[str, Distribution]) -> dict[str, set[str]]:
+    """Return which of the installed packages each of them needs, by name.
+
+    What an extra needs counts if a package here asks for the extra. No package asks for those of the bridge:
+    it has an extra if all that the extra names is installed.
+    """
+    needed: dict[str, set[str]] = {name: set() for name in installed}
+    bridge = installed[BRIDGE]
+    extras = [
+        extra
+        for extra in bridge.metadata.get_all("Provides-Extra") or []
+        if all(_normal(one.name) in installed for one in _requirements(bridge, extra))
+    ]
+    waiting = [(name, "") for name in installed] + [(BRIDGE, extra) for extra in extras]
+    done: set[tuple[str, str]] = set()
+    while waiting:
+        name, extra = asked = waiting.pop()
+        if asked in done:
+            continue
+        done.add(asked)
+        for requirement in _requirements(installed[name], extra):
+            if (other := _normal(requirement.name)) in installed:
+                needed[name].add(other)
+                waiting += [(other, wanted) for wanted in requirement.extras]
+    for name, others in needed.items():
+        others.discard(name)  # an extra may be made of other extras of its package
+    return needed
+
+
+def _requirements(one: Distribution, extra: str) -> Iterable[Requirement]:
+    """Return what a package needs here with one of its extras, or without any if that is empty."""
     for text in one.requires or []:
         requirement = Requirement(text)
-        if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
-            yield _normal(requirement.name)
+        if requirement.marker is None or requirement.marker.evaluate({"extra": extra}):
+            yield requirement
 
 
 def _normal(name: str) -> str:
