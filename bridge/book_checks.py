@@ -9,7 +9,6 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from decimal import Decimal
 from itertools import islice
-from math import inf
 
 import msgspec
 from msgspec import Struct
@@ -18,6 +17,7 @@ from bridge.allowance import Allowance
 from bridge.books.comparing import Difference
 from bridge.books.doubts import RESULTS, Finding
 from bridge.books.present import PresentBooks
+from bridge.books.requests import Requests
 from bridge.kafka.queues import Queues
 from bridge.records import BOOK
 from bridge.watch.events import DifferingLevel
@@ -76,9 +76,7 @@ class BookChecks:
         self._allowance = Allowance(_AT_ONCE, _UNTIL_EVENT)
         # The value of each ticker that was looked at last, by channel and key.
         self._shown: dict[tuple[str, bytes], bytes] = {}
-        self._each = each
-        # When snapshots of sessions with suspected books were requested last, in monotonic seconds.
-        self._requested: dict[str, float] = {}
+        self._requests = Requests(each)
 
     @property
     def suspects(self) -> Counter[str]:
@@ -93,14 +91,17 @@ class BookChecks:
         noted_us = {
             feed.source.session: min(taken_us, feed.read_up_to.pushed_us) for feed in self._feeds_in_use()
         }
+        missing: Mapping[bytes, str] = {}
         if now_us - taken_us > _BEHIND:
             self._present.doubts.restart_tickers()
         else:
             self._look_at_tickers(now_us, noted_us)
+            missing = self._present.missing
         self._present.doubts.look(noted_us)
         for finding in self._present.doubts.take_findings():
             self._report(finding, now_us)
-        self._request()
+            self._requests.note(finding, time.monotonic())
+        self._request(missing)
 
     # What sessions report of their rotations
 
@@ -152,16 +153,15 @@ class BookChecks:
             levels=list(_shown(finding.differing)),
         )
 
-    def _request(self) -> None:
-        """Request the snapshots of sessions that have suspected books again, ever less often."""
-        suspects, now = self.suspects, time.monotonic()
-        self._requested = {one: at for one, at in self._requested.items() if one in suspects}
-        for feed in self._feeds_in_use():
-            if (session := feed.source.session) not in suspects:
-                continue
-            if now >= self._requested.get(session, -inf) + self._each:
-                self._requested[session] = now
-                feed.request_clean(_DEPTH)
+    def _request(self, missing: Mapping[bytes, str]) -> None:
+        """Request the snapshots of sessions in use again whose books are suspected or missing."""
+        feeds = {feed.source.session: feed for feed in self._feeds_in_use()}
+        suspects, missed = (
+            [(key, session) for key, session in books if session in feeds]
+            for books in (self._present.doubts.suspects(), missing.items())
+        )
+        for session in self._requests.due(suspects, missed, time.monotonic()):
+            feeds[session].request_clean(_DEPTH)
 
 
 def _shown(differing: Sequence[Difference]) -> Iterator[DifferingLevel]:

@@ -68,6 +68,7 @@ class _Kept:
     book: Book = field(default_factory=Book)
     # False before the first snapshot, and from a missing record, or one level too many, to the next snapshot.
     whole: bool = False
+    too_large: bool = False  # whether it is not whole because of a level too many
     session: str = ""  # of the last record of depth
     depth_seq: int = -1  # of the last record of depth that the book contains
     seen: int = -1  # of the record of depth that came last; lower than `depth_seq` while records are repeated
@@ -98,6 +99,9 @@ class PresentBooks:
         self._interval_us = interval_us
         self._kept: dict[bytes, _Kept] = {}  # by key; one for each symbol that has had a record of depth
         self._changed: dict[bytes, _Kept] = {}  # those whose book has changed since its last record of book
+        # Keys whose book is not known, as a record of `depth` is missing, with the session that has to bring
+        # a snapshot; not those that have too many levels.
+        self.missing: dict[bytes, str] = {}
 
     def take(self, records: Iterable[Record]) -> list[bytes]:
         """Take the next records of `depth`, which were sent; they may be repeated, from some record on.
@@ -128,10 +132,11 @@ class PresentBooks:
                 kept.book.change(depth.asks, depth.bids)
                 if key in self.doubts.by_key:
                     self.doubts.note_change(key, kept.book, depth.received_us)
-            elif kept.whole:
-                self._give_up(key, kept)
+            else:
+                self._miss(key, kept, depth.session)
             if max(len(kept.book.asks), len(kept.book.bids)) > MOST_LEVELS:
                 self._give_up(key, kept)
+                kept.too_large = True
                 given_up.append(key)
             kept.session = depth.session
             kept.seen = kept.depth_seq = depth.seq
@@ -154,8 +159,16 @@ class PresentBooks:
                 with_what = f"the snapshot of the session that has replaced {kept.session}"
                 self.doubts.compared(key, depth.session, differing, with_what)
         found.absent = kept.book.absent
-        kept.book, kept.whole = found, True
+        kept.book, kept.whole, kept.too_large = found, True, False
+        self.missing.pop(key, None)
         self.doubts.forget(key)
+
+    def _miss(self, key: bytes, kept: _Kept, session: str) -> None:
+        """Take no change of this session behind a record that is missing."""
+        if kept.whole:
+            self._give_up(key, kept)
+        if not kept.too_large:
+            self.missing[key] = session
 
     def _give_up(self, key: bytes, kept: _Kept) -> None:
         """Keep no book of a symbol until its next snapshot."""
@@ -242,3 +255,4 @@ class PresentBooks:
         self._rotations.forget(key)
         self._kept.pop(key, None)
         self._changed.pop(key, None)
+        self.missing.pop(key, None)

@@ -201,9 +201,21 @@ def test_no_book_is_ahead_of_records_that_are_sent_again() -> None:
 def test_after_a_missing_record_the_next_book_follows_a_snapshot() -> None:
     books = present()
     sent(books, [change(0, [["1", "1"]], snapshot=True)], START)
+    assert not books.missing
     assert not sent(books, [change(2, [["1", "2"]])], START + INTERVAL)
+    assert books.missing == {KEY: "s1"}, "its snapshot has to be asked for"
     (record,) = sent(books, [change(3, [["7", "1"]], snapshot=True)], START + 2 * INTERVAL)
     assert json.loads(record.value)["asks"] == [["7", "1"]]
+    assert not books.missing
+
+
+def test_a_session_whose_first_snapshot_is_missing_is_named_until_it_comes() -> None:
+    """Kafka has rejected it, say, or the spool was damaged there."""
+    books = present()
+    books.take([change(0, [["1", "1"]], snapshot=True), change(1, [["1", "2"]], session="s2")])
+    assert books.missing == {KEY: "s2"}
+    books.forget(KEY)
+    assert not books.missing
 
 
 def test_a_book_with_too_many_levels_is_given_up_until_the_next_snapshot() -> None:
@@ -215,6 +227,7 @@ def test_a_book_with_too_many_levels_is_given_up_until_the_next_snapshot() -> No
     assert books.take([change(2, prices[-1:])]) == [KEY]
     assert not books._kept[KEY].book.asks
     assert not sent(books, [change(3, prices[:1])], START)
+    assert not books.missing, "a snapshot of so many levels would not help"
     (record,) = sent(books, [change(4, prices[:1], snapshot=True)], START)
     assert json.loads(record.value)["asks"] == prices[:1]
     assert books.take([change(5, prices, snapshot=True)]) == [KEY]
