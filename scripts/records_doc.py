@@ -157,7 +157,8 @@ Topic `digifinex.book.v1`, key: symbol. The topic is compacted: it keeps the new
   a later one. There are at least `book.interval` seconds between two of a market, unless the bridge was
   restarted or another replica took over in between: the first book of a process comes as soon as there is a
   snapshot. None is made while nothing changes.
-- `session` and `depth_session` are equal. `seq` counts the books, `depth_seq` the records of `depth`.
+- `session` and `depth_session` are equal. `seq` counts the books that were sent, `depth_seq` the
+  records of `depth`.
 - A message without a value, a tombstone, says that the market is not followed any more.
 - A book that is too large for the topic, or has more than 50,000 levels on a side, is left out; the event
   `book_too_large` says so.

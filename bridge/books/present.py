@@ -8,7 +8,7 @@ last one again.
 Books also show here whether they are right: `doubts` has what the checks find.
 """
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import msgspec
@@ -79,7 +79,7 @@ class _Kept:
     # The record of depth that the last `due` record of book contains, by session and seq. Later ones may have
     # been taken by the time when that record is on Kafka.
     making: tuple[str, int] = "", -1
-    made_us: int = 0  # the `received_us` of the last record of book; 0: none yet
+    made_us: int = 0  # when the last record of book was made; 0: none yet
 
 
 class PresentBooks:
@@ -202,16 +202,23 @@ class PresentBooks:
                 )
                 yield Record(BOOK, key, _encode(value), kept.received_us)
 
-    def made(self, records: Iterable[Record], now_us: int) -> None:
-        """Note that records which were `due` at this time are on Kafka, or too large for it."""
+    def made(self, records: Sequence[Record], now_us: int) -> None:
+        """Note that records which were `due` at this time are on Kafka."""
         for record in records:
-            key = record.key or b""
-            kept = self._kept.get(key)
+            kept = self._kept.get(record.key or b"")
             if kept is not None and record.value:  # not a tombstone
                 session, _ = kept.making
                 kept.seqs[session] = kept.seqs.pop(session, 0) + 1
                 if len(kept.seqs) > _SESSIONS:
                     del kept.seqs[next(iter(kept.seqs))]
+        self.refused(records, now_us)
+
+    def refused(self, records: Iterable[Record], now_us: int) -> None:
+        """Note that records which were `due` at this time will not be on Kafka: they have no number."""
+        for record in records:
+            key = record.key or b""
+            kept = self._kept.get(key)
+            if kept is not None and record.value:  # not a tombstone
                 kept.made_us = now_us
                 if (kept.session, kept.depth_seq) == kept.making:
                     self._changed.pop(key, None)

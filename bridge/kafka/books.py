@@ -115,7 +115,7 @@ class Books:
                 self.held = True
             elif not self._queue(record):
                 refused.append(record)
-        self._present.made(refused, self._made_us)
+        self._present.refused(refused, self._made_us)
         for record in refused:
             self._refuse(record, f"{len(record.value)} bytes, too large for {self._topic.name}")
         if batches.in_transactions:
@@ -166,7 +166,7 @@ class Books:
                         self._rejected[key] = size, time.monotonic() + _TRIED_AGAIN
                     else:
                         self._state.note_books([rejected])  # it would be rejected again
-                    self._present.made([rejected], self._made_us)
+                    self._present.refused([rejected], self._made_us)
                     self.gone.discard(key)
                     self._refuse(rejected, f"rejected by {self._topic.name}: {error}")
 

@@ -189,6 +189,17 @@ def test_a_tombstone_is_not_counted() -> None:
     assert json.loads(record.value)["seq"] == 1
 
 
+def test_a_book_that_kafka_does_not_take_has_no_number_and_is_not_due_again() -> None:
+    books = present()
+    sent(books, [change(0, [["1", "1"]], snapshot=True)], START)
+    books.take([change(1, [["1", "2"]])])
+    books.refused(list(books.due(START + INTERVAL)), START + INTERVAL)
+    assert not list(books.due(START + 2 * INTERVAL))
+    books.take([change(2, [["1", "3"]])])
+    (record,) = sent(books, [], START + 2 * INTERVAL)
+    assert (json.loads(record.value)["depth_seq"], json.loads(record.value)["seq"]) == (2, 1)
+
+
 def test_no_book_is_ahead_of_records_that_are_sent_again() -> None:
     books, records = present(), [change(0, [["1", "1"]], snapshot=True), change(1, [["1", "2"]])]
     books.take(records)
