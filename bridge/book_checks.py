@@ -39,6 +39,9 @@ _UNTIL_EVENT = 1_000_000
 MOST_LEVELS = 20
 """Differing levels in an event."""
 
+# A clock that differs from the monotonic one by so many µs more or less than at the last look was set.
+_SET = 100_000
+
 _LONGEST = 64  # characters of a figure in an event
 
 
@@ -77,6 +80,7 @@ class BookChecks:
         # The value of each ticker that was looked at last, by channel and key.
         self._shown: dict[tuple[str, bytes], bytes] = {}
         self._requests = Requests(each)
+        self._ahead_us = _ahead_us()  # by how much the clock was ahead of the monotonic one at the last look
 
     @property
     def suspects(self) -> Counter[str]:
@@ -85,6 +89,7 @@ class BookChecks:
 
     def look(self) -> None:
         """Look at what has lasted too long, and at the tickers. To be called every second or so."""
+        self._look_at_clock()
         now_us = time.time_ns() // 1000
         oldest_us = self._queues.oldest_us
         taken_us = now_us if oldest_us is None else min(now_us, oldest_us)
@@ -107,6 +112,7 @@ class BookChecks:
 
     def begin(self, sessions: Collection[str]) -> None:
         """Note that sessions are about to be replaced by one that is not open yet."""
+        self._look_at_clock()
         self._present.begin_rotation(sessions, time.time_ns() // 1000)
 
     def end(self, sessions: Collection[str]) -> None:
@@ -119,7 +125,15 @@ class BookChecks:
         The snapshots of these symbols, which are the first things of them to come, show what the old sessions
         have shown too.
         """
+        self._look_at_clock()
         self._present.replaced(olds, new, (symbol.encode() for symbol in symbols))
+
+    def _look_at_clock(self) -> None:
+        """Notice that the clock was set, by an operator or because the machine was suspended."""
+        before, self._ahead_us = self._ahead_us, _ahead_us()
+        if abs(self._ahead_us - before) > _SET:
+            # Records that were received before are still to come, with times of the clock as it was.
+            self._present.clock_was_set(time.monotonic_ns() // 1000 + max(before, self._ahead_us))
 
     def _feeds_in_use(self) -> Iterator[Feed]:
         """Return the public sessions that are in use and have not ended."""
@@ -162,6 +176,10 @@ class BookChecks:
         )
         for session in self._requests.due(suspects, missed, time.monotonic()):
             feeds[session].request_clean(_DEPTH)
+
+
+def _ahead_us() -> int:
+    return (time.time_ns() - time.monotonic_ns()) // 1000
 
 
 def _shown(differing: Sequence[Difference]) -> Iterator[DifferingLevel]:

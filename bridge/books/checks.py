@@ -40,6 +40,11 @@ class Crossed:
             self._since_us = now_us
         return now_us - self._since_us > self._patience_us
 
+    def restart(self, now_us: int) -> None:
+        """Let it begin now if it is crossed."""
+        if self.seen:
+            self._since_us = now_us
+
 
 class Tops:
     """Tells whether tickers have disagreed with the best prices of a book for longer than `patience_us`.

@@ -17,6 +17,9 @@ Result = Literal["equal", "different", "crossed", "ticker"]
 
 RESULTS: tuple[Result, ...] = get_args(Result)
 
+SIGNS: tuple[Result, ...] = ("crossed", "ticker")
+"""Those that are no proof."""
+
 MOST_FINDINGS = 10_000
 """Findings that nobody has taken yet; the oldest are left out. A shard takes them every second."""
 
@@ -136,6 +139,20 @@ class Doubts:
         for key, doubt in list(self.by_key.items()):
             doubt.tops = Tops(_TICKERS_PATIENCE * self._patience_us)
             self._drop_if_over(key, doubt)
+
+    def restart(self, now_us: int) -> None:
+        """Let all signs begin at this time, because earlier times are of a clock that has been set since.
+
+        What was found since the last call of `take_findings` is forgotten, unless a snapshot has shown it: it
+        may have lasted by the clock only.
+        """
+        for finding in self._findings:
+            if finding.result in SIGNS and finding.key in self.by_key:
+                self.by_key[finding.key].suspected = False
+        self._findings = [one for one in self._findings if one.result not in SIGNS]
+        for doubt in self.by_key.values():
+            doubt.crossed.restart(now_us)
+        self.restart_tickers()
 
     def _crossed_for_long(self, key: bytes, doubt: Doubt) -> None:
         if not doubt.suspected:

@@ -251,6 +251,15 @@ class PresentBooks:
         """Note that sessions are not being replaced any more."""
         self._rotations.end(sessions)
 
+    def clock_was_set(self, now_us: int) -> None:
+        """Forget what was found by the clock's earlier times; `now_us` is later than all of them.
+
+        Sessions that are being replaced are not compared: which of their records came after the beginning
+        cannot be told any more.
+        """
+        self.doubts.restart(now_us)
+        self._rotations.end(list(self._rotations.since))
+
     def replaced(self, olds: Collection[str], new: str, keys: Iterable[bytes]) -> None:
         """Note that a session has replaced others; the first snapshots of `keys` can be compared."""
         wanted = self._wanted

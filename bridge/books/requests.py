@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from math import inf
 
-from bridge.books.doubts import Finding
+from bridge.books.doubts import SIGNS, Finding
 
 _FIRST = 4
 """Times `each` that a market waits first: after three times, `Repeats` begin anew, so nobody else waits."""
@@ -48,7 +48,7 @@ class Requests:
     def note(self, finding: Finding, now: float) -> None:
         """Note what a check of a book has found."""
         key = finding.key
-        if finding.result in ("crossed", "ticker"):
+        if finding.result in SIGNS:
             self._suspected.add(key)
         elif finding.result == "different":
             self._suspected.discard(key)

@@ -78,6 +78,33 @@ def test_what_was_doubted_of_a_session_is_forgotten_when_it_is_not_in_use() -> N
     assert not found(doubts)
 
 
+def test_a_clock_that_is_set_makes_no_sign_older() -> None:
+    """It is set an hour ahead: what was found in the moment before that is known is forgotten."""
+    doubts, later = Doubts(PATIENCE), START + 3600 * SECOND
+    doubts.note_crossed(KEY, "s1", START)
+    doubts.note_change(KEY, CROSSED, later)
+    doubts.restart(later)
+    doubts.look({"s1": later + PATIENCE})
+    assert not found(doubts)
+    assert not list(doubts.suspects())
+    doubts.look({"s1": later + PATIENCE + 1})
+    assert found(doubts) == ["crossed"], "it is still crossed, and that has lasted now"
+    doubts.restart(later)
+    assert list(doubts.suspects()), "what was reported stays"
+    for second in range(31):
+        ticker(doubts, "103", "100", second)
+    doubts.restart(later)
+    ticker(doubts, "103", "100", 3600)
+    assert not found(doubts)
+
+
+def test_a_clock_that_is_set_disproves_no_snapshot() -> None:
+    doubts = Doubts(PATIENCE)
+    doubts.compared(KEY, "s1", [], "a snapshot")
+    doubts.restart(START)
+    assert found(doubts) == ["equal"]
+
+
 def test_tickers_that_disagree_for_six_times_the_patience_are_believed() -> None:
     doubts = Doubts(PATIENCE)
     for second in range(31):

@@ -1,0 +1,74 @@
+"""The checks of books notice that the clock was set, and report nothing that its jump alone has shown."""
+
+import json
+import time
+
+import pytest
+
+from bridge.book_checks import BookChecks
+from bridge.books.present import PresentBooks
+from bridge.config import KafkaConfig
+from bridge.kafka.queues import Queues
+from bridge.kafka.state import ShardState
+from bridge.kafka.topics import Topic
+from bridge.records import STATE, Record
+from bridge.spool.overflow import Overflow
+from bridge.watch.events import Journal
+from bridge.watch.metrics import Metrics
+from bridge.watch.watch import Watch
+
+KEY = b"A_USDT"
+SECOND = 1_000_000  # µs
+
+
+class World:
+    """The checks of one market, on a clock that can be set."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.set_by = 0  # µs
+        real = time.time_ns
+        monkeypatch.setattr(time, "time_ns", lambda: real() + 1000 * self.set_by)
+        self.present = PresentBooks(wanted=None, levels=0, interval_us=SECOND, patience_us=5 * SECOND)
+        topics = {name: Topic(name, 1, 1_000_000) for name in ("depth", STATE)}
+        state, metrics = ShardState(KafkaConfig(), topics[STATE], 0, "replica"), Metrics()
+        queues = Queues(
+            topics,
+            state,
+            Overflow(None, "replica", 0, state.watermarks),
+            metrics,
+            max_pending_bytes=1_000_000,
+            on_change=lambda: None,
+        )
+        self.events: list[Record] = []
+        watch = Watch("0", metrics, Journal("replica", 0, self.events.extend, metrics))
+        self.checks = BookChecks(self.present, queues, [], watch, each=10.0)
+
+    def take(self, session: str, seq: int, amount: str, *, snapshot: bool = False) -> None:
+        """Take a record of depth that is received now."""
+        now_us = time.time_ns() // 1000
+        value = {"session": session, "seq": seq, "received_us": now_us, "snapshot": snapshot}
+        value |= {"asks": [["101", amount]], "bids": [["100", "1"]]}
+        self.present.take([Record("depth", KEY, json.dumps(value).encode(), now_us)])
+
+
+@pytest.mark.parametrize("seconds", [-6, 3600])
+def test_a_rotation_during_which_the_clock_is_set_is_not_compared(
+    monkeypatch: pytest.MonkeyPatch, seconds: int
+) -> None:
+    """The new session's snapshot shows the book as it was before the last change of the old one."""
+    world = World(monkeypatch)
+    world.take("x", 0, "1", snapshot=True)
+    world.checks.begin(["x"])
+    world.set_by = seconds * SECOND
+    world.take("x", 1, "2")
+    world.take("x", 2, "3")
+    world.checks.replaced(["x"], "y", [KEY.decode()])
+    world.take("y", 0, "2", snapshot=True)
+    world.checks.look()
+    assert not world.events
+    world.checks.begin(["y"])
+    world.take("y", 1, "4")
+    world.checks.replaced(["y"], "z", [KEY.decode()])
+    world.take("z", 0, "5", snapshot=True)
+    world.checks.look()
+    assert [json.loads(one.value)["check"] for one in world.events] == ["different"], "the next one is"
