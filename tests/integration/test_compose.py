@@ -5,7 +5,10 @@ that compose.yaml gives them; only their addresses differ. Grafana cannot be had
 """
 
 import json
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -64,6 +67,36 @@ def test_what_is_mounted_exists_and_cannot_be_changed_from_inside() -> None:
             else:
                 assert volume.split(":")[0] in COMPOSE["volumes"], f"{name}: {volume}"
         assert all(path.exists() for path in (mounted(name) if "volumes" in service else {}).values()), name
+
+
+def test_nobody_can_log_in_to_grafana() -> None:
+    environment = SERVICES["grafana"]["environment"]
+    assert environment["GF_AUTH_ANONYMOUS_ORG_ROLE"] == "Viewer"
+    assert environment["GF_AUTH_DISABLE_LOGIN_FORM"] == "true"
+    assert environment["GF_AUTH_BASIC_ENABLED"] == "false"
+
+
+def test_every_command_after_the_change_to_the_real_exchange_means_the_real_exchange(tmp_path: Path) -> None:
+    """As the document changes to it, and podman-compose reads it: without a variable of the shell."""
+    document = (ROOT / "docs" / "compose.md").read_text().partition("## The real exchange")[2]
+    (commands,) = re.findall(r"```sh\n(.*?)```", document.partition("\n## ")[0], re.DOTALL)
+    deletes, changes, starts = commands.splitlines()
+    assert deletes == "docker compose down --volumes"  # no simulated records stay on the topics
+    assert starts.startswith("docker compose up")
+    (tmp_path / "compose.yaml").write_text((ROOT / "compose.yaml").read_text())
+    subprocess.run(["sh", "-c", changes], cwd=tmp_path, check=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "podman_compose", "config"],
+        cwd=tmp_path,
+        env={name: value for name, value in os.environ.items() if name != "EXCHANGE_URL"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=100,
+    )
+    assert done.returncode == 0, done.stderr
+    bridge = yaml.safe_load(done.stdout)["services"]["bridge"]
+    assert bridge["environment"]["BRIDGE_EXCHANGE__URL"] == "wss://openapi.digifinex.com/ws/v1/"
 
 
 def test_grafana_gets_the_dashboard_and_prometheus_as_its_source() -> None:
