@@ -11,6 +11,7 @@ import gzip
 import hashlib
 import io
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -57,7 +58,7 @@ def release(dist: Path, *, base: str | None = None, image: bool = True) -> None:
         _check_chart(tree / "helm" / NAME / "Chart.yaml", version)
         times = {"SOURCE_DATE_EPOCH": str(epoch)}
 
-        _say("wheel and sources")
+        _say(f"wheel and sources, with Python {platform.python_version()}")
         _run(
             sys.executable, "-m", "hatchling", "build", "--directory", str(built), folder=tree, environ=times
         )
@@ -69,7 +70,7 @@ def release(dist: Path, *, base: str | None = None, image: bool = True) -> None:
         if image and shutil.which("buildah") is None:
             _say("no image: buildah is not installed")
         elif image:
-            _say("image")
+            _say(f"image, with {_output('buildah', '--version')}")
             _image(tree, built, version, commit, epoch, base)
         _sums(built)
         _replace(dist, built)
