@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,19 @@ def step(job: str, name: str) -> str:
     """Return the script of a step of the release."""
     (script,) = (one["run"] for one in RELEASE[job]["steps"] if one.get("name") == name)
     return str(script)
+
+
+def run_step(job: str, name: str, folder: Path, **environ: str) -> subprocess.CompletedProcess[str]:
+    """Run a step as the forge does: bash stops at a failure within a pipe only if the workflow names it."""
+    named = WORKFLOWS["release.yml"].get("defaults", {}).get("run", {}).get("shell") == "bash"
+    return subprocess.run(
+        ["bash", *(["-eo", "pipefail"] if named else ["-e"]), "-c", step(job, name)],
+        cwd=folder,
+        env={**os.environ, **environ},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
 
 
 def test_actionlint_accepts_the_workflows() -> None:
@@ -49,35 +63,87 @@ def test_only_the_job_that_publishes_may_write() -> None:
     assert not any("make" in one.get("run", "") for one in RELEASE["publish"]["steps"])
 
 
+CHECKED = "The tag is the version, and the chart has real addresses and the image of this release"
+HERE = "https://example.org/digifinex-bridge"
+RUNBOOK = "https://example.org/digifinex-bridge/blob/main/"
+PUBLISHED = "ghcr.io/someone/digifinex-bridge"
+
+
 @pytest.mark.parametrize(
-    ("tag", "addresses", "status", "words"),
+    ("tag", "home", "runbook", "registry", "repository", "words"),
     [
-        (f"v{__version__}", "https://example.org/digifinex-bridge", 0, ""),
-        ("v9.9.9", "https://example.org/digifinex-bridge", 1, f"but version {__version__}"),
-        (f"v{__version__}", None, 1, "placeholders"),
+        (f"v{__version__}", HERE, RUNBOOK, "", PUBLISHED, None),
+        (f"v{__version__}", HERE, RUNBOOK, "ghcr.io", "someone/digifinex-bridge", None),
+        ("v9.9.9", HERE, RUNBOOK, "", PUBLISHED, f"but version {__version__}"),
+        (
+            f"v{__version__}",
+            "https://git.example.com/bridge",
+            RUNBOOK,
+            "",
+            PUBLISHED,
+            "placeholders",
+        ),
+        (f"v{__version__}", HERE, "", "", PUBLISHED, "no runbookBase"),
+        (f"v{__version__}", HERE, "https://git.example.com/x/", "", PUBLISHED, "no runbookBase"),
+        (f"v{__version__}", HERE, RUNBOOK, "", "digifinex-bridge", "pulls the image digifinex-bridge:"),
+        (f"v{__version__}", HERE, RUNBOOK, "quay.io", PUBLISHED, "pulls the image quay.io/"),
     ],
-    ids=["as it should be", "another tag", "placeholders"],
+    ids=[
+        "as it should be",
+        "registry apart",
+        "another tag",
+        "placeholders",
+        "no runbook",
+        "placeholder of the runbook",
+        "bare image",
+        "another registry",
+    ],
 )
-def test_a_release_needs_the_right_tag_and_real_addresses(
-    tag: str, addresses: str | None, status: int, words: str, tmp_path: Path
+def test_a_release_needs_the_right_tag_real_addresses_and_its_own_image(
+    tag: str, home: str, runbook: str, registry: str, repository: str, words: str | None, tmp_path: Path
 ) -> None:
-    chart = tmp_path / "helm" / "digifinex-bridge" / "Chart.yaml"
-    chart.parent.mkdir(parents=True)
-    text = (ROOT / "helm" / "digifinex-bridge" / "Chart.yaml").read_text()
-    chart.write_text(
-        text.replace("https://git.example.com/digifinex-bridge", addresses) if addresses else text
-    )
+    chart = tmp_path / "helm" / "digifinex-bridge"
+    shutil.copytree(ROOT / "helm" / "digifinex-bridge", chart)
+    about, values = chart / "Chart.yaml", chart / "values.yaml"
+    text = about.read_text().replace("https://git.example.com/digifinex-bridge", HERE)
+    about.write_text(re.sub(r"(?m)^home: .*", f"home: {home}", text))
+    text = re.sub(r"(?m)^runbookBase: .*", f'runbookBase: "{runbook}"', values.read_text())
+    text = re.sub(r"(?m)^  registry: .*", f'  registry: "{registry}"', text, count=1)
+    values.write_text(re.sub(r"(?m)^  repository: .*", f"  repository: {repository}", text, count=1))
     (tmp_path / "pyproject.toml").write_text((ROOT / "pyproject.toml").read_text())
-    done = subprocess.run(
-        ["bash", "-e", "-c", step("build", "The tag is the version, and the chart has real addresses")],
-        cwd=tmp_path,
-        env={**os.environ, "GITHUB_REF_NAME": tag},
-        capture_output=True,
-        text=True,
-        check=False,
+    done = run_step(
+        "build",
+        CHECKED,
+        tmp_path,
+        GITHUB_REF_NAME=tag,
+        PUBLISH_TO="ghcr.io/Someone",
+        PATH=f"{ROOT / '.cache' / 'bin'}:{os.environ['PATH']}",
     )
-    assert done.returncode == status, done.stdout + done.stderr
-    assert words in done.stdout
+    assert done.returncode == (0 if words is None else 1), done.stdout + done.stderr
+    assert words is None or words in done.stdout
+
+
+def test_a_chart_that_could_not_be_pushed_is_not_signed(tmp_path: Path) -> None:
+    for name, script in (("helm", "echo denied; exit 1"), ("cosign", "touch signed")):
+        (tmp_path / name).write_text(f"#!/bin/sh\n{script}\n")
+        (tmp_path / name).chmod(0o755)
+    folder = tmp_path / "dist"
+    folder.mkdir()
+    done = run_step(
+        "publish",
+        "Publish and sign the chart",
+        folder,
+        PATH=f"{tmp_path}:{os.environ['PATH']}",
+        VERSION=__version__,
+        REGISTRY="ghcr.io/someone",
+    )
+    assert done.returncode != 0
+    assert not (folder / "signed").exists()
+
+
+def test_nothing_is_published_before_all_tests_have_passed() -> None:
+    assert set(RELEASE["publish"]["needs"]) == {"test", "build"}
+    assert RELEASE["test"]["steps"] == WORKFLOWS["ci.yml"]["jobs"]["test"]["steps"]
 
 
 def test_the_files_that_are_published_are_those_that_are_built() -> None:
