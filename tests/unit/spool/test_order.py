@@ -137,6 +137,11 @@ class Order(RuleBasedStateMachine):
             self.process.queues._read_block()
 
     @rule()
+    def refill(self) -> None:
+        with capture_logs():
+            self.process.queues.refill()
+
+    @rule()
     def restart(self) -> None:
         """What Kafka has not acknowledged is read again."""
         with capture_logs():
@@ -150,6 +155,8 @@ class Order(RuleBasedStateMachine):
     def each_trade_is_behind_its_gap(self) -> None:
         records = self.process.in_memory()
         self.reported |= {number_of(record) for record in records if record.channel == EVENTS}
+        if self.process.queues.events_wait:
+            return  # no trade can be sent, so one may be in memory behind a gap that is on disk
         for record in records:
             assert gap_of(record) == 0 or gap_of(record) in self.reported
 
