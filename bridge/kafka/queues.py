@@ -13,6 +13,7 @@ import heapq
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
+from itertools import chain
 
 from bridge.channels import CHANNELS, PRIVATE
 from bridge.kafka.partition import FULL_BATCH, OBJECT_OVERHEAD, Partition
@@ -239,8 +240,9 @@ class Queues:
 
     def refill(self) -> None:
         """Move the oldest records of the spool into memory, as long as that has room."""
+        has_room = self.begin_spool() if self._is_in_the_way() else self.has_room
         self._read_spool()
-        self._report(has_room=self.has_room or self._makes_room())
+        self._report(has_room=has_room or self._makes_room())
 
     def requeue(self) -> None:
         """Queue all records that were sent and are not settled again, in front."""
@@ -344,10 +346,29 @@ class Queues:
             self._report(has_room=False)
         return too_large
 
+    def _is_in_the_way(self) -> bool:
+        """Return whether what cannot be sent takes memory from what is to be read, and the disk has room."""
+        most = self._max_pending_bytes // 4
+        overflow = self._overflow
+        if not overflow.reading or overflow.active or self.draining or not self.has_room:
+            return False
+        if self.pending_bytes < most or not overflow.has_room:
+            return False
+        blocked = chain.from_iterable(one.queued for one in self._blocked(self.places.values()))
+        return sum(len(one.value) + OBJECT_OVERHEAD for one in blocked) >= most
+
+    def _can_deliver(self) -> bool:
+        """Return whether memory has records that are sent, or can be."""
+        blocked = set(self._blocked(self.places.values()))
+        return any(one.sent or (one.queued and one not in blocked) for one in self.places.values())
+
     def _read_spool(self) -> None:
+        """Read on until memory has enough: half of what it may have at most, or anything that can be sent."""
         enough = min(self.pending_bytes + _REFILL, self._max_pending_bytes // 2)
         far_enough = self._overflow.bytes_read + _SEARCHED
-        while self._overflow.reading and not self.draining and self.pending_bytes < enough:
+        while self._overflow.reading and not self.draining:
+            if self.pending_bytes >= enough and self._can_deliver():
+                break
             if self._overflow.bytes_read >= far_enough:
                 self.something.set()  # to read on, once others have had their turn
                 break

@@ -110,6 +110,11 @@ class Overflow:
         return (self._spool.unread if self._spool else 0) + len(self._held)
 
     @property
+    def has_room(self) -> bool:
+        """Whether the disk is likely to take all of memory; False without a spool."""
+        return self._spool is not None and not self._spool.full(_ROOM)
+
+    @property
     def oldest_us(self) -> int | None:
         """When the oldest waiting record was received, or earlier, µs since the epoch; None if none waits.
 

@@ -42,10 +42,12 @@ def spool(tmp_path: Path) -> Iterator[Spool]:
     spool.close()
 
 
-def queues_of(spool: Spool | None = None) -> Queues:
+def queues_of(spool: Spool | None = None, max_pending_bytes: int = 10_000_000) -> Queues:
     state = ShardState(KafkaConfig(), Topic(STATE, 1, 1_000_000), 0, "replica")
     overflow = Overflow(spool, "replica", 0, state.watermarks)
-    return Queues(topics(), state, overflow, Metrics(), max_pending_bytes=10_000_000, on_change=lambda: None)
+    return Queues(
+        topics(), state, overflow, Metrics(), max_pending_bytes=max_pending_bytes, on_change=lambda: None
+    )
 
 
 def trade(number: int, key: bytes, size: int = 10) -> Record:
@@ -200,6 +202,42 @@ def test_a_few_records_among_many_in_the_spool_are_not_read_in_one_go(tmp_path: 
     spool.close()
     assert delivered == [1, 120]
     assert turns > 1
+
+
+@pytest.mark.parametrize("max_bytes", [10_000_000, 90_000], ids=["the disk has room", "the disk is full"])
+def test_what_waits_in_memory_for_a_leader_does_not_keep_others_in_the_spool(
+    tmp_path: Path, max_bytes: int
+) -> None:
+    spool = Spool(tmp_path, max_bytes)
+    again, stuck = KEYS[0], next(key for key in KEYS if place(key) != place(KEYS[0]))
+    with capture_logs():
+        queues = queues_of(spool, 100_000)
+        queues.recover()
+        queues.follow(without_leader(again))
+        number = 0
+        while not spool.left:
+            number += 1
+            queues.add([trade(number, again, 500)])
+        spooled = number
+        assert deliver(queues) == []
+        queues.follow(without_leader(again, stuck))
+        while queues.pending_bytes < 70_000:
+            number += 1
+            queues.add([trade(number, stuck, 500)])
+        assert spool.full(0.9) == (max_bytes == 90_000)
+        queues.follow(without_leader(stuck))
+        delivered: list[int] = []
+        while records := deliver(queues):
+            delivered += records
+            assert queues.pending_bytes <= 100_000
+        assert delivered == [*range(1, spooled + 1)]
+        assert queues.has_room
+        assert (queues.pending_bytes == 0) == (max_bytes > 90_000)  # it waits on disk, too, if that has room
+        queues.follow(topics())
+        while records := deliver(queues):
+            delivered += records
+    spool.close()
+    assert delivered == [*range(1, number + 1)]
 
 
 def test_records_that_have_become_too_large_are_taken_out_with_their_offsets(spool: Spool) -> None:
