@@ -25,6 +25,19 @@ class Seen(msgspec.Struct, frozen=True):
     cluster: str
     topics: dict[str, SeenTopic]
 
+    def with_earlier(self, earlier: "Seen") -> "Seen":
+        """Return the same with the topics and the partitions that only `earlier` has.
+
+        A spool may have records for them, although a topic was not looked at yet or has fewer partitions now.
+        """
+        topics = {
+            name: SeenTopic(one.id, max(one.partitions, earlier.topics[name].partitions))
+            if name in earlier.topics
+            else one
+            for name, one in self.topics.items()
+        }
+        return Seen(self.cluster, earlier.topics | topics)
+
     def has_state_of(self, other: "Seen") -> bool:
         """Return whether bridge-state is the same topic in both, as far as the ids say."""
         mine, theirs = self.topics.get(STATE), other.topics.get(STATE)

@@ -366,8 +366,13 @@ class Overflow:
             transaction=transaction,
             committed=committed,
             oldest_us=_now_us(),
-            cluster=self.seen,
+            cluster=self._seen_by_all(),
         )
+
+    def _seen_by_all(self) -> Seen | None:
+        """Return the cluster that the records of the spool are for, also those of an earlier header."""
+        before = self._spool.header.cluster if self._spool and self._spool.header else None
+        return self.seen.with_earlier(before) if self.seen and before else self.seen or before
 
     def _report_lost(self, previous: Owner) -> None:
         """Report that the previous owner ended without having delivered all that it had received."""

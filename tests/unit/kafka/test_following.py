@@ -314,6 +314,33 @@ def test_a_spool_remembers_the_cluster_and_leaves_out_trades_that_its_topic_has(
     ]
 
 
+def test_a_spool_remembers_all_partitions_that_it_has_records_for_over_any_number_of_starts(
+    tmp_path: Path,
+) -> None:
+    """Else their records would count as damage: a channel is not configured any more, a topic has shrunk."""
+    at_first = Seen("c1", SEEN.topics | {"md.ticker.v1": SeenTopic("k1", 24)})
+    later = Seen("c1", {STATE: SeenTopic("s1", 1), "md.trades.v1": SeenTopic("t2", 2)})
+    remembered = []
+    for number, seen in enumerate([at_first, later, later]):
+        spool = Spool(tmp_path, 1_000_000)
+        state = ShardState(KafkaConfig(), Topic(STATE, 1, 1_000_000), 0, f"replica-{number}")
+        overflow = Overflow(spool, f"replica-{number}", 0, state.watermarks)
+        queues = Queues(
+            topics(), state, overflow, Metrics(), max_pending_bytes=1_000_000, on_change=lambda: None
+        )
+        queues.note_cluster(seen)
+        with capture_logs():
+            queues.recover()
+            queues.add([trade(number, KEYS[0])])
+            queues.park()
+        spool.close()
+        remembered.append(overflow.remembered)
+    assert remembered[1:] == [
+        at_first,
+        Seen("c1", later.topics | {"md.ticker.v1": SeenTopic("k1", 24), "md.trades.v1": SeenTopic("t2", 4)}),
+    ]
+
+
 def test_partitions_of_kafkas_own_topics_are_named_if_they_hold_up_a_group_or_a_shard() -> None:
     cluster = cluster_of()
     config = KafkaConfig()
