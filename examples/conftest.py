@@ -18,12 +18,16 @@ ROOT = Path(__file__).parents[1]
 FETCHED = ROOT / ".cache" / "examples"
 NOTHING: Mapping[str, str] = MappingProxyType({})
 
-# Kafka's script of this name, which is not among its libraries.
-TOPICS = f"""\
+# Kafka's scripts of these names, which are not among its libraries.
+SCRIPT = f"""\
 #!/bin/sh
 export CLASSPATH='{TOOLS}/*'
-exec java -XX:TieredStopAtLevel=1 org.apache.kafka.tools.TopicCommand "$@"
+exec java -XX:TieredStopAtLevel=1 org.apache.kafka.tools.%s "$@"
 """
+SCRIPTS = {
+    "kafka-topics.sh": "TopicCommand",
+    "kafka-consumer-groups.sh": "consumer.group.ConsumerGroupCommand",
+}
 
 # The exchange drops each connection after about so many seconds, so that there are new
 # sessions, lists of recent trades, and trades that are on their topic late.
@@ -63,11 +67,12 @@ def walkthrough(market: Market, tmp_path: Path) -> Callable[..., Walkthrough]:
             (folder / "jars").symlink_to(jars)
         if (folder / "requirements.txt").exists():
             assert packages.is_dir(), "run `make examples`"
-        topics = tmp_path / "bin" / "kafka-topics.sh"
-        topics.parent.mkdir()
-        topics.write_text(TOPICS)
-        topics.chmod(0o755)
+        tools = tmp_path / "bin"
+        tools.mkdir()
+        for script, command in SCRIPTS.items():
+            (tools / script).write_text(SCRIPT % command)
+            (tools / script).chmod(0o755)
         texts = {"localhost:9092": market.kafka, **instead}
-        return Walkthrough(folder, texts, topics.parent, packages)
+        return Walkthrough(folder, texts, tools, packages)
 
     return copied

@@ -3,13 +3,11 @@
 import json
 import re
 from collections.abc import Callable
-from datetime import datetime
-from decimal import Decimal
 from pathlib import Path
 
 from confluent_kafka import Producer
 
-from tests.support.candles import Candle, Key, candles
+from tests.support.candles import Candle, Key, candles, printed
 from tests.support.consumers import create_topic
 from tests.support.market import TRADES, Market
 from tests.support.schemas import schema
@@ -21,17 +19,10 @@ CANDLES = "python candles.py trades"
 LINE = r"^[A-Z]+_USDT 20\S+Z( \d+(\.\d+)?){5} \d+$"
 
 
-def candle(line: str) -> tuple[Key, Candle]:
-    symbol, minute, *figures, trades = line.split()
-    first, high, low, last, volume = map(Decimal, figures)
-    start_us = int(datetime.fromisoformat(minute).timestamp()) * 1_000_000
-    return (symbol, start_us), Candle(first, high, low, last, volume, int(trades))
-
-
 def copied(example: Walkthrough) -> dict[Key, Candle]:
     """Copy the topic and return the candles of the files."""
     example.run(COPY)
-    return dict(map(candle, example.run(CANDLES).splitlines()))
+    return dict(map(printed, example.run(CANDLES).splitlines()))
 
 
 def test_candles_are_exact_also_when_a_copy_was_killed(

@@ -1,6 +1,7 @@
 """One-minute candles of the records of `trades`: what examples have to print, to the last digit."""
 
 from collections.abc import Iterable, Mapping
+from datetime import datetime
 from decimal import Context, Decimal, Inexact
 from typing import Any, NamedTuple
 
@@ -53,3 +54,11 @@ def candle(record: Mapping[str, Any]) -> tuple[Key, Candle]:
     """
     first, high, low, last, volume = (Decimal(record[name]) for name in Candle._fields[:5])
     return (record["symbol"], record["start_us"]), Candle(first, high, low, last, volume, record["trades"])
+
+
+def printed(line: str) -> tuple[Key, Candle]:
+    """Return the candle in a line that an example printed: symbol, minute, and the fields of `Candle`."""
+    symbol, minute, *figures, trades = line.split()
+    first, high, low, last, volume = map(Decimal, figures)
+    start_us = int(datetime.fromisoformat(minute).timestamp()) * 1_000_000
+    return (symbol, start_us), Candle(first, high, low, last, volume, int(trades))
