@@ -6,7 +6,6 @@ from typing import Any
 
 from bridge.books.doubts import RESULTS
 from bridge.records import EVENTS, Record
-from bridge.simulator import Faults
 from bridge.simulator.mishaps import Harm
 from tests.support.consumers import read_topic
 from tests.support.exchange import ExchangeThread
@@ -65,18 +64,26 @@ def test_each_damaged_book_is_reported_and_made_right_by_a_snapshot_that_was_req
         assert all(bool(one["levels"]) == (one["check"] == "different") for one in events)
 
 
-def test_a_lost_change_is_found_when_the_session_is_replaced(
+def test_lost_changes_are_found_in_each_book_when_the_session_is_replaced(
     kafka: Broker, prefix: str, tmp_path: Path
 ) -> None:
-    """Far from the best prices no other sign shows it, so it is compared with the new session's snapshot."""
-    with ExchangeThread(symbols=SYMBOLS, rate=200, faults=Faults(change_lost=0.3)) as exchange:
+    """Far from the best prices no other sign shows them, so books are compared with the new session's."""
+    damaged = {*SYMBOLS[:2]}
+    with ExchangeThread(symbols=SYMBOLS, rate=200) as exchange:
         setting = settings(exchange.url, kafka, prefix, patience=3600.0)
         setting["exchange"]["max_session_age"] = 1.0
         with RunningBridge(tmp_path, setting) as bridge:
-            eventually(lambda: bridge.metric("book_checks_total", result="different") > 0, 60, "a report")
+            bridge.wait_ready()
+            for symbol in damaged:
+                exchange.call(exchange.simulator.harm, symbol, *["lost"] * 100_000)
+            eventually(lambda: suspected(kafka, prefix).keys() >= damaged, 60, "a report of each")
+            for symbol in damaged:
+                exchange.call(exchange.simulator.unharm, symbol)
             assert bridge.metric("book_suspect") == 0, "the snapshot has made it right already"
             assert bridge.stop() == 0
-    (first, *_), *_ = suspected(kafka, prefix).values()
-    assert first["check"] == "different"
-    assert "the session that has replaced" in first["detail"]
-    assert first["levels"]
+    found = suspected(kafka, prefix)
+    assert found.keys() == damaged, "no sound book"
+    for first, *_ in found.values():
+        assert first["check"] == "different"
+        assert "the session that has replaced" in first["detail"]
+        assert first["levels"]
