@@ -27,7 +27,8 @@ from bridge.kafka.cluster import Cluster
 from bridge.kafka.leases import Leases
 from bridge.kafka.ownership import Ownership
 from bridge.kafka.registry import Registry, registered_topics, require
-from bridge.records import STATE
+from bridge.kafka.topics import topic_name
+from bridge.records import STATE, schema_of
 from bridge.shard import Replica, Shard
 from bridge.spool.finding import left_behind
 from bridge.spool.health import AT_THE_START, SpoolHealth, Trouble, trouble_of
@@ -81,6 +82,9 @@ class Bridge:
         self._registry = Registry(config.schema_registry, topics, self._cluster.frame)
         if self._registry.holds_records:
             self._cluster.await_framings()
+        self._cluster.on_included = lambda channel: self._registry.include(
+            topic_name(config.kafka, channel), schema_of(channel)
+        )
         # Why the cluster was not seen yet with all topics, by subject, for /readyz; empty once it was.
         self._trouble = {"kafka": f"no response from {config.kafka.bootstrap_servers} yet"}
         self._ownership = Ownership(config.kafka, self.replica)

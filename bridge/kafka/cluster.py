@@ -39,8 +39,11 @@ class Cluster:
         self.version = 0  # grows with each change of the view; its topics are never changed in place
         # Called after each change; whoever serves a shard adds one and removes it again.
         self.watchers: list[Callable[[], None]] = []
-        # What the messages of each topic have, by its name; None: not known yet, so all but the state wait.
-        self._framings: Mapping[str, Framing] | None = {}
+        # What the messages of each topic have, by its name; those of others but the state wait. None: records
+        # are sent as they are.
+        self._framings: Mapping[str, Framing] | None = None
+        # Called with each channel that is not configured any more, when its topic is to be looked at, too.
+        self.on_included: Callable[[str], None] = lambda _: None
         self._config = config
         self._channels = channels
         self._besides: set[str] = set()  # channels that are not configured and have records in a spool
@@ -69,13 +72,14 @@ class Cluster:
         )
 
     def await_framings(self) -> None:
-        """Have the records of all topics wait until `frame` says what their messages have besides."""
-        self._framings = None
+        """Have the records of each topic wait until `frame` says what its messages have besides."""
+        self._framings = {}
 
     def frame(self, framings: Mapping[str, Framing]) -> None:
-        """Give the messages of each topic, by its name, what they have besides their records."""
-        self._framings = framings
-        self._take(self.view)
+        """Give the messages of each topic, by its name, what they have, if they were to wait for it."""
+        if self._framings is not None:
+            self._framings = framings
+            self._take(self.view)
 
     async def look(self) -> None:
         """Renew the view, and create what is missing.
@@ -116,8 +120,9 @@ class Cluster:
 
     def include(self, channel: str) -> None:
         """Look at the topic of a channel, too, that is not configured any more: there are records for it."""
-        if channel not in self.topics:
+        if channel not in self.topics and channel not in self._besides:
             self._besides.add(channel)
+            self.on_included(channel)
             self.ask()
 
     def ask(self) -> None:
@@ -189,7 +194,7 @@ class Cluster:
         if channel == STATE:
             return topic
         known = self._framings
-        return replace(topic, framing=None if known is None else known.get(topic.name, PLAIN))
+        return replace(topic, framing=PLAIN if known is None else known.get(topic.name))
 
 
 def _log(before: Topic, now: Topic) -> None:

@@ -80,13 +80,21 @@ class Registry:
         # Why the schemas are not registered; "" if they are, or if there is no registry.
         self.trouble = f"no response from {config.address} yet" if config.url else ""
         self._config = config
-        self._topics = topics
+        self._topics = dict(topics)
         self._on_registered = on_registered
+        self._included = asyncio.Event()  # set when there is a topic more; cleared before it is registered
 
     @property
     def holds_records(self) -> bool:
         """Whether records have to wait for it."""
         return bool(self.trouble) and self._config.framing is not Kind.NONE
+
+    def include(self, topic: str, schema: str) -> None:
+        """Register the schema with this name for another topic, too; `run` does it."""
+        if self._config.url and topic not in self._topics:
+            self._topics[topic] = schema
+            self.trouble = self.trouble or f"the schema of {topic} is not registered yet"
+            self._included.set()
 
     async def begin(self) -> None:
         """Try once; without success, `run` has to go on.
@@ -104,18 +112,25 @@ class Registry:
                 self._fail(str(error))
 
     async def run(self) -> None:
-        """Try until it succeeds.
+        """Register what is not registered, and what is included, until cancelled.
 
         Raises:
             SchemaRefused: the registry refuses a schema, and records have a framing. Else it is logged.
         """
+        while True:
+            await self._until_registered(failing=bool(self.trouble))
+            await self._included.wait()
+
+    async def _until_registered(self, *, failing: bool) -> None:
         backoff, begun = Backoff(1.0, 60.0), time.monotonic()
         while self.trouble:
-            await asyncio.sleep(backoff.next())
+            if failing:
+                await asyncio.sleep(backoff.next())
             try:
                 await self._attempt()
             except Unavailable as error:
                 self._fail(str(error))
+                failing = True
             except SchemaRefused as error:
                 if self.holds_records:
                     raise
@@ -124,11 +139,15 @@ class Registry:
                 log.error("schema refused by the registry", error=str(error))
                 return
             else:
-                log.warning("schema registry available again", seconds=round(time.monotonic() - begun, 1))
+                if failing:
+                    seconds = round(time.monotonic() - begun, 1)
+                    log.warning("schema registry available again", seconds=seconds)
 
     async def _attempt(self) -> None:
-        framings = await in_thread(partial(register, self._config, self._topics), "registry")
-        self.trouble = ""
+        self._included.clear()
+        framings = await in_thread(partial(register, self._config, dict(self._topics)), "registry")
+        if not self._included.is_set():
+            self.trouble = ""
         log.info("schemas registered", registry=self._config.address, subjects=len(framings))
         self._on_registered(framings)
 

@@ -1,19 +1,24 @@
 """Schemas are registered over HTTP, and what the registry says of them becomes the framing of messages."""
 
-from collections.abc import Iterator
+import asyncio
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from bridge.config import Config, KafkaConfig, SchemaRegistryConfig
 from bridge.config import Framing as Kind
-from bridge.config import KafkaConfig, SchemaRegistryConfig
 from bridge.errors import SchemaRefused
-from bridge.kafka.framing import Framing, framing
-from bridge.kafka.registry import Unavailable, register, registered_topics, try_registering
+from bridge.kafka.framing import PLAIN, Framing, framing
+from bridge.kafka.registry import Registry, Unavailable, register, registered_topics, try_registering
+from bridge.kafka.topics import Topic
+from bridge.service import Bridge
+from tests.support.clusters import cluster_of
 from tests.support.kafka_broker import free_ports
 from tests.support.schema_registry import REFUSAL, SchemaRegistry
 from tests.support.schemas import SCHEMAS
+from tests.support.waiting import soon
 
 TOPICS = {"p.trades.v1": "trades", "private.p.events.v1": "events"}
 PASSWORD = "s3cr3t-of-the-registry"
@@ -110,6 +115,68 @@ def test_trying_registers_nothing(registry: SchemaRegistry) -> None:
     assert (registry.schemas, registry.levels) == ({}, {})
     register(config(registry), TOPICS)
     assert try_registering(config(registry), TOPICS) == []
+
+
+def test_a_topic_that_is_included_later_is_registered_with_the_others(registry: SchemaRegistry) -> None:
+    """Its records are in a spool, and its channel is not configured any more."""
+
+    async def scenario() -> None:
+        framed: asyncio.Queue[Mapping[str, Framing]] = asyncio.Queue()
+        settings = config(registry, framing="confluent")
+        schemas = Registry(settings, {"p.trades.v1": "trades"}, framed.put_nowait)
+        await schemas.begin()
+        assert (await framed.get()).keys() == {"p.trades.v1"}
+        running = asyncio.create_task(schemas.run())
+        for broken in (None, 503):
+            registry.broken = broken
+            topic = f"p.depth{broken}.v1"
+            schemas.include(topic, "depth")
+            assert schemas.holds_records
+            if broken:
+                await soon(lambda: "503" in schemas.trouble, 60, "the failure")
+                registry.broken = None
+            framings = await asyncio.wait_for(framed.get(), 60)
+            assert framings[topic].prefix
+            assert "p.trades.v1" in framings
+            assert not schemas.trouble
+        running.cancel()
+
+    asyncio.run(scenario())
+
+
+def test_records_of_a_topic_wait_until_its_own_schema_is_registered() -> None:
+    registered = {"md.trades.v1": Framing(prefix=b"7")}
+    for awaited, frames in ((True, [registered["md.trades.v1"], None]), (False, [PLAIN, PLAIN])):
+        cluster = cluster_of()
+        view = cluster.view._replace(
+            topics={name: Topic(f"md.{name}.v1", 1, 1_000_000) for name in ("trades", "depth")}
+        )
+        cluster.view = view
+        if awaited:
+            cluster.await_framings()
+        cluster.frame(registered)
+        assert [cluster.topics[name].framing for name in ("trades", "depth")] == frames
+
+
+def test_the_bridge_registers_a_channel_that_is_looked_at_besides(registry: SchemaRegistry) -> None:
+    bridge = Bridge(
+        Config.model_validate(
+            {
+                "channels": {"all_ticker": True},
+                "schema_registry": {"url": registry.url, "framing": "confluent"},
+            }
+        )
+    )
+
+    async def scenario() -> None:
+        await bridge._registry.begin()
+        running = asyncio.create_task(bridge._registry.run())
+        bridge._cluster.include("depth")
+        await soon(lambda: not bridge._registry.trouble, 60, "the schema")
+        running.cancel()
+
+    asyncio.run(scenario())
+    assert "digifinex.depth.v1-value" in registry.schemas
 
 
 def test_a_framing_is_what_confluents_serializers_write() -> None:
