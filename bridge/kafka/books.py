@@ -108,7 +108,7 @@ class Books:
         self.held = False
         refused: list[Record] = []
         for record in chain(tombstones, self._present.due(self._made_us)):
-            if self._topic.is_stuck(self._topic.partition(record.key)):
+            if self._topic.has_to_wait(self._topic.partition(record.key)):
                 continue
             if record.value and not (batches.in_transactions or self._state.has_book(record.key or b"")):
                 self._state.note_books([record])  # once that is saved, its book can be sent

@@ -88,7 +88,7 @@ class Partition:
         self.room = topic.max_record_bytes  # the most bytes that a record's key and value may have together
         self.sure_room = self.room - _LONGEST_KEY  # the most that a value may have, whatever its key
         self.framing = topic.framing or PLAIN  # of its messages; nothing is sent while the topic has none
-        self.stuck = topic.is_stuck(self.number)  # whether nothing can be written to it at the moment
+        self.stuck = topic.has_to_wait(self.number)  # whether nothing can be written to it at the moment
 
     @property
     def batch_room(self) -> int:

@@ -90,8 +90,8 @@ class Topic:
         """
         return number % self.partitions
 
-    def is_stuck(self, number: int) -> bool:
-        """Return whether nothing can be written to this partition at the moment."""
+    def has_to_wait(self, number: int) -> bool:
+        """Return whether records for this partition wait: for it, its leader, or its topic's schema."""
         return self.framing is None or not self.exists(number)
 
     def exists(self, number: int) -> bool:

@@ -115,7 +115,7 @@ def test_while_records_are_in_the_spool_keys_stay_where_they_are(spool: Spool) -
 def test_partitions_that_are_gone_stand_for_one_that_exists() -> None:
     topic = Topic("md.trades.v1", 4, 1_000_000, leaderless=frozenset({3}))
     assert [topic.existing(number) for number in (0, 3, 4, 11)] == [0, 3, 0, 3]
-    assert [topic.is_stuck(number) for number in (0, 3, 4, 11)] == [False, True, False, True]
+    assert [topic.has_to_wait(number) for number in (0, 3, 4, 11)] == [False, True, False, True]
 
 
 def test_a_partition_without_a_leader_is_left_out_until_it_has_one() -> None:
