@@ -29,8 +29,11 @@ def _examples() -> dict[str, str]:
             values = yaml.safe_load(text)
             if "apiVersion" in values:
                 continue
-            whole = "kafka" in values.get("config", {})
-            found[f"{document.name}-{number}"] = text if whole else text + VALUES["minimal"]
+            config = values.get("config", {})
+            if "kafka" not in config:
+                minimal = yaml.safe_load(VALUES["minimal"])
+                text = yaml.safe_dump({**minimal, **values, "config": {**minimal["config"], **config}})
+            found[f"{document.name}-{number}"] = text
     return found
 
 

@@ -74,11 +74,14 @@ class Example:
         )
 
     def start(self, command: str, terminal: int) -> "subprocess.Popen[bytes]":
-        """Start a command in a terminal."""
+        """Start a command in a terminal, whose size no variable overrides, as in a process of pytest-xdist."""
+        environment = {**self._environment, "TERM": "xterm-256color"}
+        for name in ("COLUMNS", "LINES"):
+            environment.pop(name, None)
         return subprocess.Popen(
             ["bash", "-c", f"exec {self.here(command)}"],
             cwd=self.folder,
-            env={**self._environment, "TERM": "xterm-256color"},
+            env=environment,
             stdin=terminal,
             stdout=terminal,
             stderr=terminal,

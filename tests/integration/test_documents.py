@@ -42,6 +42,7 @@ TESTED_ELSEWHERE = {
     "commands.md": "tests/integration/test_commands.py",
     "compose.md": "tests/integration/test_compose.py",
     "kubernetes.md": "tests/chart/test_documents.py",
+    "releasing.md": "tests/integration/test_workflows.py",
     "runbook.md": "tests/monitoring/test_live.py",
     "security.md": "tests/integration/test_security.py",
 }
