@@ -28,7 +28,8 @@ async def visited(name: str) -> Report:
     """Probe an exchange for which the assumption of this name does not hold; "": one as assumed."""
     printed: list[str] = []
     limits = name in WITH_LIMITS
-    timeout = 1.0 if name in SILENT else 2.0
+    # Limits are found one market after the other, each in time, also while all are visited at once.
+    timeout = 1.0 if name in SILENT else 10.0 if limits else 2.0
     settings: dict[str, Any] = {
         "exchange": {"reply_timeout": timeout, "subscriptions_per_session": 12},
         "channels": {"trades": SYMBOLS, "depth": ["*"]},
