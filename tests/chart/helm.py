@@ -32,8 +32,8 @@ def _examples() -> dict[str, str]:
             config = values.get("config", {})
             if "kafka" not in config:
                 minimal = yaml.safe_load(VALUES["minimal"])
-                text = yaml.safe_dump({**minimal, **values, "config": {**minimal["config"], **config}})
-            found[f"{document.name}-{number}"] = text
+                values = {**minimal, **values, "config": {**minimal["config"], **config}}
+            found[f"{document.name}-{number}"] = yaml.safe_dump(values)
     return found
 
 

@@ -74,7 +74,7 @@ class Example:
         )
 
     def start(self, command: str, terminal: int) -> "subprocess.Popen[bytes]":
-        """Start a command in a terminal, whose size no variable overrides, as in a process of pytest-xdist."""
+        """Start a command in a terminal, whose size no variable overrides, as with pytest-xdist."""
         environment = {**self._environment, "TERM": "xterm-256color"}
         for name in ("COLUMNS", "LINES"):
             environment.pop(name, None)
