@@ -258,6 +258,9 @@ def test_partitions_without_a_leader_are_named_and_the_others_go_on(prefix: str,
             assert bridge.stop() == 0
         for channel in PUBLIC:
             records = records_of(kafka, prefix, channel)
+            if channel == "depth":
+                # What was in flight may hang until the leader is back (docs/guarantees.md, "Limits").
+                records = list({(one.json["symbol"], one.json["seq"]): one for one in records}.values())
             assert len(records) == exchange.truth.counts()[channel]
             assert_no_hole(records)
 
