@@ -253,10 +253,9 @@ class Spool:
     def take_up(self, places: Iterable[Place]) -> None:
         """Go back to where these partitions were left behind, and read on; what was read comes once."""
         self._report_refused()
-        self._committed |= {place: self.position(place) for place in self.end if place not in self.left}
+        self._committed |= {place: self.position(place) for place in self.end}
         for place in places:
-            self._committed[place] = self.left.pop(place)
-            del self._left_us[place]
+            del self.left[place], self._left_us[place]
         self._close_source()
         self._reading, self._next = 0, dict(self._begin)
 

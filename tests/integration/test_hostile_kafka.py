@@ -89,6 +89,8 @@ def test_the_last_trades_are_read_despite_responses_that_make_no_sense(
         one.queues.add([record(7)])
         one.queues.drain()
         await one.sink.run()
+        # Kafka writes the end of a transaction after it has confirmed it.
+        await soon(lambda: read_topic(kafka.bootstrap, f"{prefix}.trades.v1"), PATIENCE, "a committed record")
         async with garbler.listening() as address:
             through = config.model_copy(update={"bootstrap_servers": address})
             garbler.lies = dict.fromkeys((LIST_OFFSETS, FETCH), LIES[lie])

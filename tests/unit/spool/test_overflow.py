@@ -312,6 +312,22 @@ def test_partitions_with_a_leader_need_neither_the_disk_nor_wait_for_the_one_wit
     outage.teardown()
 
 
+def test_what_kafka_has_of_a_partition_is_not_read_again_when_only_another_one_has_a_leader_again() -> None:
+    outage = Outage()
+    outage.begin()
+    outage.receive([0, 1, 0, 1])
+    outage.overflow()
+    outage.transaction(1)
+    outage.lose_leaders(frozenset({0, 1}))
+    outage.read_back()
+    outage.lose_leaders(frozenset({1}))
+    while outage.process.overflow.reading:
+        outage.read_back()
+    assert outage.process.overflow.waiting == 1
+    outage.teardown()
+    assert outage.lost == set()
+
+
 def test_what_was_left_behind_is_found_behind_damage_that_others_have_met() -> None:
     outage = Outage()
     outage.begin()
