@@ -11,7 +11,7 @@ and is lost when 16 is aborted. In a partition where nothing more is sent, nobod
 Nobody else writes transactions to a shard's partition of bridge-state, so one that hangs in all of its
 partitions shows there: behind the last stable offset, although the producer is open. A transaction ends with
 the owner, and one that is aborted has rarely come so far; so it counts as one that was to be committed,
-unless this process knows that it has not asked for that. One that hangs in partitions of other topics alone
+unless this process knows that it has not requested that. One that hangs in partitions of other topics alone
 is not noticed; the next transaction there ends it.
 """
 
@@ -33,14 +33,14 @@ _MOST = 5
 
 
 async def end_hanging(
-    batches: Batches, state: ShardState, topics: Iterable[Topic], *, times: int, unasked: int | None
+    batches: Batches, state: ShardState, topics: Iterable[Topic], *, times: int, unrequested: int | None
 ) -> bool:
     """End the hanging transaction of a shard; return whether there was one.
 
     To be called when the producer of `batches` was opened. Once a transaction was ended here, another one has
     to be opened, which waits until that is written everywhere, and shows whether it was; `times` is how often
-    that has been so in a row. `unasked` is the number of a transaction that this process has sent, and whose
-    commit it has not asked for: that is aborted, and every other one is committed.
+    that has been so in a row. `unrequested` is the number of a transaction that this process has sent, and
+    whose commit it has not requested: that is aborted, and every other one is committed.
 
     Raises:
         KafkaError: Kafka is unavailable, or rejects the end; a partition that may be part of the transaction
@@ -65,7 +65,7 @@ async def end_hanging(
     ]
     if leaderless:
         raise KafkaError(f"a hanging transaction can't be ended without a leader of {', '.join(leaderless)}")
-    commit = owner.replica != state.replica or owner.transaction != unasked
+    commit = owner.replica != state.replica or owner.transaction != unrequested
     await batches.end_without_records(places, commit=commit)
     log.warning(
         "ended a hanging transaction",

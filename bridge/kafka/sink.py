@@ -84,8 +84,8 @@ class Sink:
         self._asked_at: float | None = None
         self._last_trades: LastTrades | None = None  # what the takeover has read of them, until it succeeds
         self._state_partition = Partition(state.topic, state.shard)  # the shard's partition of bridge-state
-        self._asked = 0  # number of the last transaction whose commit was asked for
-        self._ended = 0  # how often a hanging transaction was ended since none was found
+        self._requested = 0  # number of the last transaction whose commit was requested
+        self._hangs = 0  # how often in a row a hanging transaction was found and ended
         self._saving: Save | None = None  # at-least-once: the save that is in flight
         self._producer: AIOKafkaProducer | None = None  # the one that delivers; None while there is none
 
@@ -221,11 +221,11 @@ class Sink:
     async def _end_hanging(self, batches: Batches) -> bool:
         """End the transaction that Kafka has left hanging; return whether there was one."""
         committing, topics = self._state.committing, self._cluster.topics.values()
-        unasked = None
-        if committing is not None and committing.transaction != self._asked:
-            unasked = committing.transaction
-        found = await end_hanging(batches, self._state, topics, times=self._ended, unasked=unasked)
-        self._ended = self._ended + 1 if found else 0
+        unrequested = None
+        if committing is not None and committing.transaction != self._requested:
+            unrequested = committing.transaction
+        found = await end_hanging(batches, self._state, topics, times=self._hangs, unrequested=unrequested)
+        self._hangs = self._hangs + 1 if found else 0
         return found
 
     async def _take_over(self) -> None:
@@ -375,7 +375,7 @@ class Sink:
             state.committing = save
             await batches.send_state(save)
             await batches.all_acknowledged()
-            self._asked_at, self._asked = time.monotonic(), save.transaction
+            self._asked_at, self._requested = time.monotonic(), save.transaction
             await batches.commit_transaction()
             self._asked_at = state.committing = None
             state.saved(save)

@@ -88,7 +88,8 @@ class Spool:
         self._source: BinaryIO | None = None  # that segment's file; None until the next entry of it is read
         self._begin: Offsets = {}  # where the oldest segment begins
         self._next: Offsets = {}  # offset of the next entry in `_source`, whether it is returned or left out
-        # `read` skips all entries below: as of the recovery on Kafka, or in memory when it went back.
+        # `read` skips all entries below: as of the recovery on Kafka, or, when it went back, in memory or
+        # before what is left behind.
         self._committed: Offsets = {}
         self._given_up: dict[Place, set[int]] = {}  # offsets behind those in `left`, or that were in there
         self._left_us: dict[Place, int] = {}  # the oldest reception among the entries that are left behind

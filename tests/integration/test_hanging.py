@@ -104,6 +104,17 @@ async def delivered(one: Delivery, number: int) -> None:
     await soon(lambda: not one.queues.pending_records, 30, "delivered records")
 
 
+def leave_one_hanging(kafka: Broker, prefix: str, deceit: Deceit) -> None:
+    """Let a replica deliver a record of each key in a transaction that hangs, and end as if killed."""
+    first = Delivery(kafka_config(kafka, prefix), "first")
+
+    async def confirmed() -> None:
+        deceit.is_next = True
+        await delivered(first, 0)
+
+    asyncio.run(running(first, confirmed()))
+
+
 def assert_each_is_there_once(kafka: Broker, prefix: str, times: int) -> None:
     numbers = sorted(one.json["n"] for one in read_topic(kafka.bootstrap, f"{prefix}.trades.v1"))
     assert numbers == list(range(times * len(KEYS)))
@@ -179,12 +190,7 @@ def test_a_transaction_that_hangs_however_often_it_is_ended_is_named_until_it_ha
     trusting_kafka: Broker, prefix: str, decoy: TopicPartition, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     deceit = Deceit(monkeypatch, decoy, loses=False)
-    first = Delivery(kafka_config(trusting_kafka, prefix), "first")
     second = Delivery(kafka_config(trusting_kafka, prefix), "second")
-
-    async def confirmed() -> None:
-        deceit.is_next = True
-        await delivered(first, 0)
 
     async def ended_at_last() -> None:
         named = f"a transaction hangs in {prefix}.bridge-state, partition 0, although it was ended 5 times"
@@ -192,7 +198,7 @@ def test_a_transaction_that_hangs_however_often_it_is_ended_is_named_until_it_ha
         deceit.is_next = deceit.goes_on = False
         await soon(second.sink.taken_over.is_set, 60, "the takeover")
 
-    asyncio.run(running(first, confirmed()))
+    leave_one_hanging(trusting_kafka, prefix, deceit)
     deceit.is_next = deceit.goes_on = True
     asyncio.run(running(second, ended_at_last()))
     assert_each_is_there_once(trusting_kafka, prefix, 1)
@@ -203,12 +209,7 @@ def test_a_hanging_transaction_waits_for_a_leader_of_each_partition(
 ) -> None:
     """Its end would be missing in one without, and nothing would show that any more."""
     deceit = Deceit(monkeypatch, decoy, loses=False)
-    first = Delivery(kafka_config(trusting_kafka, prefix), "first")
     second = Delivery(kafka_config(trusting_kafka, prefix), "second")
-
-    async def confirmed() -> None:
-        deceit.is_next = True
-        await delivered(first, 0)
 
     async def without_a_leader() -> None:
         await second.prepare()
@@ -225,12 +226,12 @@ def test_a_hanging_transaction_waits_for_a_leader_of_each_partition(
         seen = [topics[STATE], replace(topics["trades"], leaderless=frozenset({1}))]
         try:
             with pytest.raises(KafkaError, match=rf"without a leader of {seen[1].name}, partition 1$"):
-                await end_hanging(batches, second.state, seen, times=0, unasked=None)
+                await end_hanging(batches, second.state, seen, times=0, unrequested=None)
             assert not read_topic(trusting_kafka.bootstrap, seen[1].name)
-            assert await end_hanging(batches, second.state, topics.values(), times=0, unasked=None)
+            assert await end_hanging(batches, second.state, topics.values(), times=0, unrequested=None)
         finally:
             await close_producer(producer)
 
-    asyncio.run(running(first, confirmed()))
+    leave_one_hanging(trusting_kafka, prefix, deceit)
     asyncio.run(without_a_leader())
     assert_each_is_there_once(trusting_kafka, prefix, 1)

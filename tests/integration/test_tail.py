@@ -64,6 +64,10 @@ class Topics:
             self._producer.abort_transaction(60)
 
 
+TAIL = [sys.executable, "-m", "bridge", "tail", "--config", "bridge.toml"]
+ALL_TRADES = [*TAIL, "trades", "--from", "beginning"]
+
+
 @pytest.fixture
 def topics(kafka: Broker, prefix: str, tmp_path: Path) -> Topics:
     return Topics(kafka, prefix, tmp_path)
@@ -148,9 +152,8 @@ def test_records_since_a_time_are_printed(topics: Topics, tmp_path: Path) -> Non
 
 
 def run(folder: Path, *arguments: str, **options: Any) -> "subprocess.CompletedProcess[str]":
-    command = [sys.executable, "-m", "bridge", "tail", "--config", "bridge.toml", *arguments]
     return subprocess.run(
-        command, cwd=folder, capture_output=True, text=True, check=False, timeout=600, **options
+        [*TAIL, *arguments], cwd=folder, capture_output=True, text=True, check=False, timeout=600, **options
     )
 
 
@@ -184,7 +187,7 @@ def test_kafka_that_is_unavailable_is_named_with_the_cause(tmp_path: Path) -> No
 
 def test_it_ends_cleanly_when_its_reader_is_gone(topics: Topics, tmp_path: Path) -> None:
     topics.write(topics.create(), [trade(n) for n in range(1000)])
-    pipe = f"{sys.executable} -m bridge tail --config bridge.toml trades --from beginning | head -n 2"
+    pipe = f"{' '.join(ALL_TRADES)} | head -n 2"
     done = subprocess.run(
         ["bash", "-o", "pipefail", "-c", pipe],
         cwd=tmp_path,
@@ -199,18 +202,9 @@ def test_it_ends_cleanly_when_its_reader_is_gone(topics: Topics, tmp_path: Path)
 
 def test_a_stop_ends_it_while_its_reader_reads_nothing(topics: Topics, tmp_path: Path) -> None:
     topics.write(topics.create(), [trade(n) for n in range(5000)])
-    command = [
-        sys.executable,
-        "-m",
-        "bridge",
-        "tail",
-        "--config",
-        "bridge.toml",
-        "trades",
-        "--from",
-        "beginning",
-    ]
-    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+    with subprocess.Popen(
+        ALL_TRADES, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
         assert process.stdout is not None
         os.set_blocking(process.stdout.fileno(), False)
         used = Path(f"/proc/{process.pid}/wchan")
@@ -224,19 +218,8 @@ def test_a_stop_ends_it_while_its_reader_reads_nothing(topics: Topics, tmp_path:
 def test_an_output_that_cannot_be_written_is_an_error(topics: Topics, tmp_path: Path) -> None:
     topics.write(topics.create(), [trade(0)])
     with Path("/dev/full").open("w") as full:
-        command = [
-            sys.executable,
-            "-m",
-            "bridge",
-            "tail",
-            "--config",
-            "bridge.toml",
-            "trades",
-            "--from",
-            "beginning",
-        ]
         done = subprocess.run(
-            command, cwd=tmp_path, stdout=full, stderr=subprocess.PIPE, text=True, check=False, timeout=600
+            ALL_TRADES, cwd=tmp_path, stdout=full, stderr=subprocess.PIPE, text=True, check=False, timeout=600
         )
     assert done.returncode == 1
     assert "No space left on device" in done.stderr
@@ -246,19 +229,8 @@ def test_an_output_that_cannot_be_written_is_an_error(topics: Topics, tmp_path: 
 def test_at_a_terminal_it_is_a_table_as_wide_as_that(topics: Topics, tmp_path: Path) -> None:
     topics.write(topics.create(), [trade(0) + b" " * 3])
     ours, theirs = pty.openpty()
-    command = [
-        sys.executable,
-        "-m",
-        "bridge",
-        "tail",
-        "--config",
-        "bridge.toml",
-        "trades",
-        "--from",
-        "beginning",
-    ]
     with subprocess.Popen(
-        command, cwd=tmp_path, stdout=theirs, stderr=theirs, start_new_session=True
+        ALL_TRADES, cwd=tmp_path, stdout=theirs, stderr=theirs, start_new_session=True
     ) as process:
         shown = b""
         while b"seq=0" not in shown:
