@@ -19,19 +19,17 @@ CHART = Path(__file__).parents[1] / "helm" / "digifinex-bridge"
 TARGET = CHART / "values.schema.json"
 RULES = CHART / "rules" / "digifinex-bridge.yaml"
 
-# Keys that the chart sets itself: paths of files that it mounts, and secrets, which no ConfigMap may hold.
+# Keys that the chart sets itself: paths of files that it mounts. Secrets are left out, too: no ConfigMap may hold them.
 _SET_BY_CHART = {
     "exchange": {"ssl_cafile"},
     "kafka": {
-        "sasl_plain_password",
+        "sasl_oauth_client_secret_file",
         "sasl_plain_password_file",
         "ssl_cafile",
         "ssl_certfile",
         "ssl_keyfile",
-        "ssl_password",
         "ssl_password_file",
     },
-    "schema_registry": {"password"},
     "spool": {"dir"},
 }
 # The keys of an account that are the chart's own; all others are channels.
@@ -112,12 +110,16 @@ def _section(name: str, model: type[BaseModel]) -> dict[str, Any]:
         "properties": {
             key: _key(declared, named) | _NARROWER.get((name, key), {})
             for key, declared in whole["properties"].items()
-            if key not in left_out
+            if key not in left_out and not _is_secret(declared)
         },
     }
     if name in _REQUIRED:
         section["required"] = _REQUIRED[name]
     return section
+
+
+def _is_secret(declared: dict[str, Any]) -> bool:
+    return "password" in [one.get("format") for one in (declared, *declared.get("anyOf", []))]
 
 
 def _key(declared: dict[str, Any], named: dict[str, Any]) -> dict[str, Any]:
