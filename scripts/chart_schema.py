@@ -19,7 +19,8 @@ CHART = Path(__file__).parents[1] / "helm" / "digifinex-bridge"
 TARGET = CHART / "values.schema.json"
 RULES = CHART / "rules" / "digifinex-bridge.yaml"
 
-# Keys that the chart sets itself: paths of files that it mounts. Secrets are left out, too: no ConfigMap may hold them.
+# Keys that the chart sets itself: paths of files that it mounts. Secrets are left out, too: no ConfigMap may
+# hold them.
 _SET_BY_CHART = {
     "exchange": {"ssl_cafile"},
     "kafka": {
@@ -30,6 +31,7 @@ _SET_BY_CHART = {
         "ssl_keyfile",
         "ssl_password_file",
     },
+    "schema_registry": {"password_file", "ssl_cafile"},
     "spool": {"dir"},
 }
 # The keys of an account that are the chart's own; all others are channels.

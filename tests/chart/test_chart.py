@@ -32,6 +32,12 @@ REJECTED = {
     "config.kafka.sasl_plain_password=secret": "'sasl_plain_password' not allowed",
     "config.kafka.sasl_oauth_client_secret=secret": "'sasl_oauth_client_secret' not allowed",
     "config.schema_registry.password=secret": "'password' not allowed",
+    "config.schema_registry.password_file=/password": "'password_file' not allowed",
+    "config.schema_registry.ssl_cafile=/ca.crt": "'ssl_cafile' not allowed",
+    "config.schema_registry.framing=avro": "/config/schema_registry/framing",
+    "schemaRegistryPassword.key=": "/schemaRegistryPassword/key",
+    "schemaRegistryPassword.existingSecret=Registry": "/schemaRegistryPassword/existingSecret",
+    "schemaRegistryTls=null": "schemaRegistryTls",
     "config.channels.tades={BTC_USDT}": "tades",
     "config.channels.all_ticker=2": "/config/channels/all_ticker",
     "config.log.level=loud": "/config/log/level",
@@ -234,9 +240,12 @@ def test_the_bridge_accepts_the_configuration_that_the_chart_renders(
     config = load(tmp_path / "bridge.toml")
     if values == "cluster-options":
         assert config.kafka.sasl_plain_username == "from-a-secret"
+        assert config.schema_registry.credentials() == ("from-a-secret", "secret")
     if values == "all-switches":
         assert config.kafka.shards == 4
         assert config.kafka.sasl_plain_password.get_secret_value() == "secret"
+        assert config.schema_registry.credentials() == ("bridge", "secret")
+        assert config.schema_registry.ssl_cafile == tmp_path / "secrets" / "schema-registry-ca" / "ca.crt"
         assert config.kafka.ssl_certfile == tmp_path / "secrets" / "kafka-client" / "tls.crt"
         assert [account.name for account in config.accounts] == ["main", "Second_one"]
         assert config.accounts[1].of("order_algo") == ("ETH_USDT",)
@@ -250,7 +259,8 @@ def test_secrets_are_in_secret_objects_only(values: str) -> None:
         if one["kind"] != "Secret":
             text = json.dumps(one)
             assert not any(
-                secret in text for secret in ("p4ssw0rd", "key-of-the-second", "secret-of-the-second")
+                secret in text
+                for secret in ("p4ssw0rd", "r3gistry", "key-of-the-second", "secret-of-the-second")
             )
 
 
@@ -288,7 +298,10 @@ def test_a_change_of_configuration_or_secrets_replaces_the_pods() -> None:
     before = checksum()
     assert checksum("--set", "dashboard.enabled=false") == before
     assert checksum("--set", "config.kafka.partitions=24")["checksum/config"] != before["checksum/config"]
-    assert checksum("--set", "kafkaPassword.value=new")["checksum/secrets"] != before["checksum/secrets"]
+    for password in ("kafkaPassword", "schemaRegistryPassword"):
+        changed = checksum("--set", f"{password}.value=new")
+        assert changed["checksum/secrets"] != before["checksum/secrets"]
+        assert changed["checksum/config"] == before["checksum/config"]
 
 
 def test_a_new_version_of_the_chart_alone_replaces_no_pod(tmp_path: Path) -> None:

@@ -127,6 +127,14 @@ not of a Secret's name.
 {{- if or .Values.kafkaPassword.existingSecret .Values.kafkaPassword.value }}true{{ end }}
 {{- end }}
 
+{{- define "bridge.registrySecret" -}}
+{{- default (printf "%s-schema-registry" (include "bridge.fullname" .)) .Values.schemaRegistryPassword.existingSecret }}
+{{- end }}
+
+{{- define "bridge.hasRegistryPassword" -}}
+{{- if or .Values.schemaRegistryPassword.existingSecret .Values.schemaRegistryPassword.value }}true{{ end }}
+{{- end }}
+
 {{/* A quantity like 512Mi or 2G, in bytes. The API server writes fractions of a byte as thousandths: 2.3Gi is 2469606195200m. */}}
 {{- define "bridge.bytes" -}}
 {{- $units := dict "m" 0.001 "" 1 "k" 1000 "M" 1000000 "G" 1000000000 "T" 1000000000000 "P" 1000000000000000 }}
@@ -212,6 +220,7 @@ replaced.
 {{- if and (or $values.kafkaTls.ca.existingSecret $values.kafkaTls.client.existingSecret) (not (hasSuffix "SSL" $protocol)) }}
 {{- fail (printf "kafkaTls has no effect with config.kafka.security_protocol %s" $protocol) }}
 {{- end }}
+{{- include "bridge.validateRegistry" . }}
 {{- if and (eq $values.dnsPolicy "None") (not $values.dnsConfig.nameservers) }}
 {{- fail "dnsPolicy: None needs dnsConfig.nameservers" }}
 {{- end }}
@@ -260,6 +269,37 @@ replaced.
 {{- end }}
 {{- include "bridge.validateShards" . }}
 {{- include "bridge.validateUpgrade" . }}
+{{- end }}
+
+{{- define "bridge.validateRegistry" -}}
+{{- $registry := default dict .Values.config.schema_registry }}
+{{- $password := include "bridge.hasRegistryPassword" . }}
+{{- $usernameKey := .Values.schemaRegistryPassword.usernameKey }}
+{{- $ca := .Values.schemaRegistryTls.ca.existingSecret }}
+{{- /* The environment may supply what is missing here. */}}
+{{- $isWhole := not (or .Values.extraEnv .Values.extraEnvFrom) }}
+{{- if and $usernameKey (not .Values.schemaRegistryPassword.existingSecret) }}
+{{- fail "schemaRegistryPassword.usernameKey needs schemaRegistryPassword.existingSecret" }}
+{{- end }}
+{{- if and $usernameKey $registry.username }}
+{{- fail "schemaRegistryPassword.usernameKey and config.schema_registry.username: set one of them" }}
+{{- end }}
+{{- if and $password $isWhole (not (or $registry.username $usernameKey)) }}
+{{- fail "schemaRegistryPassword needs config.schema_registry.username, or schemaRegistryPassword.usernameKey" }}
+{{- end }}
+{{- if and $registry.username $isWhole (not $password) }}
+{{- fail "config.schema_registry.username needs schemaRegistryPassword" }}
+{{- end }}
+{{- if and (or $password $ca) $isWhole (not $registry.url) }}
+{{- fail (printf "%s has no effect without config.schema_registry.url" (ternary "schemaRegistryPassword" "schemaRegistryTls" (not (empty $password)))) }}
+{{- end }}
+{{- $url := default "" $registry.url }}
+{{- if and $ca (hasPrefix "http://" $url) }}
+{{- fail "schemaRegistryTls has no effect with http:// in config.schema_registry.url" }}
+{{- end }}
+{{- if and $password (regexMatch "^http://" $url) (not (regexMatch "^http://(localhost|127[.0-9]+|\\[::1\\])(:|/|$)" $url)) }}
+{{- fail "config.schema_registry.url: must begin with https://, because http:// sends the password unencrypted" }}
+{{- end }}
 {{- end }}
 
 {{/*
@@ -361,6 +401,9 @@ autoscaler.
 {{- if not .Values.kafkaPassword.existingSecret }}
 {{- $given = append $given .Values.kafkaPassword.value }}
 {{- end }}
+{{- if and .Values.schemaRegistryPassword.value (not .Values.schemaRegistryPassword.existingSecret) }}
+{{- $given = append $given .Values.schemaRegistryPassword.value }}
+{{- end }}
 {{- toJson $given }}
 {{- end }}
 
@@ -391,6 +434,14 @@ The TOML file. Scalars and lists of scalars are written the same in JSON and in 
 {{- $cafile := dict "ssl_cafile" (printf "%s/exchange-ca/ca.crt" $secrets) }}
 {{- $_ := set $config "exchange" (merge $cafile (default dict $config.exchange)) }}
 {{- end }}
+{{- $registry := deepCopy (default dict $config.schema_registry) }}
+{{- if include "bridge.hasRegistryPassword" . }}
+{{- $_ := set $registry "password_file" (printf "%s/schema-registry/password" $secrets) }}
+{{- end }}
+{{- if .Values.schemaRegistryTls.ca.existingSecret }}
+{{- $_ := set $registry "ssl_cafile" (printf "%s/schema-registry-ca/ca.crt" $secrets) }}
+{{- end }}
+{{- $_ := set $config "schema_registry" $registry }}
 {{- $_ := set $config "http" (merge (dict "port" (include "bridge.httpPort" . | int)) (default dict $config.http)) }}
 {{- range $section, $keys := $config }}
 {{- if $keys }}
@@ -491,7 +542,8 @@ metricRelabelings:
 
 {{- define "bridge.env" -}}
 {{- $key := .Values.kafkaPassword.usernameKey }}
-{{- if or $key .Values.extraEnv }}
+{{- $registryKey := .Values.schemaRegistryPassword.usernameKey }}
+{{- if or $key $registryKey .Values.extraEnv }}
 env:
   {{- if $key }}
   - name: BRIDGE_KAFKA__{{ include "bridge.identity" . | upper }}
@@ -499,6 +551,13 @@ env:
       secretKeyRef:
         name: {{ include "bridge.passwordSecret" . | quote }}
         key: {{ quote $key }}
+  {{- end }}
+  {{- if $registryKey }}
+  - name: BRIDGE_SCHEMA_REGISTRY__USERNAME
+    valueFrom:
+      secretKeyRef:
+        name: {{ include "bridge.registrySecret" . | quote }}
+        key: {{ quote $registryKey }}
   {{- end }}
   {{- with .Values.extraEnv }}
   {{- toYaml . | nindent 2 }}
@@ -580,6 +639,22 @@ spec:
           items:
             - key: {{ .key | quote }}
               path: secrets/exchange-ca/ca.crt
+      {{- end }}
+      {{- end }}
+      {{- if include "bridge.hasRegistryPassword" . }}
+      - secret:
+          name: {{ include "bridge.registrySecret" . | quote }}
+          items:
+            - key: {{ .Values.schemaRegistryPassword.key | quote }}
+              path: secrets/schema-registry/password
+      {{- end }}
+      {{- with .Values.schemaRegistryTls.ca }}
+      {{- if .existingSecret }}
+      - secret:
+          name: {{ .existingSecret | quote }}
+          items:
+            - key: {{ .key | quote }}
+              path: secrets/schema-registry-ca/ca.crt
       {{- end }}
       {{- end }}
       {{- with .Values.kafkaTls.client }}
