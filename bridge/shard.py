@@ -1,12 +1,12 @@
 """A shard: a fixed share of the subscriptions, from its sessions through its pipeline to its sink.
 
-Longer than 350 lines because its start, its end and the markets that it follows change the same list of
-connectors.
+Longer than 350 lines because it wires all that a shard has, and starts and ends it in order; which markets
+it follows is in `followed`.
 """
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
 import structlog
@@ -14,12 +14,10 @@ import structlog
 from bridge import plan
 from bridge.book_checks import BookChecks
 from bridge.books.present import PresentBooks
-from bridge.channels import LISTING
-from bridge.channels.channel import Source
-from bridge.channels.markets import Markets
 from bridge.config import EVERY_MARKET, AccountConfig, Config
 from bridge.errors import Contested, ShardLost
 from bridge.exchange.words import Confidential
+from bridge.followed import Followed
 from bridge.halving import Halving
 from bridge.kafka.books import Books
 from bridge.kafka.cluster import Cluster
@@ -29,7 +27,7 @@ from bridge.kafka.sink import Sink
 from bridge.kafka.spooled import own_entries
 from bridge.kafka.state import ShardState
 from bridge.pipeline import Pipeline
-from bridge.records import BOOK, STATE, Record
+from bridge.records import BOOK, STATE
 from bridge.seen import Seen, changes
 from bridge.spool.folder import folder_of
 from bridge.spool.overflow import Overflow
@@ -132,18 +130,14 @@ class Shard:
         self._over = asyncio.Event()  # set when it is to end: stopped, lost or failed
         # Whether its connectors have been started. The takeover ends some turns of the loop earlier.
         self._serving = False
-        self._stopping = False  # whether it ends, so that no session is opened any more
         self._following: asyncio.Handle | None = None  # the call of `_follow_room` that is scheduled, if any
-        # All that all_ticker has listed, up to `max_markets`; and which markets move.
-        self._markets = Markets(self._config.exchange.max_markets)
-        self._left_out = False  # whether it has listed more
-        self._follows_some = False  # whether sessions were opened for some of them
-        # Channels of markets that all_ticker had listed and does no longer, by symbol; until it does again.
-        self._forgotten: dict[str, list[str]] = {}
         self._seen = cluster.seen  # the cluster, as far as its changes are recorded
         self._pipeline: Pipeline  # from the takeover on
         self._connectors: list[Connector] = []  # public ones and those of accounts, in the order of opening
         self._halving = Halving(self._connectors, self._connector, self._start, self._watch.shard)
+        self._followed = Followed(
+            config, number, self._connectors, self._start_another, self._end, self._watch
+        )
         # Checks the books that the sink sends; None: it sends none.
         self.book_checks = None if present is None else self._checks_of(present)
         self._group = asyncio.TaskGroup()  # of all its tasks
@@ -160,7 +154,7 @@ class Shard:
             serving = self._group.create_task(self._serve(), name=f"shard {self._watch.shard}")
             looking = self._group.create_task(self._look_at_kafka(), name=f"outages {self._watch.shard}")
             await self._over.wait()
-            self._stopping = True
+            self._followed.stop()
             serving.cancel()
             await asyncio.wait({serving})
             for task in self._running.values():
@@ -240,7 +234,7 @@ class Shard:
             emit=self.queues.add,
             watermarks=self.overflow.watermarks,
             watch=self._watch,
-            on_markets=self._take_markets,
+            on_markets=self._followed.take,
         )
         self._connectors += [self._connector(wanted) for wanted in self._plan.public]
         self._connectors += [self._connector(wanted, account) for account, wanted in self._plan.private]
@@ -258,12 +252,12 @@ class Shard:
                 forget_at += _FORGET
                 self._forget(time.time_ns() // 1000)
             self._pipeline.overdue(time.time_ns() // 1000, patience_us)
-            now = time.monotonic()
+            now, markets = time.monotonic(), self._followed.markets
             for connector in self._connectors:
                 connector.note_heard()
-                connector.note_moves(self._markets, now)
+                connector.note_moves(markets, now)
             for connector in self._connectors:
-                connector.look_at_markets(self._markets, now)
+                connector.look_at_markets(markets, now)
             self._sink.save_heard()
             if self.book_checks is not None:
                 self.book_checks.look()
@@ -292,16 +286,20 @@ class Shard:
         Markets that are followed are known once the exchange has listed them. Before it has listed any, and
         while spooled trades have to follow, nothing is forgotten.
         """
-        if (self._plan.follows and not self._markets) or self.overflow.waiting:
+        if (self._followed.channels and not self._followed.markets) or self.overflow.waiting:
             return
-        subscribed = self._subscribed_symbols()
+        subscribed = self._followed.subscribed_symbols()
         before_us = now_us - round(self._config.kafka.state_retention * 1e6)
         if number := self._state.forget_old(subscribed, before_us):
             log.info("state of old markets forgotten", shard=self._watch.shard, markets=number)
             self.queues.something.set()
 
-    def _subscribed_symbols(self) -> set[str]:
-        return {name for one in self._connectors for names in one.wanted.values() for name in names}
+    def _forget_gone(self, *, listed: bool) -> None:
+        """Forget markets that are gone, and have a tombstone written for the book of each."""
+        books = self._sink.books
+        gone = self._followed.forget_gone(self._state.books - books.gone if books else (), listed=listed)
+        if books is not None:
+            books.forget(gone)
 
     def _savable(self, complete_us: int | None) -> dict[str, dict[str, int]]:
         """Return the last-heard times of each account that may be saved, see `ShardState.savable`.
@@ -346,6 +344,16 @@ class Shard:
         task = self._group.create_task(self._part(connector.run), name=f"connector {self._watch.shard}")
         self._running[connector] = task
 
+    def _start_another(self, wanted: plan.Wanted, is_coming_up: bool) -> None:
+        connector = self._connector(wanted)
+        connector.coming_up = is_coming_up
+        self._connectors.append(connector)
+        self._start(connector)
+
+    def _end(self, connector: Connector) -> None:
+        self._connectors.remove(connector)
+        self._running[connector].cancel()
+
     async def _part(self, run: Callable[[], Awaitable[None]]) -> None:
         """Run a part of the shard; if it fails, the bridge stops as on a signal, and delivers the rest."""
         try:
@@ -383,108 +391,6 @@ class Shard:
                 connector.resume()
             else:
                 connector.pause()
-
-    def _take_markets(self, records: Sequence[Record], source: Source) -> None:
-        """Note what all_ticker says of the markets, and follow those that it lists."""
-        named, new = self._markets.take(records, source.session, time.monotonic(), self._subscribed_symbols())
-        if self._markets.left_out and self._plan.follows and not self._left_out:
-            self._left_out = True
-            detail = f"exchange.max_markets is {self._config.exchange.max_markets}"
-            self._watch.journal.record("markets_left_out", channel=LISTING, detail=detail)
-        if self._plan.follows and not self._stopping:
-            self._follow(named, new)
-
-    def _follow(self, named: Iterable[str], new: Collection[str]) -> None:
-        """Subscribe to markets that all_ticker lists for the first time, or that were forgotten."""
-        shards = self._config.kafka.shards
-        channels: dict[str, Sequence[str]] = {
-            symbol: self._plan.follows for symbol in new if plan.shard_of(symbol, shards) == self._number
-        }
-        channels |= {symbol: self._forgotten.pop(symbol) for symbol in named if symbol in self._forgotten}
-        if channels:
-            symbols = sorted(channels)
-            log.info("new markets found", shard=self._watch.shard, symbols=symbols)
-            self._subscribe([(channel, symbol) for symbol in symbols for channel in channels[symbol]])
-
-    def _forget_gone(self, *, listed: bool) -> None:
-        """Forget markets that are gone, with their books; `listed` as in `_forget_books`."""
-        self._forget_markets()
-        self._forget_books(listed=listed)
-        self._make_room()  # last, because it forgets that a market was forgotten, and so its book
-
-    def _forget_markets(self) -> None:
-        """Forget subscriptions that the exchange refuses to markets that all_ticker no longer lists.
-
-        Only those to channels that follow every market: what the configuration names, it may want to exist.
-        """
-        for connector in [*self._connectors]:
-            gone = [
-                (one.channel, symbol)
-                for one in connector.bad_symbols
-                for symbol in one.symbols
-                if one.channel in self._plan.follows and self._markets.is_gone(symbol)
-            ]
-            for channel, symbol in gone:
-                self._forgotten.setdefault(symbol, []).append(channel)
-                connector.forget(channel, symbol)
-            if gone:
-                symbols = sorted({symbol for _, symbol in gone})
-                log.info("markets forgotten", shard=self._watch.shard, symbols=symbols)
-                if not connector.wanted:
-                    self._connectors.remove(connector)
-                    self._running[connector].cancel()
-
-    def _make_room(self) -> None:
-        """Know those markets no longer that all_ticker does not list and of which nothing is subscribed to.
-
-        Else those that were listed once would leave no room for others, up to `max_markets`.
-        """
-        if gone := self._markets.gone():
-            subscribed = self._subscribed_symbols()
-            for symbol in gone:
-                if symbol not in subscribed:
-                    self._markets.forget(symbol)
-                    self._forgotten.pop(symbol, None)
-
-    def _forget_books(self, *, listed: bool) -> None:
-        """Have a tombstone written for each book of a market that is not followed any more.
-
-        `listed`: whether every market that exists has been listed for certain, so that one that is not
-        subscribed to does not exist.
-        """
-        books = self._sink.books
-        if books is None:
-            return
-        config, shards = self._config, self._config.kafka.shards
-        depth = {name for one in self._connectors for name in one.wanted.get("depth", ())}
-        followed = depth if listed else None
-        books.forget(
-            key
-            for key in self._state.books - books.gone
-            if plan.shard_of(symbol := key.decode(), shards) == self._number
-            if symbol in self._forgotten or plan.has_no_book(config, symbol, followed)
-        )
-
-    def _subscribe(self, subscriptions: list[plan.Subscription]) -> None:
-        """Add subscriptions to the newest session as far as it has room, and open others for the rest.
-
-        A part of a session that was halved has no room.
-        """
-        size = self._config.exchange.subscriptions_per_session
-        newest = next((c for c in reversed(self._connectors) if c.account is None), None)
-        room = max(0, size - plan.count(newest.wanted)) if newest and not newest.is_part else 0
-        if newest:
-            for wanted in plan.sessions(subscriptions[:room], size):
-                for channel, symbols in wanted.items():
-                    newest.subscribe(channel, symbols)
-        # A market that is listed while all is well does not make the replica unready.
-        is_later = self._follows_some and not any(one.coming_up for one in self._connectors)
-        self._follows_some = True
-        for wanted in plan.sessions(subscriptions[room:], size):
-            connector = self._connector(wanted)
-            connector.coming_up = not is_later
-            self._connectors.append(connector)
-            self._start(connector)
 
 
 def _earliest(times: Sequence[int | None]) -> int | None:

@@ -36,14 +36,14 @@ def following(most: int, *channels: str) -> tuple[Shard, Metrics, list[Subscript
     )
     shard = Shard(0, replica, cast("Callable[[float], Awaitable[bool]]", None))
     followed: list[Subscription] = []
-    shard._subscribe = followed.extend  # type: ignore[method-assign,assignment]
+    shard._followed._subscribe = followed.extend  # type: ignore[method-assign,assignment]
     return shard, metrics, followed
 
 
 def name(shard: Shard, *symbols: str, session: str = "S") -> None:
     """Let a push of all_ticker name markets."""
     records = [Record("all_ticker", one.encode(), b'{"symbol":"%b"}' % one.encode(), 0) for one in symbols]
-    shard._take_markets(records, Source(session))
+    shard._followed.take(records, Source(session))
 
 
 def test_markets_beyond_the_most_are_neither_followed_nor_remembered_and_reported_once() -> None:
@@ -55,7 +55,7 @@ def test_markets_beyond_the_most_are_neither_followed_nor_remembered_and_reporte
         for number in range(1000):
             name(shard, "A_USDT", f"X{number}_USDT")
         assert [symbol for _, symbol in followed] == ["A_USDT", "B_USDT", "C_USDT"]
-        assert len(shard._markets) == 3
+        assert len(shard._followed.markets) == 3
         assert metrics.counter("events_total", event="markets_left_out").value == 1
         (place,) = shard.queues.places.values()
         assert [schema_of(one.channel) for one in place.queued] == [EVENTS]
@@ -84,14 +84,14 @@ def test_the_book_of_a_market_that_leaves_room_for_another_gets_its_tombstone() 
         shard, _, _ = following(2, "depth", BOOK)
         shard._start = lambda _: None  # type: ignore[method-assign,assignment]
         shard._pipeline = cast("Pipeline", None)
-        del shard._subscribe
+        del shard._followed._subscribe
         name(shard, "A_USDT", "B_USDT")
         shard._state.books = {b"A_USDT", b"B_USDT"}
         name(shard, "A_USDT", session="later")
         (connector,) = shard._connectors
         connector.sessions._bad = [SubscriptionRefused("depth", ("B_USDT",), "unknown symbol")]
         shard._forget_gone(listed=False)
-        assert len(shard._markets) == 1
+        assert len(shard._followed.markets) == 1
         assert shard._sink.books is not None
         assert shard._sink.books.gone == {b"B_USDT"}
 
@@ -103,7 +103,7 @@ def test_a_market_that_is_listed_later_does_not_make_the_replica_unready() -> No
         shard, _, followed = following(300)
         shard._start = lambda _: None  # type: ignore[method-assign,assignment]
         shard._pipeline = cast("Pipeline", None)
-        del shard._subscribe
+        del shard._followed._subscribe
         name(shard, *(f"X{number}_USDT" for number in range(40)))
         assert not followed
         first = [*shard._connectors]
