@@ -13,12 +13,11 @@ reason for giving up come out. The caller owns the connection and the clock:
 
 Times are seconds of a monotonic clock.
 
-Longer than 350 lines because it is one state machine, whose parts change the same few values; what they queue
-and wait for is in `subscribing` and `awaited`.
+Longer than 350 lines because its methods say what the caller has to do with each; what becomes of the
+subscriptions is in `subscriptions`.
 """
 
 import enum
-from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -26,32 +25,19 @@ from typing import Literal
 import msgspec
 
 from bridge.exchange import requests
-from bridge.exchange.awaited import NEVER, Awaited, Repeats
+from bridge.exchange.awaited import NEVER
 from bridge.exchange.clock import ServerClock
-from bridge.exchange.events import (
-    ClockRead,
-    Confirmed,
-    Event,
-    GivenUp,
-    Ponged,
-    RepeatRefused,
-    RequestPostponed,
-    RequestSplit,
-    SubscriptionRefused,
-    Symbols,
-)
+from bridge.exchange.events import ClockRead, Event, GivenUp, Ponged
 from bridge.exchange.frames import Answer, Messages, Push, inflate, within
-from bridge.exchange.refusals import Meaning, blamed, meaning
 from bridge.exchange.requests import Credentials
-from bridge.exchange.subscribing import ALIKE, MOST_SYMBOLS, Subscribe, SubscribeQueue, subscribes
+from bridge.exchange.subscribing import Subscribe
+from bridge.exchange.subscriptions import Subscriptions
 from bridge.exchange.words import Confidential, Words
 
 _YEAR_5138 = 1e11
 
 ANSWER_TIMEOUT = 60.0
 """Seconds to wait for the answer to a request other than a ping, at least."""
-
-_SAME_MOMENT = 5.0  # seconds within which one answer to a subscribe request helps to explain another
 
 _decode_time = msgspec.json.Decoder(int | float | str).decode
 
@@ -95,13 +81,12 @@ class Timing:
 
 @dataclass(frozen=True, slots=True)
 class _Unanswered:
-    """A request that waits for its answer; `subscribe` is set if it is a subscribe request."""
+    """A request that waits for its answer."""
 
     method: str
     sent: float
     deadline: float
     patience: float  # seconds, from when it was sent or reading was resumed to the deadline
-    subscribe: Subscribe | None
 
 
 class Session:
@@ -114,12 +99,7 @@ class Session:
     The first subscribe requests are sent at once: one for each channel, as far as its symbols fit into one.
     Later ones are `held` until the caller sends each of them with `send_held`: for subscriptions that are
     added, for the parts of a request that was refused as a whole, for retries of subscriptions that were
-    refused on their own, and for repeats (see `ask_again`).
-
-    A subscribe request may replace the one before it on the connection (FACTS, "Added later", on ViaBTC). So
-    there is one at a time of each channel, and it names the confirmed symbols of its channel too. These come
-    first: in ViaBTC's server, a request that is refused subscribes to the symbols in front of the bad one.
-    Example: A and B are confirmed, and C is added. The request names A B C, and only C is in question.
+    refused on their own, and for repeats (see `ask_again`). `Subscriptions` says what each of them names.
 
     A subscription to a channel of `begins_clean` has to bring a clean list or a snapshot once it is
     confirmed; `CleanDue` says when.
@@ -137,7 +117,6 @@ class Session:
     ) -> None:
         self.state = SessionState.NEW  # moved along TRANSITIONS by `_enter` only
         self.over: GivenUp | None = None  # why the session ended; set once, together with state OVER
-        self._wanted = {channel: tuple(symbols) for channel, symbols in wanted.items()}
         self._timing = timing
         self._credentials = credentials
         self._max_frame_bytes = max_frame_bytes
@@ -150,26 +129,20 @@ class Session:
         self._next_ping = 0.0  # when the next ping is due; moved on by each ping
         self.fresh_at = 0.0  # when it was last pushed to, started, resumed, or became live
         self.live_at = NEVER  # when it became live for the first time
-        self._accepted_at = -NEVER  # when the exchange last accepted a subscribe request
         self._paused = False  # between `pause` and `resume`
-        self._queue = SubscribeQueue(timing.retry_refused)  # of requests to come; empty once over
-        self._begins_clean = frozenset(begins_clean)
-        # By channel: its confirmed symbols, in that order. One is removed when the exchange says that it is
-        # bad, or when it is forgotten.
-        self._confirmed: defaultdict[str, dict[str, None]] = defaultdict(dict)
-        # Confirmed ones that the exchange refuses to confirm again: no request names them as `others`.
-        self._unnameable: set[tuple[str, str]] = set()
-        # Whether requests name confirmed symbols too; False once the exchange has refused that.
-        self._names_others = True
-        self._aside: set[tuple[str, str]] = set()  # subscriptions that are refused anyway, see `put_aside`
-        self._awaited = Awaited(timing.reply_timeout)  # clean lists and snapshots; none once over
-        self._repeats = Repeats(timing.reply_timeout)  # that are needed; none once over
         # What no text of the exchange may show. The owner may replace it before the start, by that of all
         # accounts of the process.
         self.confidential = Confidential([] if credentials is None else [credentials])
         self._messages = Messages(self._words)
         self._to_send: list[requests.Request] = []  # emptied by `to_send`
-        self._events: list[Event] = []  # emptied by `events`
+        self._events: list[Event] = []  # emptied by `events`; `_subscriptions` appends to it, too
+        self._subscriptions = Subscriptions(
+            wanted,
+            retry_refused=timing.retry_refused,
+            reply_timeout=timing.reply_timeout,
+            begins_clean=begins_clean,
+            events=self._events,
+        )
 
     # Called by the owner of the connection
 
@@ -178,7 +151,7 @@ class Session:
 
         Nothing is asked for at first, and no event is made of it: an earlier session has found it out.
         """
-        self._aside.update(refused)
+        self._subscriptions.put_aside(refused)
 
     def start(self, now: float) -> None:
         """Begin. To be called once, when the connection is open."""
@@ -228,28 +201,24 @@ class Session:
         if late is not None:
             self._give_up("timeout", f"no response to {late.method} within {late.patience:g} s")
         else:
-            self._queue.hold_due_retries(now)
-            self._events += self._awaited.take_due(now)
-            self._hold_repeats(now)
+            self._subscriptions.tick(now)
 
     def next_call(self) -> float:
         """Return the time by which `tick` has to be called."""
         if self._paused:
             return self._next_ping
         deadlines = [request.deadline for request in self._unanswered.values()]
-        repeats = [at for channel, at in self._repeats.wished() if not self._is_requesting(channel)]
-        own = (self._next_ping, self._queue.retry_at, self._awaited.next_at, self._clock_asked_at)
-        return min(*own, *deadlines, *repeats)
+        return min(self._next_ping, self._clock_asked_at, self._subscriptions.next_at, *deadlines)
 
     @property
     def wanted(self) -> Mapping[str, Sequence[str]]:
         """The symbols of each channel that it subscribes to, confirmed or not; none: all of the channel."""
-        return self._wanted
+        return self._subscriptions.wanted
 
     @property
     def channels(self) -> Collection[str]:
         """The channels that it subscribes to, confirmed or not; a view that grows by `subscribe`."""
-        return self._wanted.keys()
+        return self._subscriptions.wanted.keys()
 
     @property
     def newest_request(self) -> int:
@@ -262,14 +231,14 @@ class Session:
 
         Of each channel it is one at most, and none as long as another one is unanswered.
         """
-        return self._queue.sendable(self._busy)
+        return self._subscriptions.held
 
     def send_held(self, now: float) -> Subscribe | None:
         """Send the subscribe request that has been held the longest, and return it.
 
         None is sent if none is `held`, or once the session is over.
         """
-        request = None if self.over else self._queue.pop(self._busy)
+        request = None if self.over else self._subscriptions.pop()
         if request is not None:
             self._subscribe(request, now)
         return request
@@ -281,34 +250,27 @@ class Session:
 
     def events(self) -> list[Event]:
         """Return the events since the last call."""
-        happened, self._events = self._events, []
+        happened = self._events.copy()
+        self._events.clear()
         return happened
 
     def subscribe(self, channel: str, symbols: Sequence[str]) -> None:
         """Add symbols of a channel, at any time of the session's life."""
-        self._wanted[channel] = self._wanted.get(channel, ()) + tuple(symbols)
+        self._subscriptions.want(channel, symbols)
         if self.state in (SessionState.SUBSCRIBING, SessionState.LIVE):
-            self._queue.hold(subscribes(channel, symbols))
+            self._subscriptions.hold(channel, symbols)
             if self.state is SessionState.LIVE:
                 self._enter(SessionState.SUBSCRIBING)
 
     def forget(self, channel: str, symbols: Sequence[str], now: float) -> None:
         """Want symbols of a channel no longer. Nothing is sent, so what is confirmed goes on."""
-        left = tuple(symbol for symbol in self._wanted.get(channel, ()) if symbol not in symbols)
-        if left:
-            self._wanted[channel] = left
-        else:
-            self._wanted.pop(channel, None)
-        for symbol in symbols:
-            self._confirmed[channel].pop(symbol, None)
-        self._queue.drop(channel, tuple(symbols))
+        self._subscriptions.forget(channel, symbols)
         self._live_if_answered(now)
 
     def confirm(self, channel: str, symbols: Sequence[str], now: float) -> None:
         """Take subscriptions that were refused for confirmed, because the exchange pushes to them."""
         if not self.over:
-            self._queue.forget(channel, tuple(symbols))
-            self._confirm(channel, symbols, now)
+            self._subscriptions.confirm(channel, symbols, now)
             self._hold_repeats(now)
 
     def ask_again(self, channel: str, now: float, missing: Sequence[str] = ()) -> None:
@@ -321,12 +283,8 @@ class Session:
         Its answer starts the deadlines of `CleanDue` anew. Those `missing` at one keep what is left of
         theirs: they are due once more `reply_timeout` from now, whatever becomes of the repeat.
         """
-        if self.over or not self._wanted.get(channel):
-            return
-        if channel in self._begins_clean:
-            self._awaited.extend(channel, missing, now)
-        if not self._queue.holds_repeat(channel):
-            self._repeats.wish(channel, now)
+        if not self.over:
+            self._subscriptions.ask_again(channel, now, missing)
             self._hold_repeats(now)
 
     def ping(self, now: float) -> int:
@@ -355,9 +313,7 @@ class Session:
         self.fresh_at = now
         for request_id, request in self._unanswered.items():
             self._unanswered[request_id] = replace(request, deadline=now + request.patience)
-        self._awaited.restart(now)
-        self._queue.hold_due_retries(now)
-        self._hold_repeats(now)
+        self._subscriptions.resume(now)
 
     @property
     def live(self) -> bool:
@@ -390,8 +346,10 @@ class Session:
                     self._subscribe_wanted(now)
                 else:
                     self._give_up("rejected", f"server.auth refused: {error}")
-            case _ if request.subscribe is not None:
-                self._subscribed(request.subscribe, error, now)
+            case _:
+                self._subscriptions.answered(answer.id, error, now)
+                self._live_if_answered(now)
+                self._hold_repeats(now)
 
     def _read_clock(self, answer: Answer, sent: float, now: float) -> None:
         """Take an answer to server.time; one that cannot be read changes nothing."""
@@ -437,152 +395,27 @@ class Session:
 
     def _subscribe_wanted(self, now: float) -> None:
         self._enter(SessionState.SUBSCRIBING)
-        for channel, symbols in self._wanted.items():
-            for symbol in symbols:
-                if (channel, symbol) in self._aside:
-                    self._queue.put_aside(channel, (symbol,), now)
-            asked = [symbol for symbol in symbols if (channel, symbol) not in self._aside]
-            if asked or not symbols:
-                for one in subscribes(channel, asked):
-                    self._subscribe(one, now)
+        for one in self._subscriptions.begin(now):
+            self._subscribe(one, now)
         self._live_if_answered(now)
-
-    def _hold_repeats(self, now: float) -> None:
-        """Hold the repeats that are needed and may be sent now."""
-        if self._paused:
-            return
-        for channel, moment in self._repeats.wished():
-            if now >= moment and not self._is_requesting(channel):
-                self._repeats.drop(channel)
-                if symbols := tuple(self._confirmed[channel]):
-                    self._queue.hold([Subscribe(channel, symbols, repeat=True)])
-
-    @property
-    def _busy(self) -> set[str]:
-        """The channels of which a subscribe request is unanswered."""
-        return {one.subscribe.channel for one in self._unanswered.values() if one.subscribe}
-
-    def _is_requesting(self, channel: str) -> bool:
-        """Return whether a subscribe request of a channel is held or unanswered."""
-        return self._queue.holds(channel) or channel in self._busy
 
     def _subscribe(self, one: Subscribe, now: float) -> None:
-        if one.repeat:
-            self._repeats.sent(one.channel, now)
-        elif self._names_others and one.symbols and not one.alone:
-            others = tuple(
-                symbol
-                for symbol in self._confirmed[one.channel]
-                if symbol not in one.symbols and (one.channel, symbol) not in self._unnameable
-            )
-            if len(others) + len(one.symbols) <= MOST_SYMBOLS:
-                one = one._replace(others=others)
-        request_id = self._expect(f"{one.channel}.subscribe", now, one)
-        self._to_send.append(requests.subscribe(request_id, one.channel, one.named))
+        request_id = self._expect(f"{one.channel}.subscribe", now)
+        named = self._subscriptions.sent(request_id, one, now)
+        self._to_send.append(requests.subscribe(request_id, one.channel, named))
 
-    def _subscribed(self, request: Subscribe, error: str | None, now: float) -> None:
-        """Settle one request, as far as its subscriptions are still wanted."""
-        channel = request.channel
-        wanted = self._wanted.get(channel)
-        symbols = tuple(symbol for symbol in request.symbols if wanted and symbol in wanted)
-        request = request._replace(symbols=symbols)
-        if wanted is None or (wanted and not symbols):
-            pass
-        elif request.repeat:
-            if error is not None:
-                self._events.append(RepeatRefused(channel, symbols, error))
-            self._await_clean(channel, symbols, now)
-        elif error is None:
-            self._accepted_at = now
-            self._confirm(channel, symbols, now)
-        else:
-            self._refused(request, error, now)
-        self._live_if_answered(now)
-        self._hold_repeats(now)
-
-    def _refused(self, request: Subscribe, error: str, now: float) -> None:
-        """Find out why, and what to do about it.
-
-        Symbols refused together are requested in parts, to find the bad one, if there seems to be one: if the
-        error says so, or if it says nothing and the exchange accepts others at the same moment.
-        """
-        channel, symbols = request.channel, request.symbols
-        found = meaning(error, request.named)
-        # Then it may be that confirmed symbols must not be named.
-        is_doubtful = found is Meaning.UNKNOWN and (request.again or request.retry)
-        # What is refused again and again, while one of its symbols is accepted, has another that is bad.
-        vague = (Meaning.UNKNOWN, Meaning.LATER) if request.again > ALIKE else (Meaning.UNKNOWN,)
-        if found in vague and now - self._accepted_at <= _SAME_MOMENT:
-            found = Meaning.BAD_SYMBOL
-        bad = blamed(error, request.named) if found is Meaning.BAD_SYMBOL else ()
-        if found is Meaning.CONFIRMED and request.others:
-            self._names_others = False
-            self._queue.hold_next([request._replace(others=())])
-        elif is_doubtful and request.others:
-            self._queue.hold_next([request._replace(others=(), alone=True)])
-            self._repeats.wish(channel, now)
-        elif gone := [symbol for symbol in request.others if symbol in bad]:
-            for symbol in gone:
-                self._unnameable.add((channel, symbol))
-                self._confirmed[channel].pop(symbol)
-                self._refuse(channel, (symbol,), error, now)
-            self._queue.hold_next([request._replace(others=())])
-        elif request.trial and found is not Meaning.CONFIRMED:
-            pass  # the request that it belongs to is held behind it
-        elif len(symbols) > 1 and found in (Meaning.BAD_SYMBOL, Meaning.CONFIRMED):
-            self._split(request, found, error, bad, now)
-        elif found is Meaning.CONFIRMED:
-            self._confirm(channel, symbols, now)
-        elif found is Meaning.BAD_SYMBOL or request.retry:
-            self._refuse(channel, symbols, error, now)
-        else:
-            self._events.append(RequestPostponed(channel, symbols, error))
-            self._queue.postpone(channel, symbols, now, request.again + 1)
-
-    def _split(
-        self, request: Subscribe, found: Meaning, error: str, bad: Collection[str], now: float
-    ) -> None:
-        """Request the symbols of a refused request in parts.
-
-        Without those that the error names, if it names a few. Else by halves, as one of them is bad; or one
-        by one, as any of them may exist already.
-        """
-        channel, symbols = request.channel, request.symbols
-        if named := [symbol for symbol in symbols if symbol in bad]:
-            for symbol in named:
-                self._refuse(channel, (symbol,), error, now)
-            parts = [tuple(symbol for symbol in symbols if symbol not in bad)]
-        else:
-            self._events.append(RequestSplit(channel, symbols, error))
-            size = 1 if found is Meaning.CONFIRMED else (len(symbols) + 1) // 2
-            parts = [symbols[start : start + size] for start in range(0, len(symbols), size)]
-        again = request.again
-        self._queue.hold_next([Subscribe(channel, part, again=again) for part in parts if part])
-
-    def _refuse(self, channel: str, symbols: Symbols, error: str, now: float) -> None:
-        self._events.append(SubscriptionRefused(channel, symbols, error))
-        self._queue.refuse(channel, symbols, now)
-
-    def _confirm(self, channel: str, symbols: Sequence[str], now: float) -> None:
-        self._events.append(Confirmed(channel, tuple(symbols)))
-        self._confirmed[channel].update(dict.fromkeys(symbols))
-        self._await_clean(channel, symbols, now)
-
-    def _await_clean(self, channel: str, symbols: Sequence[str], now: float) -> None:
-        if channel in self._begins_clean:
-            self._awaited.start(channel, symbols, now)
+    def _hold_repeats(self, now: float) -> None:
+        if not self._paused:
+            self._subscriptions.hold_repeats(now)
 
     def _live_if_answered(self, now: float) -> None:
-        asking = any(one.subscribe and one.subscribe.first for one in self._unanswered.values())
-        if self.state is SessionState.SUBSCRIBING and not asking and self._queue.only_settled():
+        if self.state is SessionState.SUBSCRIBING and self._subscriptions.settled:
             self.fresh_at = now
             if self.live_at == NEVER:
                 self.live_at = now
             self._enter(SessionState.LIVE)
 
-    def _expect(
-        self, method: str, now: float, subscribe: Subscribe | None = None, patience: float | None = None
-    ) -> int:
+    def _expect(self, method: str, now: float, patience: float | None = None) -> int:
         """Return the id for a request that is sent now and has to be answered in time."""
         request_id = self._next_id
         self._next_id += 1
@@ -590,14 +423,12 @@ class Session:
             patience = self._timing.reply_timeout
             if method != "server.ping":
                 patience = max(patience, ANSWER_TIMEOUT)
-        self._unanswered[request_id] = _Unanswered(method, now, now + patience, patience, subscribe)
+        self._unanswered[request_id] = _Unanswered(method, now, now + patience, patience)
         return request_id
 
     def _give_up(self, reason: Literal["timeout", "rejected"], detail: str) -> None:
         self.over = GivenUp(reason, detail)
-        self._queue.clear()
-        self._awaited.clear()
-        self._repeats.clear()
+        self._subscriptions.clear()
         self._enter(SessionState.OVER)
 
     def _enter(self, state: SessionState) -> None:
