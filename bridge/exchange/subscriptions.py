@@ -222,8 +222,9 @@ class Subscriptions:
         elif gone := [symbol for symbol in request.others if symbol in bad]:
             for symbol in gone:
                 self._unnameable.add((channel, symbol))
-                self._confirmed[channel].pop(symbol)
-                self._refuse(channel, (symbol,), error, now)
+                if symbol in self._confirmed[channel]:  # else it was forgotten since it was named
+                    del self._confirmed[channel][symbol]
+                    self._refuse(channel, (symbol,), error, now)
             self._queue.hold_next([request._replace(others=())])
         elif request.trial and found is not Meaning.CONFIRMED:
             pass  # the request that it belongs to is held behind it

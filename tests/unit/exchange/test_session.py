@@ -571,6 +571,18 @@ def test_what_is_forgotten_after_it_was_confirmed_is_named_by_no_request() -> No
     assert subscribes_sent(session, START) == [("trades", ["A"])]
 
 
+def test_what_is_forgotten_while_a_request_names_it_may_be_what_the_exchange_refuses() -> None:
+    session = live({"trades": ["A", "B"]}, CHATTY)
+    session.subscribe("trades", ["C"])
+    (request,) = all_sent(session)
+    assert request.params == ["A", "B", "C"]
+    session.events()
+    session.forget("trades", ["A"], START)
+    receive(session, answer(request.id, error={"code": 2, "message": "invalid market A"}), START)
+    assert session.events() == []
+    assert subscribes_sent(session, START) == [("trades", ["B", "C"])]
+
+
 def test_a_channel_of_which_all_is_forgotten_is_not_asked_for() -> None:
     session = live({"trades": ["A"], "depth": ["A"]})
     session.forget("trades", ["A"], START)
