@@ -1,4 +1,4 @@
-"""The bridge and a deserializer of others with a real registry, as it is shipped."""
+"""The bridge and deserializers of others with a real registry, as it is shipped."""
 
 import copy
 import json
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from confluent_kafka import Producer
 from confluent_kafka.schema_registry import (
     Schema,
     SchemaRegistryClient,
@@ -21,15 +22,31 @@ from tests.support.apicurio import Apicurio
 from tests.support.consumers import read_topic
 from tests.support.exchange import ExchangeThread
 from tests.support.market import Market
-from tests.support.process import SYMBOLS, Command, RunningBridge, toml
+from tests.support.process import (
+    ACCOUNTS,
+    CURRENCIES,
+    SYMBOLS,
+    Command,
+    RunningBridge,
+    toml,
+)
 from tests.support.waiting import eventually
-from tests.support.walkthrough import PIP, Walkthrough, blocks, commands
+from tests.support.walkthrough import (
+    MAVEN,
+    PIP,
+    Running,
+    Walkthrough,
+    blocks,
+    commands,
+)
 
 HERE = Path(__file__).parent
 README = HERE / "README.md"
 TOPIC = "digifinex.trades.v1"
-URL = "http://localhost:8081/apis/ccompat/v7"
-READ = f"python read.py localhost:9092 {URL} {TOPIC}"
+REGISTRY = "http://localhost:8081"
+URL = f"{REGISTRY}/apis/ccompat/v7"
+PYTHON = f"python read.py localhost:9092 {URL} {TOPIC}"
+JAVA = f"java -cp 'jars/*' Read.java localhost:9092 {REGISTRY}/apis/registry/v2 {TOPIC}"
 
 
 @pytest.fixture(scope="module")
@@ -45,9 +62,14 @@ def client(registry: Apicurio) -> Iterator[SchemaRegistryClient]:
 
 
 def settings(exchange: str, kafka: str, prefix: str, registry: str) -> dict[str, Any]:
+    """Return a configuration with all channels."""
+    public = dict.fromkeys(("trades", "depth", "book", "ticker"), SYMBOLS)
+    private = dict.fromkeys(("order", "order_algo"), SYMBOLS)
+    keys = {"name": "main", "api_key": "key", "secret": ACCOUNTS["key"]}
     return {
         "exchange": {"url": exchange},
-        "channels": {"trades": SYMBOLS, "depth": SYMBOLS},
+        "channels": {**public, "all_ticker": True},
+        "accounts": [{**keys, **private, "balance": CURRENCIES}],
         "kafka": {
             "bootstrap_servers": kafka,
             "topic_prefix": prefix,
@@ -66,32 +88,25 @@ def test_records_are_read_by_the_schemas_that_the_bridge_has_registered(
     client: SchemaRegistryClient,
     tmp_path: Path,
 ) -> None:
-    assert commands(README) == [PIP, READ]
+    assert commands(README) == [PIP, PYTHON, MAVEN, JAVA]
     assert f'url = "{URL}"' in blocks(README, "toml")[0]
-    topic = "framed.trades.v1"
-    with ExchangeThread(symbols=SYMBOLS, rate=100) as exchange:
-        full = settings(exchange.url, market.kafka, "framed", registry.url)
-        with RunningBridge(tmp_path, full) as running:
-            running.wait_ready()
-            eventually(
-                lambda: running.metric("records_total", channel="trades") > 50,
-                60,
-                "trades",
-            )
-            assert running.stop() == 0
-    records = [
-        json.loads(unframed(one.value)) for one in read_topic(market.kafka, topic)
-    ]
-    instead = {URL: registry.url, TOPIC: topic}
-    with walkthrough(HERE.name, instead).running(READ, "^{") as example:
-
-        def found() -> list[Any]:
-            return [json.loads(line) for line in example.printed.splitlines()]
-
-        eventually(lambda: example.printed.count("\n") >= len(records), 60, "records")
-        assert sorted(found(), key=str) == sorted(records, key=str)
-    assert client.get_compatibility(f"{topic}-value") == "FORWARD_TRANSITIVE"
-    assert "framed.bridge-state-value" not in client.get_subjects()
+    topics = write_all_channels(market, registry, tmp_path)
+    trades = "framed.trades.v1"
+    others = " ".join(topics.keys() - {trades})
+    example = walkthrough(HERE.name, {REGISTRY: registry.address, TOPIC: trades})
+    with (
+        example.running(PYTHON, "^{") as python,
+        example.running(f"{JAVA} {others}", "^{") as java,
+    ):
+        assert_prints(python, topics[trades])
+        assert_prints(java, [one for records in topics.values() for one in records])
+        # Both validate what they read.
+        produce_by_schema(market, client, trades, topics[trades][0] | {"price": "much"})
+        for reader in (python, java):
+            assert reader.process.wait(60) == 1
+            assert "price" in reader.errors.read_text()
+    assert client.get_compatibility(f"{trades}-value") == "FORWARD_TRANSITIVE"
+    assert not [one for one in client.get_subjects() if "bridge-state" in one]
     done = subprocess.run(
         [sys.executable, "-m", "bridge", "check", "--config", "bridge.toml"],
         cwd=tmp_path,
@@ -99,7 +114,55 @@ def test_records_are_read_by_the_schemas_that_the_bridge_has_registered(
         text=True,
         check=False,
     )
-    assert "  4 schemas registered and compatible\n" in done.stdout
+    assert "  12 schemas registered and compatible\n" in done.stdout
+
+
+def write_all_channels(
+    market: Market, registry: Apicurio, folder: Path
+) -> dict[str, list[dict[str, Any]]]:
+    """Run a bridge for a while; return the records of each topic, without framing."""
+    private = ("order", "order_algo", "balance")
+    with ExchangeThread(symbols=SYMBOLS, rate=100, accounts=ACCOUNTS) as exchange:
+        full = settings(exchange.url, market.kafka, "framed", registry.url)
+        with RunningBridge(folder, full) as running:
+            running.wait_ready()
+            channels = [*full["channels"], *private]
+
+            def fewest() -> float:
+                return min(
+                    running.metric("records_total", channel=one) for one in channels
+                )
+
+            eventually(lambda: fewest() > 5, 60, "records of every channel")
+            assert running.stop() == 0
+    topics = [
+        f"{'private.' if one in private else ''}framed.{one}.v1" for one in channels
+    ]
+    return {
+        topic: [
+            json.loads(unframed(one.value)) for one in read_topic(market.kafka, topic)
+        ]
+        for topic in topics
+    }
+
+
+def assert_prints(reader: Running, records: list[dict[str, Any]]) -> None:
+    """Assert that exactly these are printed."""
+    eventually(lambda: reader.printed.count("\n") >= len(records), 60, "records")
+    found = [json.loads(line) for line in reader.printed.splitlines()]
+    assert sorted(found, key=str) == sorted(records, key=str)
+
+
+def produce_by_schema(
+    market: Market, client: SchemaRegistryClient, topic: str, record: dict[str, Any]
+) -> None:
+    """Write a record with the framing of its topic."""
+    number = client.get_latest_version(f"{topic}-value").schema_id
+    assert number is not None
+    producer = Producer({"bootstrap.servers": market.kafka})
+    framing = b"\x00" + number.to_bytes(4, "big")
+    producer.produce(topic, framing + json.dumps(record).encode(), record["symbol"])
+    assert producer.flush(60) == 0
 
 
 def changed(schema: dict[str, Any], name: str, field: object) -> dict[str, Any]:
