@@ -10,7 +10,6 @@ import random
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from http import HTTPStatus
 from types import TracebackType
 from typing import Any, Self
 
@@ -25,6 +24,7 @@ from bridge.simulator.client import Client, binary, text
 from bridge.simulator.dialects import DOCUMENTED, Dialect, known, payload, spoken, with_faults, written
 from bridge.simulator.extras import Extras, corrupted
 from bridge.simulator.faults import Faults
+from bridge.simulator.handshakes import Handshakes
 from bridge.simulator.history import History
 from bridge.simulator.market import Exchange, Update, symbol_names
 from bridge.simulator.mishaps import Harm, Mishaps, Spoiling
@@ -81,8 +81,6 @@ class Simulator:
         self.history = History(keep=setup.keep_history)  # all that it has done, if kept
         self.clients = Audience(setup.backlog)  # the connected clients
         self.url = ""  # its address, once it listens
-        self.handshakes = 0  # accepted so far
-        self.refusals = 0  # handshakes refused so far, with 429 or 502
         self.subscribes = 0  # subscribe requests so far
         secrets = dict(accounts or {})
         faults = with_faults(dialect, faults)
@@ -104,9 +102,7 @@ class Simulator:
         self._setup = setup
         self._dialect = dialect
         self._hushed: set[tuple[str, str]] = set()  # channels and symbols of which no changes are sent
-        self._to_refuse = 0  # of the next handshakes, how many are answered with 502
-        # When handshakes were accepted within the last second, in monotonic seconds.
-        self._admitted: list[float] = []
+        self._handshakes = Handshakes(faults)
         self._closing: set[asyncio.Future[None]] = set()  # closing handshakes under way
         self._server: Server  # listens from `__aenter__` on
         self._pacing: asyncio.Task[None]  # makes events; ended by `quiesce`
@@ -147,7 +143,8 @@ class Simulator:
 
     def inject(self, faults: Faults) -> None:
         """Replace the faults from here on; a lag is that of new connections."""
-        self._faults = self._mishaps.faults = faults = with_faults(self._dialect, faults)
+        faults = with_faults(self._dialect, faults)
+        self._faults = self._mishaps.faults = self._handshakes.faults = faults
         self._extras = replace(self._extras, faults=faults)
         self._protocol = replace(self._protocol, max_subscriptions=faults.max_subscriptions)
         self._write_late()
@@ -157,6 +154,16 @@ class Simulator:
         self._dialect = dialect
         self._protocol = replace(self._protocol, dialect=dialect)
         self.inject(faults)
+
+    @property
+    def handshakes(self) -> int:
+        """How many handshakes were accepted so far."""
+        return self._handshakes.accepted
+
+    @property
+    def refusals(self) -> int:
+        """How many handshakes were refused so far."""
+        return self._handshakes.refused
 
     @property
     def requests(self) -> Mapping[str, int]:
@@ -211,7 +218,7 @@ class Simulator:
 
     def drop(self, refuse: int = 0, share: float = 1.0) -> None:
         """Abort a share of the connections, the oldest first, and refuse the next `refuse` handshakes."""
-        self._to_refuse = max(self._to_refuse, refuse)
+        self._handshakes.to_refuse = max(self._handshakes.to_refuse, refuse)
         self.clients.cut(share)
 
     def shut(self, *channels: str) -> None:
@@ -221,7 +228,7 @@ class Simulator:
 
     def refuse(self, handshakes: int) -> None:
         """Answer the next `handshakes` with HTTP 502."""
-        self._to_refuse = handshakes
+        self._handshakes.to_refuse = handshakes
 
     def stall(self, seconds: float) -> None:
         """Send nothing for `seconds`, then everything that was held back; the connections stay open."""
@@ -329,33 +336,7 @@ class Simulator:
         return time.time() + self._faults.clock_offset
 
     def _admit(self, connection: ServerConnection, _request: Request) -> Response | None:
-        faults = self._faults
-        if self._to_refuse > 0:
-            self._to_refuse -= 1
-            return self._refused(connection, HTTPStatus.BAD_GATEWAY)
-        if faults.refuse_all:
-            return self._refused(connection, HTTPStatus(faults.refuse_all))
-        if 0 < faults.max_connections <= len(self.clients):
-            return self._refused(connection, HTTPStatus.FORBIDDEN)
-        if self._faults.max_handshakes:
-            second = time.monotonic() - 1
-            self._admitted = [moment for moment in self._admitted if moment > second]
-            if len(self._admitted) >= self._faults.max_handshakes:
-                return self._refused(connection, HTTPStatus.TOO_MANY_REQUESTS, faults.retry_after or 1)
-            self._admitted.append(time.monotonic())
-        self.handshakes += 1
-        return None
-
-    def _refused(
-        self, connection: ServerConnection, status: HTTPStatus, retry_after: float = 0.0
-    ) -> Response:
-        self.refusals += 1
-        response = connection.respond(status, f"{status.value} {status.phrase}\n")
-        if after := retry_after or self._faults.retry_after:
-            response.headers["Retry-After"] = f"{after:g}"
-        if HTTPStatus.MULTIPLE_CHOICES <= status < HTTPStatus.BAD_REQUEST:
-            response.headers["Location"] = self.url
-        return response
+        return self._handshakes.answer(connection, len(self.clients), self.url)
 
     async def _serve(self, connection: ServerConnection) -> None:
         client = Client(connection)
