@@ -1,7 +1,7 @@
 """The simulated exchange on a real socket: listens, keeps the rate, and injects faults.
 
-Longer than 350 lines because it is the face of the simulator: a fifth of it are methods of a line or two with
-which tests have faults happen.
+Longer than 350 lines because it is the face of the simulator: a quarter of it are methods of a line or two
+with which tests have faults happen. What the clients get of an update is in `sending`.
 """
 
 import asyncio
@@ -20,9 +20,9 @@ from websockets.http11 import Request, Response
 from bridge.simulator import encoding
 from bridge.simulator.accounts import Account
 from bridge.simulator.audience import Audience
-from bridge.simulator.client import Client, binary, text
-from bridge.simulator.dialects import DOCUMENTED, Dialect, known, payload, spoken, with_faults, written
-from bridge.simulator.extras import Extras, corrupted
+from bridge.simulator.client import Client
+from bridge.simulator.dialects import DOCUMENTED, Dialect, known, with_faults
+from bridge.simulator.extras import Extras
 from bridge.simulator.faults import Faults
 from bridge.simulator.handshakes import Handshakes
 from bridge.simulator.history import History
@@ -30,6 +30,7 @@ from bridge.simulator.market import Exchange, Update, symbol_names
 from bridge.simulator.mishaps import Harm, Mishaps, Spoiling
 from bridge.simulator.pace import Pace
 from bridge.simulator.protocol import HangUp, Protocol, Reply
+from bridge.simulator.sending import Sending, now_us
 from bridge.simulator.truth import Truth
 
 _TICK = 0.005  # seconds between two checks for due events
@@ -94,14 +95,20 @@ class Simulator:
             accounts={account.name: account for account in self._accounts},
         )
         self._rng = random.Random(f"{setup.seed} accounts")  # noqa: S311 - decides when an account does something
-        self._extras = Extras(faults, random.Random(f"{setup.seed} faults"), self.market)  # noqa: S311
         self._mishaps = Mishaps(faults, random.Random(f"{setup.seed} mishaps"))  # noqa: S311
+        self._sending = Sending(
+            self.clients,
+            self.truth,
+            self.history,
+            mishaps=self._mishaps,
+            extras=Extras(faults, random.Random(f"{setup.seed} faults"), self.market),  # noqa: S311
+            dialect=dialect,
+        )
         self._lags = random.Random(f"{setup.seed} lags")  # noqa: S311 - draws the lag of each connection
         self._faults = faults
         self._rate = rate
         self._setup = setup
         self._dialect = dialect
-        self._hushed: set[tuple[str, str]] = set()  # channels and symbols of which no changes are sent
         self._handshakes = Handshakes(faults)
         self._closing: set[asyncio.Future[None]] = set()  # closing handshakes under way
         self._server: Server  # listens from `__aenter__` on
@@ -136,7 +143,7 @@ class Simulator:
     async def quiesce(self) -> None:
         """Stop making events, and return when all written updates have been sent."""
         await _ended(self._pacing)
-        self._write_late()
+        self._sending.write_late()
         self.clients.flush()
         while self.clients.behind:  # noqa: ASYNC110
             await asyncio.sleep(_TICK)
@@ -145,13 +152,13 @@ class Simulator:
         """Replace the faults from here on; a lag is that of new connections."""
         faults = with_faults(self._dialect, faults)
         self._faults = self._mishaps.faults = self._handshakes.faults = faults
-        self._extras = replace(self._extras, faults=faults)
+        self._sending.extras = replace(self._sending.extras, faults=faults)
         self._protocol = replace(self._protocol, max_subscriptions=faults.max_subscriptions)
-        self._write_late()
+        self._sending.write_late()
 
     def become(self, dialect: Dialect, faults: Faults = _NO_FAULTS) -> None:
         """Replace the dialect and the faults from here on; lists of trades keep their length."""
-        self._dialect = dialect
+        self._dialect = self._sending.dialect = dialect
         self._protocol = replace(self._protocol, dialect=dialect)
         self.inject(faults)
 
@@ -175,17 +182,11 @@ class Simulator:
 
         Params without a symbol go to all clients subscribed to the channel. `truth` does not count them.
         """
-        symbol = _symbol(channel, params)
-        frame = binary(encoding.compress(encoding.text(Update(channel, symbol or "", params))))
-        for client in self.clients.listening():
-            subscribed = client.subscriber.subscriptions[channel]
-            if symbol in subscribed or (symbol is None and subscribed):
-                client.write(frame)
-        self.clients.flush()
+        self._sending.push(channel, params)
 
     def push_raw(self, payload: bytes) -> None:
         """Send a binary message to all clients, whatever it is; `truth` does not count it."""
-        self._write_to_all(payload)
+        self._sending.write_to_all(payload)
         self.clients.flush()
 
     def spoil(self, channel: str, symbol: str, *spoilings: Spoiling | None) -> None:
@@ -233,8 +234,8 @@ class Simulator:
     def stall(self, seconds: float) -> None:
         """Send nothing for `seconds`, then everything that was held back; the connections stay open."""
         self.clients.stall(seconds)
-        now_us = _now_us()
-        self.history.record_stall(now_us, now_us + round(seconds * 1e6))
+        begin_us = now_us()
+        self.history.record_stall(begin_us, begin_us + round(seconds * 1e6))
 
     def mute(self) -> None:
         """Ignore the current connections from here on; they stay open, and nothing is read or sent."""
@@ -242,7 +243,7 @@ class Simulator:
 
     def hush(self, symbol: str, *channels: str) -> None:
         """From here on send no changes of a symbol on these channels, and on no others; lists are sent."""
-        self._hushed = {(channel, symbol) for channel in channels}
+        self._sending.hushed = {(channel, symbol) for channel in channels}
 
     async def _pace(self) -> None:
         """Make events at the configured rate, and send their updates together once a tick."""
@@ -257,8 +258,8 @@ class Simulator:
                 update = self.market.all_ticker(self._clock())
                 if update is not None:
                     update = known(update, self._dialect)
-                    self.history.record_made([update], self.market, _now_us())
-                    self._publish(update)
+                    self.history.record_made([update], self.market, now_us())
+                    self._sending.publish(update)
             self.clients.flush()
 
     def _make_event(self) -> int:
@@ -269,68 +270,12 @@ class Simulator:
             if self._rng.random() < _PRIVATE_SHARE:
                 updates += account.step(self.market.markets[updates[0].symbol], self._clock())
         updates = [known(update, self._dialect) for update in updates]
-        self.history.record_made(updates, self.market, _now_us())
+        self.history.record_made(updates, self.market, now_us())
         for update in updates:
             self.truth.record_made(update)
             for sent in self._mishaps.sent(update):
-                self._publish(sent)
+                self._sending.publish(sent)
         return len(updates)
-
-    def _write_late(self) -> None:
-        for update in self._mishaps.late():
-            self._write(update)
-
-    def _publish(self, update: Update) -> None:
-        """Write an update to all its subscribers, followed by the frames that faults add."""
-        if self._write(update):
-            for fault, payload in self._extras.bad(update):
-                self.truth.bad[fault] += self._write_to_all(payload)
-            again = self._extras.again(update)
-            if again is not None:
-                self._write_again(again)
-
-    def _write_again(self, full: Update) -> None:
-        self.history.record_first(full)
-        self._write(full)
-
-    def _write(self, update: Update) -> bool:
-        """Write an update, encoded once, to all its subscribers; return whether there are any."""
-        hushed = (update.channel, update.symbol) in self._hushed
-        subscribers = [] if hushed else self.clients.subscribers(update)
-        if subscribers:
-            frame, said = self._frame(update), spoken(update, self._dialect)
-            bad = self._mishaps.bad(said) if update.account is not None else None
-            for client in subscribers:
-                damaged = self._mishaps.damaged(said) or bad
-                client.write(frame if damaged is None else binary(damaged))
-                self._record_written(client, update, damaged=damaged is not None)
-                if damaged is not None:
-                    self.truth.bad["damaged"] += 1
-                else:
-                    self.truth.record_written(update)
-        return bool(subscribers)
-
-    def _record_written(self, client: Client, update: Update, *, damaged: bool) -> None:
-        due_us = _now_us() + round(client.lag * 1e6)
-        self.history.record_written(update, client.number, due_us, damaged=damaged)
-
-    def _write_to_all(self, payload: bytes) -> int:
-        listening = self.clients.listening()
-        for client in listening:
-            client.write(binary(payload))
-        return len(listening)
-
-    def _frame(self, update: Update) -> bytes:
-        faults, said = self._faults, spoken(update, self._dialect)
-        json = encoding.text(
-            said, newest_first=faults.newest_first, nested_all_ticker=faults.nested_all_ticker
-        )
-        return self._message(json)
-
-    def _message(self, json: bytes, *, answer: bool = False) -> bytes:
-        """Return the WebSocket frame of a message."""
-        data = payload(written(json, self._dialect), self._dialect, answer=answer)
-        return text(data.encode()) if isinstance(data, str) else binary(data)
 
     def _clock(self) -> float:
         return time.time() + self._faults.clock_offset
@@ -341,7 +286,7 @@ class Simulator:
     async def _serve(self, connection: ServerConnection) -> None:
         client = Client(connection)
         client.lag = self._lags.uniform(0, self._faults.lag)
-        client.number = self.history.record_opened(_now_us(), round(client.lag * 1e6))
+        client.number = self.history.record_opened(now_us(), round(client.lag * 1e6))
         self.clients.enter(client)
         if 0 < self._faults.oldest_closed < len(self.clients):
             self._close(min(self.clients, key=lambda one: one.opened))
@@ -354,7 +299,7 @@ class Simulator:
             return
         finally:
             self.clients.leave(client)
-            self.history.record_closed(client.number, _now_us())
+            self.history.record_closed(client.number, now_us())
 
     def _take(self, client: Client, message: str | bytes) -> None:
         """Answer a message of a client: now, later or never."""
@@ -394,42 +339,20 @@ class Simulator:
     def _reply(self, client: Client, messages: Iterable[Reply | Update]) -> None:
         for message in messages:
             if isinstance(message, Update):
-                self._write_first(client, known(message, self._dialect))
+                update = known(message, self._dialect)
+                if update.account is not None:
+                    self.history.record_made([update], self.market, now_us())
+                self._write_first(client, update)
             else:
                 json = encoding.reply(message.request_id, message.result, message.error)
-                client.write(self._message(json, answer=True))
+                client.write(self._sending.message(json, answer=True))
         self.clients.flush()
 
     def _write_first(self, client: Client, update: Update) -> None:
-        """Write the first update of a subscription to one client, unless faults spoil it."""
-        spoiling = self._mishaps.spoils(update) if update.channel in ("trades", "depth") else None
-        match spoiling:
-            case "missing":
-                return
-            case "late":
-                loop = asyncio.get_running_loop()
-                loop.call_later(self._faults.late_by, self._write_belated, client, update)
-                return
-            case "damaged":
-                client.write(binary(corrupted(update)))
-                self._record_written(client, update, damaged=True)
-                self.truth.bad["clean_damaged"] += 1
-                return
-            case "empty":
-                empty: list[Any] | dict[str, Any] = [] if update.channel == "trades" else {}
-                update = Update(update.channel, update.symbol, [True, empty, update.symbol])
-            case "short":
-                update = self._mishaps.shortened(update)
-        self._write_clean(client, update)
-
-    def _write_clean(self, client: Client, update: Update) -> None:
-        if update.account is None:
-            self.history.record_first(update)
-        else:
-            self.history.record_made([update], self.market, _now_us())
-            self._record_written(client, update, damaged=False)
-        client.write(self._frame(update))
-        self.truth.record_written(update)
+        """Write the first update of a subscription to one client, now or late."""
+        if not self._sending.write_first(client, update):
+            loop = asyncio.get_running_loop()
+            loop.call_later(self._faults.late_by, self._write_belated, client, update)
 
     def _write_belated(self, client: Client, update: Update) -> None:
         """Write a first list as it was when it was due, or a snapshot with what has changed since.
@@ -439,7 +362,7 @@ class Simulator:
         if client.listens and client.subscriber.wants(update.channel, update.symbol, None):
             if update.channel == "depth":
                 update = self._protocol.first(update.channel, update.symbol, self._clock())
-            self._write_clean(client, update)
+            self._sending.write_clean(client, update)
             self.clients.flush()
 
     async def _misbehave(self) -> None:
@@ -461,23 +384,6 @@ class Simulator:
                 self.market.markets[next(names)].restart_ids(0)
             self.clients.grow_older(faults)
             self.clients.flush()
-
-
-def _now_us() -> int:
-    return time.time_ns() // 1000
-
-
-def _symbol(channel: str, params: list[Any]) -> str | None:
-    """Return the symbol or currency in params of this channel, "" for all_ticker, None without one."""
-    match channel, params:
-        case "all_ticker", _:
-            return ""
-        case (("trades" | "depth"), [_, _, str(symbol)]):
-            return symbol
-        case _, [{"symbol": str(symbol)} | {"currency": str(symbol)}, *_]:
-            return symbol
-        case _:
-            return None
 
 
 async def _ended(task: asyncio.Task[None]) -> None:
