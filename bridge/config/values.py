@@ -4,6 +4,7 @@ import enum
 import ipaddress
 import json
 import re
+from collections.abc import Collection
 from pathlib import Path
 from typing import Annotated
 from urllib.parse import SplitResult, urlsplit
@@ -23,6 +24,8 @@ from bridge.config.encoding import text_of
 EVERY_MARKET = "*"
 
 _BROKER = r"(?P<host>\[[0-9A-Fa-f:.]+\]|[^\[\]\s,/:@?#+=]+)(:(?P<port>[0-9]{1,5}))?"
+_WEB = ("http", "https")
+_ADDRESS = "must be a URL such as https://host/path"
 _LONG_NAME = 16  # characters
 _LONGEST_PATH = 4096  # bytes, as Linux has it
 _LONGEST_PART = 16  # characters of a part of a URL's path that are shown
@@ -180,45 +183,28 @@ def _given(secret: SecretStr, info: ValidationInfo) -> SecretStr:
 
 
 def _websocket(url: str) -> str:
-    what = "must be a WebSocket URL such as wss://host/path (or ws://)"
-    parts = _parts(url, what)
-    if parts.scheme not in ("ws", "wss") or not parts.hostname:
-        raise ValueError(what)
-    if "@" in parts.netloc:
-        raise ValueError("must not contain a user name or password")
+    _parts(url, ("ws", "wss"), "must be a WebSocket URL such as wss://host/path (or ws://)")
     return url
 
 
 def _proxy(url: str) -> str:
-    if not url:
-        return url
-    what = "must be the URL of an HTTP proxy such as http://host:port, or empty"
-    parts = _parts(url, what)
-    if parts.scheme.startswith("socks"):
+    if url.lower().startswith("socks"):
         raise ValueError("must be an HTTP proxy, because SOCKS is not supported")
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ValueError(what)
-    if "@" in parts.netloc:
-        raise ValueError(
-            "must not contain a user name or password: set HTTPS_PROXY in the environment instead"
-        )
+    if url:
+        what = "must be the URL of an HTTP proxy such as http://host:port, or empty"
+        _parts(url, _WEB, what, instead=": set HTTPS_PROXY in the environment instead")
     return url
 
 
 def _token_endpoint(url: str) -> str:
     if not url:
         return url
-    what = "must be a URL such as https://host/path"
-    parts = _parts(url, what)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ValueError(what)
-    if not all("!" <= one <= "~" for one in url):
+    parts = _parts(url, _WEB, _ADDRESS)
+    if not _is_as_sent(url):
         raise ValueError(
             "must be spelt as it is sent: blanks, control characters and what is not ASCII as %XX"
         )
-    if "@" in parts.netloc:
-        raise ValueError("must not contain a user name or password")
-    if parts.scheme == "http" and not is_loopback(parts.hostname):
+    if parts.scheme == "http" and not (parts.hostname and is_loopback(parts.hostname)):
         raise ValueError("must begin with https://, because http:// sends the client secret unencrypted")
     return url
 
@@ -226,14 +212,9 @@ def _token_endpoint(url: str) -> str:
 def _registry(url: str) -> str:
     if not url:
         return url
-    what = "must be a URL such as https://host/path"
-    parts = _parts(url, what)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ValueError(what)
-    if not all("!" <= one <= "~" and one != "," for one in url):
+    parts = _parts(url, _WEB, _ADDRESS, instead=": set username and password_file")
+    if not _is_as_sent(url) or "," in url:
         raise ValueError("must be one address: blanks, commas and what is not ASCII as %XX")
-    if "@" in parts.netloc:
-        raise ValueError("must not contain a user name or password: set username and password_file")
     if parts.query or parts.fragment:
         raise ValueError("must end with its path, without a query")
     return url
@@ -247,8 +228,12 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def _parts(url: str, what: str) -> SplitResult:
-    """Return the parts of a URL; the errors of the library contain what may be a password."""
+def _parts(url: str, schemes: Collection[str], what: str, *, instead: str = "") -> SplitResult:
+    """Return the parts of a URL with one of these schemes, a host and a valid port, if any, and no login.
+
+    `what` is the message for one that is something else; `instead` says where a login belongs. No message has
+    the URL or an error of the library, which may be a password.
+    """
     try:
         parts = urlsplit(url)
     except ValueError:
@@ -259,7 +244,16 @@ def _parts(url: str, what: str) -> SplitResult:
         port = 0
     if port == 0:
         raise ValueError("must have a port from 1 to 65535: Port out of range, or no number")
+    if parts.scheme not in schemes or not parts.hostname:
+        raise ValueError(what)
+    if "@" in parts.netloc:
+        raise ValueError(f"must not contain a user name or password{instead}")
     return parts
+
+
+def _is_as_sent(url: str) -> bool:
+    """Return whether a URL can be sent as it is spelt: without blanks and what is not printable ASCII."""
+    return all("!" <= one <= "~" for one in url)
 
 
 def shown_url(url: str) -> str:
