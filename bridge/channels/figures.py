@@ -33,7 +33,7 @@ _YEAR_2100 = 4_102_444_800  # s
 _YEAR_2010_MS, _YEAR_2100_MS = _YEAR_2010 * 1_000, _YEAR_2100 * 1_000
 _YEAR_2010_US, _YEAR_2100_US = _YEAR_2010 * SECOND, _YEAR_2100 * SECOND
 
-USUAL = rb'"[0-9]++(?:\.[0-9]++)?+"'
+USUAL = rb'"[0-9]++(?:\.[0-9]++"|")'
 """Regular expression of a decimal as the exchange nearly always writes it, and as records have it."""
 
 # Each Raw is one whole JSON value, so a comma between two of them cannot be part of a value.
@@ -90,7 +90,7 @@ def _exact_or_null(figure: Figure) -> Raw:
     return Raw(_encode(digits))
 
 
-def microseconds(time: Time) -> int:
+def microseconds(time: object) -> int:
     """Return a time in seconds, milliseconds or microseconds as integer microseconds since the epoch.
 
     A double holds seconds of this century to a quarter of a microsecond, so rounding restores the digits.
@@ -98,10 +98,14 @@ def microseconds(time: Time) -> int:
     Raises:
         BadItem: not a time between 2010 and 2100.
     """
+    if type(time) is int and _YEAR_2010_MS <= time < _YEAR_2100_MS:
+        return time * MILLISECOND
     if isinstance(time, str):
         if not _decimal(time):
             raise BadItem(f"{time[:80]!r} is not a time")
         time = float(time)
+    elif not isinstance(time, int | float):
+        raise BadItem(f"{str(time)[:80]} is not a time")
     if _YEAR_2010 <= time < _YEAR_2100:
         return round(time * SECOND)
     if _YEAR_2010_MS <= time < _YEAR_2100_MS:

@@ -112,23 +112,30 @@ class Markets:
         if self._taken_at is not None:
             self._heard += min(now - self._taken_at, _PAUSE)
         self._taken_at = now
-        named = {(record.key or b"").decode(): record.value for record in records}
-        known = [symbol for symbol in named if symbol in self._markets]
-        new = sorted(symbol for symbol in named if symbol not in self._markets)
-        room = max(0, self._most - len(self._markets))
-        self.left_out = self.left_out or len(new) > room
-        is_whole = len(known) >= _WHOLE * len(self._markets)
-        for symbol in new[:room]:
-            self._markets[symbol] = _Market(self._heard)
-        for symbol in (*known, *new[:room]):
-            market = self._markets[symbol]
+        known: dict[str, None] = {}
+        unknown: dict[str, bytes] = {}
+        for record in records:
+            symbol = (record.key or b"").decode()
+            market = self._markets.get(symbol)
+            if market is None:
+                unknown[symbol] = record.value
+                continue
+            known[symbol] = None
             market.named = self._heard
             if symbol in watched:
-                market.moves.show(named[symbol], now)
+                market.moves.show(record.value, now)
+        is_whole = len(known) >= _WHOLE * len(self._markets)
+        room = max(0, self._most - len(self._markets))
+        self.left_out = self.left_out or len(unknown) > room
+        new = sorted(unknown)[:room]
+        for symbol in new:
+            market = self._markets[symbol] = _Market(self._heard)
+            if symbol in watched:
+                market.moves.show(unknown[symbol], now)
         is_first, self._session = session != self._session, session
         if is_first and is_whole:
             self._listed = self._heard
-        return known, new[:room]
+        return [*known], new
 
     def is_gone(self, symbol: str) -> bool:
         """Return whether all_ticker no longer names a market: it was not in the last list of all, nor since.

@@ -27,7 +27,7 @@ class Ticker(Struct, gc=False):
     """One item of a push; all but the symbol may be left out. The order is that of the record."""
 
     symbol: Name
-    timestamp: Any = None  # a time that is none must not cost the figures
+    timestamp: Any = None
     open_24h: Figure = NULL
     high_24h: Figure = NULL
     low_24h: Figure = NULL
@@ -94,7 +94,12 @@ def normaliser(channel: str) -> Normaliser:
             except BadItem as bad:
                 outcome.bad.append(str(bad))
                 continue
-            seq, time_us = series.next_seq(), _time_us(ticker.timestamp)
+            seq, time_us = series.next_seq(), None
+            if ticker.timestamp is not None:
+                try:
+                    time_us = microseconds(ticker.timestamp)
+                except BadItem:
+                    time_us = None  # that must not cost the figures
             record = TickerRecord(schema, session, seq, received_us, series.symbol, time_us, *figures)
             series.shown = value = encode(record)
             records.append(Record(channel, series.key, value, received_us))
@@ -104,16 +109,6 @@ def normaliser(channel: str) -> Normaliser:
         return outcome
 
     return Independent(channel, normalise)
-
-
-def _time_us(time: object) -> int | None:
-    """Return a time in µs, or None if it is missing or unusable."""
-    if type(time) is int or type(time) is float or type(time) is str:
-        try:
-            return microseconds(time)
-        except BadItem:
-            return None
-    return None
 
 
 CHANNEL = Channel(
