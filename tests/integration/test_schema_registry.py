@@ -65,15 +65,16 @@ def messages(kafka: Broker, topic: str) -> list[Message]:
 
 
 def assert_read_by_schema(registry: SchemaRegistry, topic: str, found: list[Message]) -> None:
-    """Read messages with the deserializer of confluent-kafka, and with the kit."""
+    """Read messages with the deserializer of confluent-kafka, over HTTP and in memory, and with the kit."""
     with SchemaRegistryClient({"url": registry.url, "basic.auth.user.info": ":".join(LOGIN)}) as client:
-        deserialize = JSONDeserializer(None, schema_registry_client=client)
-        for one in found:
-            context = SerializationContext(topic, MessageField.VALUE, one.headers() or [])
-            record = deserialize(one.value(), context)
-            assert record is not None
-            assert topic.endswith(record["schema"].removeprefix("digifinex"))
-            assert decode(topic, one.value()).schema == record["schema"]  # type: ignore[union-attr]
+        for source in (client, registry.memory):
+            deserialize = JSONDeserializer(None, schema_registry_client=source)
+            for one in found:
+                context = SerializationContext(topic, MessageField.VALUE, one.headers() or [])
+                record = deserialize(one.value(), context)
+                assert record is not None
+                assert topic.endswith(record["schema"].removeprefix("digifinex"))
+                assert decode(topic, one.value()).schema == record["schema"]  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize("framing", ["confluent", "header"])

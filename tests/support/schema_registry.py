@@ -1,17 +1,20 @@
 """A schema registry in this process, with as much of Confluent's API as the bridge and deserializers use.
 
-It compares nothing: it refuses the subjects that a test names.
+It serves the registry of confluent-kafka that is in memory, which gives ids and GUIDs. It compares nothing: it
+refuses the subjects that a test names.
 """
 
 import base64
 import json
 import threading
-import uuid
+from collections.abc import Callable
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
 from typing import Any, Self
 from urllib.parse import unquote, urlsplit
+
+from confluent_kafka.schema_registry import Schema, SchemaRegistryClient, SchemaRegistryError
 
 REFUSAL = "Schema being registered is incompatible with an earlier schema"
 
@@ -19,9 +22,9 @@ REFUSAL = "Schema being registered is incompatible with an earlier schema"
 class SchemaRegistry:
     """Serves inside of its context, on `port` or a free one.
 
-    `login` is the user name and password that it asks for. `refused` are subjects whose schemas it refuses;
-    `levels` the compatibility by subject; `guids` whether it gives GUIDs; `broken` answers everything with
-    that status.
+    `memory` is the registry that it serves. `login` is the user name and password that it asks for. `refused`
+    are subjects whose schemas it refuses; `levels` the compatibility by subject; `guids` whether it gives
+    GUIDs; `broken` answers everything with that status.
     """
 
     def __init__(self, port: int = 0, login: tuple[str, str] | None = None, *, guids: bool = True) -> None:
@@ -33,7 +36,7 @@ class SchemaRegistry:
         self.broken: int | None = None
         self.may_set_levels = True
         self.requests: list[str] = []  # methods and paths
-        self._ids: dict[str, int] = {}  # by schema
+        self.memory = SchemaRegistryClient.new_client({"url": "mock://tests"})
         self._lock = threading.Lock()
         registry = self
 
@@ -109,16 +112,20 @@ class SchemaRegistry:
                 return 409, {"error_code": 409, "message": REFUSAL}
             case "POST", ["subjects", subject, "versions"]:
                 self.schemas[subject] = body["schema"]
-                self._ids.setdefault(body["schema"], len(self._ids) + 1)
-                return 200, {"schemaType": "JSON"} | self._names(body["schema"])
+                schema = Schema(body["schema"], body["schemaType"])
+                registered = self.memory.register_schema_full_response(subject, schema)
+                guid = {"guid": registered.guid} if self.guids else {}
+                return 200, {"schemaType": "JSON", "id": registered.schema_id, **guid}
             case "POST", ["compatibility", "subjects", subject, *_]:
                 return 200, {"is_compatible": subject not in self.refused}
-            case "GET", ["schemas", ("ids" | "guids"), wanted]:
-                for schema in self._ids:
-                    if wanted in map(str, self._names(schema).values()):
-                        return 200, {"schema": schema, "schemaType": "JSON"} | self._names(schema)
+            case "GET", ["schemas", "ids", number]:
+                return self._found(self.memory.get_schema, int(number))
+            case "GET", ["schemas", "guids", guid]:
+                return self._found(self.memory.get_schema_by_guid, guid)
         return 404, {"error_code": 40401, "message": f"{'/'.join(parts)} not found"}
 
-    def _names(self, schema: str) -> dict[str, object]:
-        guid = {"guid": str(uuid.uuid5(uuid.NAMESPACE_OID, schema))} if self.guids else {}
-        return {"id": self._ids[schema], **guid}
+    def _found(self, find: Callable[[Any], Schema], name: object) -> tuple[int, Any]:
+        try:
+            return 200, find(name).to_dict()
+        except SchemaRegistryError as error:
+            return 404, {"error_code": error.error_code, "message": error.error_message}

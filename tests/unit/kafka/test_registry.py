@@ -1,11 +1,15 @@
 """Schemas are registered over HTTP, and what the registry says of them becomes the framing of messages."""
 
 import asyncio
-from collections.abc import Iterator, Mapping
+import json
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
+from confluent_kafka.schema_registry import header_schema_id_serializer, prefix_schema_id_serializer
+from confluent_kafka.schema_registry.json_schema import JSONDeserializer, JSONSerializer
+from confluent_kafka.serialization import MessageField, SerializationContext, SerializationError
 
 from bridge.config import Config, KafkaConfig, SchemaRegistryConfig
 from bridge.config import Framing as Kind
@@ -13,6 +17,7 @@ from bridge.errors import SchemaRefused
 from bridge.kafka.framing import PLAIN, Framing, framing
 from bridge.kafka.registry import Registry, Unavailable, register, registered_topics, try_registering
 from bridge.kafka.topics import Topic
+from bridge.schema import published
 from bridge.service import Bridge
 from tests.support.clusters import cluster_of
 from tests.support.kafka_broker import free_ports
@@ -179,13 +184,43 @@ def test_the_bridge_registers_a_channel_that_is_looked_at_besides(registry: Sche
     assert "digifinex.depth.v1-value" in registry.schemas
 
 
-def test_a_framing_is_what_confluents_serializers_write() -> None:
+def test_a_framing_has_the_id_or_the_guid_of_the_schema() -> None:
     guid = "6ba7b810-9dad-11d1-80b4-00c04fd430c8"
     assert framing(Kind.NONE, 7, guid) == Framing()
     assert framing(Kind.CONFLUENT, 258, None) == Framing(prefix=b"\x00\x00\x00\x01\x02")
     assert framing(Kind.HEADER, 7, guid) == Framing(
         headers=(("__value_schema_id", b"\x01" + bytes.fromhex(guid.replace("-", ""))),)
     )
+
+
+@pytest.mark.parametrize(
+    ("kind", "name_schema"),
+    [(Kind.CONFLUENT, prefix_schema_id_serializer), (Kind.HEADER, header_schema_id_serializer)],
+)
+def test_a_framing_is_what_confluents_serializers_write_and_read(
+    registry: SchemaRegistry, kind: Kind, name_schema: Callable[..., bytes]
+) -> None:
+    """With confluent-kafka's own registry in memory: no other one that runs here gives GUIDs."""
+    topic = "p.trades.v1"
+    ours = register(config(registry, framing=kind), {topic: "trades"})[topic]
+    (record,) = json.loads(published("trades"))["examples"]
+    theirs = JSONSerializer(
+        published("trades"),
+        registry.memory,
+        conf={"schema.id.serializer": name_schema, "auto.register.schemas": False},
+    )
+    headers: list[tuple[str, bytes]] = []
+    value = theirs(record, SerializationContext(topic, MessageField.VALUE, headers))
+    assert value is not None
+    assert (value[: len(ours.prefix)], headers) == (ours.prefix, list(ours.headers))
+    assert json.loads(value[len(ours.prefix) :]) == record
+    read = JSONDeserializer(None, schema_registry_client=registry.memory)
+    written = ours.prefix + json.dumps(record).encode()
+    context = SerializationContext(topic, MessageField.VALUE, [*ours.headers])
+    assert read(written, context) == record
+    wrong = ours.prefix + json.dumps(record | {"price": None}).encode()
+    with pytest.raises(SerializationError, match="is not of type"):
+        read(wrong, context)
 
 
 @pytest.mark.parametrize(
