@@ -1,7 +1,7 @@
 """A schema registry in this process, with as much of Confluent's API as the bridge and deserializers use.
 
-It serves the registry of confluent-kafka that is in memory, which gives ids and GUIDs. It compares nothing: it
-refuses the subjects that a test names.
+It serves the registry of confluent-kafka that is in memory, which gives ids and GUIDs. It compares nothing:
+it refuses the subjects that a test names.
 """
 
 import base64

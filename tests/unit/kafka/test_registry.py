@@ -209,7 +209,7 @@ def test_a_framing_is_what_confluents_serializers_write_and_read(
         registry.memory,
         conf={"schema.id.serializer": name_schema, "auto.register.schemas": False},
     )
-    headers: list[tuple[str, bytes]] = []
+    headers: list[tuple[str, str | bytes | None]] = []
     value = theirs(record, SerializationContext(topic, MessageField.VALUE, headers))
     assert value is not None
     assert (value[: len(ours.prefix)], headers) == (ours.prefix, list(ours.headers))
