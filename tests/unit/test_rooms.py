@@ -22,6 +22,9 @@ PURE_MODULES = {
 PURE_FOLDERS = ("bridge.channels", "bridge.exchange", "bridge.books", "bridge.consumer")
 IO_LIBRARIES = {"aiokafka", "websockets", "asyncio", "uvloop", "socket", "ssl", "threading"}
 
+ARCHITECTURE = ROOT / "docs" / "architecture.md"
+ITEMISED = ("bridge.exchange", "bridge.books", "bridge.websocket", "bridge.spool", "bridge.kafka")
+
 MOST_PARAMETERS = 6
 MOST_LINES = 350
 EXCUSE = "Longer than 350 lines because"
@@ -162,3 +165,36 @@ def test_a_module_of_more_than_350_lines_says_why(module: str) -> None:
     lines = len(sources()[module].read_text().splitlines())
     docstring = " ".join((ast.get_docstring(tree(module)) or "").split())
     assert lines <= MOST_LINES or re.search(EXCUSE, docstring), f"{lines} lines"
+
+
+def documented() -> list[list[set[str]]]:
+    """Return the rows of the table of modules in architecture.md: the names in each of its three cells.
+
+    A file or folder is named as its room is: "bridge.plan", "bridge.kafka"; all others as they stand there.
+    """
+    chapter = ARCHITECTURE.read_text().partition("\n## Modules\n")[2].partition("\n## ")[0]
+    rows = [line.strip("|").split("|") for line in chapter.splitlines() if line.startswith("| `")]
+    return [[{_room_named(name) for name in re.findall("`([^`]+)`", cell)} for cell in row] for row in rows]
+
+
+def _room_named(name: str) -> str:
+    return re.sub(r"^(\w+)(?:/|\.py)$", r"bridge.\1", name)
+
+
+def test_the_table_of_modules_names_each_room_once() -> None:
+    named = [name for row in documented() for name in row[0]]
+    assert sorted(named) == sorted(rooms().keys() - {"bridge", "bridge.__main__"})
+
+
+@pytest.mark.parametrize("folder", ITEMISED)
+def test_the_table_of_modules_names_what_is_in_a_folder(folder: str) -> None:
+    (about,) = (row[1] for row in documented() if folder in row[0])
+    assert {module.split(".")[2] for module in inside(folder) if module != folder} - about == set()
+
+
+def test_the_table_of_modules_says_what_each_room_imports() -> None:
+    first, *rows = documented()
+    for named, _, imported in rows:
+        if imported:
+            found = set[str]().union(*(rooms()[name] for name in named)) - first[0] - named
+            assert {name for name in imported if name.startswith("bridge.")} == found, f"{named}"
