@@ -18,7 +18,7 @@ from bridge.channels.figures import Name
 from bridge.errors import BadFrame, BadItem, DeadLetterReason, Unsubscribed
 from bridge.exchange.frames import Push
 from bridge.ledger import Gap, Watermarks
-from bridge.records import Record, deadletter, session_of
+from bridge.records import DeadLetter, Record, deadletter, session_of
 from bridge.watch.metrics import Counter, Gauge, Histogram
 from bridge.watch.watch import Watch
 
@@ -321,15 +321,15 @@ class Pipeline:
         log.warning("dead letter", reason=reason, channel=channel, **shown, session=source.session)
 
         def letter(detail: str, frame: bytes) -> Record:
-            return deadletter(
+            kept = DeadLetter(
                 session=source.session,
                 received_us=received_us,
                 reason=reason,
                 channel=channel,
                 detail=detail,
-                frame=frame,
-                private=private,
+                frame_base64=frame,
             )
+            return deadletter(kept, private=private)
 
         whole = None if channel is None else self._lanes[channel].whole
         if frame and whole is not None and not whole.take(received_us):

@@ -138,31 +138,14 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
     channel: str | None
     detail: str
     frame_base64: bytes
-    """Encoded in base64 as it is written."""
+    """The bytes as received; encoded in base64 as it is written."""
 
 
-def deadletter(
-    *,
-    session: str,
-    received_us: int,
-    reason: DeadLetterReason,
-    channel: str | None,
-    detail: str,
-    frame: bytes,
-    private: bool = False,
-) -> Record:
-    """Return the dead letter of `frame`, the bytes as received; `private`: below the private prefix."""
-    letter = DeadLetter(
-        session=session,
-        received_us=received_us,
-        reason=reason,
-        channel=channel,
-        detail=detail,
-        frame_base64=frame,
-    )
-    key = None if channel is None else channel.encode()
+def deadletter(letter: DeadLetter, *, private: bool) -> Record:
+    """Return the record of a dead letter; `private`: below the private prefix."""
+    key = None if letter.channel is None else letter.channel.encode()
     topic = PRIVATE_DEADLETTER if private else DEADLETTER
-    return Record(topic, key, msgspec.json.encode(letter), received_us)
+    return Record(topic, key, msgspec.json.encode(letter), letter.received_us)
 
 
 class _Provenance(msgspec.Struct):
@@ -182,12 +165,12 @@ def session_of(record: Record) -> str:
 
 def letter_for(record: Record, detail: str, *, private: bool, whole: bool = True) -> Record:
     """Return the dead letter of a record that Kafka rejects; if `whole`, with its value as the frame."""
-    return deadletter(
+    letter = DeadLetter(
         session=session_of(record),
         received_us=record.time_us,
         reason="payload",
         channel=schema_of(record.channel),
         detail=detail,
-        frame=record.value if whole else b"",
-        private=private,
+        frame_base64=record.value if whole else b"",
     )
+    return deadletter(letter, private=private)
