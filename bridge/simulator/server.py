@@ -211,6 +211,11 @@ class Simulator:
         """How many first lists and snapshots were spoiled so far, by what happened to them."""
         return self._mishaps.spoiled
 
+    def happen(self, *updates: Update) -> None:
+        """Send updates that describe a change which the caller has made in `market`, with all faults."""
+        self._happen(updates)
+        self.clients.flush()
+
     async def drop_all(self, refuse: int = 0) -> None:
         """Abort every connection, without a close frame, and refuse the next `refuse` handshakes."""
         dropped = list(self.clients)
@@ -269,13 +274,16 @@ class Simulator:
         for account in self._accounts:
             if self._rng.random() < _PRIVATE_SHARE:
                 updates += account.step(self.market.markets[updates[0].symbol], self._clock())
+        self._happen(updates)
+        return len(updates)
+
+    def _happen(self, updates: Iterable[Update]) -> None:
         updates = [known(update, self._dialect) for update in updates]
         self.history.record_made(updates, self.market, now_us())
         for update in updates:
             self.truth.record_made(update)
             for sent in self._mishaps.sent(update):
                 self._sending.publish(sent)
-        return len(updates)
 
     def _clock(self) -> float:
         return time.time() + self._faults.clock_offset
