@@ -71,8 +71,7 @@ class Change:
 class Connection:
     """One connection; its times are in microseconds since the epoch."""
 
-    opened_us: int
-    lag_us: int = 0  # by how much its updates are late
+    lag_us: int  # by how much its updates are late
     closed_us: int | None = None  # None while it is open
 
 
@@ -143,10 +142,10 @@ class History:
         if update.account is not None:
             self._changes[id(update)].writings.append(Writing(connection, due_us, damaged))
 
-    def record_opened(self, now_us: int, lag_us: int) -> int:
+    def record_opened(self, lag_us: int) -> int:
         """Record a new connection, whose messages are late by `lag_us`; return its number."""
         if self._keep:
-            self.connections.append(Connection(now_us, lag_us))
+            self.connections.append(Connection(lag_us))
         return len(self.connections) - 1
 
     def record_closed(self, connection: int, now_us: int) -> None:

@@ -294,7 +294,7 @@ class Simulator:
     async def _serve(self, connection: ServerConnection) -> None:
         client = Client(connection)
         client.lag = self._lags.uniform(0, self._faults.lag)
-        client.number = self.history.record_opened(now_us(), round(client.lag * 1e6))
+        client.number = self.history.record_opened(round(client.lag * 1e6))
         self.clients.enter(client)
         if 0 < self._faults.oldest_closed < len(self.clients):
             self._close(min(self.clients, key=lambda one: one.opened))

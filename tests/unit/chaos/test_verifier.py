@@ -447,7 +447,7 @@ def test_a_ticker_that_comes_again_with_a_rotation_is_found() -> None:
 def balances(*moments: float) -> tuple[History, list[dict[str, Any]]]:
     """Return a history of changes at these moments, each sent to connection 0, and their records."""
     made, topic = History(), []
-    made.record_opened(BEGIN, 0)
+    made.record_opened(0)
     for seq, moment in enumerate(moments):
         item = {"currency": "BTC", "free": str(seq), "total": "9", "used": "0"}
         made.changes["key"].append(

@@ -44,7 +44,7 @@ def test_a_change_of_an_account_has_settled_when_it_was_due_or_its_connection_wa
     market, history = Exchange([SYMBOL], 1), History()
     updates = Account("key", random.Random(1)).step(market.markets[SYMBOL], NOW)
     history.record_made(updates, market, 1000)
-    number = history.record_opened(0, 500)
+    number = history.record_opened(500)
     history.record_written(updates[0], number, 1500, damaged=False)
     change = history.changes["key"][0]
     assert history.settled_us(change) == 1500
@@ -59,7 +59,7 @@ def test_nothing_is_kept_unless_asked_for() -> None:
     updates = market.event("trades", NOW)
     history.record_made(updates, market, 5)
     history.record_first(market.markets[SYMBOL].snapshot())
-    history.record_closed(history.record_opened(0, 0), 1)
+    history.record_closed(history.record_opened(0), 1)
     history.record_stall(0, 1)
     assert not history.trades
     assert not history.books
