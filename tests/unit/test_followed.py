@@ -1,0 +1,163 @@
+"""The markets that "*" follows: those that all_ticker lists, up to exchange.max_markets."""
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+from bridge import plan
+from bridge.channels.channel import Source
+from bridge.config import Config
+from bridge.exchange.events import SubscriptionRefused
+from bridge.followed import Followed
+from bridge.records import BOOK, EVENTS, Record, schema_of
+from bridge.watch.events import Journal
+from bridge.watch.metrics import Metrics
+from bridge.watch.watch import Watch
+from bridge.websocket.connector import Connector
+from bridge.websocket.courtesy import Courtesy
+from bridge.websocket.feed import Receiver
+
+
+class Following:
+    """A shard that follows up to so many markets on the given channels; its connectors open no sessions."""
+
+    def __init__(self, most: int, *channels: str) -> None:
+        self.config = Config.model_validate(
+            {"exchange": {"max_markets": most}, "channels": {channel: ["*"] for channel in channels}}
+        )
+        self.metrics = Metrics()
+        self.reported: list[Record] = []
+        self.connectors: list[Connector] = []
+        self._watch = Watch("0", self.metrics, Journal("replica", 0, self._emit, self.metrics))
+        self._courtesy = Courtesy(5.0, 20.0)
+        self.followed = Followed(
+            self.config, 0, self.connectors, self._start, self.connectors.remove, self._watch
+        )
+
+    def name(self, *symbols: str, session: str = "S") -> None:
+        """Let a push of all_ticker name markets."""
+        records = [
+            Record("all_ticker", one.encode(), b'{"symbol":"%b"}' % one.encode(), 0) for one in symbols
+        ]
+        self.followed.take(records, Source(session))
+
+    @property
+    def subscribed(self) -> list[str]:
+        """The symbols that it subscribes to, in order."""
+        return [symbol for one in self.connectors for names in one.wanted.values() for symbol in names]
+
+    def _start(self, wanted: plan.Wanted, is_coming_up: bool) -> None:
+        receiver = cast("Receiver", None)
+        config: dict[str, Any] = {"config": self.config.exchange, "courtesy": self._courtesy}
+        connector = Connector(wanted, **config, receiver=receiver, watch=self._watch)
+        connector.coming_up = is_coming_up
+        self.connectors.append(connector)
+
+    def _emit(self, records: Sequence[Record]) -> None:
+        self.reported += records
+
+
+def test_markets_beyond_the_most_are_neither_followed_nor_remembered_and_reported_once() -> None:
+    following = Following(3, "trades")
+    following.name("A_USDT", "B_USDT")
+    following.name("A_USDT", "C_USDT")
+    assert following.reported == []
+    for number in range(1000):
+        following.name("A_USDT", f"X{number}_USDT")
+    assert following.subscribed == ["A_USDT", "B_USDT", "C_USDT"]
+    assert len(following.followed.markets) == 3
+    assert following.metrics.counter("events_total", event="markets_left_out").value == 1
+    assert [schema_of(one.channel) for one in following.reported] == [EVENTS]
+
+
+def test_a_market_that_is_gone_and_not_subscribed_to_leaves_room_for_another() -> None:
+    following = Following(3, "trades")
+    following.name("A_USDT", "B_USDT", "C_USDT")
+    following.name("A_USDT", "B_USDT", session="later")
+    following.name("D_USDT", session="later")
+    assert following.subscribed == ["A_USDT", "B_USDT", "C_USDT"]
+    refuse(following, "trades", "C_USDT")
+    following.followed.forget_gone([], listed=False)
+    following.name("D_USDT", session="later")
+    assert following.subscribed == ["A_USDT", "B_USDT", "D_USDT"]
+    following.name("C_USDT", session="later")
+    assert following.subscribed == ["A_USDT", "B_USDT", "D_USDT"]
+
+
+def test_a_market_that_is_gone_but_not_refused_is_followed_on() -> None:
+    following = Following(3, "trades")
+    following.name("A_USDT", "B_USDT", "C_USDT")
+    following.name("A_USDT", "B_USDT", session="later")
+    following.followed.forget_gone([], listed=False)
+    following.name("D_USDT", session="later")
+    assert following.subscribed == ["A_USDT", "B_USDT", "C_USDT"]
+
+
+def test_a_market_that_is_refused_but_still_listed_is_not_forgotten() -> None:
+    following = Following(3, "trades")
+    following.name("A_USDT", "B_USDT")
+    following.name("A_USDT", "B_USDT", session="later")
+    refuse(following, "trades", "B_USDT")
+    following.followed.forget_gone([], listed=False)
+    assert following.subscribed == ["A_USDT", "B_USDT"]
+
+
+def test_the_book_of_a_market_that_leaves_room_for_another_is_gone() -> None:
+    following = Following(2, "depth", BOOK)
+    following.name("A_USDT", "B_USDT")
+    following.name("A_USDT", session="later")
+    refuse(following, "depth", "B_USDT")
+    assert following.followed.forget_gone([b"A_USDT", b"B_USDT"], listed=False) == [b"B_USDT"]
+    assert len(following.followed.markets) == 1
+
+
+def test_a_market_that_is_forgotten_is_followed_again_once_it_is_listed_again() -> None:
+    following = Following(3, "trades")
+    following.name("A_USDT", "B_USDT")
+    following.name("A_USDT", session="later")
+    refuse(following, "trades", "B_USDT")
+    following.followed.forget_gone([], listed=False)
+    assert following.subscribed == ["A_USDT"]
+    following.name("B_USDT", session="later")
+    assert following.subscribed == ["A_USDT", "B_USDT"]
+
+
+def test_a_connector_without_any_market_left_is_ended() -> None:
+    following = Following(300, "trades")
+    following.name("A_USDT")
+    following.name("A_USDT", *(f"X{number}_USDT" for number in range(30)))
+    assert len(following.connectors) == 2
+    last = following.connectors[-1]
+    gone = [symbol for symbols in last.wanted.values() for symbol in symbols]
+    named = [symbol for symbol in following.subscribed if symbol not in gone]
+    following.name(*named, session="later")
+    for symbol in gone:
+        refuse(following, "trades", symbol)
+        following.followed.forget_gone([], listed=False)
+    assert last not in following.connectors
+    assert following.subscribed == named
+
+
+def test_nothing_is_followed_any_more_once_the_shard_ends() -> None:
+    following = Following(3, "trades")
+    following.name("A_USDT")
+    following.followed.stop()
+    following.name("B_USDT")
+    assert following.subscribed == ["A_USDT"]
+
+
+def test_a_market_that_is_listed_later_does_not_make_the_replica_unready() -> None:
+    following = Following(300, "trades")
+    following.name(*(f"X{number}_USDT" for number in range(40)))
+    assert [one.standing().coming_up for one in following.connectors] == [True, True]
+    following.name(*(f"Y{number}_USDT" for number in range(30)))
+    assert [one.standing().coming_up for one in following.connectors] == [True, True, True]
+    for one in following.connectors:
+        one.coming_up = False  # as when its first session has become live
+    following.name(*(f"Z{number}_USDT" for number in range(60)))
+    assert [one.standing().coming_up for one in following.connectors] == [False] * 5
+
+
+def refuse(following: Following, channel: str, symbol: str) -> None:
+    """Let the exchange refuse a subscription because of its symbol."""
+    (connector,) = (one for one in following.connectors if symbol in one.wanted.get(channel, ()))
+    connector.sessions._bad = [SubscriptionRefused(channel, (symbol,), "unknown symbol")]
