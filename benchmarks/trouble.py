@@ -22,6 +22,10 @@ from tests.support.kafka_broker import Broker
 from tests.support.process import RunningBridge, config
 
 _SYMBOLS = symbol_names(50)
+
+# Seconds between two cuts of all connections in a soak. A session that does not live for a minute would count
+# as ending soon, and the pauses before the next ones would be measured.
+_CUT_EVERY = 90.0
 _LOOK = 0.01  # seconds between two polls
 _PATIENCE = 300.0  # seconds
 _MB = 1024 * 1024
@@ -119,10 +123,10 @@ def spooling(kafka: Broker, feeder: Feeder, count: int) -> Spooling:
 
 
 def soak(kafka: Broker, minutes: int, rate: int) -> Soak:
-    """Run for minutes with a reconnect in each, and compare the trades on Kafka with those that were made."""
+    """Run for minutes with cuts of all connections, and compare the trades on Kafka with those made."""
     samples: list[list[float]] = [[] for _ in range(minutes)]
     with (
-        ExchangeThread(symbols=_SYMBOLS, rate=rate, faults=Faults(drop=60)) as exchange,
+        ExchangeThread(symbols=_SYMBOLS, rate=rate, faults=Faults(drop=_CUT_EVERY)) as exchange,
         tempfile.TemporaryDirectory() as folder,
         _bridge(folder, exchange, kafka, "soak", {}) as bridge,
     ):
