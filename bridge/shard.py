@@ -130,7 +130,7 @@ class Shard:
         self._over = asyncio.Event()  # set when it is to end: stopped, lost or failed
         # Whether its connectors have been started. The takeover ends some turns of the loop earlier.
         self._serving = False
-        self._following: asyncio.Handle | None = None  # the call of `_follow_room` that is scheduled, if any
+        self._scheduled: asyncio.Handle | None = None  # the call of `_follow_room` that is scheduled, if any
         self._seen = cluster.seen  # the cluster, as far as its changes are recorded
         self._pipeline: Pipeline  # from the takeover on
         self._connectors: list[Connector] = []  # public ones and those of accounts, in the order of opening
@@ -375,12 +375,12 @@ class Shard:
         """
         for kind, about in self.overflow.events():
             self._watch.journal.record(kind, **about)
-        if self.paused == self.queues.has_room and self._following is None:
-            self._following = asyncio.get_running_loop().call_soon(self._follow_room)
+        if self.paused == self.queues.has_room and self._scheduled is None:
+            self._scheduled = asyncio.get_running_loop().call_soon(self._follow_room)
 
     def _follow_room(self) -> None:
         """Pause or resume all connectors, unless `has_room` is again what they were told last."""
-        self._following = None
+        self._scheduled = None
         has_room = self.queues.has_room
         if self.paused != has_room:
             return
