@@ -108,7 +108,8 @@ REASONS = {
         "Nothing, if it is rare. If it is frequent, the exchange may have changed its encoding.",
     ),
     "unknown_method": (
-        "The frame is neither a response nor a push of a known channel.",
+        "The frame is neither a response to a request nor a push of a known channel. Nothing is lost with "
+        "it.",
         "The exchange may have a new channel or a new kind of message.",
     ),
     "payload": (

@@ -43,7 +43,8 @@ class Reader(Generic[Item]):
         self._is_list = item_type.__struct_config__.array_like
         self.is_strict = True  # until there are too many added fields
         self._added: dict[str, str] = {}  # names of added fields to their paths; at most MOST_ADDED
-        self._decode_leniently = msgspec.json.Decoder(item_type).decode
+        # Numbers and booleans may be texts: "7" is 7, and 1 is true.
+        self._decode_leniently = msgspec.json.Decoder(item_type, strict=False).decode
         self._make_type()
 
     strict_type: Any

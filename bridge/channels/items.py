@@ -24,8 +24,11 @@ class Params(Struct, array_like=True, gc=False):
     symbol: Name
 
 
-decode_params = msgspec.json.Decoder(Params).decode
-"""Decode params about one symbol, whatever their body is, and whatever follows the symbol."""
+decode_params = msgspec.json.Decoder(Params, strict=False).decode
+"""Decode params about one symbol, whatever their body is, and whatever follows the symbol.
+
+`clean` may be a number or a text.
+"""
 
 
 class Parsed(Struct, Generic[Body], gc=False):

@@ -1,5 +1,6 @@
 """Turns frames into typed messages: bounded inflate, JSON, and a reason if a frame is no message."""
 
+import re
 from collections.abc import Callable, Sequence
 
 import msgspec
@@ -7,19 +8,28 @@ from isal import isal_zlib
 from isal.isal_zlib import decompressobj
 from msgspec import Raw
 
-from bridge.channels.additions import Reader
+from bridge.channels.additions import ABSENT, Reader
 from bridge.errors import BadFrame
 from bridge.exchange.words import Confidential, Words
 
 _UPDATE = ".update"
 _MOST_METHODS = 64
+_NULL = Raw(b"null")
+_NOTHING = (ABSENT, _NULL)
 _RAW_DEFLATE, _GZIP = -15, 31  # what zlib calls them
 _GZIP_BEGIN = b"\x1f\x8b"
 
 # Items and fields of one frame, about: all tickers of 5,000 markets have 65,000. Millions of tiny ones would
 # take a hundred times as much memory once they are parsed.
 _MOST_PARTS = 250_000
+_SHORTEST_PUSH = 20  # characters: a shorter text, such as "ping", cannot have held one
 _MOST_OBJECTS = 25_000  # each may become a record, which takes several times as much memory as `{}` does
+# What says that there is no error. Other APIs of the exchange have a code where nothing is wrong, too.
+_NO_ERROR = (None, 0, "0", 200, "200")
+_succeeds = re.compile("0|ok|null|none|succe[a-z]*", re.IGNORECASE).fullmatch
+_fails = re.compile(
+    r"fail|error|invalid|den[iy]|reject|refus|unauth|forbid|expired|\bnot\b", re.IGNORECASE
+).search
 _StreamError: type[Exception] = isal_zlib.error  # type: ignore[assignment]  # its stub says it is a value
 
 
@@ -34,28 +44,43 @@ class Push(msgspec.Struct, frozen=True, gc=False):
 
 
 class Answer(msgspec.Struct, frozen=True, gc=False):
-    """The answer to the request with the same `id`; `error` is why it was refused, None if it was not."""
+    """The answer to the request with the same `id`; `error` is why it was refused, None if it was not.
 
-    id: int
+    Also a text or a number like 5.0 is an `id`: the exchange may be written in a language that makes it one.
+    It is None for an error that answers no request.
+    """
+
+    id: int | None
     result: Raw
     error: Words | None
 
 
 class _Envelope(msgspec.Struct, gc=False):
     method: str | None = None
-    params: Raw = Raw(b"null")
-    id: int | None = None
-    result: Raw = Raw(b"null")
-    error: Raw = Raw(b"null")
+    params: Raw = _NULL
+    id: Raw = _NULL  # of a push it may be anything: it says nothing
+    result: Raw = ABSENT
+    error: Raw = ABSENT
 
 
 class _ErrorBody(msgspec.Struct):
     code: int | str | None = None
     message: str | None = None
+    msg: str | None = None  # what REST calls it
+
+
+class _Result(msgspec.Struct):
+    status: str | bool | None = None
 
 
 _decode_lenient = msgspec.json.Decoder(_Envelope).decode
+_decode_id = msgspec.json.Decoder(int | None, strict=False).decode  # takes "5" and 5.0 for 5
 _decode_error = msgspec.json.Decoder(_ErrorBody | str | int | float | bool | None).decode
+_decode_body = msgspec.json.Decoder(_ErrorBody).decode
+_decode_parts = msgspec.json.Decoder(dict[str, Raw] | list[Raw]).decode
+_decode_result = msgspec.json.Decoder(_Result | str | bool).decode
+
+_NOT_THAT = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
 def inflate(frame: bytes, limit: int) -> bytes:
@@ -68,6 +93,8 @@ def inflate(frame: bytes, limit: int) -> bytes:
     Raises:
         BadFrame: reason "decompression": not one stream, cut short, or larger than `limit`.
     """
+    if not frame:
+        return frame
     stream = decompressobj()
     try:
         text = stream.decompress(frame, limit)
@@ -136,7 +163,7 @@ class Messages:
 
         Raises:
             BadFrame: reason "json", "payload" (not an object, or fields of other types) or
-                "unknown_method" (neither a push nor the answer to a request).
+                "unknown_method" (neither a push nor the answer to a request, so nothing is lost with it).
         """
         added: Sequence[str] = ()
         if len(text) > _MOST_PARTS and text.count(b",") > _MOST_PARTS:
@@ -150,15 +177,21 @@ class Messages:
             added = self._notice(envelope, text)
         method = envelope.method
         if method is None:
-            if envelope.id is None:
-                raise BadFrame("unknown_method", "neither a method nor the id of a request")
-            return Answer(envelope.id, envelope.result, _error_text(envelope.error, self._words))
+            return self._answer(envelope, text)
         channel = self._channels.get(method)
         if channel is None:
+            if not method.endswith(_UPDATE) and (envelope.result != ABSENT or envelope.error != ABSENT):
+                return self._answer(envelope, text)  # which repeats the method of its request
             channel = self._channel(method)
         if self._has_noticed and method not in self._settled:
             added = added or self._added(envelope, method)
         return Push(channel, bytes(envelope.params), added)
+
+    def _answer(self, envelope: "_Envelope", text: bytes) -> Answer:
+        request_id, why = _request_id(envelope.id), _refusal(envelope, text, self._words)
+        if request_id is None and why is None:
+            raise BadFrame("unknown_method", "neither a method nor the id of a request")
+        return Answer(request_id, _NULL if envelope.result == ABSENT else envelope.result, why)
 
     def _notice(self, envelope: "_Envelope", text: bytes) -> list[str]:
         """Return fields that no message had before. Answers teach none: they would not be reported."""
@@ -190,28 +223,85 @@ class Messages:
 def _decode_envelope(text: bytes) -> _Envelope:
     try:
         return _decode_lenient(text)
-    except msgspec.ValidationError as error:
-        raise BadFrame("payload", str(error)) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise BadFrame("json", str(error)) from None
+        is_json = isinstance(error, msgspec.ValidationError)
+        if len(text) < _SHORTEST_PUSH:
+            raise BadFrame("unknown_method", f"too short for a message: {error}") from None
+        raise BadFrame("payload" if is_json else "json", str(error)) from None
+
+
+def _request_id(raw: Raw) -> int | None:
+    try:
+        found: int | None = _decode_id(raw)
+    except _NOT_THAT:
+        return None
+    return found
+
+
+def _refusal(envelope: _Envelope, text: bytes, words: Callable[[str], Words]) -> Words | None:
+    """Return why a request was refused; None if it was not.
+
+    The API document has an `error` for that. A `result` may say it as well, or a code in place of both.
+    """
+    error, result = envelope.error, envelope.result
+    if error not in _NOTHING and (why := _error_text(error, words)) is not None:
+        return why
+    if result not in _NOTHING:
+        return words(_text(result)) if _says_failure(result) else None
+    if error not in _NOTHING:
+        return None
+    try:
+        return _body_text(_decode_body(text), words)
+    except _NOT_THAT:
+        return None
+
+
+def _says_failure(result: Raw) -> bool:
+    try:
+        said = _decode_result(result)
+    except _NOT_THAT:
+        return False
+    if isinstance(said, _Result):
+        said = said.status
+    return said is False or (isinstance(said, str) and bool(_fails(said)))
 
 
 def _error_text(error: Raw, words: Callable[[str], Words]) -> Words | None:
     """Return the text of an answer's error: an object as in the API document, or a string or a number."""
     try:
         body = _decode_error(error)
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        body = _ErrorBody()
+    except _NOT_THAT:
+        return None if _is_empty(error) else words(_text(error))
     match body:
         case None | False | 0 | "":
             return None
         case str():
-            return words(body)
-        case _ErrorBody(code, message) if message:
-            return words(message) if code is None else Words(f"{words(message)} (code {words(str(code))})")
-        case _ErrorBody(None):
-            return words(bytes(error).decode(errors="replace"))
-        case _ErrorBody(code):
-            return words(f"code {code}")
+            return None if _succeeds(body) else words(body)
+        case _ErrorBody(None, message, msg) if not (message or msg):
+            return None if _is_empty(error) else words(_text(error))
+        case _ErrorBody():
+            return _body_text(body, words)
         case _:
             return words(f"code {body}")
+
+
+def _body_text(body: _ErrorBody, words: Callable[[str], Words]) -> Words | None:
+    code, message = body.code, body.message or body.msg
+    if message is None or message == "":
+        return None if code in _NO_ERROR else words(f"code {code}")
+    if _succeeds(message):
+        return None
+    return words(message) if code is None else Words(f"{words(message)} (code {words(str(code))})")
+
+
+def _is_empty(error: Raw) -> bool:
+    """Return whether an error is an object or a list of nothing but nulls, as `{}`."""
+    try:
+        found = _decode_parts(error)
+    except _NOT_THAT:
+        return False
+    return all(one == _NULL for one in (found.values() if isinstance(found, dict) else found))
+
+
+def _text(raw: Raw) -> str:
+    return bytes(raw).decode(errors="replace")

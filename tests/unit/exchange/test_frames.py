@@ -49,7 +49,7 @@ def pushed(text: bytes) -> tuple[str, bytes]:
     return message.channel, bytes(message.params)
 
 
-def answered(text: bytes) -> tuple[int, bytes, str | None]:
+def answered(text: bytes) -> tuple[int | None, bytes, str | None]:
     message = Messages().decode(text)
     assert isinstance(message, Answer)
     return message.id, bytes(message.result), message.error
@@ -124,7 +124,7 @@ def test_a_gigabyte_bomb_takes_memory_of_a_few_times_the_limit(wbits: int) -> No
 @pytest.mark.parametrize("wbits", [ZLIB, RAW])
 def test_a_stream_cut_anywhere_is_a_bad_frame(wbits: int) -> None:
     frame = deflate(PONG, wbits)
-    for length in range(len(frame)):
+    for length in range(1, len(frame)):
         assert "incomplete" in refusal(frame[:length]).detail or length < 2
 
 
@@ -146,7 +146,6 @@ def test_a_wrong_checksum_makes_a_bad_frame() -> None:
 @pytest.mark.parametrize(
     "frame",
     [
-        pytest.param(b"", id="nothing"),
         pytest.param(b"\n" + PONG, id="plain JSON that does not begin with a brace"),
         pytest.param(b"[1]", id="a plain list"),
         pytest.param(zlib.compressobj(wbits=31).flush()[:9], id="the begin of a gzip stream"),
@@ -242,8 +241,77 @@ def test_an_answer_needs_only_its_id() -> None:
     assert answered(b'{"id":-1}') == (-1, b"null", None)
 
 
-@pytest.mark.parametrize("error", [b"null", b"0", b"0.0", b'""', b"false"])
-def test_an_empty_error_is_no_error(error: bytes) -> None:
+@pytest.mark.parametrize(
+    "text",
+    [
+        b'{"error":null,"result":"pong","id":"12312"}',
+        b'{"error":null,"result":"pong","id":12312.0}',
+        b'{"method":"server.ping","error":null,"result":"pong","id":12312}',
+        b'{"method":"","result":"pong","id":12312}',
+        b'{"id":12312,"method":"server.ping","params":[],"result":"pong"}',
+    ],
+)
+def test_an_answer_may_have_its_id_in_another_type_and_repeat_its_request(text: bytes) -> None:
+    assert answered(text) == (12312, b'"pong"', None)
+
+
+@pytest.mark.parametrize("end", [b"", b',"params":[]', b',"params":[],"ts":1'])
+def test_a_request_of_the_exchange_is_not_taken_for_an_answer(end: bytes) -> None:
+    with pytest.raises(BadFrame, match=r"server\.ping"):
+        Messages().decode(b'{"id":1,"method":"server.ping"%s}' % end)
+
+
+def test_an_error_may_answer_no_request() -> None:
+    for end in (b"", b',"id":null', b',"id":"x"'):
+        text = b'{"error":{"code":4,"message":"NeedAuth"},"result":null%s}' % end
+        assert answered(text) == (None, b"null", "NeedAuth (code 4)")
+
+
+@pytest.mark.parametrize("request_id", [b'""', b'"6f1c-55"', b"5.5", b"true", b"{}", b"[1]", b"1" * 5000])
+def test_the_id_of_a_push_may_be_anything(request_id: bytes) -> None:
+    text = b'{"method":"depth.update","params":[],"id":%s,"result":null,"error":null}' % request_id
+    assert pushed(text) == ("depth", b"[]")
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        b'"error":null,"result":{"status":"fail"}',
+        b'"error":null,"result":{"status":"Failure","market":"X"}',
+        b'"error":null,"result":{"status":false}',
+        b'"error":{},"result":{"status":"error"},"code":0',
+        b'"result":false',
+        b'"result":"invalid sign"',
+        b'"code":3,"message":"auth failed"',
+        b'"code":"10008","msg":""',
+        b'"result":null,"error":null,"message":"auth failed"',
+    ],
+)
+def test_a_refusal_may_be_said_without_an_error(end: bytes) -> None:
+    assert answered(b'{"id":1,%s}' % end)[2]
+
+
+@pytest.mark.parametrize(
+    "result",
+    [b"{}", b"null", b"true", b"0", b'"ok"', b'{"status":"ok"}', b'{"status":null}', b"[]", b'{"status":1}'],
+)
+def test_a_result_in_other_words_is_no_refusal(result: bytes) -> None:
+    assert answered(b'{"error":null,"result":%s,"id":1}' % result)[2] is None
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        *(b"null", b"0", b"0.0", b'""', b"false", b"{}", b"[]", b'"0"', b'"OK"', b'"success"', b'"null"'),
+        b'{"code":0}',
+        b'{"code":0,"message":""}',
+        b'{"code":"0","msg":"succeeded"}',
+        b'{"code":1,"message":"success"}',
+        b'{"code":200}',
+        b'{"code":null,"message":null}',
+    ],
+)
+def test_an_empty_error_and_one_that_says_success_is_no_error(error: bytes) -> None:
     assert error_of(error) is None
 
 
@@ -256,14 +324,16 @@ def test_an_empty_error_is_no_error(error: bytes) -> None:
         (b'{"code":6,"message":null}', "code 6"),
         (b'{"code":6,"message":""}', "code 6"),
         (b'{"message":"no"}', "no"),
-        (b"{}", "{}"),
-        (b'{"msg":"no"}', '{"msg":"no"}'),
+        (b'{"msg":"no"}', "no"),
+        (b'{"code":5,"msg":"repeat subscribe"}', "repeat subscribe (code 5)"),
+        (b'{"code":0,"message":"market not found"}', "market not found (code 0)"),
+        (b'{"why":"no"}', '{"why":"no"}'),
         (b'{"code":6.5}', '{"code":6.5}'),
         (b'"no"', "no"),
         (b"10008", "code 10008"),
         (b"-1", "code -1"),
         (b"true", "code True"),
-        (b"[]", "[]"),
+        (b"[1]", "[1]"),
         (b"1e400", "1e400"),
         (b'"\xff"', '"\ufffd"'),
         pytest.param(b"1" * 5000, "1" * MOST_WORDS + "… (5000 characters)", id="a number of 5000 digits"),
@@ -279,23 +349,19 @@ def test_an_error_of_any_shape_has_a_text(error: bytes, words: str) -> None:
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        (b"", "json"),
-        (b"{", "json"),
-        (b"nonsense", "json"),
-        (b'{"id":1}{"id":2}', "json"),
-        (b'{"id":NaN}', "json"),
+        (b"nonsense, and a long one", "json"),
+        (b'{"id":1}{"id":2}{"id":3}', "json"),
+        (b'{"id":NaN,"result":null}', "json"),
         (b"\xef\xbb\xbf" + PONG, "json"),
         (b'{"method":"\xff.update"}', "json"),
         (b'{"method":"\\ud800.update"}', "json"),
         (b'{"method":"x.update","params":[1}', "json"),
-        (b"[]", "payload"),
-        (b"null", "payload"),
-        (b"1", "payload"),
-        (b'"pong"', "payload"),
-        (b'{"id":"1"}', "payload"),
-        (b'{"id":1.0}', "payload"),
-        (b'{"id":true}', "payload"),
-        (b'{"method":1}', "payload"),
+        (b'["ping","pong","ping"]', "payload"),
+        (b'"a long text is none"', "payload"),
+        (b'{"method":1,"params":[]}', "payload"),
+        (b'{"id":"x"}', "unknown_method"),
+        (b'{"id":1.5}', "unknown_method"),
+        (b'{"id":true}', "unknown_method"),
         (b"{}", "unknown_method"),
         (b'{"id":null}', "unknown_method"),
         (b'{"result":"pong"}', "unknown_method"),
@@ -303,13 +369,27 @@ def test_an_error_of_any_shape_has_a_text(error: bytes, words: str) -> None:
         (b'{"method":"update"}', "unknown_method"),
         (b'{"method":"trades.UPDATE"}', "unknown_method"),
         (b'{"method":""}', "unknown_method"),
-        pytest.param(b'{"id":%s}' % (b"1" * 1_000_000), "payload", id="an id of a million digits"),
+        pytest.param(b'{"id":%s}' % (b"1" * 1_000_000), "unknown_method", id="an id of a million digits"),
     ],
 )
 def test_a_text_that_is_neither_push_nor_answer_has_a_reason(text: bytes, reason: str) -> None:
     with pytest.raises(BadFrame) as caught:
         Messages().decode(text)
     assert caught.value.reason == reason
+
+
+@pytest.mark.parametrize(
+    "text", [b"", b"ping", b": keep-alive", b"null", b"1", b'"pong"', b"[]", b"{", b" \n"]
+)
+def test_what_is_too_short_for_a_push_holds_none(text: bytes) -> None:
+    """Keep-alives of other exchanges: nothing is lost with them, whatever they are."""
+    shortest = b'{"method":".update"}'
+    assert pushed(shortest) == ("", b"null")
+    for frame in (deflate(text), text) if not text else (deflate(text),):
+        with pytest.raises(BadFrame) as caught:
+            Messages().decode(inflate(frame, LIMIT))
+        assert caught.value.reason == "unknown_method"
+    assert len(text) < len(shortest)
 
 
 @pytest.mark.parametrize("form", [b"%s", b'{"method":"x.update","params":%s}', b'{"id":1,"error":%s}'])
@@ -380,7 +460,10 @@ def test_encoding_and_decoding_an_answer_gives_the_same_answer(
     decoded_id, decoded_result, error = answered(inflate(form(json.dumps(answer).encode()), LIMIT))
     assert (decoded_id, json.loads(decoded_result)) == (request_id, result)
     words = Confidential().words(message)
-    assert error == (f"{words} (code {code})" if message else f"code {code}")
+    if message:
+        assert error == f"{words} (code {code})"
+    else:
+        assert error == (None if code in (0, 200) else f"code {code}")
 
 
 def test_a_frame_of_millions_of_tiny_items_is_not_parsed() -> None:
