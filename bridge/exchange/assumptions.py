@@ -69,7 +69,8 @@ _ROWS = (
         "answer_order",
         "A subscribe request is answered before its first push.",
         _A,
-        "Messages are matched by `id` and `method`, never by position, so either order works.",
+        "Messages are matched by `id` and `method`, never by position, so either order works. An `id` may be "
+        "a text, and an answer may repeat its `method`.",
     ),
     # Connections
     Assumption(
@@ -113,7 +114,8 @@ _ROWS = (
         "answers_in_time",
         "Every request is answered within `exchange.reply_timeout`.",
         _A,
-        "Answers other than to pings are waited for up to 60 s, as long as pings are answered.",
+        "Answers other than to pings are waited for up to 60 s, as long as pings are answered. A subscribe "
+        "request that brings data counts as confirmed then.",
     ),
     Assumption(
         "one_answer",

@@ -18,12 +18,14 @@ subscriptions is in `subscriptions`.
 """
 
 import enum
+import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
 import msgspec
 
+from bridge.errors import BadFrame
 from bridge.exchange import requests
 from bridge.exchange.awaited import NEVER
 from bridge.exchange.clock import ServerClock
@@ -35,11 +37,21 @@ from bridge.exchange.subscriptions import Subscriptions
 from bridge.exchange.words import Confidential, Words
 
 _YEAR_5138 = 1e11
+_UNITS = (1.0, 1e3, 1e6)  # of the exchange's time in a second: which one it is tells its size
 
 ANSWER_TIMEOUT = 60.0
 """Seconds to wait for the answer to a request other than a ping, at least."""
 
-_decode_time = msgspec.json.Decoder(int | float | str).decode
+_is_about_login = re.compile(
+    r"auth|\blog\w*[ -]?(in|out|on|off)|session|expire|kick|api.?key|token|sign|permission", re.IGNORECASE
+).search
+
+
+class _Time(msgspec.Struct):
+    timestamp: int | float | str
+
+
+_decode_time = msgspec.json.Decoder(int | float | str | _Time).decode
 
 
 class SessionState(enum.Enum):
@@ -168,8 +180,11 @@ class Session:
 
         An answer is matched to its request by id; a second answer to the same request is ignored.
 
+        An error that answers no request, but says that the login has ended, ends a session with credentials:
+        private channels are silent for days, so nothing else would show it.
+
         Raises:
-            BadFrame: the frame is not a message of the protocol. The session continues.
+            BadFrame: the frame is not a message of the protocol. The session continues, except for that.
         """
         limit = self._max_frame_bytes
         message = self._messages.decode(inflate(frame, limit) if binary else within(frame, limit))
@@ -177,10 +192,30 @@ class Session:
             self.fresh_at = now
             return message
         assert isinstance(message, Answer)  # noqa: S101
+        if message.id is None:
+            error = message.error or ""
+            if self._credentials is not None and not self.over and _is_about_login(error):
+                self._give_up("rejected", f"login ended: {error}")
+            raise BadFrame("unknown_method", f"an error that answers no request: {error}")
         request = self._unanswered.pop(message.id, None)
         if request is not None and not self.over:
-            self._answered(message, request, now)
+            self._answered(message.id, message, request, now)
         return None
+
+    def overdue(self, now: float) -> list[tuple[int, Subscribe]]:
+        """Return the subscribe requests, with their ids, for whose answers `tick` would give up now.
+
+        Those that bring data may be taken for `accepted` before.
+        """
+        if self._paused or self.over:
+            return []
+        late = [one for one, request in self._unanswered.items() if now >= request.deadline]
+        return [(one, subscribe) for one in late if (subscribe := self._subscriptions.unanswered(one))]
+
+    def accepted(self, request_id: int, now: float) -> None:
+        """Take an overdue request for accepted, because the exchange pushes what it asked for."""
+        del self._unanswered[request_id]
+        self._settle(request_id, None, now)
 
     def tick(self, now: float) -> None:
         """Do what is due: send the ping, request something again, or give up on a silent exchange.
@@ -329,12 +364,12 @@ class Session:
 
     # The state machine
 
-    def _answered(self, answer: Answer, request: _Unanswered, now: float) -> None:
+    def _answered(self, request_id: int, answer: Answer, request: _Unanswered, now: float) -> None:
         error = answer.error
         match request.method:
             case "server.ping":
                 if error is None:
-                    self._events.append(Ponged(answer.id, now - request.sent))
+                    self._events.append(Ponged(request_id, now - request.sent))
                 else:
                     self._give_up("rejected", f"server.ping refused: {error}")
             case "server.time":
@@ -347,17 +382,23 @@ class Session:
                 else:
                     self._give_up("rejected", f"server.auth refused: {error}")
             case _:
-                self._subscriptions.answered(answer.id, error, now)
-                self._live_if_answered(now)
-                self._hold_repeats(now)
+                self._settle(request_id, error, now)
+
+    def _settle(self, request_id: int, error: str | None, now: float) -> None:
+        """Settle a subscribe request."""
+        self._subscriptions.answered(request_id, error, now)
+        self._live_if_answered(now)
+        self._hold_repeats(now)
 
     def _read_clock(self, answer: Answer, sent: float, now: float) -> None:
         """Take an answer to server.time; one that cannot be read changes nothing."""
         try:
-            seconds = float(_decode_time(answer.result))
+            found = _decode_time(answer.result)
+            time = float(found.timestamp if isinstance(found, _Time) else found)
         except (ValueError, OverflowError, msgspec.DecodeError):
             return
-        if answer.error is None and 0 < seconds < _YEAR_5138:
+        seconds = next((time / unit for unit in _UNITS if 0 < time / unit < _YEAR_5138), None)
+        if answer.error is None and seconds is not None:
             self.clock.add(seconds, sent, now)
             low, high = self.clock.within(now)
             self._events.append(ClockRead((low + high) / 2 - self.wall_offset))

@@ -118,6 +118,10 @@ class Subscriptions:
         self._unanswered[request_id] = request
         return request.named
 
+    def unanswered(self, request_id: int) -> Subscribe | None:
+        """Return the request with this id, if it is unanswered."""
+        return self._unanswered.get(request_id)
+
     def answered(self, request_id: int, error: str | None, now: float) -> None:
         """Settle one request, as far as its subscriptions are still wanted."""
         request = self._unanswered.pop(request_id)

@@ -273,6 +273,8 @@ class Feed:
             except BadFrame as bad:
                 # A new one: with its traceback, it would keep the inflated text for as long as it is held.
                 self._receiver.bad(BadFrame(bad.reason, bad.detail), source, received_us, frame)
+                if self.session.over:
+                    self._wake.set()
                 continue
             if push is None:
                 self._wake.set()
@@ -299,7 +301,9 @@ class Feed:
                     return self._closed()
                 await self._send(self.session.to_send())
                 await self._sleep_until(self.session.next_call())
-                self.session.tick(time.monotonic())
+                now = time.monotonic()
+                self._refused.confirm_what_flows(now)
+                self.session.tick(now)
         except ConnectionClosed:
             return self._closed()
         except TimeoutError:
@@ -336,7 +340,6 @@ class Feed:
         now = time.monotonic()
         while self.source.incomplete:
             self.session.ask_again(self.source.incomplete.pop(), now)
-        self._refused.confirm_what_flows(now)
         for event in self.session.events():
             self._act_on(event)
         if not self.withheld:

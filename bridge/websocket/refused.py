@@ -84,10 +84,21 @@ class Refused:
             self._log.info("subscription accepted on retry", channel=channel, symbols=symbols)
 
     def confirm_what_flows(self, now: float) -> None:
-        """Have the session take for confirmed what the exchange pushes although it has refused it."""
+        """Have the session take for confirmed what the exchange pushes although it has not confirmed it.
+
+        It has refused it, or it has not answered the request in time.
+        """
         for channel, symbols in [*self.now]:
             if self._pushed(channel, symbols) > self._before.get((channel, symbols), 0):
                 self._session.confirm(channel, symbols, now)
+        for request_id, request in self._session.overdue(now):
+            channel, symbols = request.channel, request.symbols
+            # What does not come of the others is noticed as that of confirmed ones.
+            if any(self._pushed(*one) for one in _each(channel, symbols)):
+                self._log.warning(
+                    "subscribe request not answered, but data received", channel=channel, symbols=symbols
+                )
+                self._session.accepted(request_id, now)
 
     def _pushed(self, channel: str, symbols: Symbols) -> int:
         return self._source.pushed(channel, symbols[0] if symbols else None)
