@@ -26,7 +26,8 @@ from bridge.kafka.client import FAILURES, connection, in_words, sends_password_i
 from bridge.kafka.cluster import Cluster
 from bridge.kafka.leases import Leases
 from bridge.kafka.ownership import Ownership
-from bridge.kafka.registry import Registry, registered_topics, require
+from bridge.kafka.registry import Registry, registered_topics
+from bridge.kafka.subjects import require
 from bridge.kafka.topics import topic_name
 from bridge.records import STATE, schema_of
 from bridge.shard import Replica, Shard

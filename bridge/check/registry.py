@@ -6,7 +6,8 @@ from bridge import plan
 from bridge.check.lines import Say, plural
 from bridge.config import Config, Framing
 from bridge.errors import SchemaRefused
-from bridge.kafka.registry import Unavailable, registered_topics, require, try_registering
+from bridge.kafka.registry import registered_topics
+from bridge.kafka.subjects import Unavailable, require, try_registering
 from bridge.threads import in_thread
 
 

@@ -1,7 +1,7 @@
 """What a message has besides the JSON of its record, to name its schema in a registry. Pure."""
 
 import uuid
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from bridge.config import Framing as Kind
 from bridge.errors import SchemaRefused
@@ -26,8 +26,8 @@ PLAIN = Framing()
 """Records as they are."""
 
 
-def framing(kind: Kind, schema_id: int | None, guid: str | None) -> Framing:
-    """Return the framing of a topic by what the registry calls its schema.
+def framing(kind: Kind, schema_id: Any, guid: Any) -> Framing:  # noqa: ANN401
+    """Return the framing of a topic by what the registry calls its schema, which may be anything.
 
     Raises:
         SchemaRefused: the registry does not give what the framing needs.
@@ -36,13 +36,15 @@ def framing(kind: Kind, schema_id: int | None, guid: str | None) -> Framing:
         case Kind.NONE:
             return PLAIN
         case Kind.CONFLUENT:
-            if schema_id is None or not 0 <= schema_id < 1 << 8 * _ID_BYTES:
+            if type(schema_id) is not int or not 0 <= schema_id < 1 << 8 * _ID_BYTES:
                 raise SchemaRefused(
-                    f'framing "confluent" needs an id of {_ID_BYTES} bytes, it is {schema_id}'
+                    f'framing "confluent" needs an id of {_ID_BYTES} bytes, and the registry gives none'
                 )
             return Framing(prefix=_BY_ID + schema_id.to_bytes(_ID_BYTES, "big"))
         case Kind.HEADER:
             try:
-                return Framing(headers=((HEADER, _BY_GUID + uuid.UUID(guid or "").bytes),))
-            except ValueError:
-                raise SchemaRefused('framing "header" needs GUIDs, and the registry gives none') from None
+                return Framing(headers=((HEADER, _BY_GUID + uuid.UUID(guid).bytes),))
+            except (ValueError, TypeError, AttributeError):
+                raise SchemaRefused(
+                    'framing "header" needs GUIDs, and the registry gives none; "confluent" needs none'
+                ) from None

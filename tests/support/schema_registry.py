@@ -14,7 +14,12 @@ from types import TracebackType
 from typing import Any, Self
 from urllib.parse import unquote, urlsplit
 
-from confluent_kafka.schema_registry import Schema, SchemaRegistryClient, SchemaRegistryError
+from confluent_kafka.schema_registry import (
+    RegisteredSchema,
+    Schema,
+    SchemaRegistryClient,
+    SchemaRegistryError,
+)
 
 REFUSAL = "Schema being registered is incompatible with an earlier schema"
 
@@ -24,7 +29,8 @@ class SchemaRegistry:
 
     `memory` is the registry that it serves. `login` is the user name and password that it asks for. `refused`
     are subjects whose schemas it refuses; `levels` the compatibility by subject; `guids` whether it gives
-    GUIDs; `broken` answers everything with that status.
+    GUIDs; `broken` answers everything with that status; `instead` has other answers by the first part of the
+    path, a status and a body each.
     """
 
     def __init__(self, port: int = 0, login: tuple[str, str] | None = None, *, guids: bool = True) -> None:
@@ -34,6 +40,7 @@ class SchemaRegistry:
         self.levels: dict[str, str] = {}
         self.schemas: dict[str, str] = {}  # by subject
         self.broken: int | None = None
+        self.instead: dict[str, tuple[int, bytes]] = {}
         self.may_set_levels = True
         self.requests: list[str] = []  # methods and paths
         self.memory = SchemaRegistryClient.new_client({"url": "mock://tests"})
@@ -72,18 +79,22 @@ class SchemaRegistry:
         body = request.rfile.read(int(request.headers.get("Content-Length") or 0))
         status: int
         answer: Any
+        text: bytes | None = None
         with self._lock:
             path = urlsplit(request.path).path
+            parts = [unquote(part) for part in path.split("/")[1:]]
             self.requests.append(f"{request.command} {path}")
-            if self.broken is not None:
+            if parts[0] in self.instead:
+                status, text = self.instead[parts[0]]
+            elif self.broken is not None:
                 status, answer = self.broken, {"message": "broken"}
             elif not self._is_allowed(request.headers.get("Authorization")):
                 given = base64.b64decode((request.headers.get("Authorization") or "Basic ")[6:]).decode()
                 status, answer = 401, {"error_code": 401, "message": f"Unauthorized: {given}"}
             else:
-                parts = [unquote(part) for part in path.split("/")[1:]]
                 status, answer = self._answer(request.command, parts, json.loads(body or b"{}"))
-        text = json.dumps(answer).encode()
+        if text is None:
+            text = json.dumps(answer).encode()
         request.send_response(HTTPStatus(status))
         request.send_header("Content-Type", "application/vnd.schemaregistry.v1+json")
         request.send_header("Content-Length", str(len(text)))
@@ -114,8 +125,9 @@ class SchemaRegistry:
                 self.schemas[subject] = body["schema"]
                 schema = Schema(body["schema"], body["schemaType"])
                 registered = self.memory.register_schema_full_response(subject, schema)
-                guid = {"guid": registered.guid} if self.guids else {}
-                return 200, {"schemaType": "JSON", "id": registered.schema_id, **guid}
+                return 200, self._named(registered)
+            case "POST", ["subjects", subject]:
+                return self._lookup(subject, Schema(body["schema"], body["schemaType"]))
             case "POST", ["compatibility", "subjects", subject, *_]:
                 return 200, {"is_compatible": subject not in self.refused}
             case "GET", ["schemas", "ids", number]:
@@ -123,6 +135,17 @@ class SchemaRegistry:
             case "GET", ["schemas", "guids", guid]:
                 return self._found(self.memory.get_schema_by_guid, guid)
         return 404, {"error_code": 40401, "message": f"{'/'.join(parts)} not found"}
+
+    def _lookup(self, subject: str, schema: Schema) -> tuple[int, Any]:
+        try:
+            found = self.memory.lookup_schema(subject, schema)
+        except SchemaRegistryError as error:
+            return 404, {"error_code": error.error_code, "message": error.error_message}
+        return 200, self._named(found)
+
+    def _named(self, found: RegisteredSchema) -> dict[str, object]:
+        guid = {"guid": found.guid} if self.guids else {}
+        return {"schemaType": "JSON", "id": found.schema_id, **guid}
 
     def _found(self, find: Callable[[Any], Schema], name: object) -> tuple[int, Any]:
         try:

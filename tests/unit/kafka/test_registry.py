@@ -2,20 +2,29 @@
 
 import asyncio
 import json
+import socket
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
-from confluent_kafka.schema_registry import header_schema_id_serializer, prefix_schema_id_serializer
+import structlog
+from confluent_kafka.schema_registry import (
+    Schema,
+    SchemaRegistryClient,
+    header_schema_id_serializer,
+    prefix_schema_id_serializer,
+)
 from confluent_kafka.schema_registry.json_schema import JSONDeserializer, JSONSerializer
 from confluent_kafka.serialization import MessageField, SerializationContext, SerializationError
 
 from bridge.config import Config, KafkaConfig, SchemaRegistryConfig
 from bridge.config import Framing as Kind
 from bridge.errors import SchemaRefused
+from bridge.kafka import subjects
 from bridge.kafka.framing import PLAIN, Framing, framing
-from bridge.kafka.registry import Registry, Unavailable, register, registered_topics, try_registering
+from bridge.kafka.registry import Registry, registered_topics
+from bridge.kafka.subjects import Unavailable, register, try_registering
 from bridge.kafka.topics import Topic
 from bridge.schema import published
 from bridge.service import Bridge
@@ -79,12 +88,136 @@ def test_without_the_right_to_set_levels_schemas_are_registered(registry: Schema
 
 
 @pytest.mark.parametrize("attempt", [register, try_registering])
-def test_a_schema_that_is_refused_is_named(registry: SchemaRegistry, attempt: Any) -> None:
-    register(config(registry), TOPICS)
-    registry.refused.add("p.trades.v1-value")
+def test_a_schema_that_is_refused_is_named_with_the_way_out(registry: SchemaRegistry, attempt: Any) -> None:
+    subject = "p.trades.v1-value"
+    registry.schemas[subject] = "another one"
+    registry.levels[subject] = "BACKWARD"
+    registry.refused.add(subject)
     with pytest.raises(SchemaRefused, match=r"p\.trades\.v1-value") as error:
         attempt(config(registry), TOPICS)
-    assert attempt is try_registering or REFUSAL in str(error.value)
+    assert registry.url in str(error.value)
+    if attempt is register:
+        assert REFUSAL in str(error.value)
+        assert "its compatibility is BACKWARD, that of the bridge's schemas has to be" in str(error.value)
+    else:
+        assert "compare that with `digifinex-bridge schema trades`" in str(error.value)
+
+
+def test_a_schema_that_is_registered_needs_no_right_to_write(registry: SchemaRegistry) -> None:
+    framings = register(config(registry, framing="confluent"), TOPICS)
+    registry.may_set_levels = False
+    registry.refused |= registry.schemas.keys()
+    assert register(config(registry, framing="confluent"), TOPICS) == framings
+
+
+def test_a_schema_that_was_deleted_is_registered_again(registry: SchemaRegistry) -> None:
+    subject = "p.trades.v1-value"
+    before = register(config(registry, framing="confluent"), TOPICS)
+    registry.memory.delete_subject(subject)
+    after = register(config(registry, framing="confluent"), TOPICS)
+    assert {topic for topic in TOPICS if before[topic] != after[topic]} == {"p.trades.v1"}
+    assert subject in registry.memory.get_subjects()
+
+
+LOGIN_PAGE = (200, b"<html>Sign in</html>")
+NOT_OF_A_REGISTRY = [
+    LOGIN_PAGE,
+    (200, b""),
+    (204, b""),
+    (200, b"null"),
+    (200, b"7"),
+    (200, b"{}"),
+    (200, b'{"id": "7", "guid": 7}'),
+    (200, b'{"id": true}'),
+    (200, b"\xff"),
+    (301, b""),
+    (302, b"<html>elsewhere</html>"),
+    (404, b"<html>nginx</html>"),
+    (405, b""),
+]
+
+
+@pytest.mark.parametrize(
+    ("attempt", "place", "answer"),
+    [
+        *((register, "subjects", answer) for answer in NOT_OF_A_REGISTRY),
+        (register, "config", LOGIN_PAGE),
+        (register, "config", (200, b'{"compatibilityLevel": 7}')),
+        (try_registering, "subjects", LOGIN_PAGE),
+        (try_registering, "subjects", (200, b'{"p.trades.v1-value": 1}')),
+        (try_registering, "compatibility", LOGIN_PAGE),
+        (try_registering, "compatibility", (200, b'{"is_compatible": "true"}')),
+    ],
+)
+def test_an_answer_that_is_none_of_a_registry_says_that_the_address_is_wrong(
+    registry: SchemaRegistry, attempt: Any, place: str, answer: tuple[int, bytes]
+) -> None:
+    """From a proxy, a page for people to log in at, or a registry with another API."""
+    registry.schemas["p.trades.v1-value"] = "another one"
+    registry.levels["p.trades.v1-value"] = "FORWARD"
+    registry.instead[place] = answer
+    with pytest.raises(Unavailable, match=r"schema_registry\.url has to be the address") as error:
+        attempt(config(registry), TOPICS)
+    assert registry.url in str(error.value)
+    asks_for_all = attempt is try_registering and place == "subjects"
+    assert asks_for_all is ("p.trades.v1-value" not in str(error.value))
+
+
+@pytest.mark.parametrize(
+    ("status", "answer", "words"),
+    [
+        (401, {"message": "No"}, "No (HTTP 401); schema_registry.username and password_file have to be set"),
+        (403, {"message": "Forbidden"}, "Forbidden (HTTP 403); the user needs the right to read the subject"),
+        (422, {"error_code": 42205, "message": "Read-only"}, "Read-only (HTTP 422); it is tried again until"),
+        (500, {"error_code": 50001}, "an error without a reason (HTTP 500)"),
+        (500, ["<", 7], "no answer of a schema registry: b'[\"<\", 7]' (HTTP 500)"),
+        (500, {"message": ["a", "\n"]}, r"['a', '\n'] (HTTP 500)"),
+        (500, {"message": "a\nb"}, r"a\nb (HTTP 500)"),
+        (503, {"message": "x" * 100_000}, "x…"),
+    ],
+)
+def test_an_error_of_a_registry_is_named_with_its_subject_and_what_to_do(
+    registry: SchemaRegistry, status: int, answer: object, words: str
+) -> None:
+    registry.instead["subjects"] = (status, json.dumps(answer).encode())
+    with pytest.raises(Unavailable) as error:
+        register(config(registry), TOPICS)
+    text = str(error.value)
+    assert text.startswith(f"{registry.url}: p.trades.v1-value: ")
+    assert words in text
+    assert text.isprintable()
+    assert len(text) < 1000
+
+
+def test_a_login_that_is_refused_is_not_called_a_missing_one() -> None:
+    with SchemaRegistry(login=("bridge", PASSWORD)) as registry:
+        wrong = config(registry, username="bridge", password="wr0ng-password")
+        with pytest.raises(Unavailable, match="have to be those of a user of the registry") as error:
+            register(wrong, TOPICS)
+        assert "wr0ng-password" not in str(error.value)
+
+
+def test_a_registry_that_does_not_answer_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(subjects, "_TIMEOUT", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        with pytest.raises(Unavailable, match=f"{url}: .*timed out"):
+            register(SchemaRegistryConfig.model_validate({"url": url}), TOPICS)
+
+
+@pytest.mark.parametrize("kind", [Kind.CONFLUENT, Kind.HEADER])
+def test_a_name_by_which_readers_get_another_schema_is_not_used(registry: SchemaRegistry, kind: Kind) -> None:
+    schema = json.dumps({"schemaType": "JSON", "schema": '{"type": "string"}'}).encode()
+    registry.instead["schemas"] = (200, schema)
+    register(config(registry), TOPICS)  # without a framing it does not matter
+    with pytest.raises(Unavailable, match=r"p\.trades\.v1-value: .* has another schema by that name"):
+        register(config(registry, framing=kind), TOPICS)
+    registry.instead["schemas"] = (200, b'{"schemaType": "JSON"}')
+    with pytest.raises(Unavailable, match=r"p\.trades\.v1-value: its answer is none"):
+        register(config(registry, framing=kind), TOPICS)
+    spelled = json.dumps({"schema": json.dumps(json.loads(published("trades")), indent=9)}).encode()
+    registry.instead["schemas"] = (200, spelled)
+    register(config(registry, framing=kind), {"p.trades.v1": "trades"})
 
 
 @pytest.mark.parametrize("status", [401, 404, 429, 500, 503])
@@ -144,6 +277,55 @@ def test_a_topic_that_is_included_later_is_registered_with_the_others(registry: 
             assert framings[topic].prefix
             assert "p.trades.v1" in framings
             assert not schemas.trouble
+        running.cancel()
+
+    asyncio.run(scenario())
+
+
+def test_a_registry_that_was_set_up_anew_is_noticed(registry: SchemaRegistry) -> None:
+    """Its consumers know no schema any more, or another one by that number."""
+
+    async def scenario() -> None:
+        framed: asyncio.Queue[Mapping[str, Framing]] = asyncio.Queue()
+        schemas = Registry(config(registry, framing="confluent"), TOPICS, framed.put_nowait, look=0.01)
+        await schemas.begin()
+        before = await framed.get()
+        running = asyncio.create_task(schemas.run())
+        with structlog.testing.capture_logs() as lines:
+            registry.broken = 503
+            await soon(lambda: bool(lines), 60, "the failure")
+            assert not schemas.trouble  # records go on with the names that they have
+            registry.memory = SchemaRegistryClient.new_client({"url": "mock://tests"})
+            registry.memory.register_schema("something-else", Schema('{"type": "string"}', "JSON"))
+            registry.broken = None
+            after = await asyncio.wait_for(framed.get(), 60)
+        running.cancel()
+        assert [one["event"] for one in lines] == ["schemas not looked up again", "schemas have other ids"]
+        assert "HTTP 503" in lines[0]["error"]
+        assert set(lines[1]["topics"]) == set(TOPICS)
+        assert all(before[topic] != after[topic] for topic in TOPICS)
+        assert sorted(registry.memory.get_subjects()) == [*sorted(registry.schemas), "something-else"]
+        assert framed.empty()
+
+    asyncio.run(scenario())
+
+
+def test_a_schema_that_is_refused_at_first_is_tried_again_where_records_go_on(
+    registry: SchemaRegistry,
+) -> None:
+    registry.broken = 503
+
+    async def scenario() -> None:
+        framed: asyncio.Queue[Mapping[str, Framing]] = asyncio.Queue()
+        schemas = Registry(config(registry), TOPICS, framed.put_nowait, look=0.01)
+        await schemas.begin()
+        running = asyncio.create_task(schemas.run())
+        registry.refused.add("p.trades.v1-value")
+        registry.broken = None
+        await soon(lambda: REFUSAL in schemas.trouble, 60, "the refusal")
+        registry.refused.clear()
+        await asyncio.wait_for(framed.get(), 60)
+        assert not schemas.trouble
         running.cancel()
 
     asyncio.run(scenario())
