@@ -100,16 +100,17 @@ def microseconds(time: object) -> int:
     """
     if type(time) is int and _YEAR_2010_MS <= time < _YEAR_2100_MS:
         return time * MILLISECOND
-    if isinstance(time, str):
-        if not _decimal(time):
-            raise BadItem(f"{time[:80]!r} is not a time")
-        time = float(time)
-    elif not isinstance(time, int | float):
-        raise BadItem(f"{str(time)[:80]} is not a time")
-    if _YEAR_2010 <= time < _YEAR_2100:
-        return round(time * SECOND)
-    if _YEAR_2010_MS <= time < _YEAR_2100_MS:
-        return round(time * MILLISECOND)
-    if _YEAR_2010_US <= time < _YEAR_2100_US:
-        return round(time)
+    if type(time) is float or type(time) is int:
+        number: float = time
+    elif type(time) is str and _decimal(time):
+        number = float(time)
+    else:
+        shown = repr(time[:80]) if type(time) is str else f"a value of type {type(time).__name__}"
+        raise BadItem(f"{shown} is not a time")
+    if _YEAR_2010 <= number < _YEAR_2100:
+        return round(number * SECOND)
+    if _YEAR_2010_MS <= number < _YEAR_2100_MS:
+        return round(number * MILLISECOND)
+    if _YEAR_2010_US <= number < _YEAR_2100_US:
+        return round(number)
     raise BadItem(f"{str(time)[:80]} is not a time")

@@ -30,6 +30,7 @@ _succeeds = re.compile("0|ok|null|none|succe[a-z]*", re.IGNORECASE).fullmatch
 _fails = re.compile(
     r"fail|error|invalid|den[iy]|reject|refus|unauth|forbid|expired|\bnot\b", re.IGNORECASE
 ).search
+_MAY_HAVE_MANY = 2 * _MOST_OBJECTS  # bytes of a text above which it may have more
 _StreamError: type[Exception] = isal_zlib.error  # type: ignore[assignment]  # its stub says it is a value
 
 
@@ -166,10 +167,8 @@ class Messages:
                 "unknown_method" (neither a push nor the answer to a request, so nothing is lost with it).
         """
         added: Sequence[str] = ()
-        if len(text) > _MOST_PARTS and text.count(b",") > _MOST_PARTS:
-            raise BadFrame("payload", f"more than {_MOST_PARTS} items and fields")
-        if len(text) > 2 * _MOST_OBJECTS and text.count(b"{") > _MOST_OBJECTS:
-            raise BadFrame("payload", f"more than {_MOST_OBJECTS} objects")
+        if len(text) > _MAY_HAVE_MANY:
+            _refuse_many(text)
         try:
             envelope = self._decode(text)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -218,6 +217,13 @@ class Messages:
         if len(self._channels) < _MOST_METHODS:
             self._channels[method] = channel
         return channel
+
+
+def _refuse_many(text: bytes) -> None:
+    if text.count(b",") > _MOST_PARTS:
+        raise BadFrame("payload", f"more than {_MOST_PARTS} items and fields")
+    if text.count(b"{") > _MOST_OBJECTS:
+        raise BadFrame("payload", f"more than {_MOST_OBJECTS} objects")
 
 
 def _decode_envelope(text: bytes) -> _Envelope:
