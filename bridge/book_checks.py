@@ -32,9 +32,10 @@ _TICKERS = ("ticker", "all_ticker")
 # tickers.
 _BEHIND = 1_000_000
 
-# Events at once, and µs until one more: an exchange could send a different snapshot in every frame.
-_AT_ONCE = 200
-_UNTIL_EVENT = 1_000_000
+# Events of a book at once, a sign and its proof twice, and µs until one more: an exchange could send a
+# different snapshot in every frame. Each book has its own, since all may be damaged at once.
+_AT_ONCE = 4
+_UNTIL_EVENT = 60_000_000
 
 MOST_LEVELS = 20
 """Differing levels in an event."""
@@ -76,7 +77,8 @@ class BookChecks:
         self._journal = watch.journal
         counter = watch.metrics.counter
         self._results = {result: counter("book_checks_total", result=result) for result in RESULTS}
-        self._allowance = Allowance(_AT_ONCE, _UNTIL_EVENT)
+        # How many events each book may still have, by key; grows by each market that is reported.
+        self._allowances: dict[bytes, Allowance] = {}
         # The value of each ticker that was looked at last, by channel and key.
         self._shown: dict[tuple[str, bytes], bytes] = {}
         self._requests = Requests(each)
@@ -155,7 +157,10 @@ class BookChecks:
 
     def _report(self, finding: Finding, now_us: int) -> None:
         self._results[finding.result].value += 1
-        if finding.result == "equal" or not self._allowance.take(now_us):
+        if finding.result == "equal":
+            return
+        allowance = self._allowances.setdefault(finding.key, Allowance(_AT_ONCE, _UNTIL_EVENT))
+        if not allowance.take(now_us):
             return
         self._journal.record(
             "book_suspect",

@@ -1,11 +1,13 @@
-"""The checks of books notice that the clock was set, and report nothing that its jump alone has shown."""
+"""The checks of books: what they report and how often, and what a clock that was set does to them."""
 
 import json
 import time
+from collections import Counter
 
 import pytest
 
-from bridge.book_checks import BookChecks
+from bridge.book_checks import MOST_LEVELS, BookChecks
+from bridge.books.comparing import Difference
 from bridge.books.present import PresentBooks
 from bridge.config import KafkaConfig
 from bridge.kafka.queues import Queues
@@ -24,7 +26,7 @@ SECOND = 1_000_000  # µs
 class World:
     """The checks of one market, on a clock that can be set."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *, each: float = 10.0) -> None:
         self.set_by = 0  # µs
         real = time.time_ns
         monkeypatch.setattr(time, "time_ns", lambda: real() + 1000 * self.set_by)
@@ -41,7 +43,7 @@ class World:
         )
         self.events: list[Record] = []
         watch = Watch("0", metrics, Journal("replica", 0, self.events.extend, metrics))
-        self.checks = BookChecks(self.present, queues, [], watch, each=10.0)
+        self.checks = BookChecks(self.present, queues, [], watch, each=each)
 
     def take(self, session: str, seq: int, amount: str, *, snapshot: bool = False) -> None:
         """Take a record of depth that is received now."""
@@ -72,3 +74,46 @@ def test_a_rotation_during_which_the_clock_is_set_is_not_compared(
     world.take("z", 0, "5", snapshot=True)
     world.checks.look()
     assert [json.loads(one.value)["check"] for one in world.events] == ["different"], "the next one is"
+
+
+def test_hundreds_of_books_that_are_damaged_at_once_are_reported_each_and_none_all_the_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    world = World(monkeypatch)
+    differing = [Difference("asks", "1", "2", None)]
+    for _ in range(100):
+        for number in range(700):
+            world.present.doubts.compared(b"S%d_USDT" % number, "x", differing, "a snapshot")
+        world.checks.look()
+    events = Counter(json.loads(one.value)["symbol"] for one in world.events)
+    assert len(events) == 700
+    assert set(events.values()) <= {4, 5}, "one more if the hundred turns have taken a minute"
+
+
+def test_an_event_has_the_best_levels_that_differ_and_none_with_a_figure_of_any_length(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    world = World(monkeypatch)
+    differing = [Difference("asks", str(price), None, "1") for price in range(1, 50)]
+    differing.insert(0, Difference("asks", "1" * 65, None, "1"))
+    world.present.doubts.compared(KEY, "x", differing, "a snapshot")
+    world.checks.look()
+    (event,) = world.events
+    levels = json.loads(event.value)["levels"]
+    assert [int(one["price"]) for one in levels] == list(range(1, MOST_LEVELS + 1))
+
+
+def test_a_rotation_that_was_given_up_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else each change of the session that stays in use would be kept."""
+    world = World(monkeypatch)
+    world.checks.begin(["x"])
+    world.checks.end(["x"])
+    assert not world.present._rotations.since
+
+
+def test_books_whose_session_is_gone_are_requested_of_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(monkeypatch, each=0.0)
+    world.take("gone", 5, "1")
+    assert world.present.missing == {KEY: "gone"}
+    world.checks.look()
+    world.checks.look()

@@ -103,3 +103,12 @@ def test_a_book_that_came_and_is_missing_again_is_given_time_again() -> None:
     assert not requests.due([], [], 5)
     assert not requests.due([], BOOK, 10)
     assert requests.due([], BOOK, 20) == {"s1"}
+
+
+def test_a_suspicion_that_is_over_without_a_snapshot_was_not_wrong() -> None:
+    """Its session has ended, say; the equal snapshot that comes later is of a book that was not suspected."""
+    requests = Requests(EACH)
+    requests.note(found("crossed"), 0)
+    requests.due([], [], 1)
+    requests.note(found("equal"), 2)
+    assert requests.due(BOOK, [], 3) == {"s1"}

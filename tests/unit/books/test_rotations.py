@@ -86,3 +86,10 @@ def test_rotations_whose_records_never_come_have_an_end() -> None:
         rotations.begin([str(number)], START)
         rotations.replaced([str(number)], f"new {number}", [KEY])
     assert len(rotations.since) == len(rotations._replaced) == MOST_ROTATIONS
+
+
+def test_a_book_of_another_session_than_those_that_were_replaced_is_not_compared() -> None:
+    rotations, book = Rotations(), book_of([("1", "1")])
+    rotations.begin(["old", "other"], START)
+    rotations.replaced(["other"], "new", [KEY])
+    assert compared(rotations, book, "2") is None
