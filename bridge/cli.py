@@ -155,7 +155,8 @@ def probe(config: Path | None, *, seconds: float, record: Path | None, json: boo
     "--symbol",
     metavar="S",
     default=None,
-    help="Only records with this key: a symbol, of balances a currency.",
+    help="Only records with this key: a symbol; of balances a currency, of dead letters a channel, and of "
+    "events of an account its name.",
 )
 @click.option(
     "--from",

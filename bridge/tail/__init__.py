@@ -31,7 +31,7 @@ async def tail(config: KafkaConfig, wanted: Asked, form: Form | None = None) -> 
     try:
         with STOP.calls(partial(output.stop, stop)):
             if form is Form.TABLE:
-                output.write(heading(wanted))
+                output.write(heading(wanted, output.width))
             async with aclosing(read(config, wanted)) as batches:
                 async for messages in batches:
                     for message in messages:

@@ -1,4 +1,4 @@
-"""What `tail` was asked for on the command line: topics, a key, and where to begin. Pure."""
+"""What `tail` was asked for on the command line: topics, keys, and where to begin. Pure."""
 
 import datetime as dt
 from collections.abc import Sequence
@@ -21,12 +21,12 @@ Start: TypeAlias = Literal["beginning", "end"] | int
 class Asked:
     """Which records to print.
 
-    Topics that were `named` have to exist; of the others, those are read that do. `key` is None for all keys.
+    Topics that were `named` have to exist; of the others, those are read that do. No `keys` are all keys.
     """
 
     topics: tuple[str, ...]
     named: bool
-    key: bytes | None
+    keys: frozenset[bytes]
     start: Start
 
 
@@ -34,12 +34,15 @@ def asked(config: Config, names: Sequence[str], symbol: str | None, start: str) 
     """Return what a command line asks for; without names, all topics of records that the bridge writes to.
 
     Raises:
-        ValueError: a name is that of no channel, or `start` is no time.
+        ValueError: a name is that of no channel, the symbol is empty, or `start` is no time.
     """
+    if symbol == "":
+        raise ValueError("--symbol needs a symbol, such as BTC_USDT")
     return Asked(
         topics=tuple(dict.fromkeys(_topic(config, name) for name in names)) or _written(config),
         named=bool(names),
-        key=None if symbol is None else symbol.upper().encode(),
+        # Symbols are in upper case; accounts and channels, the keys of events and dead letters, as they are.
+        keys=frozenset(one.encode() for one in (symbol, symbol.upper())) if symbol else frozenset(),
         start=moment(start),
     )
 

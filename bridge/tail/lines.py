@@ -7,6 +7,9 @@ import base64
 import datetime as dt
 import enum
 import json
+import unicodedata
+from bisect import bisect_right
+from itertools import accumulate
 from typing import Any, NamedTuple
 
 import msgspec
@@ -38,17 +41,31 @@ class Message(NamedTuple):
     time_ms: int
 
 
-def heading(asked: Asked) -> str:
-    """Return the heading of the table."""
-    return _row("received", "topic", "key", "record", asked)
+def heading(asked: Asked, width: int | None) -> str:
+    """Return the heading of the table, cut as its rows are."""
+    return _cut(_row("received", "topic", "key", "record", asked), width)
 
 
 def line(message: Message, form: Form, asked: Asked, width: int | None) -> str:
     """Return the line of a message; a row of the table is cut to `width` characters, unless that is None."""
     if form is Form.JSON:
         return as_json(message)
-    row = as_row(message, asked)
-    return row if width is None or len(row) <= width else f"{row[: max(width - 1, 0)]}…"
+    return _cut(as_row(message, asked), width)
+
+
+def _cut(row: str, width: int | None) -> str:
+    """Return a row that takes at most so many columns of a terminal."""
+    if width is None or (len(row) <= width and row.isascii()):
+        return row
+    columns = list(accumulate(map(_columns, row)))
+    if not columns or columns[-1] <= width:
+        return row
+    return f"{row[: bisect_right(columns, width - 1)]}…"
+
+
+def _columns(character: str) -> int:
+    """Return how many columns of a terminal a character takes: those of Chinese texts take two."""
+    return 2 if unicodedata.east_asian_width(character) in "WF" else 1
 
 
 def as_json(message: Message) -> str:
@@ -79,8 +96,8 @@ def as_row(message: Message, asked: Asked) -> str:
         )
         received_us = fields.get("received_us")
         received = received_us if isinstance(received_us, int) else received
-    elif message.value is None:
-        shown = "(no value)"
+    elif not message.value:
+        shown = "(no value)" if message.value is None else "(empty)"
     else:
         shown = message.value.decode(errors="backslashreplace") if fields is None else _shown(fields)
     return printable(_row(_time(received), message.topic, _key(message) or "-", shown, asked))

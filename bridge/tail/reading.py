@@ -3,7 +3,7 @@
 import asyncio
 import heapq
 import time
-from collections.abc import AsyncGenerator, Iterable, Mapping
+from collections.abc import AsyncGenerator, Collection, Iterable, Mapping
 
 import structlog
 from aiokafka import AIOKafkaConsumer, TopicPartition
@@ -67,7 +67,7 @@ async def read(config: KafkaConfig, asked: Asked) -> AsyncGenerator[list[Message
                     elif batches and is_away:
                         is_away = False
                         log.warning("Kafka available again")
-                    yield _merged(batches, asked.key)
+                    yield _merged(batches, asked.keys)
     except FAILURES as error:
         raise BrokerError(f"Kafka at {config.bootstrap_servers}: {explanation(error, one)}") from error
 
@@ -124,13 +124,13 @@ async def _follow_grown(one: AIOKafkaConsumer, topics: Iterable[str]) -> None:
             one.seek(place, offset)
 
 
-def _merged(batches: Mapping[TopicPartition, list[object]], key: bytes | None) -> list[Message]:
-    """Return the messages with this key, ordered by time where they are of different partitions."""
+def _merged(batches: Mapping[TopicPartition, list[object]], keys: Collection[bytes]) -> list[Message]:
+    """Return the messages with these keys, ordered by time where they are of different partitions."""
     messages = [
         [
             Message(one.topic, one.key, one.value, one.timestamp)  # type: ignore[attr-defined]
             for one in batch
-            if key is None or one.key == key  # type: ignore[attr-defined]
+            if not keys or one.key in keys  # type: ignore[attr-defined]
         ]
         for batch in batches.values()
     ]

@@ -62,9 +62,17 @@ def test_a_name_that_is_neither_a_channel_nor_a_topic_is_explained(name: str, wo
     assert words in str(error.value)
 
 
-def test_a_symbol_is_looked_for_in_upper_case() -> None:
-    assert asked_for(symbol="btc_usdt").key == b"BTC_USDT"
-    assert asked_for().key is None
+def test_a_key_is_looked_for_in_upper_case_as_symbols_are_and_as_it_is_given() -> None:
+    """Accounts and channels are keys of events and dead letters."""
+    assert asked_for(symbol="btc_usdt").keys == {b"BTC_USDT", b"btc_usdt"}
+    assert asked_for(symbol="Main").keys == {b"MAIN", b"Main"}
+    assert not asked_for().keys
+
+
+def test_an_empty_symbol_is_refused() -> None:
+    """As of a variable of the shell that is not set; no key is empty."""
+    with pytest.raises(ValueError, match="--symbol needs a symbol"):
+        asked_for(symbol="")
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,8 @@ from tests.support.schemas import schema
 
 TRADE: dict[str, Any] = schema("trades")["examples"][0]
 VALUE = json.dumps(TRADE).encode()
-ONE = Asked(("p.trades.v1",), named=True, key=None, start="end")
-TWO = Asked(("p.trades.v1", "p.depth.v1"), named=True, key=None, start="end")
+ONE = Asked(("p.trades.v1",), named=True, keys=frozenset(), start="end")
+TWO = Asked(("p.trades.v1", "p.depth.v1"), named=True, keys=frozenset(), start="end")
 
 
 def message(value: bytes | None, key: bytes | None = b"BTC_USDT") -> Message:
@@ -69,16 +69,31 @@ def test_a_row_has_the_time_the_key_and_the_fields_of_a_record() -> None:
 
 
 def test_several_topics_are_a_column() -> None:
-    assert "topic" not in heading(ONE)
-    assert heading(TWO).split() == ["received", "topic", "key", "record"]
+    assert "topic" not in heading(ONE, None)
+    assert heading(TWO, None).split() == ["received", "topic", "key", "record"]
     assert as_row(message(VALUE), TWO).split()[1:3] == ["p.trades.v1", "BTC_USDT"]
 
 
 def test_a_row_is_cut_to_the_width_of_the_terminal_and_json_is_not() -> None:
     for width in (1, 10, 80):
         assert len(line(message(VALUE), Form.TABLE, ONE, width)) == width
+        assert len(heading(ONE, width)) <= width
     assert line(message(VALUE), Form.TABLE, ONE, None) == as_row(message(VALUE), ONE)
     assert json.loads(line(message(VALUE), Form.JSON, ONE, 10)) == TRADE
+
+
+def test_a_row_with_wide_characters_is_cut_to_the_columns_that_they_take() -> None:
+    """As messages of the exchange have them."""
+    detail = message(json.dumps({"detail": "交易对" * 30}, ensure_ascii=False).encode())
+    for width in range(1, 260):
+        row = line(detail, Form.TABLE, ONE, width)
+        wide = sum(character in "交易对" for character in row)
+        assert width - 1 <= len(row) + wide <= width or row == as_row(detail, ONE)
+
+
+def test_a_message_without_anything_in_it_says_so() -> None:
+    assert "(no value)" in as_row(message(None), ONE)
+    assert "(empty)" in as_row(message(b""), ONE)
 
 
 @given(
