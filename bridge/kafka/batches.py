@@ -44,6 +44,9 @@ class Batches:
         self.failures: list[Failure] = []
         # Until when a flush may send, on the monotonic clock: another replica may serve the shard after that.
         self.safe_until = float("inf")
+        # The partitions that the last transaction has records in, with the offset of its first one there;
+        # None: not known, as before it is acknowledged. Without transactions it says nothing.
+        self.places: dict[TopicPartition, int | None] = {}
         self._producer = producer
         self._queues = queues
         self._state = state
@@ -61,6 +64,7 @@ class Batches:
         Raises:
             KafkaError: the producer has failed and can't be used any more.
         """
+        self.places = {}
         await _response_to(self._producer.begin_transaction())
 
     async def commit_transaction(self) -> None:
@@ -181,10 +185,11 @@ class Batches:
         self, partition: Partition, batch: BatchBuilder, places: list[tuple[int, int]] | None = None
     ) -> None:
         """Send a batch; where Kafka has put it is added to `places`: its first offset, and its records."""
+        place = TopicPartition(partition.topic.name, partition.topic.existing(partition.number))
+        if self.in_transactions:
+            self.places.setdefault(place, None)
         try:
-            delivery = await self._producer.send_batch(
-                batch, partition.topic.name, partition=partition.topic.existing(partition.number)
-            )
+            delivery = await self._producer.send_batch(batch, place.topic, partition=place.partition)
         except PRODUCER_FAILURES as error:
             self.failures.append((partition, error))
             await self.all_acknowledged()
@@ -195,9 +200,11 @@ class Batches:
         if places is not None:
             number = batch.record_count()
             delivery.add_done_callback(lambda done: _note_place(done, number, places))
-        delivery.add_done_callback(lambda done: self._on_response(partition, done))
+        delivery.add_done_callback(lambda done: self._on_response(partition, place, done))
 
-    def _on_response(self, partition: Partition, delivery: "asyncio.Future[object]") -> None:
+    def _on_response(
+        self, partition: Partition, place: TopicPartition, delivery: "asyncio.Future[Any]"
+    ) -> None:
         if partition.delivery is delivery:
             partition.delivery = None
         self._in_flight -= 1
@@ -210,6 +217,8 @@ class Batches:
             self.failures.append((partition, error))
             self._queues.something.set()
             return
+        if self.in_transactions and self.places.get(place) is None:
+            self.places[place] = delivery.result().offset
         if len(partition.queued) >= FULL_BATCH:
             self._queues.batch_is_full.set()
         self._on_acknowledged(partition)

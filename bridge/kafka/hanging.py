@@ -11,25 +11,38 @@ and is lost when 16 is aborted. In a partition where nothing more is sent, nobod
 Nobody else writes transactions to a shard's partition of bridge-state, so one that hangs in all of its
 partitions shows there: behind the last stable offset, although the producer is open. A transaction ends with
 the owner, and one that is aborted has rarely come so far; so it counts as one that was to be committed,
-unless this process knows that it has not requested that. One that hangs in partitions of other topics alone
-is not noticed; the next transaction there ends it.
+unless this process knows that it has not requested that.
+
+One that hangs in partitions of other topics alone does not show there. So all partitions are looked at when a
+shard is taken over, and later those that have lost their leader, and those that a transaction which has
+failed had records for: each before anything else is sent there. Others write transactions to these, too, so
+that one is open there says little; but an end that is written for this shard ends nobody else's. Which end it
+is to be follows from where the open one begins.
 """
 
-from collections.abc import Iterable
+import asyncio
+import time
+from collections.abc import Iterable, Mapping
 
 import structlog
 from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError
 
+from bridge.config import KafkaConfig
 from bridge.kafka.batches import Batches
+from bridge.kafka.reader import open_transactions
+from bridge.kafka.rebuilding import has_uncovered_trade_first
 from bridge.kafka.state import ShardState
-from bridge.kafka.topics import Topic
+from bridge.kafka.topics import Topic, topic_name
 
 log = structlog.get_logger(__name__)
 
 
 _MOST = 5
 """How often a hanging transaction is ended in a row, before that counts as a failure."""
+
+_OTHERS = 4.0  # seconds in which others end what they have open; less than what counts as silence of Kafka
+_POLL = 0.3  # seconds between two looks at that
 
 
 async def end_hanging(
@@ -81,3 +94,110 @@ async def end_hanging(
             "kafka-transactions.sh find-hanging, and abort it"
         )
     return True
+
+
+class Suspects:
+    """The partitions of data topics in which a transaction of a shard may hang."""
+
+    def __init__(self, config: KafkaConfig, state: ShardState) -> None:
+        # What the last transaction that has failed had records in, as `Batches.places`.
+        self.sent: Mapping[TopicPartition, int | None] = {}
+        self._config = config
+        self._state = state
+        self._trades = topic_name(config, "trades")
+        self._suspected: set[TopicPartition] = set()
+        # What this process has looked at; it has written to no other.
+        self._seen: set[TopicPartition] = set()
+        # The offset at which the last committed transaction begins there.
+        self._committed: dict[TopicPartition, int] = {}
+        self._ids: dict[str, str] = {}  # of the topics, by name
+
+    def failed(self, places: Mapping[TopicPartition, int | None]) -> None:
+        """Suspect the places of a transaction that has failed; none: there was no transaction."""
+        if places:
+            self.sent = places
+            self._suspected |= places.keys()
+
+    def committed(self, places: Mapping[TopicPartition, int | None]) -> None:
+        """Note the places of a transaction that is committed: its end may be missing in some of them."""
+        self._committed.update((place, begin) for place, begin in places.items() if begin is not None)
+
+    def follow(self, topics: Mapping[str, Topic]) -> bool:
+        """Suspect partitions without a leader; return whether any that are suspected have one again."""
+        for topic in topics.values():
+            if self._ids.get(topic.name, topic.id) != topic.id:  # another topic, of which nothing is known
+                self._committed = {
+                    one: begin for one, begin in self._committed.items() if one.topic != topic.name
+                }
+            self._ids[topic.name] = topic.id
+            if not topic.missing:
+                self._suspected.update(TopicPartition(topic.name, number) for number in topic.leaderless)
+        return bool(self._ready(topics))
+
+    async def end(self, batches: Batches, topics: Mapping[str, Topic]) -> None:
+        """End what hangs in the partitions that are suspected and have a leader.
+
+        To be called when the producer of `batches` was opened, the state was read, and nothing was sent yet.
+
+        Raises:
+            KafkaError: Kafka is unavailable, or rejects the end.
+        """
+        ready = self._ready(topics)
+        if not ready:
+            return
+        commit: list[TopicPartition] = []
+        abort: list[TopicPartition] = []
+        for place, (begin, end) in (await self._open(ready)).items():
+            (commit if await self._was_committed(place, begin, end) else abort).append(place)
+        for places, committed in ((commit, True), (abort, False)):
+            if places:
+                await batches.end_without_records(places, commit=committed)
+                log.info(
+                    "ended what may have been hanging",
+                    shard=self._state.shard,
+                    partitions=sorted(f"{topic}/{number}" for topic, number in places),
+                    committed=committed,
+                )
+        self._suspected -= ready
+        self._seen |= ready
+
+    def _ready(self, topics: Mapping[str, Topic]) -> set[TopicPartition]:
+        """Return the suspected partitions that can be looked at; bridge-state has its own way."""
+        there = {
+            TopicPartition(topic.name, number)
+            for topic in topics.values()
+            if topic.name != self._state.topic.name and not topic.missing
+            for number in range(topic.partitions)
+            if number not in topic.leaderless
+        }
+        return {place for place in there if place in self._suspected or place not in self._seen}
+
+    async def _open(self, places: set[TopicPartition]) -> dict[TopicPartition, tuple[int, int]]:
+        """Return which partitions have open transactions: where the first one begins, and the end.
+
+        Another shard's that begins in front of this one's last committed transaction hides whether that one
+        hangs. It is waited for, unless it takes too long.
+        """
+        until = time.monotonic() + _OTHERS
+        while True:
+            found = await open_transactions(self._config, places)
+            hidden = [
+                place for place, (begin, end) in found.items() if begin < self._committed.get(place, 0) < end
+            ]
+            if not hidden or time.monotonic() > until:
+                return found
+            await asyncio.sleep(_POLL)
+
+    async def _was_committed(self, place: TopicPartition, begin: int, end: int) -> bool:
+        """Return whether what hangs in a partition was committed, if it is of this shard.
+
+        A partition holds one transaction of a shard at a time. So if no open one begins as early as the last
+        committed one, that has its end there, and it is a later one that hangs, which has failed. If it
+        can't be known, it counts as committed: what is there twice can be recognised, what is lost can't.
+        """
+        if place not in self._seen:  # it is of an owner before this process
+            if place.topic != self._trades:
+                return True
+            return not await has_uncovered_trade_first(self._config, place, begin, self._state)
+        last = self._committed.get(place, end)
+        return last < end and begin <= last

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -16,6 +16,7 @@ from bridge.kafka.contents import OWNER, owner_of
 from bridge.spool.progress import Owner
 
 _PATIENCE = 60.0  # seconds to read all that there is
+_ENDS_PATIENCE = 5.0  # seconds to ask where partitions end
 _POLL_MS = 500
 
 
@@ -94,6 +95,24 @@ async def behind_stable(config: KafkaConfig, topic: str, partition: int) -> Read
         return Read({}, {}, end)
     async with consumer(config, isolation_level="read_uncommitted") as one:
         return (await read(one, topic, {partition: stable}))[partition]
+
+
+async def open_transactions(
+    config: KafkaConfig, places: Collection[TopicPartition]
+) -> dict[TopicPartition, tuple[int, int]]:
+    """Return which partitions have open transactions: the offset of their first record, and the end.
+
+    Raises:
+        KafkaError: Kafka is unavailable, or one of them has no leader.
+    """
+    try:
+        async with asyncio.timeout(_ENDS_PATIENCE), consumer(config) as one:
+            with explained(one), understood():
+                ends = await quirks.end_offsets_of_all(one, places)
+                stable = await one.end_offsets(list(places))
+    except TimeoutError:
+        raise KafkaTimeoutError(f"no response about the ends of partitions in {_ENDS_PATIENCE:g} s") from None
+    return {place: (stable[place], end) for place, end in ends.items() if stable[place] < end}
 
 
 class Follower:

@@ -27,7 +27,7 @@ from bridge.kafka.batches import Batches, Failure
 from bridge.kafka.books import Books
 from bridge.kafka.client import FAILURES, explained, explanation, in_words, transactional_id
 from bridge.kafka.cluster import Cluster
-from bridge.kafka.hanging import end_hanging
+from bridge.kafka.hanging import Suspects, end_hanging
 from bridge.kafka.outage import Outage
 from bridge.kafka.partition import Partition
 from bridge.kafka.producer import PRODUCER_FAILURES, abort, close_producer, open_producer
@@ -86,6 +86,7 @@ class Sink:
         self._state_partition = Partition(state.topic, state.shard)  # the shard's partition of bridge-state
         self._requested = 0  # number of the last transaction whose commit was requested
         self._hangs = 0  # how often in a row a hanging transaction was found and ended
+        self._suspects = Suspects(config, state)  # where one may hang that bridge-state does not show
         self._saving: Save | None = None  # at-least-once: the save that is in flight
         self._producer: AIOKafkaProducer | None = None  # the one that delivers; None while there is none
 
@@ -120,6 +121,8 @@ class Sink:
                         continue
                     await self._take_over()
                     self._follow()
+                    if self._transactional_id is not None:
+                        await self._suspects.end(batches, self._topics)
                     self._asked_at = None
                     # Otherwise the first settled record shows that Kafka accepts them.
                     if not queues.pending_records:
@@ -131,6 +134,7 @@ class Sink:
                 await abort(producer)
                 raise
             except PRODUCER_FAILURES as error:
+                self._suspects.failed(batches.places)
                 await self._recover(error, batches.failures)
             finally:
                 self._producer = None
@@ -250,6 +254,7 @@ class Sink:
         if state.committing is not None and state.committing.transaction == committed:
             log.info("a commit whose response was lost had succeeded", transaction=committed)
             state.saved(state.committing)
+            self._suspects.committed(self._suspects.sent)
             self._settle(self._queues.places.values())
             if self.books is not None:
                 self.books.settle()
@@ -378,6 +383,7 @@ class Sink:
             self._asked_at, self._requested = time.monotonic(), save.transaction
             await batches.commit_transaction()
             self._asked_at = state.committing = None
+            self._suspects.committed(batches.places)
             state.saved(save)
             self._settle(partitions)
             if self.books is not None:
@@ -405,6 +411,9 @@ class Sink:
             for record in records:
                 why = f"more than max.message.bytes ({partition.topic.max_message_bytes})"
                 self._rejections.give_up(record, partition, why)
+        can_be_looked_at = self._suspects.follow(now)
+        if can_be_looked_at and self._transactional_id is not None:
+            return False
         return all(
             (one.id, one.partitions) == (now[channel].id, now[channel].partitions)
             for channel, one in before.items()

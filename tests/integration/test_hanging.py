@@ -6,7 +6,7 @@ is made to each time: it is told of another partition than those that get the re
 
 import asyncio
 import random
-from collections.abc import Coroutine, Iterator
+from collections.abc import Collection, Coroutine, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -16,13 +16,17 @@ from aiokafka import TopicPartition
 from aiokafka.errors import KafkaConnectionError, KafkaError
 from aiokafka.producer.sender import AddPartitionsToTxnHandler, EndTxnHandler
 from aiokafka.producer.transaction_manager import TransactionManager
+from structlog.testing import capture_logs
 
+from bridge.config import KafkaConfig
+from bridge.kafka import hanging
 from bridge.kafka.batches import Batches
 from bridge.kafka.client import transactional_id
 from bridge.kafka.hanging import end_hanging
-from bridge.kafka.partition import Partition
+from bridge.kafka.partition import FULL_BATCH, Partition
 from bridge.kafka.producer import close_producer, open_producer
-from bridge.records import STATE, Record
+from bridge.kafka.reader import open_transactions
+from bridge.records import STATE, Open, Record
 from tests.support.consumers import read_topic, set_topic
 from tests.support.delivery import Delivery, kafka_config
 from tests.support.kafka_broker import Broker
@@ -42,10 +46,13 @@ def trusting_kafka() -> Iterator[Broker]:
 class Deceit:
     """Leaves the next transaction hanging when `is_next` is set, or each one after that if it `goes_on`.
 
-    With `loses`, its confirmation is lost.
+    It hangs everywhere, or in the partitions of the topic `within` alone. With `loses`, its confirmation is
+    lost.
     """
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, decoy: TopicPartition, *, loses: bool) -> None:
+    def __init__(
+        self, monkeypatch: pytest.MonkeyPatch, decoy: TopicPartition, *, loses: bool = False, within: str = ""
+    ) -> None:
         self.is_next = self.goes_on = False
         self.hanging = 0  # transactions
         now = False
@@ -62,8 +69,8 @@ class Deceit:
             if not now:
                 return await add(handler, node)
             manager = handler._sender._txn_manager
-            hidden = [place for place in handler._tps if place != decoy]
-            handler._tps = {decoy}
+            hidden = {place for place in handler._tps if place != decoy and within in {place.topic, ""}}
+            handler._tps = {*handler._tps, decoy} - hidden
             manager._pending_txn_partitions.add(decoy)
             added = await add(handler, node)
             for place in hidden if added else ():
@@ -102,6 +109,22 @@ async def delivered(one: Delivery, number: int) -> None:
         for place, key in enumerate(KEYS)
     )
     await soon(lambda: not one.queues.pending_records, 30, "delivered records")
+
+
+def too_large() -> Record:
+    """Return a record that a limit of 2,000 bytes refuses."""
+    value = msgspec.json.encode(random.Random(1).randbytes(5_000))
+    return Record("trades", b"SOL_USDT", value, 1_600_000_000_000_000)
+
+
+def trade(number: int) -> Record:
+    value = msgspec.json.encode({"id": number, "time_us": number})
+    return Record("trades", KEYS[0], value, 1_600_000_000_000_000 + number, (number, number, 0, Open()))
+
+
+def ended(lines: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Return the log lines about ends that were written into partitions of data."""
+    return [line for line in lines if line["event"] == "ended what may have been hanging"]
 
 
 def leave_one_hanging(kafka: Broker, prefix: str, deceit: Deceit) -> None:
@@ -167,8 +190,6 @@ def test_a_hanging_transaction_is_aborted_if_its_commit_was_not_asked_for(
     """A batch of it was rejected, when others and the state were on Kafka already."""
     deceit = Deceit(monkeypatch, decoy, loses=False)
     one = Delivery(kafka_config(trusting_kafka, prefix))
-    value = msgspec.json.encode(random.Random(1).randbytes(5_000))
-    large = Record("trades", b"SOL_USDT", value, 1_600_000_000_000_000)
 
     async def steps() -> None:
         await delivered(one, 0)
@@ -176,7 +197,7 @@ def test_a_hanging_transaction_is_aborted_if_its_commit_was_not_asked_for(
             trusting_kafka.bootstrap, f"{prefix}.trades.v1", max_message_bytes="2000"
         )  # which the bridge does not know yet
         deceit.is_next = True
-        one.queues.add([large])
+        one.queues.add([too_large()])
         await delivered(one, 1)
 
     asyncio.run(running(one, steps()))
@@ -235,3 +256,105 @@ def test_a_hanging_transaction_waits_for_a_leader_of_each_partition(
     leave_one_hanging(trusting_kafka, prefix, deceit)
     asyncio.run(without_a_leader())
     assert_each_is_there_once(trusting_kafka, prefix, 1)
+
+
+def test_one_that_hangs_in_data_alone_is_aborted_if_its_commit_was_not_asked_for(
+    trusting_kafka: Broker, prefix: str, decoy: TopicPartition, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also while another shard's transaction is open in front of all that this one has written."""
+    deceit = Deceit(monkeypatch, decoy, within=f"{prefix}.trades.v1")
+    monkeypatch.setattr(hanging, "_OTHERS", 60.0)  # a busy machine may be slow to end it
+    look, looks = open_transactions, list[Collection[TopicPartition]]()
+
+    def looking(config: KafkaConfig, places: Collection[TopicPartition]) -> Any:
+        looks.append(places)
+        return look(config, places)
+
+    monkeypatch.setattr(hanging, "open_transactions", looking)
+    one = Delivery(kafka_config(trusting_kafka, prefix))
+
+    async def steps() -> None:
+        other = await open_producer(one.config, transactional_id(one.config, 1))
+        try:
+            await other.begin_transaction()
+            for number in range(one.config.partitions):
+                await other.send_and_wait(f"{prefix}.trades.v1", b'{"n": -1}', partition=number)
+            await delivered(one, 0)
+            set_topic(trusting_kafka.bootstrap, f"{prefix}.trades.v1", max_message_bytes="2000")
+            deceit.is_next, errors = True, one.errors()
+            one.queues.add([too_large()])
+            async with asyncio.TaskGroup() as group:
+                group.create_task(delivered(one, 1))
+                await soon(lambda: one.errors() > errors, 30, "the refused batch")
+                looks.clear()
+                await soon(lambda: len(looks) > 1 or not one.queues.pending_records, 30, "a wait for it")
+                await other.abort_transaction()
+        finally:
+            await close_producer(other)
+
+    asyncio.run(running(one, steps()))
+    assert deceit.hanging == 1
+    assert_each_is_there_once(trusting_kafka, prefix, 2)
+
+
+def test_one_that_hangs_in_data_alone_is_committed_once_a_leader_is_back_if_it_was_confirmed(
+    trusting_kafka: Broker, prefix: str, decoy: TopicPartition, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deceit = Deceit(monkeypatch, decoy, within=f"{prefix}.trades.v1")
+    one = Delivery(kafka_config(trusting_kafka, prefix))
+
+    async def steps() -> None:
+        await delivered(one, 0)
+        deceit.is_next = True
+        await delivered(one, 1)
+        with capture_logs() as lines:
+            cluster, trades = one.cluster, one.cluster.topics["trades"]
+            gone = replace(trades, leaderless=frozenset(range(trades.partitions)))
+            cluster._take(cluster.view._replace(topics={**cluster.topics, "trades": gone}))
+            await soon(lambda: any(one.stuck for one in one.queues.places.values()), 30, "no leader")
+            cluster.ask()
+            await soon(lambda: ended(lines), 30, "an end of what hangs")
+        assert [line["committed"] for line in ended(lines)] == [True]
+
+    asyncio.run(running(one, steps()))
+    assert deceit.hanging == 1
+    assert_each_is_there_once(trusting_kafka, prefix, 2)
+
+
+@pytest.mark.parametrize("is_confirmed", [True, False])
+def test_the_next_owner_ends_one_that_hangs_in_trades_alone_as_its_state_says(
+    trusting_kafka: Broker,
+    prefix: str,
+    decoy: TopicPartition,
+    monkeypatch: pytest.MonkeyPatch,
+    is_confirmed: bool,
+) -> None:
+    """So it neither repeats what was committed, nor shows what it sends again itself."""
+    deceit = Deceit(monkeypatch, decoy, within=f"{prefix}.trades.v1")
+    config = kafka_config(trusting_kafka, prefix)
+    slow = config.model_copy(update={"commit_interval": 50.0, "transaction_timeout": 60.0})
+    first = Delivery(config if is_confirmed else slow, "first")
+    second = Delivery(config, "second")
+    *trades, last = [trade(number) for number in range(1, 3 * FULL_BATCH)]
+
+    async def hangs() -> None:
+        first.queues.add(trades[:1])
+        await soon(lambda: not first.queues.pending_records, 30, "a transaction")
+        deceit.is_next = True
+        first.queues.add(trades[1:])
+        if is_confirmed:
+            await soon(lambda: not first.queues.pending_records, 30, "another one")
+        else:
+            (partition,) = first.queues.places.values()
+            await soon(lambda: partition.sent and partition.delivery is None, 30, "one without a commit")
+
+    async def taken_over() -> None:
+        await soon(second.sink.taken_over.is_set, 30, "the takeover")
+        second.queues.add([*([] if is_confirmed else trades[1:]), last])
+        await soon(lambda: not second.queues.pending_records, 30, "delivered records")
+
+    asyncio.run(running(first, hangs()))
+    asyncio.run(running(second, taken_over()))
+    assert deceit.hanging == 1
+    found = [one.json["id"] for one in read_topic(trusting_kafka.bootstrap, f"{prefix}.trades.v1")]
+    assert found == list(range(1, 3 * FULL_BATCH))
