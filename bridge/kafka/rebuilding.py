@@ -29,7 +29,6 @@ log = structlog.get_logger(__name__)
 MOST_READ = 50_000
 """Records of a partition that are read from its end, at most."""
 
-_MARKERS = 1000  # offsets that markers of transactions may take among the records that are looked for
 _PATIENCE = 60.0  # seconds in which nothing more is read
 _POLL_MS = 500
 
@@ -45,8 +44,12 @@ class _Trade(msgspec.Struct):
 _decode = msgspec.json.Decoder(_Trade).decode
 
 
-async def is_on_kafka(config: KafkaConfig, partitions: Iterable[Partition]) -> bool:
+async def is_on_kafka(
+    config: KafkaConfig, partitions: Iterable[Partition], begins: Mapping[TopicPartition, int | None]
+) -> bool:
     """Return whether the sent records of these partitions, which are of one transaction, are on Kafka.
+
+    `begins` has the offset of its first record in each of them; None where Kafka has not acknowledged it.
 
     The transaction is committed or aborted by now, so one partition speaks for all: one of trades if there is
     one, the only data topic that the documented ACLs let the bridge read. Without the right to read it they
@@ -56,16 +59,23 @@ async def is_on_kafka(config: KafkaConfig, partitions: Iterable[Partition]) -> b
         KafkaError: Kafka is unavailable.
     """
     trades = topic_name(config, "trades")
-    candidates = [one for one in partitions if one.sent and not one.stuck]
+    candidates = [
+        (one, place, begin)
+        for one in partitions
+        if one.sent and not one.stuck
+        for place in [TopicPartition(one.topic.name, one.topic.existing(one.number))]
+        if (begin := begins.get(place)) is not None
+    ]
     if not candidates:
         return False
-    sent = min(candidates, key=lambda one: one.topic.name != trades)
-    place = TopicPartition(sent.topic.name, sent.topic.existing(sent.number))
+    sent, place, begin = min(candidates, key=lambda one: one[1].topic != trades)
     values = {record.value for record in sent.sent}
     try:
         async with _consumer(config, [place]) as (consumer, silence):
-            ranges = await _ends(consumer, [place], len(values) + _MARKERS)
-            async for records in _records(consumer, ranges, silence):
+            first, end = (await _ends(consumer, [place]))[place]
+            if not first <= begin < end:
+                return False
+            async for records in _records(consumer, {place: (begin, begin + 1)}, silence):
                 if any(one.value and unframed(one.value) in values for one in records):
                     return True
     except AclMissing:

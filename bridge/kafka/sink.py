@@ -248,7 +248,7 @@ class Sink:
         elif (
             state.was_lost
             and state.committing is not None
-            and await is_on_kafka(self._config, self._queues.places.values())
+            and await is_on_kafka(self._config, self._queues.places.values(), self._suspects.sent)
         ):
             committed = state.committing.transaction
         if state.committing is not None and state.committing.transaction == committed:

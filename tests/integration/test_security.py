@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from aiokafka import TopicPartition
 from confluent_kafka import Producer
 from confluent_kafka.admin import (  # type: ignore[attr-defined] # it has no __all__
     AclBinding,
@@ -337,9 +338,10 @@ def test_whether_a_commit_succeeded_is_looked_up_among_the_trades_and_unknown_wi
         producer.produce(partition.topic.name, b"{}", b"BTC_USDT", 0)
         sent.append(partition)
     assert producer.flush(20) == 0
+    begins = {TopicPartition(partition.topic.name, 0): 0 for partition in sent}
     acls = [acl for name, acl in least(prefix).items() if may_read or name not in OPTIONAL]
     with allowed(guarded, acls), capture_logs() as lines:
-        found = asyncio.run(is_on_kafka(kafka_config(guarded.broker, prefix, **login), sent))
+        found = asyncio.run(is_on_kafka(kafka_config(guarded.broker, prefix, **login), sent, begins))
     assert found == may_read
     named = [] if may_read else [f"topic {prefix}.trades.v1"]
     assert [line["resource"] for line in lines if line["event"] == "ACL missing"] == named

@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaConnectionError, KafkaError
 from confluent_kafka.admin import AdminClient
@@ -553,18 +553,21 @@ def test_a_takeover_that_fails_is_continued_without_reading_the_state_again(
 def test_whether_a_commit_whose_state_was_lost_had_succeeded_is_read_from_the_data(
     kafka: Broker, prefix: str
 ) -> None:
+    """However much others have written behind it."""
     one = Delivery(kafka_config(kafka, prefix))
 
     async def steps() -> None:
-        one.queues.add([trade(number) for number in range(20)])
+        one.queues.add([trade(number) for number in range(3000)])
         await delivered_by(one)
         partition = next(iter(one.queues.places.values()))
+        place = TopicPartition(partition.topic.name, partition.number)
         partition.sent = [trade(number) for number in range(10, 20)]
-        assert await is_on_kafka(one.config, [partition])
-        partition.sent = [trade(number) for number in range(20, 30)]
-        assert not await is_on_kafka(one.config, [partition])
+        assert await is_on_kafka(one.config, [partition], {place: 10})
+        for begin in (9, 20, 100_000, None):
+            assert not await is_on_kafka(one.config, [partition], {place: begin})
+        assert not await is_on_kafka(one.config, [partition], {})
         partition.sent = []
-        assert not await is_on_kafka(one.config, [partition])
+        assert not await is_on_kafka(one.config, [partition], {place: 10})
 
     asyncio.run(serve(one, steps))
 
