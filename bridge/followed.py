@@ -71,14 +71,14 @@ class Followed:
         """Return all symbols that the shard subscribes to, followed or not."""
         return {name for one in self._connectors for names in one.wanted.values() for name in names}
 
-    def forget_gone(self, books: Iterable[bytes], *, listed: bool) -> list[bytes]:
-        """Forget markets that are gone; return which of these books are of a market that is not followed.
+    def expect(self, books: Iterable[bytes]) -> None:
+        """Note of which markets an earlier process has left a book, before any are listed."""
+        self.markets.expect(key.decode() for key in books)
 
-        `listed`: whether every market that exists has been listed for certain, so that one that is not
-        subscribed to does not exist.
-        """
+    def forget_gone(self, books: Iterable[bytes]) -> list[bytes]:
+        """Forget markets that are gone; return which of these books are of a market that is not followed."""
         self._forget_markets()
-        gone = self._gone_books(books, listed=listed)
+        gone = self._gone_books(books)
         self._make_room()  # last, because it forgets that a market was forgotten, and so its book
         return gone
 
@@ -133,15 +133,16 @@ class Followed:
                 if not connector.wanted:
                     self._end(connector)
 
-    def _gone_books(self, books: Iterable[bytes], *, listed: bool) -> list[bytes]:
+    def _gone_books(self, books: Iterable[bytes]) -> list[bytes]:
         config, shards = self._config, self._config.kafka.shards
         depth = {name for one in self._connectors for name in one.wanted.get("depth", ())}
-        followed = depth if listed else None
         return [
             key
             for key in books
             if plan.shard_of(symbol := key.decode(), shards) == self._number
-            if symbol in self._forgotten or plan.has_no_book(config, symbol, followed)
+            if symbol in self._forgotten
+            or plan.has_no_book(config, symbol)
+            or (symbol not in depth and self.markets.is_gone(symbol))
         ]
 
     def _make_room(self) -> None:

@@ -1,6 +1,6 @@
 """Which shard serves each subscription, and on which of its sessions. Pure."""
 
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from math import ceil
@@ -68,16 +68,10 @@ def channels(config: Config) -> frozenset[str]:
     return frozenset(chain.from_iterable(plan(config, n).records for n in range(config.kafka.shards)))
 
 
-def has_no_book(config: Config, symbol: str, followed: Container[str] | None) -> bool:
-    """Return whether a market that had a book has none any more.
-
-    `followed` has the markets whose depth is subscribed to, once every market that exists was listed; None:
-    not yet. A market that depth names is subscribed to even if it does not exist.
-    """
+def has_no_book(config: Config, symbol: str) -> bool:
+    """Return whether a market has no book as it is configured, whether it exists or not."""
     book, depth = config.channels.book, config.channels.of("depth")
-    if any(EVERY_MARKET not in names and symbol not in names for names in (book, depth)):
-        return True
-    return followed is not None and EVERY_MARKET in depth and symbol not in followed
+    return any(EVERY_MARKET not in names and symbol not in names for names in (book, depth))
 
 
 def sessions(subscriptions: Iterable[Subscription], size: int) -> Iterator[Wanted]:

@@ -51,7 +51,8 @@ _DRAIN = 4.5
 # Seconds between two looks at what is overdue, and between two saves of when private channels were heard.
 _LOOK = 1.0
 
-# Seconds until a market that exists is listed for certain, and between two looks at what can be forgotten.
+# Seconds until a market that exists is listed for certain, as far as a day of all_ticker can show it, and
+# between two looks at what can be forgotten.
 _LISTED = 86_400.0
 _FORGET = 3600.0
 
@@ -236,13 +237,13 @@ class Shard:
             watch=self._watch,
             on_markets=self._followed.take,
         )
+        self._followed.expect(self._state.books)
         self._connectors += [self._connector(wanted) for wanted in self._plan.public]
         self._connectors += [self._connector(wanted, account) for account, wanted in self._plan.private]
         for connector in self._connectors:
             self._start(connector)
         self._serving = True
         patience_us = round(2 * self._config.exchange.reply_timeout * 1e6)
-        listed_at = time.monotonic() + _LISTED
         forget_at = time.monotonic() + min(_LISTED, self._config.kafka.state_retention)
         while True:
             await asyncio.sleep(_LOOK)
@@ -262,7 +263,7 @@ class Shard:
             if self.book_checks is not None:
                 self.book_checks.look()
             findings.report(self._state.take_found())
-            self._forget_gone(listed=time.monotonic() >= listed_at)
+            self._forget_gone()
 
     async def _look_at_kafka(self) -> None:
         """Have outages of Kafka logged, until cancelled."""
@@ -294,10 +295,10 @@ class Shard:
             log.info("state of old markets forgotten", shard=self._watch.shard, markets=number)
             self.queues.something.set()
 
-    def _forget_gone(self, *, listed: bool) -> None:
+    def _forget_gone(self) -> None:
         """Forget markets that are gone, and have a tombstone written for the book of each."""
         books = self._sink.books
-        gone = self._followed.forget_gone(self._state.books - books.gone if books else (), listed=listed)
+        gone = self._followed.forget_gone(self._state.books - books.gone if books else ())
         if books is not None:
             books.forget(gone)
 

@@ -1,5 +1,6 @@
 """The markets that "*" follows: those that all_ticker lists, up to exchange.max_markets."""
 
+import time
 from collections.abc import Sequence
 from typing import Any, cast
 
@@ -20,9 +21,10 @@ from bridge.websocket.feed import Receiver
 class Following:
     """A shard that follows up to so many markets on the given channels; its connectors open no sessions."""
 
-    def __init__(self, most: int, *channels: str) -> None:
+    def __init__(self, most: int, *channels: str, **named: list[str]) -> None:
+        every = {channel: ["*"] for channel in channels}
         self.config = Config.model_validate(
-            {"exchange": {"max_markets": most}, "channels": {channel: ["*"] for channel in channels}}
+            {"exchange": {"max_markets": most}, "channels": {**every, **named}}
         )
         self.metrics = Metrics()
         self.reported: list[Record] = []
@@ -40,15 +42,24 @@ class Following:
         ]
         self.followed.take(records, Source(session))
 
+    def hear(self, seconds: int, symbol: str) -> None:
+        """Let pushes of all_ticker name a market for so long, one a second."""
+        record, begun = Record("all_ticker", symbol.encode(), b"{}", 0), time.monotonic()
+        for second in range(seconds + 1):
+            self.followed.markets.take([record], "S", begun + second, ())
+
     @property
     def subscribed(self) -> list[str]:
         """The symbols that it subscribes to, in order."""
         return [symbol for one in self.connectors for names in one.wanted.values() for symbol in names]
 
-    def _start(self, wanted: plan.Wanted, is_coming_up: bool) -> None:
+    def connector(self, wanted: plan.Wanted) -> Connector:
         receiver = cast("Receiver", None)
         config: dict[str, Any] = {"config": self.config.exchange, "courtesy": self._courtesy}
-        connector = Connector(wanted, **config, receiver=receiver, watch=self._watch)
+        return Connector(wanted, **config, receiver=receiver, watch=self._watch)
+
+    def _start(self, wanted: plan.Wanted, is_coming_up: bool) -> None:
+        connector = self.connector(wanted)
         connector.coming_up = is_coming_up
         self.connectors.append(connector)
 
@@ -76,7 +87,7 @@ def test_a_market_that_is_gone_and_not_subscribed_to_leaves_room_for_another() -
     following.name("D_USDT", session="later")
     assert following.subscribed == ["A_USDT", "B_USDT", "C_USDT"]
     refuse(following, "trades", "C_USDT")
-    following.followed.forget_gone([], listed=False)
+    following.followed.forget_gone([])
     following.name("D_USDT", session="later")
     assert following.subscribed == ["A_USDT", "B_USDT", "D_USDT"]
     following.name("C_USDT", session="later")
@@ -87,7 +98,7 @@ def test_a_market_that_is_gone_but_not_refused_is_followed_on() -> None:
     following = Following(3, "trades")
     following.name("A_USDT", "B_USDT", "C_USDT")
     following.name("A_USDT", "B_USDT", session="later")
-    following.followed.forget_gone([], listed=False)
+    following.followed.forget_gone([])
     following.name("D_USDT", session="later")
     assert following.subscribed == ["A_USDT", "B_USDT", "C_USDT"]
 
@@ -97,7 +108,7 @@ def test_a_market_that_is_refused_but_still_listed_is_not_forgotten() -> None:
     following.name("A_USDT", "B_USDT")
     following.name("A_USDT", "B_USDT", session="later")
     refuse(following, "trades", "B_USDT")
-    following.followed.forget_gone([], listed=False)
+    following.followed.forget_gone([])
     assert following.subscribed == ["A_USDT", "B_USDT"]
 
 
@@ -106,8 +117,31 @@ def test_the_book_of_a_market_that_leaves_room_for_another_is_gone() -> None:
     following.name("A_USDT", "B_USDT")
     following.name("A_USDT", session="later")
     refuse(following, "depth", "B_USDT")
-    assert following.followed.forget_gone([b"A_USDT", b"B_USDT"], listed=False) == [b"B_USDT"]
+    assert following.followed.forget_gone([b"A_USDT", b"B_USDT"]) == [b"B_USDT"]
     assert len(following.followed.markets) == 1
+
+
+def test_the_books_of_markets_that_were_delisted_while_no_bridge_ran_are_gone() -> None:
+    following = Following(300, "depth", BOOK)
+    books = [b"A_USDT", b"B_USDT", b"C_USDT"]
+    following.followed.expect(books)
+    following.name("A_USDT", "B_USDT")
+    assert not following.followed.forget_gone(books)
+    following.hear(5, "A_USDT")
+    assert following.followed.forget_gone(books) == [b"C_USDT"]
+    following.name("C_USDT")
+    assert not following.followed.forget_gone(books)
+    assert following.subscribed == ["A_USDT", "B_USDT", "C_USDT"]
+
+
+def test_a_market_that_depth_names_has_a_book_even_if_nobody_lists_it() -> None:
+    """It may exist again tomorrow."""
+    following = Following(300, "trades", BOOK, depth=["A_USDT"])
+    following.connectors.append(following.connector({"depth": ["A_USDT"]}))
+    following.followed.expect([b"A_USDT"])
+    following.name("B_USDT")
+    following.hear(10_000, "B_USDT")
+    assert not following.followed.forget_gone([b"A_USDT"])
 
 
 def test_a_market_that_is_forgotten_is_followed_again_once_it_is_listed_again() -> None:
@@ -115,7 +149,7 @@ def test_a_market_that_is_forgotten_is_followed_again_once_it_is_listed_again() 
     following.name("A_USDT", "B_USDT")
     following.name("A_USDT", session="later")
     refuse(following, "trades", "B_USDT")
-    following.followed.forget_gone([], listed=False)
+    following.followed.forget_gone([])
     assert following.subscribed == ["A_USDT"]
     following.name("B_USDT", session="later")
     assert following.subscribed == ["A_USDT", "B_USDT"]
@@ -132,7 +166,7 @@ def test_a_connector_without_any_market_left_is_ended() -> None:
     following.name(*named, session="later")
     for symbol in gone:
         refuse(following, "trades", symbol)
-        following.followed.forget_gone([], listed=False)
+        following.followed.forget_gone([])
     assert last not in following.connectors
     assert following.subscribed == named
 

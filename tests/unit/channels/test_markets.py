@@ -96,6 +96,29 @@ def test_without_a_list_a_market_is_gone_that_was_not_named_for_an_hour_of_liste
     assert scene.gone("A", "B") == ["B"]
 
 
+def test_a_market_that_an_earlier_process_knew_is_gone_once_a_list_of_all_has_left_it_out() -> None:
+    """If it was no list of all, what moves is named soon after."""
+    scene = Scene()
+    scene.markets.expect("ABC")
+    assert scene.push("A", "B") == ["A", "B"]
+    scene.hear(4, "A")
+    assert scene.gone("A", "B", "C") == []
+    scene.hear(1, "A")
+    assert scene.gone("A", "B", "C") == ["C"]
+    assert scene.push("C") == ["C"]
+    assert scene.gone("A", "B", "C") == []
+
+
+def test_without_a_list_a_market_that_an_earlier_process_knew_is_gone_after_an_hour_of_listening() -> None:
+    scene = Scene()
+    scene.markets.expect("ABC")
+    scene.push("A")
+    scene.hear(3599, "A")
+    assert scene.gone("B", "C") == []
+    scene.hear(1, "A")
+    assert scene.gone("B", "C") == ["B", "C"]
+
+
 def test_a_time_in_which_all_ticker_is_not_heard_does_not_count() -> None:
     scene = Scene()
     scene.push("A", "B", "C", "D")
