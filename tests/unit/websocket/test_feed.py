@@ -8,6 +8,7 @@ from websockets.frames import Frame, Opcode
 from bridge.channels.channel import Source
 from bridge.errors import BadFrame
 from bridge.exchange.frames import Push
+from bridge.exchange.requests import Credentials
 from bridge.exchange.session import Session, Timing
 from bridge.watch.events import Journal
 from bridge.watch.metrics import Metrics
@@ -38,12 +39,14 @@ class Counting:
         raise AssertionError(source)
 
 
-def begin(receiver: Counting) -> tuple[Feed, Network]:
+def begin(receiver: Counting, credentials: Credentials | None = None) -> tuple[Feed, Network]:
     stream, network = open_stream()
     metrics = Metrics()
     feed = Feed(
         stream,
-        Session({"order": []}, timing=Timing(), wall_offset=0.0, max_frame_bytes=1000),
+        Session(
+            {"order": []}, timing=Timing(), wall_offset=0.0, max_frame_bytes=1000, credentials=credentials
+        ),
         Source("S"),
         courtesy=Courtesy(5.0, 20.0),
         receiver=receiver,
@@ -193,5 +196,22 @@ def test_the_source_knows_what_its_session_has_ever_subscribed_to() -> None:
         assert not source.asks("order_algo", None)
         network.lose()
         await feed.ended
+
+    asyncio.run(scenario())
+
+
+def test_a_session_whose_login_has_ended_ends_at_once() -> None:
+    """No ping is due, and nothing else is pushed that would wake it."""
+
+    async def scenario() -> None:
+        receiver = Counting()
+        feed, network = begin(receiver, Credentials("key", "secret"))
+        await turns(3)
+        ended = b'{"error":{"code":4,"message":"NeedAuth"},"result":null,"id":null}'
+        network.arrived += Frame(Opcode.TEXT, ended).serialize(mask=False)
+        await turns(50, each=network.read)
+        assert feed.ended.done()
+        assert feed.ended.result().reason == "rejected"
+        assert len(receiver.damaged) == 1
 
     asyncio.run(scenario())
