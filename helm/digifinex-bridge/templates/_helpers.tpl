@@ -99,6 +99,11 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | 
 {{- end }}
 {{- end }}
 
+{{- define "bridge.portOfUrl" -}}
+{{- $url := urlParse . }}
+{{- regexFind ":[0-9]+$" $url.host | trimPrefix ":" | default (ternary "80" "443" (has $url.scheme (list "ws" "http"))) }}
+{{- end }}
+
 {{- define "bridge.httpPort" -}}
 {{- dig "http" "port" 9464 .Values.config | int }}
 {{- end }}
