@@ -226,6 +226,7 @@ replaced.
 {{- fail (printf "kafkaTls has no effect with config.kafka.security_protocol %s" $protocol) }}
 {{- end }}
 {{- include "bridge.validateRegistry" . }}
+{{- include "bridge.validateNames" . }}
 {{- if and (eq $values.dnsPolicy "None") (not $values.dnsConfig.nameservers) }}
 {{- fail "dnsPolicy: None needs dnsConfig.nameservers" }}
 {{- end }}
@@ -274,6 +275,30 @@ replaced.
 {{- end }}
 {{- include "bridge.validateShards" . }}
 {{- include "bridge.validateUpgrade" . }}
+{{- end }}
+
+{{/*
+Names that have to be unique. The API server would refuse the StatefulSet when the configuration has changed already; and of
+variables, an upgrade by Helm may drop the wrong one.
+*/}}
+{{- define "bridge.validateNames" -}}
+{{- $variables := list }}
+{{- if .Values.kafkaPassword.usernameKey }}
+{{- $variables = append $variables (printf "BRIDGE_KAFKA__%s" (include "bridge.identity" . | upper)) }}
+{{- end }}
+{{- if .Values.schemaRegistryPassword.usernameKey }}
+{{- $variables = append $variables "BRIDGE_SCHEMA_REGISTRY__USERNAME" }}
+{{- end }}
+{{- $taken := dict "variable" $variables "volume" (list "config" "spool") "container" (list "bridge" "check") }}
+{{- $kinds := dict "extraEnv" "variable" "extraVolumes" "volume" "extraContainers" "container" "initContainers" "container" }}
+{{- range $key, $kind := $kinds }}
+{{- range get $.Values $key }}
+{{- if has .name (get $taken $kind) }}
+{{- fail (printf "%s: there is a %s %s already" $key $kind .name) }}
+{{- end }}
+{{- $_ := set $taken $kind (append (get $taken $kind) .name) }}
+{{- end }}
+{{- end }}
 {{- end }}
 
 {{- define "bridge.validateRegistry" -}}
