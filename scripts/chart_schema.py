@@ -43,8 +43,11 @@ _ADDRESS = rf"([^][\s,/:@?#]+|\[[0-9A-Fa-f:.]+\]){_PORT}"
 # can't be any free one, and probes connect to the pod's own address.
 _NARROWER: dict[tuple[str, str], dict[str, Any]] = {
     ("exchange", "url"): {"pattern": rf"^wss?://{_ADDRESS}([/?#]\S*)?$"},
+    ("exchange", "proxy"): {"pattern": rf"^(https?://{_ADDRESS}([/?#]\S*)?)?$"},
     ("kafka", "bootstrap_servers"): {"pattern": rf"^\s*{_ADDRESS}(\s*,\s*{_ADDRESS})*\s*$"},
+    ("kafka", "sasl_oauth_token_endpoint"): {"pattern": rf"^(https?://{_ADDRESS}([/?#]\S*)?)?$"},
     ("kafka", "replication_factor"): {"not": {"const": 0}},
+    ("schema_registry", "url"): {"pattern": rf"^(https?://{_ADDRESS}(/[^\s,?#]*)?)?$"},
     ("http", "host"): {"enum": ["0.0.0.0", "::"]},  # noqa: S104
     ("http", "port"): {"minimum": 1},
     ("http", "status_port"): {"minimum": 1},
