@@ -6,7 +6,7 @@ from pathlib import Path
 
 from confluent_kafka import Consumer, TopicPartition
 
-from tests.support.candles import candles, printed
+from tests.support.candles import candles, once, printed
 from tests.support.kafka_broker import free_ports
 from tests.support.market import TRADES, Market
 from tests.support.waiting import eventually
@@ -53,9 +53,9 @@ def test_the_table_has_each_trade_once_also_after_a_kill(
     before = candles(market.trades())
 
     def right() -> bool:
-        found = dict(map(printed, example.run(READ).splitlines()))
-        settled = market.settled(before)
-        return bool(settled) and settled == {key: found.get(key) for key in settled}
+        found = once(map(printed, example.run(READ).splitlines()))
+        settled, wrong = market.compare(before, found)
+        return bool(settled) and not wrong
 
     with example.running(RUN):
         eventually(right, 60, "exact candles", every=2)

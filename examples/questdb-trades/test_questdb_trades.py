@@ -7,7 +7,7 @@ from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
 
-from tests.support.candles import Candle, Key, candles
+from tests.support.candles import Candle, Key, candles, once
 from tests.support.kafka_broker import free_ports
 from tests.support.market import Market
 from tests.support.waiting import eventually
@@ -28,7 +28,7 @@ WRITTEN = r"^\d+ trades written$"
 
 def found(example: Walkthrough) -> dict[Key, Candle]:
     """Return the candles that QuestDB makes of its table."""
-    return dict(map(candle, csv.DictReader(example.run(ASK).splitlines())))
+    return once(map(candle, csv.DictReader(example.run(ASK).splitlines())))
 
 
 def candle(row: dict[str, str]) -> tuple[Key, Candle]:
@@ -61,9 +61,8 @@ def test_candles_are_exact_also_after_a_kill(
         def exact() -> bool:
             """Whether all candles are there that no trade changes meanwhile."""
             before = candles(market.trades())
-            there = found(example)
-            settled = market.settled(before)
-            return settled == {key: there.get(key) for key in settled} != {}
+            settled, wrong = market.compare(before, found(example))
+            return bool(settled) and not wrong
 
         with example.running(WRITE, WRITTEN):
             eventually(exact, 60, "exact candles", every=1)

@@ -47,6 +47,38 @@ def _candle(trades: list[tuple[int, int, Decimal, Decimal]]) -> Candle:
     return Candle(prices[0], max(prices), min(prices), prices[-1], volume, len(trades))
 
 
+class Comparison(NamedTuple):
+    """What has become of candles: those that no trade has changed meanwhile, and what was found instead.
+
+    `wrong` has what was expected and what was found, either of which may be nothing.
+    """
+
+    settled: dict[Key, Candle]
+    wrong: dict[Key, tuple[Candle | None, Candle | None]]
+
+
+def compared(
+    before: Mapping[Key, Candle], found: Mapping[Key, Candle], after: Mapping[Key, Candle]
+) -> Comparison:
+    """Compare candles with those of the trades before and after they were found: trades keep coming.
+
+    Those that a trade has changed meanwhile are not compared; but none may be there that no trade belongs to.
+    """
+    settled = {key: one for key, one in before.items() if after.get(key) == one}
+    wrong: dict[Key, tuple[Candle | None, Candle | None]] = {
+        key: (one, found.get(key)) for key, one in settled.items() if found.get(key) != one
+    }
+    wrong |= {key: (None, one) for key, one in found.items() if key not in after}
+    return Comparison(settled, wrong)
+
+
+def once(found: Iterable[tuple[Key, Candle]]) -> dict[Key, Candle]:
+    """Return candles by their keys; fail if one is there twice."""
+    listed = list(found)
+    assert len(listed) == len(dict(listed)), listed
+    return dict(listed)
+
+
 def candle(record: Mapping[str, Any]) -> tuple[Key, Candle]:
     """Return the candle in a record that an example wrote, with its key.
 

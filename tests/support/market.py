@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from tests.support.candles import Candle, Key, candle, candles
+from tests.support.candles import Candle, Comparison, Key, candle, candles, compared
 from tests.support.consumers import read_topic
 from tests.support.waiting import eventually
 
@@ -38,10 +38,9 @@ class Market:
         """Wait until there are trades of two minutes, so that candles of one do not change any more."""
         eventually(lambda: len({start for _, start in candles(self.trades())}) > 1, 90, "a minute", every=1)
 
-    def settled(self, before: dict[Key, Candle]) -> dict[Key, Candle]:
-        """Return those of some candles that no trade has changed since."""
-        now = candles(self.trades())
-        return {key: one for key, one in before.items() if now[key] == one}
+    def compare(self, before: Mapping[Key, Candle], found: Mapping[Key, Candle]) -> Comparison:
+        """Compare candles with those of the trades before they were found, and now."""
+        return compared(before, found, candles(self.trades()))
 
     def await_candles(self, topic: str, minutes: int = 2) -> list[dict[str, Any]]:
         """Wait until the newest record of each candle on `topic` is what the trades say.
@@ -50,17 +49,14 @@ class Market:
         some of so many minutes are.
         """
         records: list[dict[str, Any]] = []
-        wrong: dict[Key, tuple[Candle, Candle | None]] = {}
+        wrong: dict[Key, tuple[Candle | None, Candle | None]] = {}
 
         def right() -> bool:
             before = candles(self.trades())
             records[:] = self.read(topic)
-            found = dict(map(candle, records))
-            settled = self.settled(before)
+            settled, different = self.compare(before, dict(map(candle, records)))
             wrong.clear()
-            wrong.update(
-                (key, (one, found.get(key))) for key, one in settled.items() if found.get(key) != one
-            )
+            wrong.update(different)
             return not wrong and len({start for _, start in settled}) >= minutes
 
         try:
