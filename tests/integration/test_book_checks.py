@@ -84,6 +84,7 @@ def test_one_harm_at_the_best_price_is_reported_once_with_its_level_and_of_no_ot
                 return bridge.metric("book_suspect") == 2
 
             eventually(are_suspected, 60, "the two whose damage has signs")
+            assert bridge.ready()[1]["degraded"]["books"].startswith("2 suspected")
             eventually(lambda: simulator.requests["depth.subscribe"] > requests, 60, "a request")
             # The first ones show the damage, and the second ones that it is mended.
             for equal in (len(symbols) - len(harms), 2 * len(symbols) - len(harms)):

@@ -135,6 +135,9 @@ async def checked(**settings: Any) -> AsyncIterator[Checked]:
         one = Checked(exchange, **settings)
         running = asyncio.create_task(one.connector.run())
         try:
+            await soon(
+                lambda: all(exchange.requests[f"{name}.subscribe"] for name in CHANNELS), 20, "requests"
+            )
             await soon(lambda: all(one.present.keeps(name.encode()) for name in SYMBOLS), 20, "books")
             yield one
         finally:
@@ -172,6 +175,7 @@ def test_one_ticker_proves_nothing_however_often_it_is_looked_at() -> None:
         async with checked() as one:
             one.lose_the_best_ask()
             one.tick("ticker")
+            await soon(lambda: one.look() and one.present.doubts.by_key, 20, "the disagreement")
             await one.looked_for(2 * TICKERS_PATIENCE)
             assert not one.found("ticker")
 
