@@ -127,4 +127,7 @@ def _amount(level: str) -> Decimal:
 
 
 def _best_first(places: set[_Place]) -> list[_Place]:
-    return sorted(places, key=lambda place: (place[0], place[1] if place[0] == "asks" else -place[1]))
+    # `-price` would round to 28 digits.
+    return sorted(
+        places, key=lambda place: (place[0], place[1] if place[0] == "asks" else place[1].copy_negate())
+    )

@@ -83,3 +83,9 @@ def test_an_overlap_of_more_changes_than_are_kept_tells_nothing() -> None:
     overlap.add([("2", "1")], [], snapshot=True)
     overlap.add([("3", "1")], [], snapshot=True)
     assert overlap.closest(book_of([("3", "1")])) is None
+
+
+def test_differing_bids_are_in_order_to_the_last_digit() -> None:
+    prices = [f"{'1' * 40}.{last}" for last in (3, 1, 2)]
+    found = differences(book_of(), book_of(bids=[(price, "1") for price in prices]))
+    assert [one.price[-1] for one in found] == ["3", "2", "1"]
