@@ -417,6 +417,10 @@ class Known:
             begin = self._begin((filled or [high])[0][0], cause) or low
             if begin[0] < reached[0]:
                 lost.append(self._gap(Found(Stretch(*begin, *reached), 0, cause), session, closed=False))
+        if filled and cause == "repeated_list":
+            # Nothing is known to be missing. So what is newer than all that was pushed comes in time: where
+            # each push is a list, none of its trades was missed.
+            filled = [n for n in filled if n < self.last]
         if filled and not follows:
             # The one in front of them is known, or a trade of a stretch that the list closes.
             last = max(one.moment for one in listed if one.moment[0] < filled[0][0])

@@ -213,13 +213,25 @@ def test_a_gap_stays_open_across_sessions_until_a_clean_list_arrives() -> None:
     assert ids(feed) == [1, 2, 3, 6, 8, 4, 5, 7]
 
 
-def test_a_second_clean_list_with_new_trades_is_reported_as_repeated() -> None:
+def test_a_second_clean_list_with_trades_that_were_not_pushed_is_reported_as_repeated() -> None:
     feed, session = Feed("trades"), source()
     feed.push(params(1, 2, 3, clean=True), session)
-    outcome = feed.push(params(3, 4, clean=True), session)
+    feed.push(params(5), session)
+    outcome = feed.push(params(3, 4, 5, 6, clean=True), session)
     assert without_marks(outcome.gaps) == [
         gap(3, 4, filled=1, closed=True, cause="repeated_list", session="s1")
     ]
+    assert ids(feed) == [1, 2, 3, 5, 4, 6]
+
+
+def test_where_each_push_is_a_list_none_of_its_trades_was_missed() -> None:
+    feed, session = Feed("trades"), source()
+    for newest in range(10, 40):
+        trades = range(newest - 9, newest + 1)
+        assert feed.push(params(*trades, clean=True), session).gaps == []
+    assert ids(feed) == [*range(1, 40)]
+    outcome = feed.push(params(*range(60, 70), clean=True), session)  # does not reach back
+    assert [one.closed for one in outcome.gaps] == [False]
 
 
 def test_late_trades_after_a_gap_still_become_records() -> None:
