@@ -290,13 +290,21 @@ variables, an upgrade by Helm may drop the wrong one.
 {{- $variables = append $variables "BRIDGE_SCHEMA_REGISTRY__USERNAME" }}
 {{- end }}
 {{- $taken := dict "variable" $variables "volume" (list "config" "spool") "container" (list "bridge" "check") }}
-{{- $kinds := dict "extraEnv" "variable" "extraVolumes" "volume" "extraContainers" "container" "initContainers" "container" }}
+{{- $_ := set $taken "mount at" (list "/etc/digifinex-bridge" "/var/lib/digifinex-bridge") }}
+{{- $kinds := dict "extraEnv" "variable" "extraVolumes" "volume" "extraVolumeMounts" "mount at" }}
+{{- $kinds = merge $kinds (dict "extraContainers" "container" "initContainers" "container") }}
 {{- range $key, $kind := $kinds }}
 {{- range get $.Values $key }}
-{{- if has .name (get $taken $kind) }}
-{{- fail (printf "%s: there is a %s %s already" $key $kind .name) }}
+{{- $name := ternary (trimSuffix "/" (default "" .mountPath)) .name (eq $key "extraVolumeMounts") }}
+{{- if has $name (get $taken $kind) }}
+{{- fail (printf "%s: there is a %s %s already" $key $kind $name) }}
 {{- end }}
-{{- $_ := set $taken $kind (append (get $taken $kind) .name) }}
+{{- $_ := set $taken $kind (append (get $taken $kind) $name) }}
+{{- end }}
+{{- end }}
+{{- range .Values.extraVolumeMounts }}
+{{- if not (has .name (get $taken "volume")) }}
+{{- fail (printf "extraVolumeMounts: there is no volume %s in extraVolumes" .name) }}
 {{- end }}
 {{- end }}
 {{- end }}
