@@ -92,6 +92,20 @@ def test_a_snapshot_within_a_session_ends_a_suspicion_and_shows_each_level_that_
     assert world.found(at=9) == ["equal"], "two snapshots in a row show the same"
 
 
+@pytest.mark.parametrize("rotated", [True, False])
+def test_the_snapshot_of_another_session_ends_a_suspicion(rotated: bool) -> None:
+    """Of the session that replaces its own, or of the next one after its own has ended."""
+    world = crossed()
+    world.books.begin_rotation(["x"], 8 * SECOND)
+    if rotated:
+        world.books.replaced(["x"], "y", [KEY])
+    else:
+        world.books.end_rotation(["x"])
+    world.take("y", 0, at=10, snapshot=True)
+    assert not world.suspected
+    assert world.found(at=10, session="y") == (["different"] if rotated else [])
+
+
 def test_a_snapshot_behind_a_missing_record_proves_nothing() -> None:
     world = World()
     world.take("x", 2, "99", at=1)
