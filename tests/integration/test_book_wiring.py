@@ -18,7 +18,8 @@ from bridge.kafka.state import ShardState
 from bridge.kafka.topics import Topic
 from bridge.pipeline import Pipeline
 from bridge.records import DEADLETTER, EVENTS, STATE, Record
-from bridge.simulator import Faults, Simulator
+from bridge.simulator import Dialect, Faults, Simulator
+from bridge.simulator.dialects import DOCUMENTED
 from bridge.simulator.market import Market, price_text
 from bridge.spool.overflow import Overflow
 from bridge.watch.events import Journal
@@ -129,9 +130,9 @@ class Checked:
 
 
 @asynccontextmanager
-async def checked(**settings: Any) -> AsyncIterator[Checked]:
+async def checked(dialect: Dialect = DOCUMENTED, **settings: Any) -> AsyncIterator[Checked]:
     """Run the connector, on an exchange on which nothing happens by itself, until both books are known."""
-    async with Simulator(symbols=SYMBOLS, rate=0) as exchange:
+    async with Simulator(symbols=SYMBOLS, rate=0, dialect=dialect) as exchange:
         one = Checked(exchange, **settings)
         running = asyncio.create_task(one.connector.run())
         try:
@@ -156,6 +157,25 @@ def test_a_quiet_book_that_stays_crossed_is_requested_until_a_snapshot_mends_it(
             await soon(lambda: one.look() and not one.checks.suspects, 20, "a snapshot")
             assert one.requests >= requests + 2, "again, since the first one brought none"
             assert one.found("different")
+
+    uvloop.run(scenario())
+
+
+def test_a_request_for_one_book_replaces_no_other_subscription() -> None:
+    """It names all markets of the channel, since a request may replace the one before it."""
+
+    async def scenario() -> None:
+        async with checked(Dialect(adds="replaces")) as one:
+            one.cross()
+            await soon(lambda: one.found("different"), 20, "its snapshot")
+            other = one.exchange.market.markets[SYMBOLS[1]]
+            level = [price_text(other.best_ask), "0.1234"]
+            one.exchange.push("depth", [False, {"asks": [level], "bids": []}, SYMBOLS[1]])
+            kept = one.present._kept[SYMBOLS[1].encode()]
+            await soon(lambda: "0.1234" in kept.book.view().asks, 20, "a change of the other market")
+            one.lose_the_best_ask()
+            one.tick("ticker")
+            await soon(lambda: one.look() and one.present.doubts.by_key, 20, "a ticker")
 
     uvloop.run(scenario())
 
