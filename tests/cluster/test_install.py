@@ -1,6 +1,7 @@
 """What the API server and its admission say to a release that is installed."""
 
 import uuid
+from typing import Any
 
 import pytest
 
@@ -39,7 +40,7 @@ def test_a_release_is_accepted_and_so_are_its_pods(values: str, server: ApiServe
         pytest.fail(f"{error}: {reasons(place)}")
     test = namespace.helm("get", "hooks", "feed")
     if test.strip():
-        namespace.kubectl("create", "--dry-run=server", "--filename=-", stdin=test)
+        place.kubectl("create", "--dry-run=server", "--filename=-", stdin=test)
     namespace.helm("uninstall", "feed")
 
 
@@ -55,3 +56,72 @@ def test_a_pod_with_a_privilege_is_refused(namespace: Namespace) -> None:
     assert "would violate PodSecurity" in done.stderr
     eventually(lambda: "violates PodSecurity" in reasons(namespace), 20, "pods are refused", every=0.5)
     assert namespace.names("pod") == []
+
+
+_FIRST_USER, _USERS = 1_000_650_000, 10_000
+"""The range that OpenShift would assign to the namespace."""
+
+
+def openshift(namespace: str) -> list[dict[str, Any]]:
+    """Return a policy like OpenShift's `restricted-v2`: users are of the namespace's range, or left out.
+
+    OpenShift itself would then fill them in, which a policy cannot.
+    """
+
+    def in_range(owner: str, field: str) -> str:
+        value = f"{owner}.?securityContext.?{field}.orValue({_FIRST_USER})"
+        return f"{value} >= {_FIRST_USER} && {value} < {_FIRST_USER + _USERS}"
+
+    expressions = [
+        in_range("object.spec", "runAsUser"),
+        in_range("object.spec", "fsGroup"),
+        f"object.spec.containers.all(c, {in_range('c', 'runAsUser')})",
+    ]
+    pods = {"apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["pods"]}
+    here = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": namespace}}}
+    kind = {"apiVersion": "admissionregistration.k8s.io/v1", "metadata": {"name": namespace}}
+    return [
+        {
+            **kind,
+            "kind": "ValidatingAdmissionPolicy",
+            "spec": {
+                "matchConstraints": {"resourceRules": [pods]},
+                "validations": [{"expression": one} for one in expressions],
+            },
+        },
+        {
+            **kind,
+            "kind": "ValidatingAdmissionPolicyBinding",
+            "spec": {"policyName": namespace, "validationActions": ["Deny"], "matchResources": here},
+        },
+    ]
+
+
+def test_a_cluster_that_chooses_users_accepts_pods_that_leave_them_out_or_keep_to_its_range(
+    namespace: Namespace,
+) -> None:
+    """With the values that docs/kubernetes.md shows; the chart's own users are refused there."""
+    create = ("kubectl", "--namespace", namespace.name, "create", "--dry-run=server", "--filename=-")
+    check = ("template", "feed", CHART, "--show-only=templates/tests/check.yaml")
+    check += ("--set=serviceAccount.create=false",)  # it is rendered before there is a release
+    test = namespace.helm(*check, values=VALUES["minimal"])
+    namespace.server.create(*openshift(namespace.name))
+    eventually(
+        lambda: "denied request" in namespace.server.run(*create, stdin=test).stderr,
+        30,
+        "the policy is in force",
+        every=0.5,
+    )
+    namespace.install()
+    eventually(lambda: "denied request" in reasons(namespace), 30, "pods are refused", every=0.5)
+    assert namespace.names("pod") == []
+    (shown,) = (
+        text for name, text in VALUES.items() if "kubernetes.md" in name and "runAsUser: null" in text
+    )
+    of_range = (
+        f"podSecurityContext: {{runAsUser: {_FIRST_USER}, runAsGroup: 0, fsGroup: {_FIRST_USER + 1}}}\n"
+    )
+    for values in (shown, VALUES["minimal"] + of_range):
+        namespace.upgrade(values=values)
+        namespace.settled()
+        assert "pod" in namespace.kubectl(*create[3:], stdin=namespace.helm(*check, values=values))
