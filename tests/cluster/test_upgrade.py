@@ -11,6 +11,93 @@ from bridge import __version__
 from tests.chart.helm import CHART, VALUES
 from tests.cluster.releases import FEED, MINIMAL, Namespace
 
+# Objects and fields that are no concern of the pods.
+KEEPS_PODS = [
+    "replicas=3",
+    "tests.enabled=false",
+    "dashboard.enabled=true",
+    "podMonitor.enabled=true",
+    "serviceMonitor.enabled=true",
+    "prometheusRule.enabled=true",
+    "networkPolicy.enabled=true",
+    "autoscaling.enabled=true",
+    "podDisruptionBudget.enabled=false",
+    "podDisruptionBudget.minAvailable=1",
+    "podDisruptionBudget.maxUnavailable=50%",
+    "podDisruptionBudget.unhealthyPodEvictionPolicy=IfHealthyBudget",
+    "service.annotations.note=new",
+    "configMap.annotations.note=new",
+    "statefulSet.annotations.note=new",
+    "serviceAccount.annotations.note=new",
+    "commonAnnotations.note=new",
+    "spool.persistentVolumeClaimRetentionPolicy.whenDeleted=Delete",
+    "spool.persistentVolumeClaimRetentionPolicy.whenScaled=Delete",
+    "updateStrategy.type=OnDelete",
+    "updateStrategy.rollingUpdate.partition=1",
+    "minReadySeconds=5",
+    "revisionHistoryLimit=3",
+    "runbookBase=https://git.example.com/",
+    "spool.size=2048Mi",
+]
+
+REPLACES_PODS = [
+    "config.kafka.partitions=24",
+    "config.channels.depth={BTC_USDT}",
+    "config.http.port=8080",
+    "config.spool.max_bytes=0",
+    "kafkaPassword.value=new,config.kafka.security_protocol=SASL_PLAINTEXT,config.kafka.sasl_mechanism=PLAIN,"
+    "config.kafka.sasl_plain_username=bridge",
+    "accounts[0].name=main,accounts[0].apiKey=k,accounts[0].secret=s,accounts[0].balance={USDT}",
+    "kafkaTls.ca.existingSecret=ca,config.kafka.security_protocol=SSL",
+    "exchangeTls.ca.existingSecret=ca",
+    "image.tag=2.0.0",
+    "image.registry=mirror.example.com",
+    "image.pullPolicy=Always",
+    "imagePullSecrets[0].name=registry",
+    "resources.limits.memory=1Gi",
+    "resources.limits.memory=null",
+    "podSecurityContext.fsGroup=null",
+    "securityContext.runAsUser=2000",
+    "commonLabels.team=new",
+    "podLabels.team=new",
+    "podAnnotations.note=new",
+    "nodeSelector.disk=fast",
+    "tolerations[0].operator=Exists",
+    "topologySpreadConstraints[0].maxSkew=2,topologySpreadConstraints[0].topologyKey=rack,"
+    "topologySpreadConstraints[0].whenUnsatisfiable=ScheduleAnyway",
+    "priorityClassName=important",
+    "runtimeClassName=gvisor",
+    "schedulerName=batch",
+    "hostAliases[0].ip=10.0.0.1,hostAliases[0].hostnames={kafka}",
+    "dnsPolicy=None,dnsConfig.nameservers={10.0.0.10}",
+    "dnsConfig.options[0].name=ndots",
+    "terminationGracePeriodSeconds=60",
+    "lifecycle.preStop.sleep.seconds=3",
+    "probes.readiness.periodSeconds=10",
+    "extraEnv[0].name=A,extraEnv[0].value=b",
+    "extraEnvFrom[0].configMapRef.name=more",
+    "extraVolumes[0].name=scratch,extraVolumes[0].emptyDir.medium=Memory,"
+    "extraVolumeMounts[0].name=scratch,extraVolumeMounts[0].mountPath=/tmp",
+    "serviceAccount.create=false",
+    "serviceAccount.name=other",
+]
+
+
+@pytest.mark.parametrize("replaces", [True, False], ids=["replaces", "keeps"])
+def test_a_change_replaces_the_pods_only_if_they_need_it(replaces: bool, namespace: Namespace) -> None:
+    """As the server sees it, which fills in what a release leaves out."""
+    namespace.install()
+    first = namespace.settled()["status"]["updateRevision"]
+    wrong = []
+    for setting in REPLACES_PODS if replaces else KEEPS_PODS:
+        namespace.upgrade(setting)
+        if (namespace.settled()["status"]["updateRevision"] != first) is not replaces:
+            wrong.append(setting)
+        namespace.helm("rollback", "feed")
+        if namespace.settled()["status"]["updateRevision"] != first:
+            wrong.append(f"rollback of {setting}")
+    assert wrong == []
+
 
 @pytest.mark.parametrize(
     "size",
