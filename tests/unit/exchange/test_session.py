@@ -1508,7 +1508,7 @@ class Conversation(RuleBasedStateMachine):
             confirmed = self.confirmed(channel)
             too_many = len(confirmed.union(request.params)) > MOST_SYMBOLS
             assert too_many or set(request.params[: len(confirmed)]) == confirmed
-            if len(self.session.wanted[channel]) <= MOST_SYMBOLS:
+            if len(self.session.wanted.get(channel, ())) <= MOST_SYMBOLS:
                 assert not any(other.method == request.method for other in self.unanswered.values())
 
     def is_repeat(self, request: Request) -> bool:
