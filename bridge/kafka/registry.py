@@ -75,10 +75,7 @@ class Registry:
         """
         if self.trouble:
             try:
-                async with asyncio.timeout(_PATIENCE):
-                    await self._attempt()
-            except TimeoutError:
-                self._fail(f"no response from {self._config.address} in {_PATIENCE:g} s")
+                await self._attempt(_PATIENCE)
             except Unavailable as error:
                 self._fail(str(error))
 
@@ -88,8 +85,10 @@ class Registry:
         Raises:
             SchemaRefused: the registry refuses a schema, and records have a framing. Else it is logged.
         """
+        failing = bool(self.trouble)
         while True:
-            await self._until_registered(failing=bool(self.trouble))
+            await self._until_registered(failing=failing)
+            failing = False
             with suppress(TimeoutError):
                 async with asyncio.timeout(self._look if self._config.url else None):
                     await self._included.wait()
@@ -130,9 +129,14 @@ class Registry:
                     seconds = round(time.monotonic() - begun, 1)
                     log.warning("schema registry available again", seconds=seconds)
 
-    async def _attempt(self) -> None:
+    async def _attempt(self, patience: float = _LOOK) -> None:
         self._included.clear()
-        framings = await in_thread(partial(register, self._config, dict(self._topics)), "registry")
+        try:
+            # A registry that sends a byte now and then answers for ever.
+            async with asyncio.timeout(patience):
+                framings = await in_thread(partial(register, self._config, dict(self._topics)), "registry")
+        except TimeoutError:
+            raise Unavailable(f"no response from {self._config.address} in {patience:g} s") from None
         if not self._included.is_set():
             self.trouble = ""
         if framings == self._framings:

@@ -21,6 +21,7 @@ from confluent_kafka.serialization import MessageField, SerializationContext, Se
 from bridge.config import Config, KafkaConfig, SchemaRegistryConfig
 from bridge.config import Framing as Kind
 from bridge.errors import SchemaRefused
+from bridge.kafka import registry as of_schemas
 from bridge.kafka import subjects
 from bridge.kafka.framing import PLAIN, Framing, framing
 from bridge.kafka.registry import Registry, registered_topics
@@ -205,6 +206,17 @@ def test_a_registry_that_does_not_answer_is_named(monkeypatch: pytest.MonkeyPatc
             register(SchemaRegistryConfig.model_validate({"url": url}), TOPICS)
 
 
+def test_the_start_waits_for_a_registry_that_does_not_answer_for_a_while_only(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(of_schemas, "_PATIENCE", 0.05)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        schemas = Registry(SchemaRegistryConfig.model_validate({"url": url}), TOPICS, lambda _: None)
+        asyncio.run(schemas.begin())
+    assert schemas.trouble == f"no response from {url} in 0.05 s"
+
+
 @pytest.mark.parametrize("kind", [Kind.CONFLUENT, Kind.HEADER])
 def test_a_name_by_which_readers_get_another_schema_is_not_used(registry: SchemaRegistry, kind: Kind) -> None:
     schema = json.dumps({"schemaType": "JSON", "schema": '{"type": "string"}'}).encode()
@@ -279,7 +291,10 @@ def test_a_topic_that_is_included_later_is_registered_with_the_others(registry: 
             assert not schemas.trouble
         running.cancel()
 
-    asyncio.run(scenario())
+    with structlog.testing.capture_logs() as lines:
+        asyncio.run(scenario())
+    # Only of what had failed before.
+    assert [one["event"] for one in lines].count("schema registry available again") == 1
 
 
 def test_a_registry_that_was_set_up_anew_is_noticed(registry: SchemaRegistry) -> None:
