@@ -64,7 +64,7 @@ def test_one_harm_at_the_best_price_is_reported_once_with_its_level_and_of_no_ot
     with ExchangeThread(symbols=symbols, rate=0) as exchange:
         simulator = exchange.simulator
         setting = settings(exchange.url, kafka, prefix, patience=0.2)
-        setting["exchange"] |= {"reply_timeout": 0.5, "ping_interval": 0.2}
+        setting["exchange"] |= {"reply_timeout": 5.0, "ping_interval": 0.2}
         setting["channels"] = {"book": ["*"], "depth": symbols, "ticker": symbols}
         with RunningBridge(tmp_path, setting) as bridge:
             bridge.wait_ready()

@@ -50,7 +50,7 @@ class Checked:
         self.events: list[dict[str, Any]] = []
         metrics = Metrics()
         config = ExchangeConfig(
-            url=exchange.url, **({"ping_interval": 0.05, "reply_timeout": 0.5} | settings)
+            url=exchange.url, **({"ping_interval": 0.05, "reply_timeout": 5.0} | settings)
         )
         topics = {name: Topic(name, 1, 1_000_000) for name in (*CHANNELS, EVENTS, DEADLETTER, STATE)}
         state = ShardState(KafkaConfig(), topics[STATE], 0, "replica")
@@ -148,7 +148,7 @@ async def checked(dialect: Dialect = DOCUMENTED, **settings: Any) -> AsyncIterat
 
 def test_a_quiet_book_that_stays_crossed_is_requested_until_a_snapshot_mends_it() -> None:
     async def scenario() -> None:
-        async with checked() as one:
+        async with checked(reply_timeout=1.0) as one:
             requests = one.requests
             one.exchange.spoil("depth", SYMBOLS[0], "missing")
             one.cross()
@@ -290,7 +290,7 @@ def test_a_missing_book_is_requested_unless_its_snapshot_may_wait_for_kafka() ->
 
 def test_a_market_that_is_crossed_at_the_exchange_is_requested_ever_less_often() -> None:
     async def scenario() -> None:
-        async with checked() as one:
+        async with checked(reply_timeout=1.0) as one:
             requests, begun = one.requests, time.monotonic()
             one.market.bids[one.market.best_ask] = 10_000
             one.cross()
