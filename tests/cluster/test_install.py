@@ -101,13 +101,22 @@ def test_a_cluster_that_chooses_users_accepts_pods_that_leave_them_out_or_keep_t
     namespace: Namespace,
 ) -> None:
     """With the values that docs/kubernetes.md shows; the chart's own users are refused there."""
-    create = ("kubectl", "--namespace", namespace.name, "create", "--dry-run=server", "--filename=-")
-    check = ("template", "feed", CHART, "--show-only=templates/tests/check.yaml")
-    check += ("--set=serviceAccount.create=false",)  # it is rendered before there is a release
+    create = ("create", "--dry-run=server", "--filename=-")
+    # It is tried before there is a release with a service account.
+    check = (
+        "template",
+        "feed",
+        CHART,
+        "--show-only=templates/tests/check.yaml",
+        "--set=serviceAccount.create=false",
+    )
     test = namespace.helm(*check, values=VALUES["minimal"])
     namespace.server.create(*openshift(namespace.name))
     eventually(
-        lambda: "denied request" in namespace.server.run(*create, stdin=test).stderr,
+        lambda: (
+            "denied request"
+            in namespace.server.run("kubectl", "--namespace", namespace.name, *create, stdin=test).stderr
+        ),
         30,
         "the policy is in force",
         every=0.5,
@@ -124,4 +133,4 @@ def test_a_cluster_that_chooses_users_accepts_pods_that_leave_them_out_or_keep_t
     for values in (shown, VALUES["minimal"] + of_range):
         namespace.upgrade(values=values)
         namespace.settled()
-        assert "pod" in namespace.kubectl(*create[3:], stdin=namespace.helm(*check, values=values))
+        assert "pod" in namespace.kubectl(*create, stdin=namespace.helm(*check, values=values))
