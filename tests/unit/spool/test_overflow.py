@@ -5,7 +5,7 @@ import shutil
 import tempfile
 from collections import defaultdict
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from itertools import zip_longest
 from pathlib import Path
@@ -81,10 +81,17 @@ class Process:
         self.events += [kind for kind, _ in self.overflow.events()]
 
 
+@contextmanager
+def full_disk() -> Iterator[None]:
+    """Let no file grow, so that no new one can have any content; discard the logs."""
+    with capture_logs(), largest_file(0):
+        yield
+
+
 class Outage(RuleBasedStateMachine):
     """Any order of receiving, overflowing, reading back, sending, committing, and ends of the process.
 
-    Any partitions may be without a leader at any time.
+    Any partitions may be without a leader at any time, and the disk full: it takes nothing then.
 
     `kafka` is what is committed, with the state that was saved; `disk` is what a process has put on disk.
     """
@@ -102,6 +109,7 @@ class Outage(RuleBasedStateMachine):
         self.number = 0
         self.replicas = 0
         self.asked = False
+        self.is_full = False
         self.topic = TRADES
         self.process = self.start()
 
@@ -113,6 +121,30 @@ class Outage(RuleBasedStateMachine):
         process.queues.recover()
         self.asked = False
         return process
+
+    def writing(self) -> AbstractContextManager[None]:
+        """Have the disk as full as it is while something may be written to it."""
+        return full_disk() if self.is_full else nullcontext()
+
+    @property
+    def held(self) -> set[int]:
+        """What the disk was to take and did not, and is in no queue."""
+        return {record.time_us for _, record in self.process.overflow._held}
+
+    @rule(is_full=st.booleans())
+    def fill(self, *, is_full: bool) -> None:
+        self.is_full = is_full
+
+    @rule()
+    @precondition(lambda self: self.held)
+    def make_room(self) -> None:
+        held = self.held
+        with self.writing():
+            made = self.process.overflow.make_room()
+        assert made != self.is_full
+        assert self.held == (set() if made else held)
+        if made:
+            self.disk |= held
 
     @rule(symbols=st.lists(st.sampled_from(range(len(SYMBOLS))), min_size=3, max_size=8))
     def receive(self, symbols: list[int]) -> None:
@@ -128,14 +160,21 @@ class Outage(RuleBasedStateMachine):
             for record, is_spilled in zip(records, on_disk, strict=True)
             if is_spilled or self.process.overflow.active
         )
-        assert self.process.queues.add(records) == []
-        assert self.process.queues.has_room
+        with self.writing():
+            assert self.process.queues.add(records) == []
+        if self.held:
+            self.disk -= self.held
+            assert not self.process.queues.has_room
 
     @rule()
     @precondition(lambda self: not self.process.overflow.active)
     def overflow(self) -> None:
-        self.disk.update(record.time_us for record in self.process.in_memory)
-        assert self.process.queues.begin_spool()
+        in_memory = {record.time_us for record in self.process.in_memory}
+        with self.writing():
+            begun = self.process.queues.begin_spool()
+        assert begun != self.is_full
+        if begun:
+            self.disk |= in_memory
 
     @rule(leaderless=st.frozensets(st.sampled_from(range(len(SYMBOLS)))))
     @precondition(lambda self: not any(one.sent for one in self.process.partitions))
@@ -220,18 +259,22 @@ class Outage(RuleBasedStateMachine):
     def end(self, *, stop: bool, by_another: bool) -> None:
         """Kill or stop the process; another replica may serve the shard before the next one here."""
         process = self.process
+        pending = {record.time_us for record in process.in_memory} | self.held
         if stop:
-            self.disk.update(record.time_us for record in process.in_memory)
-            _, lost = process.queues.park()
-            assert lost == 0
+            with self.writing():
+                _, lost = process.queues.park()
+            if not self.is_full:
+                self.disk |= pending
+            assert lost == len(pending - self.disk)
         on_kafka = {n for one in self.kafka.values() for n in one}
-        self.lost |= {record.time_us for record in process.in_memory} - self.disk - on_kafka
+        self.lost |= pending - self.disk - on_kafka
         process.overflow.close()
         if by_another:
             self.owner = Owner(f"another-{self.replicas}", 1, 1)
             self.lost |= self.disk - on_kafka
             self.disk -= self.lost
-        self.process = self.start()
+        with self.writing():
+            self.process = self.start()
         left = {n for n in self.disk if n not in on_kafka}
         # A new process may not know which records were given up, and try them once more.
         assert len(left - self.given_up) <= self.process.overflow.waiting <= len(left)
@@ -249,7 +292,7 @@ class Outage(RuleBasedStateMachine):
     @invariant()
     def the_oldest_pending_record_is_known(self) -> None:
         """Of an earlier process's spool approximately: it need not be in order of reception."""
-        in_memory = {record.time_us for record in self.process.in_memory}
+        in_memory = {record.time_us for record in self.process.in_memory} | self.held
         if self.process.overflow.recovered or not in_memory:
             return
         on_kafka = {n for one in self.kafka.values() for n in one}
@@ -261,6 +304,7 @@ class Outage(RuleBasedStateMachine):
         if not hasattr(self, "process"):
             return
         try:
+            self.is_full = False
             if self.process.state.committing is not None:
                 (self.get_the_response if self.asked else self.fail)()
             if any(one.sent for one in self.process.partitions):
@@ -560,13 +604,6 @@ def test_progress_of_a_finished_spool_deletes_nothing_of_the_next_one() -> None:
     assert memory(outage.process)[0] == (41, 0)
     outage.process.overflow.close()
     shutil.rmtree(outage.folder)
-
-
-@contextmanager
-def full_disk() -> Iterator[None]:
-    """Let no file grow, so that no new one can have any content; discard the logs."""
-    with capture_logs(), largest_file(0):
-        yield
 
 
 def test_a_spool_is_delivered_by_processes_that_find_the_disk_full() -> None:
