@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Collection, Iterable
 from typing import Any
 
 from aiokafka import AIOKafkaProducer, TopicPartition
-from aiokafka.errors import KafkaError, KafkaTimeoutError
+from aiokafka.errors import KafkaConnectionError, KafkaError, KafkaTimeoutError
 from aiokafka.producer.message_accumulator import BatchBuilder
 
 from bridge.kafka import quirks
@@ -210,9 +210,9 @@ class Batches:
         self._in_flight -= 1
         if not self._in_flight:
             self._quiet.set()
-        if delivery.cancelled():
-            return
-        error = delivery.exception()
+        # A producer that goes on cancels none. Of one that has ended, Kafka may have the batch or not.
+        given_up = KafkaConnectionError("the producer has given the batch up")
+        error = given_up if delivery.cancelled() else delivery.exception()
         if error is not None:
             self.failures.append((partition, error))
             self._queues.something.set()
