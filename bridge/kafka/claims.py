@@ -6,7 +6,10 @@ has not been taken back counts. Kafka has put them in an order that all see alik
 and finds another one in front of it knows that it came too late, and takes its own back. A claim that is made
 again, by another replica that starts at the same time, keeps its place.
 
-A claim never expires: a private prefix changes hands only when somebody says so, with a tombstone.
+A claim never expires: a private prefix changes hands only when somebody says so, with a tombstone. One that
+came too late, and whose bridge died before it took it back, stays behind the one that counts, and changes
+nothing. That bridge takes it back at its next start. If the prefix changes hands before that, it counts, and
+the message to others names it and the tombstone that ends it.
 """
 
 import asyncio

@@ -209,6 +209,38 @@ def test_a_claim_that_another_replica_repeats_keeps_its_place(kafka: Broker, pre
     asyncio.run(scenario())
 
 
+def test_a_claim_that_came_too_late_and_was_not_taken_back_is_so_at_the_next_start(
+    kafka: Broker, prefix: str
+) -> None:
+    """The bridge had died in between. Until then its claim changes nothing, or names itself to others."""
+
+    def of(name: str) -> KafkaConfig:
+        return kafka_config(kafka, f"{prefix}.{name}", private_topic_prefix=f"private.{prefix}")
+
+    async def scenario() -> None:
+        topic = await claims._topic(of("blue"))
+        assert topic is not None
+
+        async def write(name: str, value: bytes | None) -> None:
+            await claims._write(of(name), topic, f"claim/{prefix}.{name}".encode(), value)
+
+        for name in ("blue", "green"):
+            await write(name, b"{}")
+        await claim(of("blue"))
+        await write("blue", None)
+        with pytest.raises(TopicError, match=rf"a tombstone for claim/{prefix}\.green to {topic}"):
+            await claim(of("red"))
+        await write("green", None)
+        for name in ("blue", "green"):
+            await write(name, b"{}")
+        with pytest.raises(TopicError, match=rf"belongs to kafka.topic_prefix {prefix}\.blue"):
+            await claim(of("green"))
+        await write("blue", None)
+        await claim(of("red"))
+
+    asyncio.run(scenario())
+
+
 def test_a_claim_that_cannot_be_read_yet_does_not_count(kafka: Broker, prefix: str) -> None:
     """Somebody's open transaction hides it, and perhaps another one in front of it."""
     config = kafka_config(kafka, f"{prefix}.blue", private_topic_prefix=f"private.{prefix}")
