@@ -16,7 +16,7 @@ from bridge.kafka.contents import OWNER, owner_of
 from bridge.spool.progress import Owner
 
 _PATIENCE = 60.0  # seconds to read all that there is
-_ENDS_PATIENCE = 5.0  # seconds to ask where partitions end
+_ENDS_PATIENCE = 15.0  # seconds to ask where partitions end
 _POLL_MS = 500
 
 
