@@ -62,10 +62,11 @@ class Replica:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
         )
-        # The log goes through a pipe, because the process may be forbidden to let files grow.
-        self._logging = threading.Thread(
-            target=self._copy, args=(self._process.stdout, self._log_file(len(self.lives))), daemon=True
-        )
+        # The log goes through a pipe, because the process may be forbidden to let files grow. It is read from
+        # now on.
+        log = self._log_file(len(self.lives))
+        log.touch()
+        self._logging = threading.Thread(target=self._copy, args=(self._process.stdout, log), daemon=True)
         self._logging.start()
         threading.Thread(target=self._watch, args=(self._process, self.lives[-1]), daemon=True).start()
 
