@@ -140,9 +140,7 @@ class Followed:
             key
             for key in books
             if plan.shard_of(symbol := key.decode(), shards) == self._number
-            if symbol in self._forgotten
-            or plan.has_no_book(config, symbol)
-            or (symbol not in depth and self.markets.is_gone(symbol))
+            if plan.has_no_book(config, symbol) or (symbol not in depth and self.markets.is_gone(symbol))
         ]
 
     def _make_room(self) -> None:

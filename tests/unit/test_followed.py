@@ -134,6 +134,16 @@ def test_the_books_of_markets_that_were_delisted_while_no_bridge_ran_are_gone() 
     assert following.subscribed == ["A_USDT", "B_USDT", "C_USDT"]
 
 
+def test_a_market_whose_depth_is_subscribed_to_keeps_its_book_when_its_trades_are_forgotten() -> None:
+    following = Following(300, "trades", "depth", BOOK)
+    following.name("A_USDT", "B_USDT")
+    following.name("A_USDT", session="later")
+    refuse(following, "trades", "B_USDT")
+    assert not following.followed.forget_gone([b"A_USDT", b"B_USDT"])
+    refuse(following, "depth", "B_USDT")
+    assert following.followed.forget_gone([b"A_USDT", b"B_USDT"]) == [b"B_USDT"]
+
+
 def test_a_market_that_depth_names_has_a_book_even_if_nobody_lists_it() -> None:
     """It may exist again tomorrow."""
     following = Following(300, "trades", BOOK, depth=["A_USDT"])
