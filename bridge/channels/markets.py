@@ -16,7 +16,6 @@ from bridge.records import Record
 _WHOLE = 0.5  # share of the known markets that a first push names, at least, to be a list of all
 _UNNAMED = 3600.0  # seconds for which all_ticker does not name a market that is gone, without such a list
 _PAUSE = 60.0  # seconds between two pushes, at most, that count as having heard all_ticker
-_SETTLED = 5.0  # seconds after a first list of all in which what moves is named, if it was none after all
 
 
 class _Shown(Struct, gc=False):
@@ -89,14 +88,14 @@ class Markets:
         self.left_out = False  # whether there were more
         self._most = most
         self._markets: dict[str, _Market] = {}  # by symbol, until forgotten
-        self._expected: set[str] = set()  # those that an earlier process knew, until they are named
+        # Those that an earlier process knew, until they are known; when each was named last, like `_Market`.
+        self._expected: dict[str, float] = {}
         # What the trades and the ticker of a market show, by symbol, until forgotten.
         self._own: defaultdict[str, _Moves] = defaultdict(_Moves)
         self._session = ""  # that brought the last push
         self._taken_at: float | None = None  # when the last push came
         self._heard = 0.0  # for how many seconds all_ticker has been heard; longer pauses do not count
-        # When a list of all came first, and last, in seconds of `_heard`.
-        self._first_listed, self._listed = inf, -inf
+        self._listed = -inf  # when a list of all came last, in seconds of `_heard`
 
     def __len__(self) -> int:
         """Return how many there are."""
@@ -104,7 +103,7 @@ class Markets:
 
     def expect(self, symbols: Iterable[str]) -> None:
         """Note markets that an earlier process knew, before the first `take`."""
-        self._expected.update(symbols)
+        self._expected = dict.fromkeys(symbols, self._heard)
 
     def take(
         self, records: Iterable[Record], session: str, now: float, watched: Container[str]
@@ -114,7 +113,7 @@ class Markets:
         Of those that are `watched`, it is noted whether they move.
 
         After each subscribe, the first push may be a list of all markets, while later ones have those that
-        changed. It is taken for such a list if it names at least half of the known and expected markets.
+        changed. It is taken for such a list if it names at least half of the known markets.
         """
         if self._taken_at is not None:
             self._heard += min(now - self._taken_at, _PAUSE)
@@ -126,25 +125,25 @@ class Markets:
             market = self._markets.get(symbol)
             if market is None:
                 unknown[symbol] = record.value
+                if symbol in self._expected:
+                    self._expected[symbol] = self._heard
                 continue
             known[symbol] = None
             market.named = self._heard
             if symbol in watched:
                 market.moves.show(record.value, now)
-        again = len(known) + len(self._expected & unknown.keys())
-        is_whole = again >= _WHOLE * (len(self._markets) + len(self._expected))
+        is_whole = len(known) >= _WHOLE * len(self._markets)
         room = max(0, self._most - len(self._markets))
         self.left_out = self.left_out or len(unknown) > room
         new = sorted(unknown)[:room]
         for symbol in new:
             market = self._markets[symbol] = _Market(self._heard)
-            self._expected.discard(symbol)
+            self._expected.pop(symbol, None)
             if symbol in watched:
                 market.moves.show(unknown[symbol], now)
         is_first, self._session = session != self._session, session
         if is_first and is_whole:
             self._listed = self._heard
-            self._first_listed = min(self._first_listed, self._heard)
         return [*known], new
 
     def is_gone(self, symbol: str) -> bool:
@@ -152,12 +151,16 @@ class Markets:
 
         An exchange may never send such a list. Then a market is gone that was not named for an hour in which
         all_ticker was heard. A quiet market may look like that too, so this means something of a market only
-        that cannot be subscribed to. A market that is expected, and was never named, is gone likewise.
+        that cannot be subscribed to.
+
+        A market that is expected is gone after such an hour only. Nobody has tried to subscribe to it, and
+        when the first push comes, nothing says how many a list of all has to name.
         """
-        if symbol in self._expected:
-            return self._heard >= min(self._first_listed + _SETTLED, _UNNAMED)
         market = self._markets.get(symbol)
-        return market is not None and (market.named < self._listed or self._heard - market.named >= _UNNAMED)
+        if market is not None:
+            return market.named < self._listed or self._heard - market.named >= _UNNAMED
+        named = self._expected.get(symbol)
+        return named is not None and self._heard - named >= _UNNAMED
 
     def gone(self) -> list[str]:
         """Return the markets that are gone, if no other market can become known because of them."""

@@ -243,7 +243,8 @@ _ROWS = (
         "lists_markets",
         "`all_ticker` names every market within a minute of subscribing.",
         _S,
-        'With `"*"`, a market is subscribed to when it is first named.',
+        'With `"*"`, a market is subscribed to when it is first named. A book that an earlier process '
+        "has left gets a tombstone if its market is not named for an hour.",
     ),
     # Accounts
     Assumption(

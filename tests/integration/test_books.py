@@ -214,7 +214,7 @@ def test_a_market_that_is_not_listed_any_more_has_a_tombstone(
             assert bridge.stop() == 0
         exchange.call(exchange.simulator.market.delist_market, SYMBOLS[2])
         (tmp_path / "later").mkdir()
-        with RunningBridge(tmp_path / "later", setting) as bridge:
+        with RunningBridge(tmp_path / "later", setting, module="tests.support.short_hour") as bridge:
             eventually(
                 lambda: tombstones(kafka, prefix) == SYMBOLS[1:], 120, "one for what happened meanwhile"
             )

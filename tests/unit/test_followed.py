@@ -28,6 +28,7 @@ class Following:
         )
         self.metrics = Metrics()
         self.reported: list[Record] = []
+        self._now = time.monotonic()  # of the last push that `hear` has let come
         self.connectors: list[Connector] = []
         self._watch = Watch("0", self.metrics, Journal("replica", 0, self._emit, self.metrics))
         self._courtesy = Courtesy(5.0, 20.0)
@@ -44,9 +45,10 @@ class Following:
 
     def hear(self, seconds: int, symbol: str) -> None:
         """Let pushes of all_ticker name a market for so long, one a second."""
-        record, begun = Record("all_ticker", symbol.encode(), b"{}", 0), time.monotonic()
-        for second in range(seconds + 1):
-            self.followed.markets.take([record], "S", begun + second, ())
+        record = Record("all_ticker", symbol.encode(), b"{}", 0)
+        for _ in range(seconds):
+            self._now += 1.0
+            self.followed.markets.take([record], "S", self._now, ())
 
     @property
     def subscribed(self) -> list[str]:
@@ -127,7 +129,9 @@ def test_the_books_of_markets_that_were_delisted_while_no_bridge_ran_are_gone() 
     following.followed.expect(books)
     following.name("A_USDT", "B_USDT")
     assert not following.followed.forget_gone(books)
-    following.hear(5, "A_USDT")
+    following.hear(3590, "A_USDT")
+    assert not following.followed.forget_gone(books)
+    following.hear(20, "A_USDT")
     assert following.followed.forget_gone(books) == [b"C_USDT"]
     following.name("C_USDT")
     assert not following.followed.forget_gone(books)

@@ -96,27 +96,44 @@ def test_without_a_list_a_market_is_gone_that_was_not_named_for_an_hour_of_liste
     assert scene.gone("A", "B") == ["B"]
 
 
-def test_a_market_that_an_earlier_process_knew_is_gone_once_a_list_of_all_has_left_it_out() -> None:
-    """If it was no list of all, what moves is named soon after."""
+def test_a_market_that_an_earlier_process_knew_is_gone_after_an_hour_of_listening() -> None:
     scene = Scene()
-    scene.markets.expect("ABC")
-    assert scene.push("A", "B") == ["A", "B"]
-    scene.hear(4, "A")
+    scene.markets.expect("BC")
+    scene.push("A", "B")
+    scene.hear(3599, "A", "B")
     assert scene.gone("A", "B", "C") == []
-    scene.hear(1, "A")
+    scene.hear(1, "A", "B")
     assert scene.gone("A", "B", "C") == ["C"]
     assert scene.push("C") == ["C"]
     assert scene.gone("A", "B", "C") == []
 
 
-def test_without_a_list_a_market_that_an_earlier_process_knew_is_gone_after_an_hour_of_listening() -> None:
+def test_no_list_shows_that_a_market_of_an_earlier_process_is_gone() -> None:
+    """Nothing says how many markets there are: all that move may be named each time."""
     scene = Scene()
-    scene.markets.expect("ABC")
-    scene.push("A")
-    scene.hear(3599, "A")
-    assert scene.gone("B", "C") == []
-    scene.hear(1, "A")
-    assert scene.gone("B", "C") == ["B", "C"]
+    scene.markets.expect(["QUIET", "MOVING"])
+    for session in ("one", "two", "three"):
+        scene.push("MOVING", "A", session=session)
+        scene.hear(600, "MOVING", "A")
+    assert scene.gone("QUIET") == []
+    assert scene.push("QUIET") == ["QUIET"]
+
+
+def test_few_pushes_over_a_long_time_are_no_hour_of_listening() -> None:
+    scene = Scene()
+    scene.markets.expect(["QUIET"])
+    for _ in range(59):
+        scene.push("A", after=10_000.0)
+    assert scene.gone("QUIET") == []
+
+
+def test_a_market_of_an_earlier_process_that_is_named_but_has_no_room_is_not_gone() -> None:
+    scene = Scene(most=1)
+    scene.markets.expect(["B"])
+    scene.hear(5000, "A", "B")
+    assert scene.gone("B") == []
+    scene.hear(3600, "A")
+    assert scene.gone("B") == ["B"]
 
 
 def test_a_time_in_which_all_ticker_is_not_heard_does_not_count() -> None:
@@ -210,6 +227,7 @@ def test_two_channels_that_lag_behind_each_other_show_no_movement() -> None:
 
 def test_a_market_that_was_forgotten_is_new_when_it_is_named_again() -> None:
     scene = Scene(most=4)
+    scene.markets.expect("C")
     scene.push("A", "B", "C")
     scene.push("A", "B", session="two")
     assert scene.markets.gone() == []  # there is room
@@ -217,4 +235,6 @@ def test_a_market_that_was_forgotten_is_new_when_it_is_named_again() -> None:
     assert scene.markets.gone() == ["C"]
     scene.markets.forget("C")
     assert (scene.gone("C"), len(scene.markets)) == ([], 3)
-    assert scene.push("C", session="two") == ["C"]
+    scene.hear(3600, "A", "B", "D")
+    assert scene.gone("C") == []
+    assert scene.push("C") == ["C"]
