@@ -11,6 +11,7 @@ from typing import Any, Generic, TypeVar
 
 import msgspec
 from msgspec import Raw, Struct
+from msgspec.inspect import IntType, StructType
 
 Item = TypeVar("Item", bound=Struct)
 
@@ -26,6 +27,7 @@ ABSENT = Raw(b"")
 
 _decode_object = msgspec.json.Decoder(dict[str, Raw]).decode
 _decode_list = msgspec.json.Decoder(list[Raw]).decode
+_is_integer = re.compile(rb'"-?[0-9]+"').fullmatch
 _odd = re.compile(r"[^!-~]")
 _is_sane = re.compile(rf'[^"\\\x00-\x1f]{{0,{_MOST_NAME}}}').fullmatch  # other names are not remembered
 
@@ -45,6 +47,8 @@ class Reader(Generic[Item]):
         self._added: dict[str, str] = {}  # names of added fields to their paths; at most MOST_ADDED
         # Numbers and booleans may be texts: "7" is 7, and 1 is true.
         self._decode_leniently = msgspec.json.Decoder(item_type, strict=False).decode
+        self._integers = _integers(item_type)  # names of the fields that are integers
+        self._decode_raw = msgspec.json.Decoder(_raw(item_type)).decode
         self._make_type()
 
     strict_type: Any
@@ -61,6 +65,8 @@ class Reader(Generic[Item]):
             UnicodeDecodeError: likewise.
         """
         item = self._decode_leniently(text)
+        if self._integers:
+            self._refuse_rounded(text)
         if self.is_strict:
             added += self._notice(text)
         return item
@@ -74,6 +80,14 @@ class Reader(Generic[Item]):
         """Return the paths of the noticed fields that an object from `decode` has."""
         values = [getattr(item, _field(place), ABSENT) for place in range(len(self._added))]
         return [path for path, value in zip(self._added.values(), values, strict=True) if value is not ABSENT]
+
+    def _refuse_rounded(self, text: bytes | Raw) -> None:
+        """Refuse an integer as text in another form: by way of a double, two ids would become the same."""
+        written = self._decode_raw(text)
+        for name in self._integers:
+            value = bytes(getattr(written, name))
+            if value.startswith(b'"') and not _is_integer(value):
+                raise msgspec.ValidationError(f"{value[:80]!r} is not an integer")
 
     def _notice(self, text: bytes | Raw) -> list[str]:
         try:
@@ -101,6 +115,23 @@ class Reader(Generic[Item]):
     def _make_type(self) -> None:
         self.strict_type = _strict(self._type, tuple(self._added)) if self.is_strict else self._type
         self.decode = msgspec.json.Decoder(self.strict_type).decode
+
+
+def _integers(item_type: type[Struct]) -> list[str]:
+    info = msgspec.inspect.type_info(item_type)
+    assert isinstance(info, StructType)  # noqa: S101
+    return [one.name for one in info.fields if isinstance(one.type, IntType)]
+
+
+def _raw(item_type: type[Struct]) -> type[Struct]:
+    """Return a type with the same fields as they are written."""
+    fields = item_type.__struct_fields__
+    return msgspec.defstruct(
+        item_type.__name__,
+        [(name, Raw, ABSENT) for name in fields],
+        rename=dict(zip(fields, item_type.__struct_encode_fields__, strict=True)),
+        array_like=item_type.__struct_config__.array_like,
+    )
 
 
 @lru_cache(maxsize=64)

@@ -63,7 +63,8 @@ _ROWS = (
         "known_methods",
         "Every message is a push of a channel that was subscribed to, or the answer to a request.",
         _D,
-        "Other messages become dead letters.",
+        "Other messages become dead letters. An error that certainly says that a login has ended ends its "
+        "session.",
     ),
     Assumption(
         "answer_order",
@@ -121,7 +122,7 @@ _ROWS = (
         "one_answer",
         "A subscribe request for several markets has one answer.",
         _S,
-        "Further answers to the same request are ignored.",
+        "Further answers to the same request are ignored; errors among them become dead letters.",
     ),
     Assumption(
         "adds",
@@ -251,7 +252,8 @@ _ROWS = (
         "signed_with_server_time",
         "A login that is signed with the server's clock is accepted.",
         _S,
-        "The account is reported as refused, and tried again ever less often.",
+        "Unless the answer says success, the account is reported as refused, and tried again ever less "
+        "often.",
         costs_data=True,
     ),
     Assumption(

@@ -10,26 +10,21 @@ from msgspec import Raw
 
 from bridge.channels.additions import ABSENT, Reader
 from bridge.errors import BadFrame
+from bridge.exchange.answers import NOT_THAT, beside, certain_error, verdict
 from bridge.exchange.words import Confidential, Words
 
 _UPDATE = ".update"
 _MOST_METHODS = 64
 _NULL = Raw(b"null")
-_NOTHING = (ABSENT, _NULL)
 _RAW_DEFLATE, _GZIP = -15, 31  # what zlib calls them
+_is_text_id = re.compile(rb'"-?[0-9]+"').fullmatch
 _GZIP_BEGIN = b"\x1f\x8b"
 
 # Items and fields of one frame, about: all tickers of 5,000 markets have 65,000. Millions of tiny ones would
 # take a hundred times as much memory once they are parsed.
 _MOST_PARTS = 250_000
-_SHORTEST_PUSH = 20  # characters: a shorter text, such as "ping", cannot have held one
+_SHORTEST_PUSH = 20  # characters: a shorter text, such as "ping", cannot have held one, whole
 _MOST_OBJECTS = 25_000  # each may become a record, which takes several times as much memory as `{}` does
-# What says that there is no error. Other APIs of the exchange have a code where nothing is wrong, too.
-_NO_ERROR = (None, 0, "0", 200, "200")
-_succeeds = re.compile("0|ok|null|none|succe[a-z]*", re.IGNORECASE).fullmatch
-_fails = re.compile(
-    r"fail|error|invalid|den[iy]|reject|refus|unauth|forbid|expired|\bnot\b", re.IGNORECASE
-).search
 _MAY_HAVE_MANY = 2 * _MOST_OBJECTS  # bytes of a text above which it may have more
 _StreamError: type[Exception] = isal_zlib.error  # type: ignore[assignment]  # its stub says it is a value
 
@@ -45,7 +40,9 @@ class Push(msgspec.Struct, frozen=True, gc=False):
 
 
 class Answer(msgspec.Struct, frozen=True, gc=False):
-    """The answer to the request with the same `id`; `error` is why it was refused, None if it was not.
+    """The answer to the request with the same `id`.
+
+    `error` is why it was refused, None if it was not; `accepted`, whether it says so itself.
 
     Also a text or a number like 5.0 is an `id`: the exchange may be written in a language that makes it one.
     It is None for an error that answers no request.
@@ -54,6 +51,7 @@ class Answer(msgspec.Struct, frozen=True, gc=False):
     id: int | None
     result: Raw
     error: Words | None
+    accepted: bool
 
 
 class _Envelope(msgspec.Struct, gc=False):
@@ -64,24 +62,8 @@ class _Envelope(msgspec.Struct, gc=False):
     error: Raw = ABSENT
 
 
-class _ErrorBody(msgspec.Struct):
-    code: int | str | None = None
-    message: str | None = None
-    msg: str | None = None  # what REST calls it
-
-
-class _Result(msgspec.Struct):
-    status: str | bool | None = None
-
-
 _decode_lenient = msgspec.json.Decoder(_Envelope).decode
 _decode_id = msgspec.json.Decoder(int | None, strict=False).decode  # takes "5" and 5.0 for 5
-_decode_error = msgspec.json.Decoder(_ErrorBody | str | int | float | bool | None).decode
-_decode_body = msgspec.json.Decoder(_ErrorBody).decode
-_decode_parts = msgspec.json.Decoder(dict[str, Raw] | list[Raw]).decode
-_decode_result = msgspec.json.Decoder(_Result | str | bool).decode
-
-_NOT_THAT = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
 def inflate(frame: bytes, limit: int) -> bytes:
@@ -179,7 +161,7 @@ class Messages:
             return self._answer(envelope, text)
         channel = self._channels.get(method)
         if channel is None:
-            if not method.endswith(_UPDATE) and (envelope.result != ABSENT or envelope.error != ABSENT):
+            if not method.endswith(_UPDATE) and _is_answer(envelope, text):
                 return self._answer(envelope, text)  # which repeats the method of its request
             channel = self._channel(method)
         if self._has_noticed and method not in self._settled:
@@ -187,10 +169,11 @@ class Messages:
         return Push(channel, bytes(envelope.params), added)
 
     def _answer(self, envelope: "_Envelope", text: bytes) -> Answer:
-        request_id, why = _request_id(envelope.id), _refusal(envelope, text, self._words)
-        if request_id is None and why is None:
+        error, result = envelope.error, envelope.result
+        request_id, said = _request_id(envelope.id), verdict(error, result, text, self._words)
+        if request_id is None and (said.why is None or not certain_error(error, text)):
             raise BadFrame("unknown_method", "neither a method nor the id of a request")
-        return Answer(request_id, _NULL if envelope.result == ABSENT else envelope.result, why)
+        return Answer(request_id, _NULL if result == ABSENT else result, said.why, said.accepted)
 
     def _notice(self, envelope: "_Envelope", text: bytes) -> list[str]:
         """Return fields that no message had before. Answers teach none: they would not be reported."""
@@ -231,83 +214,21 @@ def _decode_envelope(text: bytes) -> _Envelope:
         return _decode_lenient(text)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         is_json = isinstance(error, msgspec.ValidationError)
-        if len(text) < _SHORTEST_PUSH:
+        # What has a brace may be the beginning of a push that was cut.
+        if len(text) < _SHORTEST_PUSH and (is_json or b"{" not in text):
             raise BadFrame("unknown_method", f"too short for a message: {error}") from None
         raise BadFrame("payload" if is_json else "json", str(error)) from None
 
 
+def _is_answer(envelope: _Envelope, text: bytes) -> bool:
+    return envelope.result != ABSENT or envelope.error != ABSENT or beside(text).answers
+
+
 def _request_id(raw: Raw) -> int | None:
+    if bytes(raw)[:1] == b'"' and not _is_text_id(raw):
+        return None  # the decoder would take "7e2" for 700
     try:
         found: int | None = _decode_id(raw)
-    except _NOT_THAT:
+    except NOT_THAT:
         return None
     return found
-
-
-def _refusal(envelope: _Envelope, text: bytes, words: Callable[[str], Words]) -> Words | None:
-    """Return why a request was refused; None if it was not.
-
-    The API document has an `error` for that. A `result` may say it as well, or a code in place of both.
-    """
-    error, result = envelope.error, envelope.result
-    if error not in _NOTHING and (why := _error_text(error, words)) is not None:
-        return why
-    if result not in _NOTHING:
-        return words(_text(result)) if _says_failure(result) else None
-    if error not in _NOTHING:
-        return None
-    try:
-        return _body_text(_decode_body(text), words)
-    except _NOT_THAT:
-        return None
-
-
-def _says_failure(result: Raw) -> bool:
-    try:
-        said = _decode_result(result)
-    except _NOT_THAT:
-        return False
-    if isinstance(said, _Result):
-        said = said.status
-    return said is False or (isinstance(said, str) and bool(_fails(said)))
-
-
-def _error_text(error: Raw, words: Callable[[str], Words]) -> Words | None:
-    """Return the text of an answer's error: an object as in the API document, or a string or a number."""
-    try:
-        body = _decode_error(error)
-    except _NOT_THAT:
-        return None if _is_empty(error) else words(_text(error))
-    match body:
-        case None | False | 0 | "":
-            return None
-        case str():
-            return None if _succeeds(body) else words(body)
-        case _ErrorBody(None, message, msg) if not (message or msg):
-            return None if _is_empty(error) else words(_text(error))
-        case _ErrorBody():
-            return _body_text(body, words)
-        case _:
-            return words(f"code {body}")
-
-
-def _body_text(body: _ErrorBody, words: Callable[[str], Words]) -> Words | None:
-    code, message = body.code, body.message or body.msg
-    if message is None or message == "":
-        return None if code in _NO_ERROR else words(f"code {code}")
-    if _succeeds(message):
-        return None
-    return words(message) if code is None else Words(f"{words(message)} (code {words(str(code))})")
-
-
-def _is_empty(error: Raw) -> bool:
-    """Return whether an error is an object or a list of nothing but nulls, as `{}`."""
-    try:
-        found = _decode_parts(error)
-    except _NOT_THAT:
-        return False
-    return all(one == _NULL for one in (found.values() if isinstance(found, dict) else found))
-
-
-def _text(raw: Raw) -> str:
-    return bytes(raw).decode(errors="replace")

@@ -18,7 +18,6 @@ subscriptions is in `subscriptions`.
 """
 
 import enum
-import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -31,6 +30,7 @@ from bridge.exchange.awaited import NEVER
 from bridge.exchange.clock import ServerClock
 from bridge.exchange.events import ClockRead, Event, GivenUp, Ponged
 from bridge.exchange.frames import Answer, Messages, Push, inflate, within
+from bridge.exchange.refusals import login_ended
 from bridge.exchange.requests import Credentials
 from bridge.exchange.subscribing import Subscribe
 from bridge.exchange.subscriptions import Subscriptions
@@ -41,10 +41,6 @@ _UNITS = (1.0, 1e3, 1e6)  # of the exchange's time in a second: which one it is 
 
 ANSWER_TIMEOUT = 60.0
 """Seconds to wait for the answer to a request other than a ping, at least."""
-
-_is_about_login = re.compile(
-    r"auth|\blog\w*[ -]?(in|out|on|off)|session|expire|kick|api.?key|token|sign|permission", re.IGNORECASE
-).search
 
 
 class _Time(msgspec.Struct):
@@ -180,8 +176,8 @@ class Session:
 
         An answer is matched to its request by id; a second answer to the same request is ignored.
 
-        An error that answers no request, but says that the login has ended, ends a session with credentials:
-        private channels are silent for days, so nothing else would show it.
+        An error that answers no request, or not any more, ends a session with credentials if it certainly
+        says that the login has ended: private channels are silent for days, so nothing else would show it.
 
         Raises:
             BadFrame: the frame is not a message of the protocol. The session continues, except for that.
@@ -192,14 +188,14 @@ class Session:
             self.fresh_at = now
             return message
         assert isinstance(message, Answer)  # noqa: S101
-        if message.id is None:
-            error = message.error or ""
-            if self._credentials is not None and not self.over and _is_about_login(error):
-                self._give_up("rejected", f"login ended: {error}")
-            raise BadFrame("unknown_method", f"an error that answers no request: {error}")
-        request = self._unanswered.pop(message.id, None)
-        if request is not None and not self.over:
+        request = None if message.id is None else self._unanswered.pop(message.id, None)
+        if self.over:
+            return None
+        if message.id is not None and request is not None:
             self._answered(message.id, message, request, now)
+        elif message.error is not None:
+            self._note_error(message.error)
+            raise BadFrame("unknown_method", f"an error that answers no request: {message.error}")
         return None
 
     def overdue(self, now: float) -> list[tuple[int, Subscribe]]:
@@ -377,12 +373,20 @@ class Session:
                 if self.state is SessionState.CLOCK:
                     self._authenticate(now)
             case "server.auth":
-                if error is None:
+                # An account that only counts as logged in would be silent without anybody noticing.
+                if error is None and answer.accepted:
                     self._subscribe_wanted(now)
                 else:
-                    self._give_up("rejected", f"server.auth refused: {error}")
+                    why = error or f"no success: {self._words(bytes(answer.result).decode(errors='replace'))}"
+                    self._give_up("rejected", f"server.auth refused: {why}")
             case _:
                 self._settle(request_id, error, now)
+
+    def _note_error(self, error: str) -> None:
+        """Take an error that answers no request."""
+        wanted = (one for symbols in self.wanted.values() for one in symbols)
+        if self._credentials is not None and login_ended(error, wanted):
+            self._give_up("rejected", f"login ended: {error}")
 
     def _settle(self, request_id: int, error: str | None, now: float) -> None:
         """Settle a subscribe request."""

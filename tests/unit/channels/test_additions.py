@@ -114,3 +114,17 @@ def test_a_name_that_is_not_utf8_is_ignored_without_a_word() -> None:
 
 def test_a_raw_value_is_decoded_like_bytes() -> None:
     assert Reader(Thing).decode(Raw(b'{"name":"A"}')).name == "A"
+
+
+@pytest.mark.parametrize("size", ["7", "-7", "9007199254740993"])
+def test_an_integer_may_be_a_text_with_all_its_digits(size: str) -> None:
+    assert Reader(Thing).read_odd(b'{"name":"A","size":"%s"}' % size.encode(), []).size == int(size)
+    assert Reader(Pair).read_odd(b'["%s",1]' % size.encode(), []).first == int(size)
+
+
+@pytest.mark.parametrize("size", [b"7e2", b"7.0", b"9007199254740993.0", b"9007199254740992.0", b"", b" 7"])
+def test_an_integer_as_text_in_another_form_is_refused(size: bytes) -> None:
+    """By way of a double, two ids would become the same, and one trade would be lost without a word."""
+    for reader, text in ((Reader(Thing), b'{"name":"A","size":"%s"}'), (Reader(Pair), b'[1,"%s"]')):
+        with pytest.raises(ValidationError):
+            reader.read_odd(text % size, [])

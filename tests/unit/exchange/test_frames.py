@@ -249,6 +249,7 @@ def test_an_answer_needs_only_its_id() -> None:
         b'{"method":"server.ping","error":null,"result":"pong","id":12312}',
         b'{"method":"","result":"pong","id":12312}',
         b'{"id":12312,"method":"server.ping","params":[],"result":"pong"}',
+        b'{"id":12312,"code":0,"msg":"pong","result":"pong"}',
     ],
 )
 def test_an_answer_may_have_its_id_in_another_type_and_repeat_its_request(text: bytes) -> None:
@@ -285,6 +286,22 @@ def test_the_id_of_a_push_may_be_anything(request_id: bytes) -> None:
         b'"code":3,"message":"auth failed"',
         b'"code":"10008","msg":""',
         b'"result":null,"error":null,"message":"auth failed"',
+        b'"method":"server.auth","code":10001,"msg":"invalid sign"',
+        b'"success":false',
+        b'"success":false,"result":{"status":"success"}',
+        b'"status":"error"',
+        b'"code":10001,"message":{"en":"invalid sign"}',
+        b'"code":"E1"',
+        b'"result":{"code":10002,"msg":"invalid sign"}',
+        b'"result":{"success":false}',
+        b'"result":{"error":"bad sign"}',
+        b'"result":{"error":{"code":3}}',
+        b'"result":{"status":"illegal"}',
+        b'"result":"false"',
+        b'"result":"timeout"',
+        b'"result":"unknown market"',
+        b'"result":"too many subscriptions"',
+        b'"code":0,"error":"bad sign"',
     ],
 )
 def test_a_refusal_may_be_said_without_an_error(end: bytes) -> None:
@@ -293,7 +310,20 @@ def test_a_refusal_may_be_said_without_an_error(end: bytes) -> None:
 
 @pytest.mark.parametrize(
     "result",
-    [b"{}", b"null", b"true", b"0", b'"ok"', b'{"status":"ok"}', b'{"status":null}', b"[]", b'{"status":1}'],
+    [
+        b"[false]",
+        b'{"status":0}',
+        b'"already subscribed"',
+        b"{}",
+        b"null",
+        b"true",
+        b"0",
+        b'"ok"',
+        b'{"status":"ok"}',
+        b'{"status":null}',
+        b"[]",
+        b'{"status":1}',
+    ],
 )
 def test_a_result_in_other_words_is_no_refusal(result: bytes) -> None:
     assert answered(b'{"error":null,"result":%s,"id":1}' % result)[2] is None
@@ -307,6 +337,13 @@ def test_a_result_in_other_words_is_no_refusal(result: bytes) -> None:
         b'{"code":0,"message":""}',
         b'{"code":"0","msg":"succeeded"}',
         b'{"code":1,"message":"success"}',
+        b'{"code":0,"message":"no error"}',
+        b'{"code":0,"message":"market not found"}',
+        b"200",
+        b'"200"',
+        b'"false"',
+        b'"no error"',
+        b'{"message":"success"}',
         b'{"code":200}',
         b'{"code":null,"message":null}',
     ],
@@ -326,21 +363,59 @@ def test_an_empty_error_and_one_that_says_success_is_no_error(error: bytes) -> N
         (b'{"message":"no"}', "no"),
         (b'{"msg":"no"}', "no"),
         (b'{"code":5,"msg":"repeat subscribe"}', "repeat subscribe (code 5)"),
-        (b'{"code":0,"message":"market not found"}', "market not found (code 0)"),
+        (b'{"code":6,"message":"None"}', "None (code 6)"),
+        (b'{"code":6,"message":"null"}', "null (code 6)"),
+        (b'{"code":6,"message":"success"}', "success (code 6)"),
+        (b'"10008"', "code 10008"),
+        (b'{"message":"market A"}', "market A"),
         (b'{"why":"no"}', '{"why":"no"}'),
-        (b'{"code":6.5}', '{"code":6.5}'),
+        (b'{"code":6.5}', "code 6.5"),
         (b'"no"', "no"),
         (b"10008", "code 10008"),
         (b"-1", "code -1"),
-        (b"true", "code True"),
+        (b"true", "true"),
         (b"[1]", "[1]"),
         (b"1e400", "1e400"),
         (b'"\xff"', '"\ufffd"'),
-        pytest.param(b"1" * 5000, "1" * MOST_WORDS + "… (5000 characters)", id="a number of 5000 digits"),
+        pytest.param(
+            b"1" * 5000, "code " + "1" * MOST_WORDS + "… (5000 characters)", id="a number of 5000 digits"
+        ),
     ],
 )
 def test_an_error_of_any_shape_has_a_text(error: bytes, words: str) -> None:
     assert error_of(error) == words
+
+
+@pytest.mark.parametrize(
+    ("end", "accepted"),
+    [
+        (b'"code":0,"msg":"pong"', True),
+        (b'"code":0,"message":"login successful"', True),
+        (b'"code":200,"msg":"Subscribe success"', True),
+        (b'"code":"200","msg":"anything: fail"', True),
+        (b'"code":"00000"', True),
+        (b'"code":1,"message":"Success."', True),
+        (b'"code":0,"msg":"\xe6\x93\x8d\xe4\xbd\x9c\xe6\x88\x90\xe5\x8a\x9f"', True),
+        (b'"success":true', True),
+        (b'"status":"ok"', True),
+        (b'"result":{"code":0,"status":0}', True),
+        (b'"error":{"code":0},"result":null', True),
+        (b'"message":"subscribed"', False),
+        (b'"error":null,"result":null', False),
+        (b'"error":false,"result":1523348055', False),
+        (b'"code":null,"message":""', False),
+    ],
+)
+def test_an_answer_without_a_refusal_says_success_or_nothing(end: bytes, accepted: bool) -> None:
+    message = Messages().decode(b'{"id":1,%s}' % end)
+    assert isinstance(message, Answer)
+    assert (message.error, message.accepted) == (None, accepted)
+
+
+@pytest.mark.parametrize("text", [b'{"message":"auth failed"}', b'{"status":"error"}', b'{"success":false}'])
+def test_what_answers_no_request_is_an_error_only_with_an_error_or_a_code(text: bytes) -> None:
+    with pytest.raises(BadFrame, match="unknown_method"):
+        Messages().decode(text)
 
 
 # What is neither
@@ -349,6 +424,11 @@ def test_an_error_of_any_shape_has_a_text(error: bytes, words: str) -> None:
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
+        (b'{"method":"depth.u', "json"),
+        (b'\n{"id":1', "json"),
+        (b"{", "json"),
+        (b'{"id":"7e2"}', "unknown_method"),
+        (b'{"id":"7.0"}', "unknown_method"),
         (b"nonsense, and a long one", "json"),
         (b'{"id":1}{"id":2}{"id":3}', "json"),
         (b'{"id":NaN,"result":null}', "json"),
@@ -379,7 +459,7 @@ def test_a_text_that_is_neither_push_nor_answer_has_a_reason(text: bytes, reason
 
 
 @pytest.mark.parametrize(
-    "text", [b"", b"ping", b": keep-alive", b"null", b"1", b'"pong"', b"[]", b"{", b" \n"]
+    "text", [b"", b"ping", b": keep-alive", b"null", b"1", b'"pong"', b"[]", b"{}", b" \n"]
 )
 def test_what_is_too_short_for_a_push_holds_none(text: bytes) -> None:
     """Keep-alives of other exchanges: nothing is lost with them, whatever they are."""
@@ -460,10 +540,8 @@ def test_encoding_and_decoding_an_answer_gives_the_same_answer(
     decoded_id, decoded_result, error = answered(inflate(form(json.dumps(answer).encode()), LIMIT))
     assert (decoded_id, json.loads(decoded_result)) == (request_id, result)
     words = Confidential().words(message)
-    if message:
-        assert error == f"{words} (code {code})"
-    else:
-        assert error == (None if code in (0, 200) else f"code {code}")
+    if code not in (0, 1, 200):  # which may mean success
+        assert error == (f"{words} (code {code})" if message else f"code {code}")
 
 
 def test_a_frame_of_millions_of_tiny_items_is_not_parsed() -> None:

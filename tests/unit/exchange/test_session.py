@@ -4,6 +4,7 @@ import json
 import math
 import zlib
 from collections.abc import Container, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import msgspec
@@ -713,6 +714,7 @@ def test_an_outage_of_one_channel_is_no_bad_symbol_although_others_are_accepted(
 def test_what_is_subscribed_already_counts_as_confirmed(words: str) -> None:
     """Of a request that was accepted in part, its symbols are asked for one by one."""
     session = public({"trades": ["A", "B", "BAD"]})
+    sent(session)
     receive(session, answer(2, error=NO), START)
     while not session.live:
         for request in all_sent(session):
@@ -779,18 +781,23 @@ def test_a_refused_subscription_is_retried_ever_less_often_until_it_is_accepted(
 # Unexpected answers
 
 
-def test_answers_to_unknown_requests_are_ignored() -> None:
+def test_answers_to_unknown_requests_are_ignored_but_errors_are_dead_letters() -> None:
     session = public({"all_ticker": []})
     for request_id in (0, -1, 3, 99, 2**63, 10**30):
-        receive(session, answer(request_id, error=NO), START)
+        if request_id < 2**64:
+            receive(session, answer(request_id, SUCCESS), START)
+        with pytest.raises(BadFrame, match="unknown_method: an error that answers no request"):
+            receive(session, answer(request_id, error=NO), START)
     assert over(session) is None
     assert session.events() == []
 
 
-def test_a_second_answer_to_a_request_is_ignored() -> None:
+def test_a_second_answer_to_a_request_changes_nothing() -> None:
     session = public({"all_ticker": []})
     receive(session, answer(2, SUCCESS), START)
-    receive(session, answer(2, error=NO), START)
+    receive(session, answer(2, SUCCESS), START)
+    with pytest.raises(BadFrame, match="unknown_method: an error that answers no request"):
+        receive(session, answer(2, error=NO), START)
     assert session.events() == [Confirmed("all_ticker", ())]
     assert session.live
 
@@ -823,25 +830,86 @@ def test_nothing_is_overdue_during_a_pause_or_once_a_session_is_over() -> None:
     assert session.overdue(START + 2 * ANSWER_TIMEOUT) == []
 
 
-LOST = b'{"error":{"code":4,"message":"%s"},"result":null,"id":null}'
-
-
-@pytest.mark.parametrize("why", [b"NeedAuth", b"session expired", b"logged out", b"bad token"])
-def test_an_error_without_a_request_that_is_about_the_login_ends_a_private_session(why: bytes) -> None:
-    session = private({"order": ["A"]})
-    with pytest.raises(BadFrame, match=r"unknown_method: an error that answers no request: .*code 4"):
-        receive(session, LOST % why, START)
+@pytest.mark.parametrize(
+    "notice",
+    [
+        b'{"error":{"code":4,"message":"NeedAuth"},"result":null,"id":null}',
+        b'{"error":{"code":6,"message":"login expired"},"id":0}',
+        b'{"error":"kicked","id":-1}',
+        b'{"error":"session expired","id":1}',  # which is answered
+        b'{"error":{"code":6,"message":""},"id":null}',
+        b'{"code":10001,"msg":"logged out"}',
+        b'{"method":"server.notice","error":"user offline: replaced by new connection"}',
+    ],
+)
+def test_an_error_without_a_request_that_says_that_the_login_has_ended_ends_a_private_session(
+    notice: bytes,
+) -> None:
+    session, other = private({"order": ["A"]}), public({"trades": ["A"]})
+    for one in (session, other):
+        receive(one, answer(1, 1_700_000_000), START)
+        with pytest.raises(BadFrame, match=r"unknown_method: an error that answers no request: "):
+            receive(one, notice, START)
     ended = over(session)
     assert ended is not None
     assert ended.reason == "rejected"
-    assert why.decode() in ended.detail
+    assert ended.detail.startswith("login ended: ")
+    assert over(other) is None
 
 
-def test_another_error_without_a_request_ends_no_session() -> None:
-    for session, why in ((private({"order": ["A"]}), b"busy"), (public({"trades": ["A"]}), b"NeedAuth")):
-        with pytest.raises(BadFrame, match="an error that answers no request"):
-            receive(session, LOST % why, START)
-        assert over(session) is None
+@pytest.mark.parametrize(
+    "notice",
+    [
+        b'{"error":"busy","id":null}',
+        b'{"event":"connected","message":"Session established"}',
+        b'{"code":0,"msg":"login successful"}',
+        b'{"code":200,"msg":"session expired: 0"}',
+        b'{"message":"session expired"}',
+        b'{"error":{"code":7,"message":"invalid token TOKEN_USDT"},"id":null}',
+        b'{"error":{"code":7,"message":"logged out A"},"id":"x","method":"a.update"}',
+        b'{"error":{"code":7,"message":"assigned to node 7"},"id":null}',
+        b'{"error":{"code":3,"message":""},"id":null}',
+        b'{"method":"server.logout"}',
+    ],
+)
+def test_a_notice_that_does_not_certainly_say_so_ends_no_session(notice: bytes) -> None:
+    session = private({"order": ["TOKEN_USDT"]})
+    if b".update" in notice:
+        assert receive(session, notice, START) is not None
+    else:
+        with pytest.raises(BadFrame, match="unknown_method"):
+            receive(session, notice, START)
+    assert over(session) is None
+
+
+@pytest.mark.parametrize(
+    ("said", "is_accepted"),
+    [
+        (b'"error":null,"result":{"status":"success"}', True),
+        (b'"code":0,"message":"login successful"', True),
+        (b'"error":{"code":1,"message":"success"},"result":null', True),
+        (b'"method":"server.auth","code":200', True),
+        (b'"result":true', True),
+        (b'"method":"server.auth","code":10001,"msg":"invalid sign"', False),
+        (b'"error":null,"result":{"code":10002,"msg":"invalid sign"}', False),
+        (b'"error":null,"result":null', False),
+        (b'"error":null,"result":0', False),
+        (b'"error":null,"result":[false]', False),
+        (b'"error":null,"result":{"status":0}', False),
+        (b'"error":null,"result":{"status":"pending"}', False),
+        (b'"error":null,"result":"pong"', False),
+        (b'"status":"error","result":{"status":"success"}', False),
+    ],
+)
+def test_only_a_known_success_is_a_login(said: bytes, is_accepted: bool) -> None:
+    session = private({"order": ["A"]})
+    receive(session, answer(1, 1_700_000_000), START)
+    receive(session, b'{"id":2,%s}' % said, START)
+    ended = over(session)
+    assert (ended is None) == is_accepted
+    assert session.state is (SessionState.SUBSCRIBING if is_accepted else SessionState.OVER)
+    if ended is not None:
+        assert ended.detail.startswith("server.auth refused: ")
 
 
 @pytest.mark.parametrize(
@@ -1615,13 +1683,20 @@ class Conversation(RuleBasedStateMachine):
     @rule(request_id=st.integers(), error=st.sampled_from([None, NO, "no", 5]))
     def answer_to_nothing(self, request_id: int, error: object) -> None:
         assume(request_id not in self.unanswered)
-        assert receive(self.session, answer(request_id, SUCCESS, error), self.now) is None
+        self.receive_late(request_id, error)
 
     @precondition(lambda self: self.answered)
     @rule(data=st.data(), error=st.sampled_from([None, NO]))
     def answer_again(self, data: st.DataObject, error: object) -> None:
-        request_id = data.draw(st.sampled_from(self.answered))
-        assert receive(self.session, answer(request_id, SUCCESS, error), self.now) is None
+        self.receive_late(data.draw(st.sampled_from(self.answered)), error)
+
+    def receive_late(self, request_id: int, error: object) -> None:
+        """Answer no request that is open: an error is a dead letter."""
+        expected: AbstractContextManager[object] = (
+            pytest.raises(BadFrame) if error and not self.session.over else nullcontext()
+        )
+        with expected:
+            assert receive(self.session, answer(request_id, SUCCESS, error), self.now) is None
 
     @rule(channel=st.sampled_from(["trades", "all_ticker", "moon"]))
     def push(self, channel: str) -> None:
