@@ -98,7 +98,7 @@ class BookChecks:
         noted_us = {
             feed.source.session: min(taken_us, feed.read_up_to.pushed_us) for feed in self._feeds_in_use()
         }
-        missing: Mapping[bytes, str] = {}
+        missing: Mapping[bytes, str] | None = None
         if now_us - taken_us > _BEHIND:
             self._present.doubts.restart_tickers()
         else:
@@ -172,13 +172,14 @@ class BookChecks:
             levels=list(_shown(finding.differing)),
         )
 
-    def _request(self, missing: Mapping[bytes, str]) -> None:
-        """Request the snapshots of sessions in use again whose books are suspected or missing."""
+    def _request(self, missing: Mapping[bytes, str] | None) -> None:
+        """Request the snapshots of sessions in use again whose books are suspected or missing.
+
+        None: which are missing is not known, as what is pending may have them.
+        """
         feeds = {feed.source.session: feed for feed in self._feeds_in_use()}
-        suspects, missed = (
-            [(key, session) for key, session in books if session in feeds]
-            for books in (self._present.doubts.suspects(), missing.items())
-        )
+        suspects = [one for one in self._present.doubts.suspects() if one[1] in feeds]
+        missed = None if missing is None else [one for one in missing.items() if one[1] in feeds]
         for session in self._requests.due(suspects, missed, time.monotonic()):
             feeds[session].request_clean(_DEPTH)
 

@@ -58,24 +58,26 @@ class Requests:
             wait = self._equal.setdefault(key, _Wait(now, _FIRST * self._each))
             _prolong(wait, now)
 
-    def due(self, suspects: Books, missing: Books, now: float) -> set[str]:
+    def due(self, suspects: Books, missing: Books | None, now: float) -> set[str]:
         """Return the sessions whose snapshots are to be requested now.
 
         Of `missing` books a record is missing. If that is known when it happens, it is asked for at once, so
-        that these are given `each` seconds first.
+        that these are given `each` seconds first. None: which are missing is not known at the moment, so that
+        none is asked for, and none begins anew.
         """
-        asking = dict(missing)
-        self._missing = {
-            key: self._missing.get(key) or _Wait(now + self._each, _FIRST * self._each) for key in asking
-        }
+        missed = dict(missing or ())
         suspected = dict(suspects)
-        asking |= suspected
+        asking = missed | suspected
+        if missing is not None:
+            self._missing = {
+                key: self._missing.get(key) or _Wait(now + self._each, _FIRST * self._each) for key in missed
+            }
+            sessions = set(asking.values())
+            self._requested = {session: at for session, at in self._requested.items() if session in sessions}
         self._suspected &= suspected.keys()
         # A market that was not suspected for as long as it would wait next begins anew.
         self._equal = {key: wait for key, wait in self._equal.items() if now < wait.until + wait.next}
-        sessions = set(asking.values())
-        self._requested = {session: at for session, at in self._requested.items() if session in sessions}
-        waits = self._equal | self._missing
+        waits = self._equal | {key: self._missing[key] for key in missed}
         due = {
             key: session
             for key, session in asking.items()
@@ -84,7 +86,7 @@ class Requests:
         }
         for key, session in due.items():
             self._requested[session] = now
-            if key in self._missing:
+            if key in missed:
                 _prolong(self._missing[key], now)
         return set(due.values())
 

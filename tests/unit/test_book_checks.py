@@ -1,15 +1,20 @@
 """The checks of books: what they report and how often, and what a clock that was set does to them."""
 
+import asyncio
 import json
 import time
 from collections import Counter
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from bridge.book_checks import MOST_LEVELS, BookChecks
 from bridge.books.comparing import Difference
 from bridge.books.present import PresentBooks
-from bridge.config import KafkaConfig
+from bridge.channels.channel import Source
+from bridge.config import ExchangeConfig, KafkaConfig
+from bridge.exchange.session import Session, Timing
 from bridge.kafka.queues import Queues
 from bridge.kafka.state import ShardState
 from bridge.kafka.topics import Topic
@@ -18,6 +23,11 @@ from bridge.spool.overflow import Overflow
 from bridge.watch.events import Journal
 from bridge.watch.metrics import Metrics
 from bridge.watch.watch import Watch
+from bridge.websocket.connector import Connector
+from bridge.websocket.courtesy import Courtesy
+from bridge.websocket.feed import Feed
+from tests.support.receivers import Nobody
+from tests.support.streams import open_stream
 
 KEY = b"A_USDT"
 SECOND = 1_000_000  # µs
@@ -33,7 +43,7 @@ class World:
         self.present = PresentBooks(wanted=None, levels=0, interval_us=SECOND, patience_us=5 * SECOND)
         topics = {name: Topic(name, 1, 1_000_000) for name in ("depth", STATE)}
         state, metrics = ShardState(KafkaConfig(), topics[STATE], 0, "replica"), Metrics()
-        queues = Queues(
+        self.queues = Queues(
             topics,
             state,
             Overflow(None, "replica", 0, state.watermarks),
@@ -42,8 +52,28 @@ class World:
             on_change=lambda: None,
         )
         self.events: list[Record] = []
-        watch = Watch("0", metrics, Journal("replica", 0, self.events.extend, metrics))
-        self.checks = BookChecks(self.present, queues, [], watch, each=each)
+        self._watch = Watch("0", metrics, Journal("replica", 0, self.events.extend, metrics))
+        self._connectors: list[Connector] = []
+        self.checks = BookChecks(self.present, self.queues, self._connectors, self._watch, each=each)
+
+    def open(self, session: str) -> Feed:
+        """Open a session, which reads and sends nothing as long as the event loop does not turn."""
+        parts: dict[str, Any] = {"courtesy": Courtesy(5.0, 20.0), "receiver": Nobody(), "watch": self._watch}
+        stream, _ = open_stream()
+        its = Session({}, timing=Timing(), wall_offset=0.0, max_frame_bytes=1000)
+        feed = Feed(stream, its, Source(session), **parts)
+        connector = Connector({}, config=ExchangeConfig(), **parts)
+        connector.sessions._begin(feed, {})
+        self._connectors.append(connector)
+        return feed
+
+    def lag(self) -> None:
+        """Look while a record is pending that was received long ago."""
+        self.queues.add([Record("depth", KEY, b"{}", time.time_ns() // 1000 - 60 * SECOND)])
+        self.checks.look()
+        (partition,) = self.queues.places.values()
+        partition.queued.clear()
+        self.queues.release(1, self.queues.pending_bytes)
 
     def take(self, session: str, seq: int, amount: str, *, snapshot: bool = False) -> None:
         """Take a record of depth that is received now."""
@@ -117,3 +147,28 @@ def test_books_whose_session_is_gone_are_requested_of_nobody(monkeypatch: pytest
     assert world.present.missing == {KEY: "gone"}
     world.checks.look()
     world.checks.look()
+
+
+def test_a_missing_book_is_asked_for_ever_less_often_however_often_kafka_lags(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As that of a market whose snapshots Kafka rejects."""
+
+    async def requests() -> list[int]:
+        world, asked = World(monkeypatch), list[int]()
+        feed = world.open("s")
+        world.take("s", 5, "1")
+        for second in range(3600):
+            now = float(second)
+            clock = {"time_ns": time.time_ns, "monotonic_ns": time.monotonic_ns, "monotonic": lambda: now}  # noqa: B023
+            monkeypatch.setattr("bridge.book_checks.time", SimpleNamespace(**clock))
+            if second % 60 == 30:
+                world.lag()
+            else:
+                world.checks.look()
+            if "depth" in feed.source.incomplete:
+                feed.source.incomplete.clear()
+                asked.append(second)
+        return asked
+
+    assert asyncio.run(requests()) == [10, 50, 130, 290, 610, 1250, 2150, 3050]

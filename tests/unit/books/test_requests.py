@@ -105,6 +105,30 @@ def test_a_book_that_came_and_is_missing_again_is_given_time_again() -> None:
     assert requests.due([], BOOK, 20) == {"s1"}
 
 
+def test_while_nobody_knows_what_is_missing_a_missing_book_is_not_asked_for_and_its_wait_goes_on() -> None:
+    requests = Requests(EACH)
+    asked = [
+        second for second in range(HOUR) if requests.due([], None if second % 60 in (5, 6) else BOOK, second)
+    ]
+    assert asked == requested(HOUR, missing=True)
+
+
+def test_a_session_that_was_asked_for_a_missing_book_is_given_time_also_by_the_next_one() -> None:
+    requests = Requests(EACH)
+    requests.due([], BOOK, 0)
+    requests.due([], [*BOOK, (b"B_USDT", "s1")], 9)
+    assert requests.due([], [*BOOK, (b"B_USDT", "s1")], 18) == {"s1"}
+    assert not requests.due([], None, 19)
+    assert not requests.due([], [*BOOK, (b"B_USDT", "s1")], 20)
+    assert requests.due([], [*BOOK, (b"B_USDT", "s1")], 28) == {"s1"}
+
+
+def test_a_suspected_book_is_asked_for_whether_or_not_it_is_known_what_is_missing() -> None:
+    requests = Requests(EACH)
+    requests.due([], BOOK, 0)
+    assert requests.due(BOOK, None, 1) == {"s1"}
+
+
 def test_a_suspicion_that_is_over_without_a_snapshot_was_not_wrong() -> None:
     """Its session has ended, say; the equal snapshot that comes later is of a book that was not suspected."""
     requests = Requests(EACH)
