@@ -416,7 +416,7 @@ ROWS = (
               (Query(f"sum by (channel, state) ({_UNCONFIRMED}) > 0"
                      f" or ({_none(channel='all', state='confirmed')} unless on () sum({_UNCONFIRMED}) > 0)",
                      "{{channel}} {{state}}"),),
-              "refused by the exchange; silent: confirmed, but nothing comes; pending: without an answer."),
+              "refused by the exchange; silent: nothing comes; pending: without an answer yet."),
         Panel("Recovered, repeated", "bars", 6, "short", "green", "live-duplicates",
               (Query(_count(_of_channels("recovered_total")), "recovered"),
                Query(_count(_of_channels("live_duplicates_total")), "sent twice")),

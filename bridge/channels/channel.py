@@ -1,4 +1,7 @@
-"""The types of a channel: its description, the source of its pushes, and the outcome of a push."""
+"""The types of a channel: its description, the source of its pushes, and the outcome of a push.
+
+Longer than 350 lines because each value that a channel or a series has says what it means.
+"""
 
 import enum
 import re
@@ -36,6 +39,7 @@ class Series:
         "seq",
         "session",
         "shown",
+        "skipped",
         "symbol",
     )
 
@@ -44,6 +48,7 @@ class Series:
         self.symbol = symbol
         self.key = symbol.encode()  # the key of the records on Kafka
         self.seq = 0  # number of the next record
+        self.skipped = 0  # numbers that no record has, each because something may have been lost
         # Trades only: whether what may be missing in front of its next trade is reported or an open stretch.
         # False until the session's first trade or clean list, and again when something is lost.
         self.linked = False
@@ -75,6 +80,11 @@ class Series:
         self.seq = seq + 1
         return seq
 
+    def skip_seq(self) -> None:
+        """Leave a number out, so that consumers see the hole."""
+        self.seq += 1
+        self.skipped += 1
+
 
 class Source:
     """One session as the source of records.
@@ -84,6 +94,7 @@ class Source:
 
     __slots__ = (
         "_series",
+        "_withheld",
         "account",
         "asked",
         "cause",
@@ -116,6 +127,9 @@ class Source:
         # By channel and symbol; a symbol in lower case has the same value under both spellings. Only grows,
         # with what is asked for, or up to MOST_NAMES.
         self._series: defaultdict[str, dict[str, Series]] = defaultdict(dict)
+        # By channel and symbol ("": of a channel without one), the pushes that a rotation has withheld; less
+        # what its series have grown by when these were delivered, so that nothing counts twice.
+        self._withheld: defaultdict[tuple[str, str], int] = defaultdict(int)
 
     def ask(self, channel: str, names: Iterable[str] = ()) -> None:
         """Note that the session subscribes to symbols or currencies of a channel, or to all of it."""
@@ -161,10 +175,29 @@ class Source:
         return series
 
     def pushed(self, channel: str, symbol: str | None) -> int:
-        """Return a number that grows with what is pushed of a subscription; None: of one without a symbol."""
+        """Return a number that grows with what is pushed of a subscription; None: of one without a symbol.
+
+        Also while that is withheld, but not with what is lost: that may have been of any.
+        """
+        return self._delivered(channel, symbol) + self._withheld.get((channel, symbol or ""), 0)
+
+    def withhold(self, channel: str, symbols: Iterable[str]) -> None:
+        """Note that a push of these symbols, in any spelling, is withheld."""
+        names = (self.asked or {}).get(channel)
+        if names is None:
+            return
+        for name in names.intersection(symbol.upper() for symbol in symbols) if names else ("",):
+            self._withheld[channel, name] += 1
+
+    def release(self) -> None:
+        """Note that all that was withheld is delivered, and nothing else was so far."""
+        for channel, symbol in self._withheld:
+            self._withheld[channel, symbol] -= self._delivered(channel, symbol or None)
+
+    def _delivered(self, channel: str, symbol: str | None) -> int:
         of_channel = self._series[channel]
         found = [of_channel.get(symbol)] if symbol is not None else of_channel.values()
-        return sum(series.seq + series.brought for series in found if series is not None)
+        return sum(one.seq - one.skipped + one.brought for one in found if one is not None)
 
     def of(self, channel: str) -> list[Series]:
         """Return the series of a channel that have begun, each once."""
@@ -229,7 +262,7 @@ class Independent:
     def lost(self, source: Source, symbol: str | None) -> None:
         """Take a `seq` from each series concerned, so that consumers see the hole."""
         for series in source.of(self.channel) if symbol is None else [source.series(self.channel, symbol)]:
-            series.next_seq()
+            series.skip_seq()
             series.begun = False
 
     def overdue(self, now_us: int, patience_us: int) -> Outcome:  # noqa: ARG002

@@ -116,7 +116,8 @@ _ROWS = (
         "Every request is answered within `exchange.reply_timeout`.",
         _A,
         "Answers other than to pings are waited for up to 60 s, as long as pings are answered. A subscribe "
-        "request that brings data counts as confirmed then.",
+        "request that brings data counts as confirmed then; one that brings none is reported as silent and "
+        "requested again, if the exchange serves others.",
     ),
     Assumption(
         "one_answer",

@@ -34,24 +34,27 @@ class Confirmed:
 class SubscriptionRefused:
     """The exchange refused this subscription because of its symbol, or nobody knows why.
 
-    The session will retry it.
+    The session will retry it. With `answered` false the exchange has not answered, see `RequestPostponed`.
     """
 
     channel: str
     symbols: Symbols
     error: str
+    answered: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class RequestPostponed:
     """The exchange refused these subscriptions in one request, and not because of any symbol.
 
-    The session will request the same again.
+    Or, unless `answered`, it has not answered in time, though it answers others or pushes to them. The
+    session will request the same again.
     """
 
     channel: str
     symbols: Symbols
     error: str
+    answered: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -114,6 +114,12 @@ class Handover(Generic[Context]):
         self._held.append((message, context))
         self.held_bytes += size_of(message)
 
+    def symbols(self, push: Push) -> set[str]:
+        """Return the symbols and currencies of a push, as they are spelled; none if it cannot be read."""
+        if self._is_aligned(push):
+            return {_key(push, item)[1] for item in _items(push)}
+        return {symbol} if (symbol := _book(push)[1]) else set()
+
     def release(self) -> list[tuple[Message, Context]]:
         """Return those of the held messages that were not seen, and all bad frames, in order of arrival.
 

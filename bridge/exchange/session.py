@@ -76,7 +76,8 @@ TRANSITIONS: Mapping[SessionState, frozenset[SessionState]] = {
 class Timing:
     """The intervals and timeouts of a session, in seconds.
 
-    `reply_timeout` is for pings; other requests are waited for up to a minute, while pings are answered.
+    `reply_timeout` is for pings; other requests are waited for up to `answer_timeout`, while pings are
+    answered, or as long as for pings if that is longer.
     `retry_refused` is the time until a refused subscription is requested again; it doubles with each retry.
     If the server's clock is more than `max_clock_offset` from the local one, nothing is signed.
     """
@@ -85,6 +86,7 @@ class Timing:
     reply_timeout: float = 10.0
     retry_refused: float = 30.0
     max_clock_offset: float = NEVER
+    answer_timeout: float = ANSWER_TIMEOUT
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +139,8 @@ class Session:
         self._next_ping = 0.0  # when the next ping is due; moved on by each ping
         self.fresh_at = 0.0  # when it was last pushed to, started, resumed, or became live
         self.live_at = NEVER  # when it became live for the first time
+        # When it was last pushed to, or a subscribe request was answered; -NEVER before the first time.
+        self._served_at = -NEVER
         self._paused = False  # between `pause` and `resume`
         # What no text of the exchange may show. The owner may replace it before the start, by that of all
         # accounts of the process.
@@ -165,7 +169,8 @@ class Session:
         """Begin. To be called once, when the connection is open."""
         self._next_ping = now + self._timing.ping_interval
         self.fresh_at = now
-        self._to_send.append(requests.time(self._expect("server.time", now)))
+        patience = NEVER if self._credentials is None else None  # it is needed to sign only
+        self._to_send.append(requests.time(self._expect("server.time", now, patience)))
         if self._credentials is None:
             self._subscribe_wanted(now)
         else:
@@ -185,7 +190,7 @@ class Session:
         limit = self._max_frame_bytes
         message = self._messages.decode(inflate(frame, limit) if binary else within(frame, limit))
         if type(message) is Push:
-            self.fresh_at = now
+            self.fresh_at = self._served_at = now
             return message
         assert isinstance(message, Answer)  # noqa: S101
         request = None if message.id is None else self._unanswered.pop(message.id, None)
@@ -199,14 +204,19 @@ class Session:
         return None
 
     def overdue(self, now: float) -> list[tuple[int, Subscribe]]:
-        """Return the subscribe requests, with their ids, for whose answers `tick` would give up now.
+        """Return the subscribe requests, with their ids, that `tick` would take for unanswered now.
 
         Those that bring data may be taken for `accepted` before.
         """
         if self._paused or self.over:
             return []
-        late = [one for one, request in self._unanswered.items() if now >= request.deadline]
-        return [(one, subscribe) for one in late if (subscribe := self._subscriptions.unanswered(one))]
+        asking = self._subscriptions.unanswered
+        return [(one, asking[one]) for one in self._late(now) if one in asking]
+
+    @property
+    def asking(self) -> Mapping[int, Subscribe]:
+        """The subscribe requests that wait for their answers, by id; those to be sent are among them."""
+        return self._subscriptions.unanswered
 
     def accepted(self, request_id: int, now: float) -> None:
         """Take an overdue request for accepted, because the exchange pushes what it asked for."""
@@ -215,6 +225,10 @@ class Session:
 
     def tick(self, now: float) -> None:
         """Do what is due: send the ping, request something again, or give up on a silent exchange.
+
+        A subscribe request that is not answered ends the session only if the exchange has served it nothing
+        since: neither a push, nor the answer to another one. Else the same is requested again later, and
+        ends no session then: others may be quiet for days.
 
         The exchange closes a connection after 60 s without a message from the client, however much it
         pushes itself (FACTS, section 2): pings have a fixed timer.
@@ -228,11 +242,17 @@ class Session:
             return
         if now >= self._clock_asked_at:
             self._ask_for_clock(now)
-        late = next((request for request in self._unanswered.values() if now >= request.deadline), None)
-        if late is not None:
-            self._give_up("timeout", f"no response to {late.method} within {late.patience:g} s")
-        else:
-            self._subscriptions.tick(now)
+        for request_id in self._late(now):
+            request = self._unanswered[request_id]
+            why = f"no response to {request.method} within {request.patience:g} s"
+            asked = self.asking.get(request_id)
+            if asked is None or not (asked.ignored or self._served_at > request.sent):
+                self._give_up("timeout", why)
+                return
+            del self._unanswered[request_id]
+            self._subscriptions.not_answered(request_id, why, now)
+            self._live_if_answered(now)
+        self._subscriptions.tick(now)
 
     def next_call(self) -> float:
         """Return the time by which `tick` has to be called."""
@@ -380,6 +400,7 @@ class Session:
                     why = error or f"no success: {self._words(bytes(answer.result).decode(errors='replace'))}"
                     self._give_up("rejected", f"server.auth refused: {why}")
             case _:
+                self._served_at = now
                 self._settle(request_id, error, now)
 
     def _note_error(self, error: str) -> None:
@@ -406,6 +427,10 @@ class Session:
             self.clock.add(seconds, sent, now)
             low, high = self.clock.within(now)
             self._events.append(ClockRead((low + high) / 2 - self.wall_offset))
+
+    def _late(self, now: float) -> list[int]:
+        """Return the ids of the requests that should have been answered by now."""
+        return [one for one, request in self._unanswered.items() if now >= request.deadline]
 
     def _plan_question(self, now: float) -> None:
         """Plan to ask for the exchange's clock again, if that is due and the last answer is not missing."""
@@ -467,7 +492,7 @@ class Session:
         if patience is None:
             patience = self._timing.reply_timeout
             if method != "server.ping":
-                patience = max(patience, ANSWER_TIMEOUT)
+                patience = max(patience, self._timing.answer_timeout)
         self._unanswered[request_id] = _Unanswered(method, now, now + patience, patience)
         return request_id
 

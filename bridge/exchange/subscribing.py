@@ -26,7 +26,8 @@ class Subscribe(NamedTuple):
     """One subscribe request.
 
     `retry` if its one subscription was refused before. `again` is how often the same request was refused
-    before, and not because of its symbols; `trial` if it tries one symbol of such a request. `repeat` if all
+    before, and not because of its symbols; `trial` if it tries one symbol of such a request; `ignored` if it
+    was not answered the last time. `repeat` if all
     its subscriptions are confirmed, and only their clean lists or snapshots are wanted again. `others` are
     confirmed symbols of the channel that it names too, in front, so that it does not matter whether it
     replaces the request before it; they are known when it is sent. With `alone` there are none.
@@ -39,6 +40,7 @@ class Subscribe(NamedTuple):
     again: int = 0
     trial: bool = False
     alone: bool = False
+    ignored: bool = False
     others: Symbols = ()
 
     @property
@@ -141,9 +143,11 @@ class SubscribeQueue:
         retries = self._known if (channel, symbols) in self._aside else self._bad
         retries.add(Subscribe(channel, symbols, retry=True), now)
 
-    def postpone(self, channel: str, symbols: Symbols, now: float, again: int = 1) -> None:
+    def postpone(
+        self, channel: str, symbols: Symbols, now: float, again: int = 1, *, ignored: bool = False
+    ) -> None:
         """Take a request that was refused `again` times for another reason, to ask the same again."""
-        self._postponed.add(Subscribe(channel, symbols, again=again), now)
+        self._postponed.add(Subscribe(channel, symbols, again=again, ignored=ignored), now)
 
     def hold_due_retries(self, now: float) -> None:
         """Hold the refused subscriptions again whose retry is due."""

@@ -118,19 +118,38 @@ class Subscriptions:
         self._unanswered[request_id] = request
         return request.named
 
-    def unanswered(self, request_id: int) -> Subscribe | None:
-        """Return the request with this id, if it is unanswered."""
-        return self._unanswered.get(request_id)
+    @property
+    def unanswered(self) -> Mapping[int, Subscribe]:
+        """The requests that wait for their answers, by id."""
+        return self._unanswered
+
+    def not_answered(self, request_id: int, error: str, now: float) -> None:
+        """Settle one request that was not answered in time, although the exchange serves others.
+
+        It is sent again later, as if it had been refused; `error` says that it was not.
+        """
+        request = self._take(request_id)
+        if request is None or request.trial:  # the request that a trial belongs to is held behind it
+            return
+        channel, confirmed = request.channel, self._confirmed[request.channel]
+        symbols = tuple(symbol for symbol in request.symbols if symbol not in confirmed)
+        if request.repeat:
+            self._events.append(RepeatRefused(channel, request.symbols, error))
+            self._await_clean(channel, request.symbols, now)
+        elif request.symbols and not symbols:
+            pass  # they have brought something before, and have been taken for confirmed since
+        elif request.retry:
+            self._queue.refuse(channel, symbols, now)
+        else:
+            self._events.append(RequestPostponed(channel, symbols, error, answered=False))
+            self._queue.postpone(channel, symbols, now, request.again + 1, ignored=True)
 
     def answered(self, request_id: int, error: str | None, now: float) -> None:
         """Settle one request, as far as its subscriptions are still wanted."""
-        request = self._unanswered.pop(request_id)
-        channel = request.channel
-        wanted = self.wanted.get(channel)
-        symbols = tuple(symbol for symbol in request.symbols if wanted and symbol in wanted)
-        request = request._replace(symbols=symbols)
-        if wanted is None or (wanted and not symbols):
+        request = self._take(request_id)
+        if request is None:
             return
+        channel, symbols = request.channel, request.symbols
         if request.repeat:
             if error is not None:
                 self._events.append(RepeatRefused(channel, symbols, error))
@@ -199,6 +218,15 @@ class Subscriptions:
         self._queue.clear()
         self._awaited.clear()
         self._repeats.clear()
+
+    def _take(self, request_id: int) -> Subscribe | None:
+        """Return a request that waits no longer, with the symbols still wanted; None if nothing of it is."""
+        request = self._unanswered.pop(request_id)
+        wanted = self.wanted.get(request.channel)
+        symbols = tuple(symbol for symbol in request.symbols if wanted and symbol in wanted)
+        if wanted is None or (wanted and not symbols):
+            return None
+        return request._replace(symbols=symbols)
 
     # What an answer means
 

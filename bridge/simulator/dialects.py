@@ -54,10 +54,11 @@ class Dialect:
     thirty_subscriptions: Literal["allowed", "silent", "closed"] = "allowed"  # more than `CAP` on one
     connections: int = 0  # of all clients; more are refused with 403; 0: any number
     two_logins: Literal["both", "newer"] = "both"
-    # Requests. `each`: one answer for each market of a request. In ViaBTC's server a subscribe request
-    # replaces the subscriptions of its channel, up to the first market that it refuses.
+    # Requests. `each`: one answer for each market of a request; `none`: none to any subscribe request. In
+    # ViaBTC's server a subscribe request replaces the subscriptions of its channel, up to the first market
+    # that it refuses.
     answers_in_time: int = 0  # seconds by which answers are late, but those to pings
-    one_answer: Literal["one", "each"] = "one"
+    one_answer: Literal["one", "each", "none"] = "one"
     adds: Literal["adds", "replaces"] = "adds"
     unknown_refused: Literal["refused", "acknowledged"] = "refused"
     # `partly`: a request that is refused because of one market has subscribed to the others nevertheless. The

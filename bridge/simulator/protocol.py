@@ -95,8 +95,8 @@ class Protocol:
         if self.max_subscriptions and number > self.max_subscriptions:
             raise HangUp
         replies = [Reply(request_id, result)]
-        if self.dialect.one_answer == "each" and method.endswith(".subscribe"):
-            replies *= max(1, len(params))
+        if method.endswith(".subscribe"):
+            replies *= {"one": 1, "each": max(1, len(params)), "none": 0}[self.dialect.one_answer]
         return [*replies, *updates] if self.dialect.answer_order == "answer_first" else [*updates, *replies]
 
     def _result(

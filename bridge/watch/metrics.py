@@ -133,7 +133,7 @@ DECLARATIONS: tuple[Declaration, ...] = (
     Declaration(
         "subscriptions",
         Gauge,
-        "Subscriptions by state: confirmed; pending, without an answer; silent, confirmed without a list,"
+        "Subscriptions by state: confirmed; pending, without an answer; silent, without a list,"
         " a snapshot, or changes while the market moves; refused.",
         ("shard", "channel", "state"),
     ),

@@ -220,7 +220,7 @@ class Feed:
         """Return how a subscription stands and, if it is refused, why; `symbol` is "" if it has none."""
         refused = self.refused.get((channel, (symbol,) if symbol else ()))
         if refused is not None:
-            return "refused", refused.error
+            return "refused" if refused.answered else "silent", refused.error
         if (why := self._silence.why(channel, symbol)) is not None:
             return "silent", why
         return ("confirmed" if (channel, symbol) in self._confirmed else "pending"), ""
@@ -299,6 +299,7 @@ class Feed:
                     return Ended("rejected", self._given_up)
                 if closed.done():
                     return self._closed()
+                self._refused.note_requests()
                 await self._send(self.session.to_send())
                 await self._sleep_until(self.session.next_call())
                 now = time.monotonic()

@@ -1,6 +1,7 @@
 """The refused subscriptions of one session: reports them, and notices those that bring data nevertheless."""
 
 from collections.abc import Iterable
+from typing import Literal
 
 import structlog
 
@@ -31,7 +32,9 @@ class Refused:
         self._bad: set[_Subscription] = set()  # those of `now` that are refused because of their symbol
         # Those that were confirmed before they were refused: what had been pushed of each by then.
         self._before: dict[_Subscription, int] = {}
-        self._confirmed: set[_Subscription] = set()  # those that were ever confirmed
+        self._confirmed: set[_Subscription] = set()  # those that were confirmed, and not refused since
+        # By subscribe request that waits for its answer: what had been pushed of each subscription before it.
+        self._at_request: dict[int, dict[_Subscription, int]] = {}
         self._session = session
         self._source = source
         self._journal = journal
@@ -43,10 +46,7 @@ class Refused:
             case SubscriptionRefused(channel, symbols):
                 if (channel, symbols) not in self.now:
                     self._report(refusal)
-                if (channel, symbols) in self._confirmed:
-                    self._confirmed.discard((channel, symbols))
-                    self._before[channel, symbols] = self._pushed(channel, symbols)
-                self.now[channel, symbols] = refusal
+                self._refuse((channel, symbols), refusal)
                 self._bad.add((channel, symbols))
             case RequestPostponed():
                 self._note_postponed(refusal)
@@ -83,18 +83,29 @@ class Refused:
         if [one for one in _each(channel, symbols) if self.now.pop(one, None)]:
             self._log.info("subscription accepted on retry", channel=channel, symbols=symbols)
 
+    def note_requests(self) -> None:
+        """Note what was pushed before the subscribe requests of the session. To be called before sending."""
+        self._at_request = {
+            request_id: self._at_request.get(request_id)
+            or {one: self._pushed(*one) for one in _each(request.channel, request.symbols)}
+            for request_id, request in self._session.asking.items()
+        }
+
     def confirm_what_flows(self, now: float) -> None:
         """Have the session take for confirmed what the exchange pushes although it has not confirmed it.
 
-        It has refused it, or it has not answered the request in time.
+        It has refused it, or it has not answered the request in time. Only what was pushed since counts: a
+        session that is deaf by now may have heard a lot before.
         """
+        self.note_requests()
         for channel, symbols in [*self.now]:
             if self._pushed(channel, symbols) > self._before.get((channel, symbols), 0):
                 self._session.confirm(channel, symbols, now)
         for request_id, request in self._session.overdue(now):
             channel, symbols = request.channel, request.symbols
             # What does not come of the others is noticed as that of confirmed ones.
-            if any(self._pushed(*one) for one in _each(channel, symbols)):
+            before = self._at_request[request_id]
+            if any(self._pushed(*one) > before[one] for one in _each(channel, symbols)):
                 self._log.warning(
                     "subscribe request not answered, but data received", channel=channel, symbols=symbols
                 )
@@ -103,20 +114,32 @@ class Refused:
     def _pushed(self, channel: str, symbols: Symbols) -> int:
         return self._source.pushed(channel, symbols[0] if symbols else None)
 
+    def _refuse(self, one: _Subscription, refused: SubscriptionRefused) -> None:
+        if one in self._confirmed:
+            self._confirmed.discard(one)
+            self._before[one] = self._pushed(*one)
+        self.now[one] = refused
+
     def _note_postponed(self, postponed: RequestPostponed) -> None:
         channel, error = postponed.channel, postponed.error
         new = [one for one in _each(channel, postponed.symbols) if one not in self.now]
         for one in _each(channel, postponed.symbols):
             self._bad.discard(one)
-            self.now[one] = SubscriptionRefused(*one, error)
+            self._refuse(one, SubscriptionRefused(*one, error, postponed.answered))
         if not new:
             return
         names = [symbol for _, symbols in new for symbol in symbols]
+        if not postponed.answered:
+            self._log.warning("subscribe request not answered, retrying it", channel=channel, symbols=names)
+            for symbol in names or (None,):
+                self._record("subscription_silent", channel, symbol, error)
+            return
         self._log.warning(
             "subscribe request refused, retrying it", channel=channel, symbols=names, error=error
         )
         several = len(names) > 1
         self._record(
+            "subscription_refused",
             channel,
             None if several or not names else names[0],
             f"{error}: {' '.join(names)}" if several else error,
@@ -130,11 +153,17 @@ class Refused:
             error=refused.error,
         )
         for symbol in refused.symbols or (None,):
-            self._record(refused.channel, symbol, refused.error)
+            self._record("subscription_refused", refused.channel, symbol, refused.error)
 
-    def _record(self, channel: str, symbol: str | None, detail: str) -> None:
+    def _record(
+        self,
+        kind: Literal["subscription_refused", "subscription_silent"],
+        channel: str,
+        symbol: str | None,
+        detail: str,
+    ) -> None:
         self._journal.record(
-            "subscription_refused",
+            kind,
             session=self._source.session,
             account=self._source.account,
             channel=channel,

@@ -189,6 +189,8 @@ class Rotation:
     def _hold(self, message: Message, came: _Came) -> None:
         if self._over:  # the new session has replaced nothing, and is about to be closed
             return
+        if isinstance(message, Push):
+            came[0].withhold(message.channel, self._handover.symbols(message))
         self._handover.hold(message, came)
         self._frames_bytes += len(came[2])
         self._count(self.held_bytes)
@@ -231,6 +233,7 @@ class Rotation:
                     self._pass(message, source, max(received_us, self._delivered_us), frame)
         finally:
             source.overlapping = False
+            source.release()
 
     def _pass(self, message: Message, source: Source, received_us: int, frame: bytes) -> None:
         if isinstance(message, Bad):

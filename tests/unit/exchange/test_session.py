@@ -819,6 +819,14 @@ def test_a_subscribe_request_that_is_never_answered_is_accepted_by_its_data_alon
     assert (over(session) is None) == (bring == "data")
 
 
+def test_a_public_session_does_without_the_servers_time() -> None:
+    session = public({"all_ticker": []})
+    receive(session, answer(2, SUCCESS), START)
+    sent(session)
+    run_with_pongs(session, 1000)
+    assert over(session) is None
+
+
 def test_nothing_is_overdue_during_a_pause_or_once_a_session_is_over() -> None:
     session = public({"trades": ["A"]})
     session.pause()
