@@ -79,9 +79,10 @@ def verdict(error: Raw, result: Raw, text: bytes, words: _Show) -> Verdict:
     )
 
 
-def certain_error(error: Raw, text: bytes) -> bool:
-    """Return whether a message has an error or a code: words alone may be a notice of any kind."""
-    return _value(error) is not None or _value(beside(text).code) is not None
+def is_error(error: Raw, text: bytes, words: _Show) -> bool:
+    """Return whether a message has an error or the code of one: words alone may be a notice of any kind."""
+    code = {"code": _value(beside(text).code)}
+    return _together(_of_error(_value(error), error, words), _of_object(code, text, words)).why is not None
 
 
 def _together(*said: Verdict) -> Verdict:
@@ -96,8 +97,8 @@ def _of_object(fields: dict[str, Any], text: bytes | Raw, words: _Show) -> Verdi
         return _of_code(code, message, words)
     said = _together(
         _of_error(fields.get("error"), text, words),
-        *(_of_result(fields.get(name), text, words) for name in ("success", "status")),
-        _of_result(message or None, text, words),
+        *(_of_value(fields.get(name), text, words) for name in ("success", "status")),
+        _of_value(message or None, text, words),
     )
     return said._replace(why=words(message)) if message and said.why is not None else said
 
@@ -130,15 +131,15 @@ def _of_error(error: Any, text: bytes | Raw, words: _Show) -> Verdict:  # noqa: 
 
 
 def _of_result(result: object, text: bytes | Raw, words: _Show) -> Verdict:
-    match result:
-        case dict():
-            return _of_object(result, text, words)
-        case bool():
-            succeeds: bool | None = result
-        case str():
-            succeeds = success(result)
-        case _:
-            succeeds = None  # a number may be a time, and 0 a success or a failure
+    if isinstance(result, dict):
+        return _of_object(result, text, words)
+    return _of_value(result, text, words)
+
+
+def _of_value(value: object, text: bytes | Raw, words: _Show) -> Verdict:
+    """Judge a result, or a part of one, that is in the JSON `text`. What is inside a part says nothing."""
+    # A number may be a time, and 0 a success or a failure.
+    succeeds = value if isinstance(value, bool) else success(value) if isinstance(value, str) else None
     if succeeds is False:
         return Verdict(False, words(_shown(text)))
     return _ACCEPTED if succeeds else _NOTHING
@@ -163,7 +164,10 @@ def _value(raw: Raw) -> Any:  # noqa: ANN401 - JSON
 
 
 def _text(value: object) -> str:
-    return value if isinstance(value, str) else msgspec.json.encode(value).decode()
+    try:
+        return value if isinstance(value, str) else msgspec.json.encode(value).decode()
+    except RecursionError:
+        return "too deep"
 
 
 def _shown(text: bytes | Raw) -> str:

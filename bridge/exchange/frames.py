@@ -10,7 +10,7 @@ from msgspec import Raw
 
 from bridge.channels.additions import ABSENT, Reader
 from bridge.errors import BadFrame
-from bridge.exchange.answers import NOT_THAT, beside, certain_error, verdict
+from bridge.exchange.answers import NOT_THAT, beside, is_error, verdict
 from bridge.exchange.words import Confidential, Words
 
 _UPDATE = ".update"
@@ -171,7 +171,7 @@ class Messages:
     def _answer(self, envelope: "_Envelope", text: bytes) -> Answer:
         error, result = envelope.error, envelope.result
         request_id, said = _request_id(envelope.id), verdict(error, result, text, self._words)
-        if request_id is None and (said.why is None or not certain_error(error, text)):
+        if request_id is None and (said.why is None or not is_error(error, text, self._words)):
             raise BadFrame("unknown_method", "neither a method nor the id of a request")
         return Answer(request_id, _NULL if result == ABSENT else result, said.why, said.accepted)
 

@@ -412,7 +412,17 @@ def test_an_answer_without_a_refusal_says_success_or_nothing(end: bytes, accepte
     assert (message.error, message.accepted) == (None, accepted)
 
 
-@pytest.mark.parametrize("text", [b'{"message":"auth failed"}', b'{"status":"error"}', b'{"success":false}'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        b'{"message":"auth failed"}',
+        b'{"status":"error"}',
+        b'{"success":false}',
+        b'{"error":false,"message":"auth failed"}',
+        b'{"code":0,"result":"auth failed"}',
+        b'{"code":"","message":"auth failed"}',
+    ],
+)
 def test_what_answers_no_request_is_an_error_only_with_an_error_or_a_code(text: bytes) -> None:
     with pytest.raises(BadFrame, match="unknown_method"):
         Messages().decode(text)
@@ -482,6 +492,14 @@ def test_a_hundred_thousand_brackets_are_a_bad_frame(form: bytes) -> None:
 def test_nesting_as_deep_as_the_parser_allows_is_an_answer_or_bad_json() -> None:
     for depth in range(800, 1000):
         text = b'{"id":1,"error":%s}' % (b"[" * depth + b"]" * depth)
+        assert outcome(text) in {"Answer", "json"}
+
+
+@pytest.mark.parametrize("name", ["error", "result", "status", "success", "code", "message"])
+@pytest.mark.parametrize("outer", [b'{"id":1,"error":%s}', b'{"id":1,"result":%s}', b'{"id":1,"code":%s}'])
+def test_answers_nested_in_each_other_are_answers_or_bad_json(outer: bytes, name: str) -> None:
+    for depth in range(1, 1000, 9):
+        text = outer % ((b'{"%s":' % name.encode()) * depth + b"5" + b"}" * depth)
         assert outcome(text) in {"Answer", "json"}
 
 
@@ -560,3 +578,16 @@ def test_more_objects_than_all_markets_have_tickers_are_no_message() -> None:
                 Messages().decode(text)
         else:
             assert isinstance(Messages().decode(text), Push)
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from(["error", "result", "code", "success", "status", "message", "msg"]),
+        json_values
+        | st.dictionaries(st.sampled_from(["code", "error", "status", "message"]), json_values, max_size=4),
+    )
+)
+def test_whatever_an_answer_says_it_is_refused_or_accepted_or_neither(fields: dict[str, Any]) -> None:
+    message = Messages().decode(json.dumps({"id": 1, **fields}).encode())
+    assert isinstance(message, Answer)
+    assert not (message.error is not None and message.accepted)
