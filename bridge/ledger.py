@@ -131,19 +131,14 @@ def advanced(watermarks: Watermarks, records: Iterable[Record]) -> dict[bytes, W
 
 def covers(watermarks: Watermarks, record: Record) -> bool:
     """Return whether a record is a trade that these watermarks have, or in front of all that they have."""
-    if record.mark is None:
+    known = watermarks.get(record.key or b"")
+    if known is None or record.mark is None:
         return False
     trade_id, time_us, _, _ = record.mark
-    return trade_id is not None and is_known(watermarks, record.key or b"", trade_id, time_us)
-
-
-def is_known(watermarks: Watermarks, symbol: bytes, trade_id: int, time_us: int) -> bool:
-    """Return whether these watermarks have a trade, or whether it is in front of all that they have."""
-    known = watermarks.get(symbol)
-    if known is None:
+    if trade_id is None:
         return False
-    is_among = (trade_id, time_us) in zip(known.ids, known.times, strict=True)
-    return is_among or (trade_id < known.ids[0] and time_us <= known.times[0])
+    is_known = (trade_id, time_us) in zip(known.ids, known.times, strict=True)
+    return is_known or (trade_id < known.ids[0] and time_us <= known.times[0])
 
 
 def insert(ids: MutableSequence[int], times: MutableSequence[int], trade_id: int, time_us: int) -> None:

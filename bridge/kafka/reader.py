@@ -2,21 +2,22 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
+from typing import TypeAlias
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
-from aiokafka.errors import KafkaTimeoutError
+from aiokafka.errors import KafkaError, KafkaTimeoutError
 
 from bridge.config import KafkaConfig
 from bridge.kafka import quirks
-from bridge.kafka.client import client, explained, reading, understood
+from bridge.kafka.client import client, explained, in_words, reading, understood
 from bridge.kafka.contents import OWNER, owner_of
 from bridge.spool.progress import Owner
 
 _PATIENCE = 60.0  # seconds to read all that there is
-_ENDS_PATIENCE = 15.0  # seconds to ask where partitions end
 _POLL_MS = 500
 
 
@@ -97,22 +98,45 @@ async def behind_stable(config: KafkaConfig, topic: str, partition: int) -> Read
         return (await read(one, topic, {partition: stable}))[partition]
 
 
-async def open_transactions(
-    config: KafkaConfig, places: Collection[TopicPartition]
-) -> dict[TopicPartition, tuple[int, int]]:
-    """Return which partitions have open transactions: the offset of their first record, and the end.
+Look: TypeAlias = Callable[[Collection[TopicPartition]], Awaitable[dict[TopicPartition, tuple[int, int]]]]
+"""Returns the last stable offset and the end of each of these partitions that has a leader.
+
+It raises KafkaError if Kafka is unavailable. What the first open transaction has begins at the last stable
+offset; without one, that is the end.
+"""
+
+
+@asynccontextmanager
+async def looking(config: KafkaConfig) -> AsyncIterator[Look]:
+    """Provide a look at partitions, to be used as often as necessary.
 
     Raises:
-        KafkaError: Kafka is unavailable, or one of them has no leader.
+        KafkaError: Kafka is unavailable.
     """
+    async with consumer(config) as one:
+        yield partial(_look, one)
+
+
+async def _look(
+    one: AIOKafkaConsumer, places: Collection[TopicPartition]
+) -> dict[TopicPartition, tuple[int, int]]:
     try:
-        async with asyncio.timeout(_ENDS_PATIENCE), consumer(config) as one:
-            with explained(one), understood():
-                ends = await quirks.end_offsets_of_all(one, places)
-                stable = await one.end_offsets(list(places))
-    except TimeoutError:
-        raise KafkaTimeoutError(f"no response about the ends of partitions in {_ENDS_PATIENCE:g} s") from None
-    return {place: (stable[place], end) for place, end in ends.items() if stable[place] < end}
+        with explained(one), understood():
+            try:
+                async with asyncio.timeout(_PATIENCE):
+                    led = await quirks.with_leader(one, places)
+                    ends = await quirks.end_offsets_of_all(one, led)
+                    stable = await one.end_offsets(list(led))
+            except TimeoutError:
+                raise KafkaTimeoutError(f"no response in {_PATIENCE:g} s") from None
+    except KafkaError as error:
+        first, *others = sorted(places)
+        more = f" and {len(others)} more partitions" if others else ""
+        raise KafkaError(
+            f"no end of {first.topic}, partition {first.partition}{more}: {in_words(error)} "
+            "(the brokers that lead them have to be reachable from here)"
+        ) from error
+    return {place: (stable[place], ends[place]) for place in led}
 
 
 class Follower:

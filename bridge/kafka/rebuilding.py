@@ -20,9 +20,8 @@ from bridge.consumer.decoding import unframed
 from bridge.kafka import quirks
 from bridge.kafka.client import AclMissing, client, explained, reading, understood
 from bridge.kafka.partition import Partition
-from bridge.kafka.state import ShardState
 from bridge.kafka.topics import Topic, topic_name
-from bridge.ledger import KEPT, Watermark, insert, is_known
+from bridge.ledger import KEPT, Watermark, insert
 
 log = structlog.get_logger(__name__)
 
@@ -80,29 +79,6 @@ async def is_on_kafka(
                     return True
     except AclMissing:
         _warn_unreadable(sent.topic)
-    return False
-
-
-async def has_uncovered_trade_first(
-    config: KafkaConfig, place: TopicPartition, begin: int, state: ShardState
-) -> bool:
-    """Return whether the first trade of a shard from an offset on, committed or not, is not in its state.
-
-    Then the transaction that it is part of was not committed. False if there is none, or no right to read it.
-
-    Raises:
-        KafkaError: Kafka is unavailable.
-    """
-    try:
-        async with _consumer(config, [place], isolation_level="read_uncommitted") as (consumer, silence):
-            ends = await _ends(consumer, [place])
-            async for records in _records(consumer, {place: (begin, ends[place][1])}, silence):
-                for one in records:
-                    key = one.key or b""
-                    if state.has_symbol(key) and (trade := _trade(one.value)) is not None:
-                        return not is_known(state.watermarks, key, trade.id, trade.time_us)
-    except AclMissing:
-        pass
     return False
 
 
@@ -188,14 +164,14 @@ def _behind(known: Watermark | None, trade: _Trade) -> Watermark:
 
 @asynccontextmanager
 async def _consumer(
-    config: KafkaConfig, places: Sequence[TopicPartition], *, isolation_level: str = "read_committed"
+    config: KafkaConfig, places: Sequence[TopicPartition]
 ) -> AsyncIterator[tuple[AIOKafkaConsumer, asyncio.Timeout]]:
     """Yield a consumer of these partitions, and the limit that is to be moved whenever it has read something.
 
     Raises:
         KafkaError: Kafka is unavailable.
     """
-    consumer = client(AIOKafkaConsumer, config, isolation_level=isolation_level)
+    consumer = client(AIOKafkaConsumer, config, isolation_level="read_committed")
     try:
         async with asyncio.timeout(_PATIENCE) as silence:
             with explained(consumer), reading():

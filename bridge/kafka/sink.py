@@ -14,6 +14,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from functools import partial
 from itertools import chain
 
 import structlog
@@ -33,6 +34,7 @@ from bridge.kafka.partition import Partition
 from bridge.kafka.producer import PRODUCER_FAILURES, abort, close_producer, open_producer
 from bridge.kafka.queues import Queues
 from bridge.kafka.quirks.connecting import trouble
+from bridge.kafka.reader import looking
 from bridge.kafka.rebuilding import LastTrades, is_on_kafka, partitions_of
 from bridge.kafka.rejections import Rejections, too_large
 from bridge.kafka.state import Save, ShardState, Unsaved
@@ -86,7 +88,8 @@ class Sink:
         self._state_partition = Partition(state.topic, state.shard)  # the shard's partition of bridge-state
         self._requested = 0  # number of the last transaction whose commit was requested
         self._hangs = 0  # how often in a row a hanging transaction was found and ended
-        self._suspects = Suspects(config, state)  # where one may hang that bridge-state does not show
+        # Where one may hang that bridge-state does not show.
+        self._suspects = Suspects(config, state, partial(looking, config))
         self._saving: Save | None = None  # at-least-once: the save that is in flight
         self._producer: AIOKafkaProducer | None = None  # the one that delivers; None while there is none
 
@@ -114,15 +117,17 @@ class Sink:
                 self._outage.begin(f"no producer on {self._config.bootstrap_servers}: {in_words(error)}")
                 await asyncio.sleep(self._backoff.next())
                 continue
+            self._note_answer()
             batches, self._producer = self._batches(producer), producer
             try:
                 with explained(producer):
                     if self._transactional_id is not None and await self._end_hanging(batches):
                         continue
                     await self._take_over()
+                    self._note_answer()
                     self._follow()
                     if self._transactional_id is not None:
-                        await self._suspects.end(batches, self._topics)
+                        await self._suspects.end(batches, self._topics, self._note_answer)
                     self._asked_at = None
                     # Otherwise the first settled record shows that Kafka accepts them.
                     if not queues.pending_records:
@@ -169,6 +174,10 @@ class Sink:
         if self._asked_at is not None:
             sent_at.append(self._asked_at)
         return time.monotonic() - min(sent_at) if sent_at else 0.0
+
+    def _note_answer(self) -> None:
+        """Note that Kafka has answered, and will be asked for more before it counts as available."""
+        self._asked_at = time.monotonic()
 
     # Take over
 

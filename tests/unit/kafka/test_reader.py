@@ -1,14 +1,18 @@
 """A partition to which only one process writes is read again only where somebody else has written."""
 
 import asyncio
-from typing import cast
+from collections.abc import Collection
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
-from aiokafka import AIOKafkaConsumer
-from aiokafka.errors import KafkaTimeoutError
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.cluster import ClusterMetadata
+from aiokafka.errors import KafkaError, KafkaTimeoutError
+from aiokafka.protocol.metadata import MetadataResponse_v1
 
 from bridge.config import KafkaConfig
-from bridge.kafka import reader
+from bridge.kafka import client, reader
 from bridge.kafka.reader import Follower, Read
 
 
@@ -145,3 +149,47 @@ def test_a_consumer_that_does_not_start_in_time_is_an_error_of_kafka(monkeypatch
     monkeypatch.setattr(reader, "_PATIENCE", 0.01)
     with pytest.raises(KafkaTimeoutError, match="no response"):
         asyncio.run(opened())
+
+
+class Unled:
+    """A consumer whose cluster has a leader of partition 0 of each topic alone."""
+
+    def __init__(self, *, answers: bool) -> None:
+        self._answers = answers
+        self.asked: list[set[str]] = []  # topics that metadata was asked for
+        self._client = SimpleNamespace(set_topics=self._set_topics, cluster=ClusterMetadata())
+        self._fetcher = SimpleNamespace(_isolation_level=1)
+
+    async def _set_topics(self, topics: set[str]) -> bool:
+        self.asked.append(topics)
+        places = [(0, 0, 1, [1], [1]), (5, 1, -1, [2], [])]
+        answer = MetadataResponse_v1(
+            [(1, "kafka", 9092, None)], 1, [(0, one, False, places) for one in topics]
+        )
+        self._client.cluster.update_metadata(answer)
+        return True
+
+    async def end_offsets(self, places: Collection[TopicPartition]) -> dict[TopicPartition, int]:
+        if not self._answers:
+            await asyncio.Event().wait()
+        return dict.fromkeys(places, 9 - self._fetcher._isolation_level)
+
+
+def test_a_look_asks_for_all_topics_at_once_and_leaves_out_what_has_no_leader() -> None:
+    one: Any = Unled(answers=True)
+    places = [TopicPartition(topic, number) for topic in ("a", "b") for number in range(2)]
+    assert asyncio.run(reader._look(one, places)) == dict.fromkeys(places[::2], (8, 9))
+    assert one.asked == [{"a", "b"}]
+
+
+def test_a_look_without_an_answer_names_the_partitions_and_the_way_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(reader, "_PATIENCE", 0.01)
+    monkeypatch.setattr(client, "trouble", lambda _: "kafka:9092: refused")
+    one: Any = Unled(answers=False)
+    named = (
+        r"no end of a, partition 0 and 1 more partitions: cannot connect to kafka:9092: refused \(the brokers"
+    )
+    with pytest.raises(KafkaError, match=named):
+        asyncio.run(reader._look(one, [TopicPartition("b", 0), TopicPartition("a", 0)]))
