@@ -29,8 +29,8 @@ _PIECE = 64  # characters of a credential that one pattern can be made for
 _DEPTH = 3  # times that a text may be escaped over
 _MOST_ESCAPES = 100_000  # of a frame that are undone
 _SEARCHED = 2 * 1024 * 1024  # bytes that a frame may have, and inflate to, and be searched
-_SIGNATURES = 128  # that are remembered
-_SIGNED_MS = 60_000  # how long each is: the exchange accepts one for a few seconds
+_SIGNATURES = 512  # that are remembered: more than a process makes in a minute
+_SIGNED_MS = 60_000  # for how long the time of one is confidential: frames have times of these days, too
 _PART = 65_536  # characters of a text that are searched at once
 _CHUNK = 512  # bytes that are inflated at once
 _STREAMS = 8  # streams in one frame that are searched
@@ -50,7 +50,10 @@ class Confidential:
 
     def __init__(self, credentials: Iterable[Credentials] = ()) -> None:
         self._fixed: list[str] = []  # keys and secrets, in pieces
-        self._signed: deque[str] = deque(maxlen=2 * _SIGNATURES)  # times and their signatures, newest last
+        self._signatures: deque[str] = deque(maxlen=_SIGNATURES)  # newest last
+        self._times: deque[str] = deque(
+            maxlen=_SIGNATURES
+        )  # in ms, of the newest ones, as the exchange has them
         for one in credentials:
             self.add(one)
 
@@ -61,9 +64,11 @@ class Confidential:
 
     def note_signature(self, credentials: Credentials, timestamp_ms: int) -> None:
         """Keep what a login is about to send confidential."""
-        while self._signed and int(self._signed[0]) < timestamp_ms - _SIGNED_MS:
-            del self._signed[0], self._signed[0]
-        self._signed += (str(timestamp_ms), signature(credentials, str(timestamp_ms)))
+        # Signatures are kept longer: the exchange says what time it is, and could make a new one look old.
+        while self._times and int(self._times[0]) < timestamp_ms - _SIGNED_MS:
+            del self._times[0]
+        self._times.append(str(timestamp_ms))
+        self._signatures.append(signature(credentials, str(timestamp_ms)))
 
     def words(self, text: str) -> Words:
         """Return a text without credentials, however they are written, on one line, and cut."""
@@ -81,14 +86,14 @@ class Confidential:
 
         Also if that cannot be told, since it has more than 2 MiB, inflated or not, or very many escapes.
         """
-        searched = [one for one in (*self._fixed, *self._signed) if len(one) >= _LEAST]
+        searched = [one for one in (*self._fixed, *self._times, *self._signatures) if len(one) >= _LEAST]
         if not searched:
             return False
         text = None if len(frame) > _SEARCHED else _inflated(frame, _SEARCHED)
         return text is None or any(_may_repeat(one, searched) for one in (frame, text))
 
     def _masked(self, text: str) -> str:
-        repeated = _repeated(text, [*self._fixed, *self._signed])
+        repeated = _repeated(text, [*self._fixed, *self._times, *self._signatures])
         for whole in (True, False):  # what is there whole is not taken for the beginning of another one
             for credential in repeated:
                 pattern = _spelled(credential, whole)
