@@ -188,8 +188,12 @@ def test_without_kafka_or_exchange_at_the_start_the_bridge_says_so_and_keeps_try
         eventually(lambda: bridge.ready()[0] == 503, 20, "not ready")
         assert own_kafka.bootstrap in str(bridge.ready()[1]["missing"]["kafka"])
         own_kafka.start()
-        eventually(lambda: f"127.0.0.1:{port}" in str(bridge.ready()[1]), 30, "only the exchange missing")
-        assert list(bridge.ready()[1]["missing"]) == ["sessions"]
+        eventually(
+            lambda: list(bridge.ready()[1].get("missing", ())) == ["sessions"],
+            30,
+            "only the exchange missing",
+        )
+        eventually(lambda: f"127.0.0.1:{port}" in str(bridge.ready()[1]), 30, "its address")
         with ExchangeThread(symbols=SYMBOLS, rate=100, setup=Setup(port=port)):
             bridge.wait_ready()
             eventually(lambda: bridge.metric("records_total") > 50, 20, "records")
