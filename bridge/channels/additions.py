@@ -25,9 +25,11 @@ _MOST_NAME = 64  # characters
 ABSENT = Raw(b"")
 """The value of an added field that an object does not have."""
 
+is_integer_text = re.compile(rb'"-?[0-9]+"').fullmatch
+"""Whether a JSON string is an integer: lenient decoders read others by way of a double, and "7e2" as 700."""
+
 _decode_object = msgspec.json.Decoder(dict[str, Raw]).decode
 _decode_list = msgspec.json.Decoder(list[Raw]).decode
-_is_integer = re.compile(rb'"-?[0-9]+"').fullmatch
 _odd = re.compile(r"[^!-~]")
 _is_sane = re.compile(rf'[^"\\\x00-\x1f]{{0,{_MOST_NAME}}}').fullmatch  # other names are not remembered
 
@@ -86,7 +88,7 @@ class Reader(Generic[Item]):
         written = self._decode_raw(text)
         for name in self._integers:
             value = bytes(getattr(written, name))
-            if value.startswith(b'"') and not _is_integer(value):
+            if value.startswith(b'"') and not is_integer_text(value):
                 raise msgspec.ValidationError(f"{value[:80]!r} is not an integer")
 
     def _notice(self, text: bytes | Raw) -> list[str]:

@@ -1,6 +1,5 @@
 """Turns frames into typed messages: bounded inflate, JSON, and a reason if a frame is no message."""
 
-import re
 from collections.abc import Callable, Sequence
 
 import msgspec
@@ -8,7 +7,7 @@ from isal import isal_zlib
 from isal.isal_zlib import decompressobj
 from msgspec import Raw
 
-from bridge.channels.additions import ABSENT, Reader
+from bridge.channels.additions import ABSENT, Reader, is_integer_text
 from bridge.errors import BadFrame
 from bridge.exchange.answers import NOT_THAT, beside, is_error, verdict
 from bridge.exchange.words import Confidential, Words
@@ -17,13 +16,12 @@ _UPDATE = ".update"
 _MOST_METHODS = 64
 _NULL = Raw(b"null")
 _RAW_DEFLATE, _GZIP = -15, 31  # what zlib calls them
-_is_text_id = re.compile(rb'"-?[0-9]+"').fullmatch
 _GZIP_BEGIN = b"\x1f\x8b"
+_SHORTEST_PUSH = 20  # characters: a shorter text, such as "ping", cannot have held one, whole
 
 # Items and fields of one frame, about: all tickers of 5,000 markets have 65,000. Millions of tiny ones would
 # take a hundred times as much memory once they are parsed.
 _MOST_PARTS = 250_000
-_SHORTEST_PUSH = 20  # characters: a shorter text, such as "ping", cannot have held one, whole
 _MOST_OBJECTS = 25_000  # each may become a record, which takes several times as much memory as `{}` does
 _MAY_HAVE_MANY = 2 * _MOST_OBJECTS  # bytes of a text above which it may have more
 _StreamError: type[Exception] = isal_zlib.error  # type: ignore[assignment]  # its stub says it is a value
@@ -225,8 +223,8 @@ def _is_answer(envelope: _Envelope, text: bytes) -> bool:
 
 
 def _request_id(raw: Raw) -> int | None:
-    if bytes(raw)[:1] == b'"' and not _is_text_id(raw):
-        return None  # the decoder would take "7e2" for 700
+    if bytes(raw)[:1] == b'"' and not is_integer_text(raw):
+        return None
     try:
         found: int | None = _decode_id(raw)
     except NOT_THAT:
