@@ -97,6 +97,7 @@ class Refused:
         It has refused it, or it has not answered the request in time. Only what was pushed since counts: a
         session that is deaf by now may have heard a lot before.
         """
+        # One that was held while the process slept may be overdue before it was sent.
         self.note_requests()
         for channel, symbols in [*self.now]:
             if self._pushed(channel, symbols) > self._before.get((channel, symbols), 0):
