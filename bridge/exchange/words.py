@@ -51,9 +51,7 @@ class Confidential:
     def __init__(self, credentials: Iterable[Credentials] = ()) -> None:
         self._fixed: list[str] = []  # keys and secrets, in pieces
         self._signatures: deque[str] = deque(maxlen=_SIGNATURES)  # newest last
-        self._times: deque[str] = deque(
-            maxlen=_SIGNATURES
-        )  # in ms, of the newest ones, as the exchange has them
+        self._times: deque[str] = deque(maxlen=_SIGNATURES)  # theirs, in ms by the exchange's clock
         for one in credentials:
             self.add(one)
 
@@ -86,14 +84,17 @@ class Confidential:
 
         Also if that cannot be told, since it has more than 2 MiB, inflated or not, or very many escapes.
         """
-        searched = [one for one in (*self._fixed, *self._times, *self._signatures) if len(one) >= _LEAST]
+        searched = [one for one in self._all() if len(one) >= _LEAST]
         if not searched:
             return False
         text = None if len(frame) > _SEARCHED else _inflated(frame, _SEARCHED)
         return text is None or any(_may_repeat(one, searched) for one in (frame, text))
 
+    def _all(self) -> list[str]:
+        return [*self._fixed, *self._times, *self._signatures]
+
     def _masked(self, text: str) -> str:
-        repeated = _repeated(text, [*self._fixed, *self._times, *self._signatures])
+        repeated = _repeated(text, self._all())
         for whole in (True, False):  # what is there whole is not taken for the beginning of another one
             for credential in repeated:
                 pattern = _spelled(credential, whole)

@@ -1,4 +1,4 @@
-"""Reads bridge-state: the committed records of partitions, from an offset to their present end."""
+"""Reads bridge-state, from an offset to its present end, and looks where any partitions end."""
 
 import asyncio
 import time
